@@ -1,0 +1,303 @@
+"""Every option once: name, type, default, unit and help text.
+
+The command line, the TOML file and ``streamgd.train(...)`` are all made from ``TrainConfig``, so an option that
+is added here exists in the three places. A field is *identity* when it decides a bit of theta: a run directory
+refuses to go on with another value. The others (workers, memory, display, time) may change between starts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
+
+_DURATION_UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_BINARY_UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_duration_s(value: Any) -> Any:
+    """Seconds from ``60``, ``"0.5s"``, ``"10m"``, ``"2h"``.
+
+    >>> parse_duration_s("2h")
+    7200.0
+    """
+    if not isinstance(value, str):
+        return value
+    match = _NUMBER_AND_UNIT.fullmatch(value)
+    unit = (match.group(2).lower() or "s") if match else ""
+    if not match or unit not in _DURATION_UNITS_S:
+        raise ValueError(f"expected a duration such as 0.5s, 10m or 2h, found {value!r}")
+    return float(match.group(1)) * _DURATION_UNITS_S[unit]
+
+
+def parse_bytes(value: Any) -> Any:
+    """Bytes from ``1024``, ``"512MB"`` (10^6) or ``"1GiB"`` (2^30).
+
+    >>> parse_bytes("512MB")
+    512000000
+    """
+    if not isinstance(value, str):
+        return value
+    match = _NUMBER_AND_UNIT.fullmatch(value)
+    units = {"": 1} | _BYTE_UNITS | _BINARY_UNITS
+    if not match or match.group(2).lower() not in units:
+        raise ValueError(f"expected a size such as 512MB or 2GiB, found {value!r}")
+    return int(float(match.group(1)) * units[match.group(2).lower()])
+
+
+def parse_fraction(value: Any) -> Any:
+    """A fraction from ``0.01`` or ``"1%"``.
+
+    >>> parse_fraction("1%")
+    0.01
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            return float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+        except ValueError:
+            raise ValueError(f"expected a fraction such as 0.01 or 1%, found {value!r}") from None
+    return value
+
+
+def parse_names(value: Any) -> Any:
+    """A list of names from ``"a,b"`` or from a list; ``None`` stays ``None``."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return value
+
+
+def parse_rate(value: Any) -> Any:
+    """A learning rate: a positive number, or ``"auto"``."""
+    if isinstance(value, str) and value != "auto":
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"expected a positive number or 'auto', found {value!r}") from None
+    if value != "auto" and not (isinstance(value, int | float) and 0.0 < value < math.inf):
+        raise ValueError(f"expected a positive number or 'auto', found {value!r}")
+    return value
+
+
+def parse_sources(value: Any) -> Any:
+    """A list of files, directories, globs or URIs from one of them or several."""
+    if isinstance(value, str | Path):
+        return [str(value)]
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value]
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration_s), Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+Names = Annotated[list[str], BeforeValidator(parse_names)]
+Sources = Annotated[list[str], BeforeValidator(parse_sources)]
+Rate = Annotated[float | Literal["auto"], BeforeValidator(parse_rate)]
+Fraction = Annotated[float, BeforeValidator(parse_fraction)]
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+CHANGEABLE = {"identity": False}
+
+
+class TrainConfig(BaseModel):
+    """What to train on, how, and where the run is kept.
+
+    Raises
+    ------
+    ConfigError
+        From :func:`make_config`: a value out of range or options that contradict each other.
+    UsageError
+        From :func:`make_config`: an option that does not exist.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # data
+    data: Sources = Field(description="Parquet files, directories, globs or URIs.")
+    target: str = Field(description="Column to predict.")
+    run: str | None = Field(None, description="Run directory [default: runs/TARGET].", json_schema_extra=CHANGEABLE)
+    features: Names | None = Field(None, description="Columns to learn from, comma-separated [default: all others].")
+    exclude: Names = Field([], description="Columns to leave out, comma-separated.")
+    categorical: Names = Field([], description="Number columns that are labels, comma-separated.")
+    timestamps: Names = Field(
+        [], description="What date and time columns become: any of epoch,hour,weekday,month,yearday."
+    )
+    encode: Literal["onehot", "hash"] = Field("onehot", description="How categorical columns are encoded.")
+    max_levels: int = Field(65_536, ge=2, description="Above this many levels a categorical column is hashed.")
+    hash_buckets: int = Field(2**18, ge=2, le=2**24, description="Coefficients of one hashed column.")
+    nulls: Literal["impute", "drop", "error"] = Field("impute", description="What happens to nulls in features.")
+    weight: str | None = Field(None, description="Column of sample weights (>= 0).")
+    offset: str | None = Field(None, description="Column added to the raw prediction, with coefficient one.")
+    positive: str | None = Field(None, description="Value of the target that counts as 1 [default: the larger].")
+    where: str | None = Field(None, description="Keep rows for which this holds, e.g. \"year >= 2013 and dest != 'X'\".")
+    sample: Fraction = Field(1.0, gt=0, le=1, description="Fraction of rows to use, by hash, e.g. 1%.")
+    validation: Sources = Field([], description="Data for the holdout loss.")
+    holdout: Fraction = Field(0.0, ge=0, lt=1, description="Fraction of rows held out, by hash, e.g. 0.1.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of order, sample and holdout.")
+    scale: Literal["standard", "none"] = Field("standard", description="Standardise features, or take them raw.")
+    dtype: Literal["float32", "float64"] = Field("float32", description="Type of the encoded features.")
+
+    # model
+    loss: Literal["auto", "squared", "logistic"] = Field("auto", description="Loss; auto looks at the target.")
+    l1: Finite = Field(0.0, description="L1 penalty on the standardised coefficients.")
+    l2: Finite = Field(1e-6, description="L2 penalty on the standardised coefficients.")
+
+    # method
+    method: Literal["minibatch", "sgd", "batch"] = Field("minibatch", description="How gradients are taken.")
+    optimizer: Literal["auto", "plain", "momentum", "adagrad", "rmsprop", "adam", "backtracking"] = Field(
+        "auto", description="Update rule; auto: adagrad (minibatch), plain (sgd), backtracking (batch)."
+    )
+    learning_rate: Rate = Field("auto", description="Step size alpha, or auto.")
+    schedule: Literal["auto", "constant", "inverse", "cosine"] = Field(
+        "auto", description="How alpha changes over the steps; auto: constant."
+    )
+    batch_size: int = Field(256, ge=1, le=65_536, description="Rows of one mini-batch.")
+    average: Literal["auto", "on", "off"] = Field(
+        "auto", description="Predict with the averaged iterate; auto: on unless l1 > 0."
+    )
+    init: Literal["best", "zeros", "random"] = Field(
+        "best", description="First theta: zero with the best constant prediction as intercept, zeros, or random."
+    )
+    shuffle: Literal["auto", "full", "window", "none"] = Field(
+        "auto", description="Order of rows; auto: full where the encoded rows fit --blocks-max and the disk."
+    )
+
+    # stopping
+    epochs: int | None = Field(
+        None, ge=1, description="Epochs [default: 5; batch: 200 passes].", json_schema_extra=CHANGEABLE
+    )
+    tol_gradient: Finite = Field(
+        1e-6, description="batch: stop when max |grad J| is below this.", json_schema_extra=CHANGEABLE
+    )
+    tol_loss: Finite = Field(
+        0.0, description="Stop when an epoch lowers the loss by less than this fraction.", json_schema_extra=CHANGEABLE
+    )
+    tol_theta: Finite = Field(
+        0.0, description="Stop when an epoch moves no coefficient by more than this.", json_schema_extra=CHANGEABLE
+    )
+    patience: int = Field(
+        0, ge=0, description="Stop after so many epochs without a better holdout loss [0: never].",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
+    max_time: Duration | None = Field(None, description="End with a model after this time.", json_schema_extra=CHANGEABLE)
+    pause_after: Duration | None = Field(
+        None, description="Stop at a checkpoint after this time (exit 75).", json_schema_extra=CHANGEABLE
+    )
+
+    # the machine
+    blocks_dir: str | None = Field(
+        None, description="Where the shuffled blocks are kept [default: RUN/blocks].", json_schema_extra=CHANGEABLE
+    )
+    blocks_max: Bytes = Field(200 * 10**9, description="Most bytes of shuffled blocks.")
+    keep_blocks: bool = Field(False, description="Keep the blocks when the run is finished.", json_schema_extra=CHANGEABLE)
+    memory: Bytes = Field(512 * 10**6, description="Anonymous memory budget.", json_schema_extra=CHANGEABLE)
+    threads: int | None = Field(None, ge=1, description="Decode threads [default: cores].", json_schema_extra=CHANGEABLE)
+    checkpoint_every: Duration = Field(60.0, description="Time between checkpoints.", json_schema_extra=CHANGEABLE)
+    keep_checkpoints: int = Field(2, ge=2, description="Checkpoints kept.", json_schema_extra=CHANGEABLE)
+    row_log: str | None = Field(
+        None, description="Debug: write the global row numbers in the order they are used (uint64) to this file.",
+        json_schema_extra=CHANGEABLE | {"hidden": True},
+    )  # fmt: skip
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory: ``--run``, or ``runs/TARGET``."""
+        return Path(self.run) if self.run else Path("runs") / re.sub(r"[^\w.-]+", "_", self.target)
+
+
+def identity_fields() -> list[str]:
+    """Names of the options that decide the result; a run directory refuses to go on when one differs."""
+    return [name for name, field in TrainConfig.model_fields.items() if field.json_schema_extra is None]
+
+
+def option_name(field: str) -> str:
+    """The command-line spelling of a field.
+
+    >>> option_name("learning_rate")
+    '--learning-rate'
+    """
+    return field.upper() if field == "data" else "--" + field.replace("_", "-")
+
+
+def make_config(**options: Any) -> TrainConfig:
+    """A validated ``TrainConfig``; values may be text as on the command line.
+
+    Raises
+    ------
+    UsageError
+        An option that does not exist, or one that is required and missing.
+    ConfigError
+        A value of the wrong type or out of range, or options that contradict each other.
+    """
+    known = list(TrainConfig.model_fields)
+    for name in options:
+        if name not in known:
+            raise UsageError(f"no such option: {name}. {did_you_mean(name, known)}")
+    try:
+        config = TrainConfig(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise UsageError(f"missing {option_name(field)}: {TrainConfig.model_fields[field].description}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        found = "" if "found" in message else f", found {first['input']!r}"
+        raise ConfigError(f"{option_name(field)}: {message[0].lower()}{message[1:]}{found}.") from None
+    _check_combinations(config)
+    return config
+
+
+def _check_combinations(config: TrainConfig) -> None:
+    """Refuse options that contradict each other, naming both."""
+    if not config.data:
+        raise UsageError(f"missing DATA: {TrainConfig.model_fields['data'].description}")
+    if config.features is not None and config.exclude:
+        both = sorted(set(config.features) & set(config.exclude))
+        if both:
+            raise ConfigError(f"--features and --exclude both name {', '.join(both)}. Name each column in one of them.")
+    if config.validation and config.holdout:
+        raise ConfigError("--validation and --holdout both given. Choose one source of the holdout loss.")
+    if config.patience and not (config.validation or config.holdout):
+        raise ConfigError("--patience needs a holdout loss. Add --holdout 0.1 or --validation DATA.")
+    batch_only, stochastic_only = {"backtracking"}, {"momentum", "adagrad", "rmsprop", "adam"}
+    if config.method == "batch" and config.optimizer in stochastic_only:
+        raise ConfigError(f"--optimizer {config.optimizer} is not for --method batch. Choose plain or backtracking.")
+    if config.method != "batch" and config.optimizer in batch_only:
+        raise ConfigError(f"--optimizer {config.optimizer} is for --method batch only. Choose plain, momentum, adagrad, …")
+    if config.method == "batch" and config.schedule not in ("auto", "constant"):
+        raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
+    if config.method == "batch" and config.shuffle not in ("auto", "none"):
+        raise ConfigError(f"--shuffle {config.shuffle} has no meaning for --method batch. Leave it out.")
+    if config.optimizer == "backtracking" and config.learning_rate != "auto":
+        raise ConfigError("--learning-rate has no meaning for backtracking. Choose --optimizer plain, or leave it out.")
+    if config.average == "on" and (config.l1 > 0 or config.method == "batch"):
+        raise ConfigError("--average on contradicts --l1 and --method batch. Leave one out.")
+    parts = {"epoch", "hour", "weekday", "month", "yearday"}
+    unknown = [part for part in config.timestamps if part not in parts]
+    if unknown:
+        raise ConfigError(f"--timestamps: no such part {unknown[0]!r}. {did_you_mean(unknown[0], sorted(parts))}")
+
+
+def load_toml(path: str) -> dict[str, Any]:
+    """Options from a TOML file; keys are option names with ``-`` or ``_``.
+
+    Raises
+    ------
+    ConfigError
+        The file is not TOML.
+    """
+    with storage_errors(f"read configuration {path}"):
+        text = Path(path).read_bytes()
+    try:
+        options = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}. Write option = value lines.") from None
+    return {name.replace("-", "_"): value for name, value in options.items()}

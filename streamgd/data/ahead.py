@@ -1,0 +1,104 @@
+"""Several tasks at once, each giving items one after another, that are handed on in the order of the tasks.
+
+Threads work ahead of the consumer by a bounded number of items. An error travels in the place of the item it took, so
+what was handed on before it, and which error comes first, do not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+Item = TypeVar("Item")
+
+#: Items that may wait for the consumer, over all threads.
+WAITING_ITEMS = 32
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Lane(Generic[Item]):
+    """What one task has given and the consumer has not yet taken."""
+
+    def __init__(self) -> None:
+        self.items: deque[Item] = deque()
+        self.done = False
+        self.error: BaseException | None = None
+
+
+def in_order(
+    tasks: Iterable[Task], work: Callable[[Task], Iterator[Item]], threads: int
+) -> Iterator[tuple[Task, Item]]:
+    """Every item of ``work(task)``, for each task in turn.
+
+    Parameters
+    ----------
+    tasks : iterable
+        At most ``threads`` of them are begun and not finished by the consumer.
+    work : callable
+        Gives the items of a task; runs on a thread.
+    threads : int
+
+    Raises
+    ------
+    BaseException
+        What ``work`` raised, after all items that came before it.
+    """
+    capacity = max(2, WAITING_ITEMS // threads)
+    changed = threading.Condition()
+    stopped = False
+
+    def run(task: Task, lane: _Lane[Item]) -> None:
+        try:
+            for item in work(task):
+                with changed:
+                    changed.wait_for(lambda: stopped or len(lane.items) < capacity)
+                    if stopped:
+                        return
+                    lane.items.append(item)
+                    changed.notify_all()
+        except BaseException as error:  # handed on to the consumer
+            lane.error = error
+        finally:
+            with changed:
+                lane.done = True
+                changed.notify_all()
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def begin(task: Task) -> tuple[Task, _Lane[Item]]:
+            lane: _Lane[Item] = _Lane()
+            pool.submit(run, task, lane)
+            return task, lane
+
+        waiting = iter(tasks)
+        begun = deque(begin(task) for task in islice(waiting, threads))
+        try:
+            while begun:
+                task, lane = begun.popleft()
+                while True:
+                    with changed:
+                        changed.wait_for(lambda lane=lane: lane.items or lane.done)
+                        if not lane.items:
+                            break
+                        item = lane.items.popleft()
+                        changed.notify_all()
+                    yield task, item
+                if lane.error is not None:
+                    raise lane.error
+                begun.extend(begin(task) for task in islice(waiting, 1))
+        finally:
+            with changed:
+                stopped = True
+                changed.notify_all()

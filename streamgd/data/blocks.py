@@ -1,0 +1,146 @@
+"""A block: encoded rows ready to train on, and the record layout they have before that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: A block holds about so many bytes, and at most so many rows.
+BLOCK_BYTES = 8_000_000
+BLOCK_ROWS = 65_536
+
+#: Set in a record's slot when the row is held out.
+HOLDOUT_BIT = 1 << 30
+
+ALIGNMENT_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoded rows.
+
+    Attributes
+    ----------
+    features : float32 or float64, (n_rows, n_numeric), C-contiguous
+    codes : int32, (n_rows, n_categorical), C-contiguous
+        Row of theta of each level; -1 for the base level.
+    target : float64, (n_rows,)
+    weight, offset : float64, (n_rows,) or (0,)
+        Empty where the run has none: 1 and 0.
+    row_numbers : uint64, (n_rows,) or (0,)
+        Global row numbers, kept only for ``--row-log``.
+    """
+
+    features: np.ndarray
+    codes: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    offset: np.ndarray
+    row_numbers: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return len(self.target)
+
+    def part(self, start: int, stop: int) -> Block:
+        """The rows ``start … stop - 1``, without copying."""
+        return Block(*(array[start:stop] for array in self.arrays()))
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All arrays, in the order of the attributes."""
+        return (self.features, self.codes, self.target, self.weight, self.offset, self.row_numbers)
+
+
+@dataclass(frozen=True)
+class RecordLayout:
+    """Where the numbers of a row stand, both in a record (side by side) and in a block (column groups).
+
+    A record is ``[target, weight?, offset?, row number?, features …, codes …, slot]``, padded to 8 bytes.
+    """
+
+    n_numeric: int
+    n_categorical: int
+    dtype: str
+    has_weight: bool
+    has_offset: bool
+    has_row_number: bool
+
+    @property
+    def feature_type(self) -> np.dtype:
+        return np.dtype(self.dtype)
+
+    @property
+    def weight_position(self) -> int:
+        """In 8-byte words, as are the next two."""
+        return 1
+
+    @property
+    def offset_position(self) -> int:
+        return 1 + self.has_weight
+
+    @property
+    def row_number_position(self) -> int:
+        return 1 + self.has_weight + self.has_offset
+
+    @property
+    def _features_byte(self) -> int:
+        return 8 * (1 + self.has_weight + self.has_offset + self.has_row_number)
+
+    @property
+    def features_position(self) -> int:
+        """In elements of the feature type."""
+        return self._features_byte // self.feature_type.itemsize
+
+    @property
+    def codes_position(self) -> int:
+        """In 4-byte words, as is the slot."""
+        return (self._features_byte + self.n_numeric * self.feature_type.itemsize) // 4
+
+    @property
+    def slot_position(self) -> int:
+        return self.codes_position + self.n_categorical
+
+    @property
+    def record_words(self) -> int:
+        """Length of a record in 8-byte words."""
+        return -(-(self.slot_position + 1) * 4 // 8)
+
+    @property
+    def record_bytes(self) -> int:
+        return 8 * self.record_words
+
+    @property
+    def block_rows(self) -> int:
+        """Places of a block: as many records as fit 8 MB, at most 65,536; the debugging row number does not count."""
+        return min(BLOCK_ROWS, max(1, BLOCK_BYTES // (self.record_bytes - 8 * self.has_row_number)))
+
+    def views(self, buffer: np.ndarray, rows: int) -> Block:
+        """A block of ``rows`` rows over ``buffer`` (uint8, from :meth:`block_bytes`), without copying."""
+        position = 0
+
+        def take(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+            nonlocal position
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            view = buffer[position : position + size].view(dtype).reshape(shape)
+            position += -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            return view
+
+        return Block(
+            take((rows, self.n_numeric), self.feature_type),
+            take((rows, self.n_categorical), np.int32),
+            take((rows,), np.float64),
+            take((rows if self.has_weight else 0,), np.float64),
+            take((rows if self.has_offset else 0,), np.float64),
+            take((rows if self.has_row_number else 0,), np.uint64),
+        )
+
+    def block_bytes(self, rows: int) -> int:
+        """Bytes of a block of ``rows`` rows."""
+        row_bytes = (self.n_numeric * self.feature_type.itemsize, 4 * self.n_categorical, 8)
+        row_bytes += (8 * self.has_weight, 8 * self.has_offset, 8 * self.has_row_number)
+        return sum(-(-rows * size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for size in row_bytes)
+
+    def new_records(self, rows: int) -> np.ndarray:
+        """Uninitialised records, uint64, shape ``(rows, record_words)``."""
+        return np.empty((rows, self.record_words), np.uint64)

@@ -1,0 +1,88 @@
+"""What each column of the data becomes: a number, a categorical, the target, a weight, an offset, or nothing.
+
+These are plain, frozen descriptions. ``resolve`` decides them from schema, sample and configuration;
+``encoder`` acts on them; they are stored in the run's configuration and in the model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Label = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """A column that is a number, or one part of a date or time.
+
+    ``name`` is the feature's name (``"dep_time"``, ``"when.hour"``), ``source`` the column it is read from,
+    ``part`` the part of a timestamp (``epoch|hour|weekday|month|yearday``) or None, ``integer`` whether the values
+    are whole numbers in the file (they lose precision beyond 2**53).
+    """
+
+    name: str
+    source: str
+    part: str | None = None
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A column whose values are labels; ``values`` is the type they are compared as."""
+
+    name: str
+    values: Literal["string", "int", "float", "bool"]
+    hashed: bool = False
+
+
+@dataclass(frozen=True)
+class TargetColumn:
+    """The column to predict. ``classes`` is (the value that counts as 0, the value that counts as 1), or None."""
+
+    name: str
+    classes: tuple[Label, Label] | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All columns of a run and what they became."""
+
+    numeric: tuple[NumericColumn, ...]
+    categorical: tuple[CategoricalColumn, ...]
+    target: TargetColumn | None = None
+    weight: str | None = None
+    offset: str | None = None
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the features, numeric ones first, in the order of theta."""
+        return [column.name for column in (*self.numeric, *self.categorical)]
+
+    @property
+    def sources(self) -> list[str]:
+        """Columns to read from the files, each once."""
+        names = [column.source for column in self.numeric] + [column.name for column in self.categorical]
+        names += [name for name in (self.target and self.target.name, self.weight, self.offset) if name]
+        return list(dict.fromkeys(names))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values; :meth:`from_json` is its inverse."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Columns:
+        """The inverse of :meth:`to_json`."""
+        target = fields["target"]
+        if target is not None:
+            classes = target["classes"]
+            target = TargetColumn(target["name"], tuple(classes) if classes is not None else None)  # type: ignore[arg-type]
+        return cls(
+            tuple(NumericColumn(**column) for column in fields["numeric"]),
+            tuple(CategoricalColumn(**column) for column in fields["categorical"]),
+            target,
+            fields["weight"],
+            fields["offset"],
+        )

@@ -1,0 +1,359 @@
+"""Record batches -> records: numbers in provisional units, provisional codes, and the facts of the rows passed over.
+
+    batch ── rows chosen (where, sample, holdout, nulls) ── columns written side by side ── moments and level counts
+
+Nothing here depends on other batches but the vocabulary's codes, which are put in order at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamgd.data.blocks import RecordLayout
+from streamgd.data.columns import Columns, NumericColumn, TargetColumn
+from streamgd.data.encoding import Encoding
+from streamgd.data.filters import Where
+from streamgd.data.numbers import as_float64
+from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
+from streamgd.data.scaler import Moments
+from streamgd.data.timestamps import timestamp_part
+from streamgd.data.vocabulary import Vocabulary, as_dictionary
+from streamgd.errors import DataError, TargetError
+from streamgd.kernels import encode as kernels
+
+_KIND_OF_TYPE = {name: index for index, name in enumerate(kernels.KINDS)}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the rows of a batch come from: for messages, and for choices by row number."""
+
+    file: str
+    row_group: int
+    first_row: int
+    first_row_in_file: int
+    first_row_in_group: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}, row group {self.row_group}"
+
+    def row(self, index: int) -> str:
+        return f"{self}, row {self.first_row_in_group + index}"
+
+
+@dataclass(frozen=True)
+class RowChoice:
+    """Which rows are used: those where ``where`` holds, a sample by hash, some of them held out by hash."""
+
+    seed: int = 0
+    where: Where | None = None
+    sample: float = 1.0
+    holdout: float = 0.0
+
+
+@dataclass
+class Survey:
+    """What has been seen of the data: rows, moments, level counts. Merged in the order of the row groups."""
+
+    train_rows: int
+    holdout_rows: int
+    dropped: dict[str, int]
+    moments: Moments
+    target_moments: Moments
+    level_counts: list[np.ndarray]
+
+    @classmethod
+    def empty(cls, n_numeric: int, n_categorical: int) -> Self:
+        counts = [np.zeros(0) for _ in range(n_categorical)]
+        return cls(0, 0, {}, Moments.empty(n_numeric), Moments.empty(1), counts)
+
+    def merge(self, later: Survey) -> Survey:
+        dropped = dict(self.dropped)
+        for reason, rows in later.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + rows
+        return Survey(
+            self.train_rows + later.train_rows,
+            self.holdout_rows + later.holdout_rows,
+            dropped,
+            self.moments.merge(later.moments),
+            self.target_moments.merge(later.target_moments),
+            [_added(a, b) for a, b in zip(self.level_counts, later.level_counts, strict=True)],
+        )
+
+    @property
+    def weight(self) -> float:
+        """Total weight of the training rows."""
+        return float(self.target_moments.weight[0])
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "train_rows": self.train_rows, "holdout_rows": self.holdout_rows, "dropped": self.dropped,
+            "moments": self.moments.state(), "target_moments": self.target_moments.state(),
+            "level_counts": self.level_counts,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        moments, target = Moments.from_state(state["moments"]), Moments.from_state(state["target_moments"])
+        return cls(
+            state["train_rows"], state["holdout_rows"], state["dropped"], moments, target, list(state["level_counts"])
+        )
+
+
+def _added(counts: np.ndarray, later: np.ndarray) -> np.ndarray:
+    total = np.zeros(max(len(counts), len(later)))
+    total[: len(counts)] += counts
+    total[: len(later)] += later
+    return total
+
+
+@dataclass
+class EncodedRows:
+    """What ``Encoder.encode`` found: bool arrays ``(n_rows,)``, and the survey of these rows."""
+
+    kept: np.ndarray
+    holdout: np.ndarray
+    has_null: np.ndarray
+    survey: Survey
+
+
+@dataclass
+class Encoder:
+    """Writes record batches into records.
+
+    Parameters
+    ----------
+    columns, layout : what the columns became, and where their numbers stand in a record
+    shift0, scale0 : float64, (n_numeric,)
+        Provisional units of the numeric columns.
+    nulls : {"impute", "drop", "error"}
+    choice : which rows are used
+    every_row : bool
+        Keep every row, as prediction does; ``nulls`` is then left to the caller.
+    """
+
+    columns: Columns
+    layout: RecordLayout
+    shift0: np.ndarray
+    scale0: np.ndarray
+    vocabularies: list[Vocabulary]
+    nulls: str = "impute"
+    choice: RowChoice = field(default_factory=RowChoice)
+    every_row: bool = False
+
+    @classmethod
+    def of_encoding(
+        cls, encoding: Encoding, layout: RecordLayout, choice: RowChoice | None = None, every_row: bool = False
+    ) -> Self:
+        """An encoder whose provisional codes and units are those of a final encoding."""
+        return cls(
+            encoding.columns, layout, encoding.scaling.shift0, encoding.scaling.scale0, encoding.vocabularies(),
+            encoding.nulls, choice or RowChoice(), every_row,
+        )  # fmt: skip
+
+    @property
+    def read_columns(self) -> list[str]:
+        """Columns to read, each once."""
+        names = list(self.columns.sources)
+        return list(dict.fromkeys([*names, *(self.choice.where.columns if self.choice.where else ())]))
+
+    @property
+    def dictionary_columns(self) -> list[str]:
+        """Text columns that are best read as dictionary codes."""
+        return [column.name for column in self.columns.categorical if column.values == "string"]
+
+    def encode(self, batch: pa.RecordBatch, origin: Origin, records: np.ndarray) -> EncodedRows:
+        """Encode ``batch`` into ``records`` (uint64, (n_rows, record_words)); dropped rows are written too.
+
+        Raises
+        ------
+        DataError
+            An infinite value, a null where ``nulls`` is ``error``, or a weight or offset that is no number.
+        TargetError
+            A third class, or an infinite target.
+        """
+        layout = self.layout
+        doubles = records.view(np.float64)
+        dropped: dict[str, int] = {}
+        kept = np.ones(batch.num_rows, np.bool_)
+
+        def drop(reason: str, rows: np.ndarray) -> None:
+            hit = int((kept & rows).sum())
+            if hit:
+                dropped[reason] = hit
+                kept[rows] = False
+
+        choice = self.choice
+        if choice.where is not None:
+            drop("where", ~choice.where.mask(batch))
+        if choice.sample < 1.0:
+            drop("sample", ~self._chosen(SAMPLE, origin, batch.num_rows, choice.sample))
+        holdout = np.zeros(batch.num_rows, np.bool_)
+        if choice.holdout > 0.0:
+            holdout = self._chosen(HOLDOUT, origin, batch.num_rows, choice.holdout)
+
+        weight = np.ones(batch.num_rows)
+        if self.columns.weight is not None:
+            weight = self._side_column(batch, self.columns.weight, kept, origin, minimum=0.0)
+            if not self.every_row:
+                drop("zero weight", weight == 0.0)
+            doubles[:, layout.weight_position] = weight
+        if self.columns.target is not None:
+            target = self._target(batch, self.columns.target, kept, origin)
+            drop("null target", np.isnan(target))
+            doubles[:, 0] = target
+        else:
+            target = np.zeros(batch.num_rows)
+            doubles[:, 0] = np.nan
+        if self.columns.offset is not None:
+            doubles[:, layout.offset_position] = self._side_column(batch, self.columns.offset, kept, origin)
+        if layout.has_row_number:
+            records[:, layout.row_number_position] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
+
+        has_null = np.zeros(batch.num_rows, np.bool_)
+        codes = self._write_codes(batch, records.view(np.int32), has_null)
+        if self.nulls != "impute" and not self.every_row:
+            for column in self.columns.numeric:
+                has_null |= _is_null(batch.column(column.source))
+            if self.nulls == "error" and (has_null & kept).any():
+                raise self._null_error(batch, has_null & kept, origin)
+            drop("null feature", has_null)
+        learned = np.where(kept & ~holdout, weight, 0.0)
+        moments = self._write_numeric(batch, records, learned, has_null, origin)
+        survey = Survey(
+            int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments,
+            Moments.of(target[:, None], learned), [_level_counts(column, learned) for column in codes],
+        )  # fmt: skip
+        return EncodedRows(kept, holdout, has_null, survey)
+
+    def _chosen(self, purpose: int, origin: Origin, rows: int, fraction: float) -> np.ndarray:
+        return chosen_rows(self.choice.seed, purpose, origin.file, origin.first_row_in_file, rows, fraction)
+
+    def _write_numeric(
+        self, batch: pa.RecordBatch, records: np.ndarray, weight: np.ndarray, has_null: np.ndarray, origin: Origin
+    ) -> Moments:
+        arrays = [_readable(batch.column(column.source), column) for column in self.columns.numeric]
+        n_columns = len(arrays)
+        addresses, validity, offsets, kinds = (np.zeros(n_columns, np.int64) for _ in range(4))
+        for j, array in enumerate(arrays):
+            bitmap, values = array.buffers()
+            addresses[j] = values.address if values is not None else 0
+            validity[j] = bitmap.address if bitmap is not None and array.null_count else 0
+            offsets[j] = array.offset
+            kinds[j] = _KIND_OF_TYPE[str(array.type)]
+        moments = np.empty((n_columns, 4))
+        kernels.encode_numeric(
+            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0,
+            records.view(self.layout.feature_type), self.layout.features_position, moments, has_null,
+        )  # fmt: skip
+        for j, array in enumerate(arrays):
+            # For prediction every weight may be zero, so the largest magnitude alone does not tell.
+            if np.isinf(moments[j, 3]):
+                values = array.to_numpy(zero_copy_only=False)
+                row = int(np.flatnonzero(np.isinf(values) & (weight > 0))[0])
+                raise DataError(
+                    f"{origin.row(row)}, column '{self.columns.numeric[j].source}': found {values[row]}, expected a"
+                    f" finite number. Mend the data, or leave it out with --exclude or --where."
+                )
+        return Moments(*(np.ascontiguousarray(moments[:, k]) for k in range(4)))
+
+    def _write_codes(self, batch: pa.RecordBatch, words: np.ndarray, has_null: np.ndarray) -> list[np.ndarray]:
+        written = []
+        for c, (column, vocabulary) in enumerate(zip(self.columns.categorical, self.vocabularies, strict=True)):
+            array = as_dictionary(batch.column(column.name), column.values)
+            table = vocabulary.codes(array.dictionary)
+            is_null = np.empty(0, np.bool_)
+            null_code = 0
+            indices = array.indices
+            if array.null_count:
+                is_null = _is_null(indices)
+                has_null |= is_null
+                null_code = int(vocabulary.codes(pa.nulls(1, array.dictionary.type))[0])
+                indices = pc.fill_null(indices, 0)
+                table = table if len(table) else np.zeros(1, np.int32)
+            position = self.layout.codes_position + c
+            kernels.write_codes(
+                indices.to_numpy(zero_copy_only=False).astype(np.int32), is_null, table, null_code, words, position
+            )
+            written.append(words[:, position])
+        return written
+
+    def _target(self, batch: pa.RecordBatch, column: TargetColumn, kept: np.ndarray, origin: Origin) -> np.ndarray:
+        """The target as float64, NaN where null; 0 and 1 if it has classes."""
+        array = batch.column(column.name)
+        if column.classes is None:
+            target = _doubles(array)
+            infinite = np.isinf(target) & kept
+            if infinite.any():
+                row = int(np.flatnonzero(infinite)[0])
+                raise TargetError(f"{origin.row(row)}, target '{column.name}': found {target[row]}. Mend the data.")
+            return target
+        negative, positive = column.classes
+        if isinstance(positive, str):
+            array = as_dictionary(array, "string")
+            values = array.dictionary.to_pylist()
+            known = {negative: 0.0, positive: 1.0}
+            table = np.array([known.get(value, np.inf) for value in values] + [np.nan])
+            target = table[pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy(zero_copy_only=False)]
+        else:
+            numbers = _doubles(array)
+            target = np.where(numbers == float(positive), 1.0, np.where(numbers == float(negative), 0.0, np.inf))
+            target[np.isnan(numbers)] = np.nan
+        unknown = np.isinf(target) & kept
+        if unknown.any():
+            row = int(np.flatnonzero(unknown)[0])
+            raise TargetError(
+                f"{origin.row(row)}, target '{column.name}': found {batch.column(column.name)[row].as_py()!r}, expected"
+                f" {negative!r} or {positive!r}. Keep two classes with --where, or choose --loss squared."
+            )
+        return target
+
+    def _side_column(
+        self, batch: pa.RecordBatch, name: str, kept: np.ndarray, origin: Origin, minimum: float = -np.inf
+    ) -> np.ndarray:
+        """A weight or offset, which must be a finite number in every row that is used."""
+        values = _doubles(batch.column(name))
+        bad = kept & ~(np.isfinite(values) & (values >= minimum))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            found = batch.column(name)[row].as_py()
+            expected = "a finite number >= 0" if minimum == 0.0 else "a finite number"
+            raise DataError(
+                f"{origin.row(row)}, column '{name}': found {found}, expected {expected}. Mend the data, or leave such"
+                f" rows out with --where."
+            )
+        return np.where(np.isfinite(values), values, 0.0)
+
+    def _null_error(self, batch: pa.RecordBatch, rows: np.ndarray, origin: Origin) -> DataError:
+        row = int(np.flatnonzero(rows)[0])
+        names = [column.source for column in self.columns.numeric] + [c.name for c in self.columns.categorical]
+        name = next(name for name in names if _is_null(batch.column(name))[row])
+        return DataError(f"{origin.row(row)}, column '{name}': null. Choose --nulls impute or drop, or mend the data.")
+
+
+def _readable(array: pa.Array, column: NumericColumn) -> pa.Array:
+    """An array of one of the element types that the kernel reads."""
+    if column.part is not None:
+        return timestamp_part(array, column.part)
+    return array if str(array.type) in _KIND_OF_TYPE else as_float64(array)
+
+
+def _doubles(array: pa.Array) -> np.ndarray:
+    """A numeric array as float64, NaN where null."""
+    return as_float64(array).to_numpy(zero_copy_only=False)
+
+
+def _is_null(array: pa.Array) -> np.ndarray:
+    """Null or NaN, as a numpy mask."""
+    return pc.is_null(array, nan_is_null=True).to_numpy(zero_copy_only=False)
+
+
+def _level_counts(codes: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Total weight of each provisional code; hashed and unknown levels are not counted."""
+    counted = codes >= 0
+    return np.bincount(codes[counted], weight[counted]) if counted.any() else np.zeros(0)

@@ -1,0 +1,119 @@
+"""The final encoding: how a row of the data becomes numbers, fixed once all rows have been seen.
+
+It is stored in the checkpoint and in the model; ``finish`` turns records into the block that is trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from streamgd.data.blocks import Block, RecordLayout
+from streamgd.data.columns import Columns
+from streamgd.data.scaler import Scaling
+from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary
+from streamgd.kernels import encode as kernels
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Columns, scaling, levels and target of a model.
+
+    theta has one row for each numeric column, then those of the categorical columns, then the intercept. The target
+    is trained on as ``(y - target_shift) / target_scale``; offsets are divided by ``target_scale``.
+    """
+
+    columns: Columns
+    scaling: Scaling
+    categorical: tuple[CategoricalEncoding, ...]
+    nulls: str
+    target_shift: float = 0.0
+    target_scale: float = 1.0
+
+    @property
+    def n_numeric(self) -> int:
+        return len(self.columns.numeric)
+
+    @property
+    def n_dof(self) -> int:
+        """Rows of theta."""
+        return self.n_numeric + sum(column.n_rows for column in self.categorical) + 1
+
+    def row_names(self) -> list[str]:
+        """A name for each row of theta."""
+        names = [column.name for column in self.columns.numeric]
+        for column in self.categorical:
+            names += column.row_names()
+        return [*names, "(intercept)"]
+
+    def vocabularies(self) -> list[Vocabulary]:
+        """Frozen vocabularies, whose codes are the levels in their final order."""
+        return [Vocabulary(column.column, 0, column.buckets, column.levels, growing=False) for column in self.categorical]
+
+    def with_scaling(self, scaling: Scaling) -> Encoding:
+        return replace(self, scaling=scaling)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "columns": self.columns.to_json(),
+            "shift0": self.scaling.shift0, "scale0": self.scaling.scale0, "mean": self.scaling.mean,
+            "deviation": self.scaling.deviation, "fill": self.scaling.fill,
+            "categorical": [column.state() for column in self.categorical],
+            "nulls": self.nulls, "target_shift": self.target_shift, "target_scale": self.target_scale,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        scaling = Scaling(state["shift0"], state["scale0"], state["mean"], state["deviation"], state["fill"])
+        categorical = tuple(CategoricalEncoding.from_state(column) for column in state["categorical"])
+        return cls(
+            Columns.from_json(state["columns"]), scaling, categorical, state["nulls"],
+            state["target_shift"], state["target_scale"],
+        )  # fmt: skip
+
+
+class Finisher:
+    """Turns records with provisional codes and units into blocks under an encoding."""
+
+    def __init__(self, layout: RecordLayout, encoding: Encoding, vocabularies: list[Vocabulary]):
+        self.layout = layout
+        self._encoding = encoding
+        tables = [column.table(words) for column, words in zip(encoding.categorical, vocabularies, strict=True)]
+        self._tables = np.concatenate([*tables, np.empty(0, np.int32)]).astype(np.int32)
+        self._table_starts = np.cumsum([0, *map(len, tables)])[:-1].astype(np.int64)
+        self._unknown = np.array([column.unknown_row for column in encoding.categorical], np.int32)
+        self._hashed_from = np.array([column.first_row for column in encoding.categorical], np.int32)
+
+    def finish(self, records: np.ndarray, order: np.ndarray, out: np.ndarray | None = None) -> Block:
+        """The records in ``order`` as a block.
+
+        Parameters
+        ----------
+        records : uint64, (n, record_words)
+        order : int64, (n_rows,)
+        out : uint8, at least ``layout.block_bytes(n_rows)``, optional
+            Memory to write the block to.
+        """
+        layout, encoding, scaling = self.layout, self._encoding, self._encoding.scaling
+        if out is None:
+            out = np.empty(layout.block_bytes(len(order)), np.uint8)
+        block = layout.views(out, len(order))
+        doubles = records.view(np.float64)
+        kernels.finish_features(
+            records.view(layout.feature_type), layout.features_position, order,
+            scaling.mean, scaling.deviation, scaling.fill, block.features,
+        )  # fmt: skip
+        kernels.finish_codes(
+            records.view(np.int32), layout.codes_position, order,
+            self._tables, self._table_starts, self._unknown, self._hashed_from, block.codes,
+        )  # fmt: skip
+        kernels.finish_doubles(doubles, 0, order, encoding.target_shift, encoding.target_scale, block.target)
+        if layout.has_weight:
+            kernels.finish_doubles(doubles, layout.weight_position, order, 0.0, 1.0, block.weight)
+        if layout.has_offset:
+            kernels.finish_doubles(doubles, layout.offset_position, order, 0.0, encoding.target_scale, block.offset)
+        if layout.has_row_number:
+            block.row_numbers[:] = records[order, layout.row_number_position]
+        return block

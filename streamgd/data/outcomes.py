@@ -1,0 +1,104 @@
+"""What one column becomes: by its type, and, for ids and long lists of levels, by its sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamgd.config import TrainConfig
+from streamgd.data.columns import CategoricalColumn, NumericColumn
+from streamgd.data.kinds import kind_of, type_name
+from streamgd.data.sample import Sample
+from streamgd.data.source import Manifest
+from streamgd.data.timestamps import parts_of
+
+# In fewer rows than this all values may differ by chance.
+FEWEST_ROWS_FOR_AN_ID = 20
+# So many rows without a repeated level say that it is an id, however long the data set.
+ROWS_WITHOUT_REPETITION = 1_000
+LARGEST_EXACT_INTEGER = 2**53
+
+_VALUES: dict[str, Literal["string", "int", "float", "bool"]] = {"integer": "int", "real": "float", "bool": "bool"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a column becomes: numbers (several for the parts of a timestamp), a categorical, or refused for a reason."""
+
+    name: str
+    numeric: tuple[NumericColumn, ...] = ()
+    categorical: CategoricalColumn | None = None
+    description: str = ""
+    refused: str = ""
+
+
+def outcome_by_type(field: pa.Field, config: TrainConfig | None) -> Outcome:
+    """What a column becomes by its type and the options; without options, by its type alone."""
+    name, kind = field.name, kind_of(field.type)
+    is_label = config is not None and name in config.categorical
+    if kind == "other":
+        return Outcome(name, refused=f"{type_name(field.type)} has no mapping to features")
+    if kind == "text" or is_label:
+        hashed = config is not None and config.encode == "hash"
+        column = CategoricalColumn(name, _VALUES.get(kind, "string"), hashed)
+        return Outcome(name, categorical=column, description="categorical, hashed" if hashed else "categorical")
+    if kind == "moment":
+        return _moment(field, config.timestamps if config is not None else [])
+    description = "number" if kind != "decimal" else "number, in float64"
+    return Outcome(name, (NumericColumn(name, name, integer=kind == "integer"),), description=description)
+
+
+def _moment(field: pa.Field, parts: list[str]) -> Outcome:
+    known = [part for part in parts if part in parts_of(field.type)]
+    if not known:
+        possible = ",".join(parts_of(field.type))
+        return Outcome(field.name, refused=f"{type_name(field.type)} needs a mapping, --timestamps {possible}")
+    columns = tuple(NumericColumn(f"{field.name}.{part}", field.name, part) for part in dict.fromkeys(known))
+    return Outcome(field.name, columns, description="numbers: " + ", ".join(column.name for column in columns))
+
+
+def id_reason(outcome: Outcome, manifest: Manifest, sample: Sample) -> str:
+    """Why a column is taken for an id, or '' if it is not."""
+    values = sample.rows.column(outcome.name)
+    if outcome.categorical is not None:
+        known = len(values) - values.null_count
+        levels = count_levels(values)
+        if known >= FEWEST_ROWS_FOR_AN_ID and _nearly_all_differ(known, levels, sample):
+            return f"nearly as many levels as rows ({levels:,} in {known:,} looked at)"
+    elif any(column.integer for column in outcome.numeric):
+        all_differ = len(values) >= FEWEST_ROWS_FOR_AN_ID and count_levels(values) == len(values)
+        if all_differ and _all_may_differ(outcome.name, manifest, sample):
+            return f"an integer with a different value in every row ({len(values):,} looked at)"
+    return ""
+
+
+def count_levels(values: pa.Array) -> int:
+    """Distinct values that occur, without null; of a dictionary by its codes."""
+    return int(pc.count_distinct(values.indices if pa.types.is_dictionary(values.type) else values, mode="only_valid"))
+
+
+def largest_magnitude(values: pa.Array) -> int:
+    """The largest absolute value of a column of integers."""
+    bounds = pc.min_max(values).as_py()
+    return max((abs(bound) for bound in bounds.values() if bound is not None), default=0)
+
+
+def _nearly_all_differ(known: int, levels: int, sample: Sample) -> bool:
+    if sample.complete:
+        return levels > 0.9 * known
+    repeated = known - levels
+    if not repeated and known >= ROWS_WITHOUT_REPETITION:
+        return True
+    # By the birthday paradox, n draws from L equally frequent levels repeat about n²/2L times.
+    estimated_levels = known**2 / (2 * max(repeated, 1))
+    return estimated_levels >= 0.5 * sample.n_rows * known / len(sample.rows)
+
+
+def _all_may_differ(name: str, manifest: Manifest, sample: Sample) -> bool:
+    if sample.complete:
+        return True
+    bounds = manifest.minimum_maximum(name) or tuple(pc.min_max(sample.rows.column(name)).as_py().values())
+    return bool(int(bounds[1]) - int(bounds[0]) + 1 >= sample.n_rows)

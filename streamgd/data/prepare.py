@@ -1,0 +1,351 @@
+"""Prepare: every row group decoded once, its rows scattered over the blocks file, and the blocks finished.
+
+    row groups ── encode ── stage ── sorted by block ── positioned writes      (scatter, in waves)
+    region ── slot order ── exact moments, fill, final codes ── free region    (finalise, in waves)
+
+Threads take row groups in order; at the end of a wave all of them are written, and the note moves on. A killed
+prepare goes on from the last note. Nothing that is noted or computed depends on which thread did what.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamgd.data.blocks import HOLDOUT_BIT, Block, RecordLayout
+from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
+from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.plan import PLACES, Permutation
+from streamgd.data.reader import read_batches
+from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.store import BlockStore
+from streamgd.data.stream import can_hold_rows, origin_of
+from streamgd.data.vocabulary import Vocabulary
+from streamgd.kernels import encode as kernels
+from streamgd.kernels import sums
+
+#: A wave of scatter lasts about so long, a wave of finalise has so many blocks.
+WAVE_S = 2.0
+WAVE_BLOCKS = 16
+
+STAGE_BYTES = 32_000_000
+
+
+@dataclass(frozen=True)
+class PreparedBlocks:
+    """The finished blocks of a data set.
+
+    Attributes
+    ----------
+    regions, train_rows, rows : int64, (n_blocks,)
+        Where each block is, how many training rows it begins with, and how many rows it has with those held out.
+    row_norms : float64, (n_blocks, 2)
+        Of the training rows: the largest squared norm times weight, and the sum.
+    """
+
+    store: BlockStore
+    encoding: Encoding
+    survey: Survey
+    regions: np.ndarray
+    train_rows: np.ndarray
+    rows: np.ndarray
+    row_norms: np.ndarray
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.regions)
+
+    def train_block(self, index: int) -> Block:
+        """The training rows of a block."""
+        return self._block(index).part(0, int(self.train_rows[index]))
+
+    def holdout_block(self, index: int) -> Block:
+        """The held out rows of a block."""
+        return self._block(index).part(int(self.train_rows[index]), int(self.rows[index]))
+
+    def release(self, index: int) -> None:
+        self.store.release(int(self.regions[index]))
+
+    def _block(self, index: int) -> Block:
+        return self.store.block(int(self.regions[index]), int(self.rows[index]))
+
+
+def block_plan(n_rows: int, layout: RecordLayout, batch_size: int) -> tuple[int, int]:
+    """How many blocks there are, and how many places each has: nearly equal, never fewer than one mini-batch."""
+    n_blocks = -(-n_rows // max(layout.block_rows, batch_size))
+    return n_blocks, -(-n_rows // n_blocks)
+
+
+def new_store(folder: Any, layout: RecordLayout, n_rows: int, batch_size: int) -> BlockStore:
+    """The store for ``n_rows`` rows: a region for each block, and free ones for finalise."""
+    n_blocks, places = block_plan(n_rows, layout, batch_size)
+    return BlockStore(folder, layout, places, n_blocks + min(WAVE_BLOCKS, n_blocks))
+
+
+class Preparation:
+    """Scatter and finalise of one data set into one store.
+
+    Parameters
+    ----------
+    make_encoding : function of (survey, vocabularies)
+        Gives the final encoding when every row has been seen.
+    key : str
+        Stands for everything that decides the blocks; a note with another key is not gone on from.
+    check : function
+        Called often; raises to stop.
+    progress : function of (phase, rows done)
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: Encoder,
+        make_encoding: Callable[[Survey, list[Vocabulary]], Encoding],
+        store: BlockStore,
+        key: str,
+        seed: int,
+        threads: int,
+        check: Callable[[], None],
+        progress: Callable[[str, int], None],
+    ):
+        self._manifest = manifest
+        self._encoder = encoder
+        self._make_encoding = make_encoding
+        self._store = store
+        self._key = key
+        self._permutation = Permutation.of(manifest.n_rows, seed, PLACES)
+        self._n_blocks = -(-manifest.n_rows // store.places)
+        self._threads = threads
+        self._check = check
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    def run(self) -> PreparedBlocks:
+        """The finished blocks: from the note if they are there, else by doing what is left to do."""
+        note = self._store.read_note(self._key)
+        if note is None:
+            self._store.create(int(self._store.total_bytes * self._encoder.choice.sample))
+            note = {
+                "phase": "scatter", "next_row_group": 0, "fill": np.zeros(self._n_blocks, np.int64),
+                "survey": Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies)).state(),
+                "vocabularies": [[[], vocabulary.hashed] for vocabulary in self._encoder.vocabularies],
+            }  # fmt: skip
+        else:
+            self._store.open()
+        for vocabulary, (levels, hashed) in zip(self._encoder.vocabularies, note["vocabularies"], strict=True):
+            vocabulary.restore(levels, hashed)
+        if note["phase"] == "scatter":
+            note = self._scatter(note)
+        survey = Survey.from_state(note["survey"])
+        encoding = self._make_encoding(survey, self._encoder.vocabularies)
+        if note["phase"] == "finalise":
+            note = self._finalise(note, encoding)
+        return PreparedBlocks(
+            self._store, encoding, survey, note["regions"], note["train_rows"], note["rows"], note["row_norms"]
+        )
+
+    # Scatter
+
+    def _scatter(self, note: dict[str, Any]) -> dict[str, Any]:
+        survey, fill = Survey.from_state(note["survey"]), note["fill"]
+        next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
+        stages = [_Stage(self, fill) for _ in range(self._threads)]
+        wave_s = WAVE_S
+        with ThreadPoolExecutor(self._threads) as pool:
+            while next_group < n_groups:
+                wave = _Wave(next_group, n_groups, time.monotonic() + wave_s)
+                for future in [pool.submit(stage.run, wave) for stage in stages]:
+                    future.result()
+                next_group = wave.next_group
+                for index in sorted(wave.surveys):
+                    survey = survey.merge(wave.surveys[index])
+                noted_s = time.monotonic()
+                note = {
+                    "phase": "scatter", "next_row_group": next_group, "fill": fill, "survey": survey.state(),
+                    "vocabularies": [[v.levels, v.hashed] for v in self._encoder.vocabularies],
+                }  # fmt: skip
+                if next_group == n_groups:
+                    note |= {"phase": "finalise", "regions": np.empty(0, np.int64), "free": self._spare_regions()}
+                    note |= {name: np.empty(0, np.int64) for name in ("train_rows", "rows")}
+                    note["row_norms"] = np.empty((0, 2))
+                self._store.write_note(self._key, note)
+                # A vocabulary of many levels takes long to write down: then seldom.
+                wave_s = max(WAVE_S, 20.0 * (time.monotonic() - noted_s))
+        return note
+
+    def _spare_regions(self) -> np.ndarray:
+        return np.arange(self._n_blocks, self._store.n_regions, dtype=np.int64)
+
+    # Finalise
+
+    def _finalise(self, note: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+        """Finish the blocks wave by wave, each wave into the regions that the one before made free."""
+        groups = _packed(note["fill"], self._store.places)
+        finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
+        with ThreadPoolExecutor(self._threads) as pool:
+            while len(note["regions"]) < len(groups):
+                self._check()
+                free, done = note["free"], len(note["regions"])
+                wave = groups[done : done + len(free)]
+                futures = [
+                    pool.submit(self._finish_block, group, int(region), note["fill"], finisher)
+                    for group, region in zip(wave, free, strict=False)
+                ]
+                found = [future.result() for future in futures]
+                freed = [region for group in wave for region in group] + free[len(wave) :].tolist()
+                note = note | {
+                    "regions": np.concatenate([note["regions"], free[: len(wave)]]),
+                    "free": np.array(freed[: WAVE_BLOCKS * 4], np.int64),
+                    "train_rows": np.concatenate([note["train_rows"], np.array([f[0] for f in found], np.int64)]),
+                    "rows": np.concatenate([note["rows"], np.array([f[1] for f in found], np.int64)]),
+                    "row_norms": np.concatenate([note["row_norms"], np.array([f[2] for f in found])]),
+                }
+                self._store.write_note(self._key, note)
+                self._progress("finalise", int(note["rows"].sum()))
+        note = note | {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
+        self._store.write_note(self._key, note)
+        return note
+
+    def _finish_block(
+        self, group: list[int], region: int, fill: np.ndarray, finisher: Finisher
+    ) -> tuple[int, int, np.ndarray]:
+        """Finish the records of the regions ``group`` into ``region``: rows in slot order, training rows first."""
+        train, held_out, records, offset = [], [], [], 0
+        for source in group:
+            part = self._store.read_records(source, int(fill[source]))
+            order, n_train = self._slot_order(part)
+            train.append(order[:n_train] + offset)
+            held_out.append(order[n_train:] + offset)
+            records.append(part)
+            offset += len(part)
+        order = np.concatenate([*train, *held_out])
+        n_train = sum(map(len, train))
+        buffer = np.empty(self._store.layout.block_bytes(len(order)), np.uint8)
+        block = finisher.finish(records[0] if len(records) == 1 else np.concatenate(records), order, buffer)
+        self._store.write(region, 0, buffer)
+        norms = np.zeros(2)
+        train_part = block.part(0, n_train)
+        sums.row_norms(train_part.features, train_part.codes, train_part.weight, norms)
+        return n_train, len(order), norms
+
+    def _slot_order(self, records: np.ndarray) -> tuple[np.ndarray, int]:
+        order = np.empty(len(records), np.int64)
+        scratch = np.empty(2 * self._store.places, np.int64)
+        position = self._store.layout.slot_position
+        n_train = kernels.slot_order(
+            records.view(np.int32), position, self._store.places, HOLDOUT_BIT, scratch, order
+        )
+        return order, n_train
+
+
+class _Wave:
+    """Row groups dealt to threads in order until the time is over."""
+
+    def __init__(self, first_group: int, n_groups: int, deadline_s: float):
+        self.next_group = first_group
+        self.surveys: dict[int, Survey] = {}
+        self._n_groups = n_groups
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._failed = False
+
+    def take(self) -> int | None:
+        with self._lock:
+            if self._failed or self.next_group == self._n_groups or time.monotonic() > self._deadline_s:
+                return None
+            self.next_group += 1
+            return self.next_group - 1
+
+    def fail(self) -> None:
+        self._failed = True
+
+
+class _Stage:
+    """One thread's staging area: records of several slices, written out sorted by block."""
+
+    def __init__(self, preparation: Preparation, fill: np.ndarray):
+        self._of = preparation
+        self._fill = fill
+        layout = preparation._encoder.layout
+        self._slice_rows = layout.block_rows
+        rows = max(self._slice_rows, STAGE_BYTES // layout.record_bytes)
+        self._records = layout.new_records(min(rows, preparation._manifest.n_rows))
+        self._sorted = np.empty_like(self._records)
+        self._block = np.empty(len(self._records), np.int64)
+        self._used = 0
+
+    def run(self, wave: _Wave) -> None:
+        """Encode and scatter row groups until the wave ends."""
+        try:
+            while (index := wave.take()) is not None:
+                wave.surveys[index] = self._encode(self._of._manifest.row_groups[index])
+            self._flush()
+        except BaseException:
+            wave.fail()
+            raise
+
+    def _encode(self, row_group: RowGroup) -> Survey:
+        manifest, encoder = self._of._manifest, self._of._encoder
+        survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
+        if not can_hold_rows(manifest, row_group, encoder):
+            survey.dropped["where"] = row_group.rows
+            return survey
+        start = 0
+        batches = read_batches(manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._slice_rows)
+        for batch in batches:
+            self._of._check()
+            if self._used + batch.num_rows > len(self._records):
+                self._flush()
+            origin = origin_of(manifest, row_group, start)
+            records = self._records[self._used : self._used + batch.num_rows]
+            rows = encoder.encode(batch, origin, records)
+            self._place(rows, origin, records)
+            survey = survey.merge(rows.survey)
+            start += batch.num_rows
+        self._of._progress("scatter", row_group.rows)
+        return survey
+
+    def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:
+        block, slot = self._of._permutation.place_rows(origin.first_row, len(records), self._of._store.places)
+        block[~rows.kept] = -1
+        slot[rows.holdout] |= HOLDOUT_BIT
+        records.view(np.int32)[:, self._of._encoder.layout.slot_position] = slot
+        self._block[self._used : self._used + len(records)] = block
+        self._used += len(records)
+
+    def _flush(self) -> None:
+        """Append the staged records to the regions of their blocks, a run at a time."""
+        if self._used == 0:
+            return
+        starts = np.empty(self._of._n_blocks + 1, np.int64)
+        order = np.empty(self._used, np.int64)
+        kernels.sort_by_block(self._block[: self._used], self._of._n_blocks, starts, order)
+        total = int(starts[-1])
+        kernels.gather_records(self._records, order[:total], self._sorted[:total])
+        with self._of._lock:
+            at = self._fill.copy()
+            self._fill += np.diff(starts)
+        record_bytes = self._of._encoder.layout.record_bytes
+        for block in np.flatnonzero(np.diff(starts)):
+            run = self._sorted[starts[block] : starts[block + 1]]
+            self._of._store.write(int(block), int(at[block]) * record_bytes, run)
+        self._used = 0
+
+
+def _packed(fill: np.ndarray, places: int) -> list[list[int]]:
+    """Regions that become one block: as many as fit it, one after another. Empty ones become no block."""
+    groups: list[list[int]] = []
+    rows = places
+    for region in np.flatnonzero(fill):
+        if rows + fill[region] > places:
+            groups.append([])
+            rows = 0
+        groups[-1].append(int(region))
+        rows += int(fill[region])
+    return groups

@@ -1,0 +1,281 @@
+"""Decides, once and before training, what every column becomes, the loss, and provisional scales.
+
+    schema + options ──> outcomes (refusals end here, before any row is read)
+    sample ──> ids left out ── loss and classes ── shift and scale ── warnings ──> Resolved
+
+All of it is a pure function of manifest and configuration.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from streamgd.config import TrainConfig
+from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.filters import Where
+from streamgd.data.kinds import NUMBERS, kind_of, type_name
+from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, numeric_auc
+from streamgd.data.numbers import as_float64
+from streamgd.data.outcomes import (
+    LARGEST_EXACT_INTEGER,
+    Outcome,
+    count_levels,
+    id_reason,
+    largest_magnitude,
+    outcome_by_type,
+)
+from streamgd.data.provisional import shift_and_scale
+from streamgd.data.sample import Sample, read_sample
+from streamgd.data.source import Manifest
+from streamgd.data.target import check_target_type, resolve_target
+from streamgd.data.timestamps import timestamp_part
+from streamgd.errors import ConfigError, NoInputError, SchemaError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What was decided.
+
+    Attributes
+    ----------
+    columns : Columns
+        Features, target, weight and offset.
+    loss : str
+        ``squared`` or ``logistic``.
+    shift, scale : float64 array, shape (n_numeric,)
+        Provisional moments of the numeric columns, in original units; finite, scales above zero.
+    left_out : tuple of (name, reason)
+        Columns that were left out though nobody asked for it.
+    became : dict, name -> description
+        One line for every column that is used.
+    warnings : tuple of str
+    """
+
+    columns: Columns
+    loss: str
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    left_out: tuple[tuple[str, str], ...]
+    became: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ColumnDescription:
+    """What a column would become: ``number``, ``categorical``, ``left out`` or ``refused``, with the reason."""
+
+    name: str
+    type: str
+    becomes: str
+    reason: str
+
+
+def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None) -> Resolved:
+    """What every column becomes, the loss, and provisional scales.
+
+    Raises
+    ------
+    ConfigError
+        An option names a column that does not exist or cannot be meant, or no feature is left.
+    SchemaError
+        Columns whose type has no mapping to features, all of them named; weight or offset that is no number.
+    TargetError
+        A target that does not suit the loss, or does not tell which loss is meant.
+    NoInputError
+        ``where`` leaves no row.
+    """
+    _check_names(manifest, config)
+    candidates = _candidates(manifest, config)
+    _check_roles(manifest, config, candidates)
+    outcomes = [outcome_by_type(manifest.schema.field(name), config) for name in candidates]
+    _check_refused(manifest, outcomes, config)
+
+    sample = read_sample(manifest, list(dict.fromkeys([*candidates, config.target])), where)
+    if not len(sample.rows):
+        raise NoInputError(f"no row passes --where {config.where!r}. Choose a wider condition.")
+    loss, target = resolve_target(manifest, config, where, sample)
+
+    left_out: list[tuple[str, str]] = []
+    kept: list[Outcome] = []
+    for outcome in outcomes:
+        reason = "" if config.features is not None else id_reason(outcome, manifest, sample)
+        if reason:
+            left_out.append((outcome.name, f"{reason}: taken for an id. Name it in --features to use it."))
+        else:
+            kept.append(outcome)
+    if not kept:
+        others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
+        raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")
+    columns = Columns(
+        tuple(column for outcome in kept for column in outcome.numeric),
+        tuple(outcome.categorical for outcome in kept if outcome.categorical is not None),
+        target,
+        config.weight,
+        config.offset,
+    )
+    _check_feature_names(columns)
+    numbers = [_numeric_values(column, sample) for column in columns.numeric]
+    moments = [shift_and_scale(values) if config.scale == "standard" else (0.0, 1.0) for values in numbers]
+    warnings = _inexact_integers(columns, sample) + _leaks(columns, target, numbers, sample)
+    return Resolved(
+        columns,
+        loss,
+        np.array([shift for shift, _ in moments], dtype=np.float64),
+        np.array([scale for _, scale in moments], dtype=np.float64),
+        tuple(left_out),
+        _became(kept, columns, loss, sample),
+        tuple(warnings),
+    )
+
+
+def describe_columns(manifest: Manifest) -> tuple[ColumnDescription, ...]:
+    """What every column would become as a feature without any option; refused columns are no error here."""
+    outcomes = [outcome_by_type(field, None) for field in manifest.schema]
+    usable = [outcome.name for outcome in outcomes if not outcome.refused]
+    sample = read_sample(manifest, usable) if usable else None
+    described = []
+    for outcome, field in zip(outcomes, manifest.schema, strict=True):
+        reason = "" if outcome.refused or sample is None else id_reason(outcome, manifest, sample)
+        if outcome.refused:
+            becomes, reason = "refused", outcome.refused
+        elif reason:
+            becomes = "left out"
+        else:
+            becomes = "categorical" if outcome.categorical is not None else "number"
+        described.append(ColumnDescription(field.name, str(field.type), becomes, reason))
+    return tuple(described)
+
+
+# Names and roles -----------------------------------------------------------------------------------------------------
+
+
+def _check_names(manifest: Manifest, config: TrainConfig) -> None:
+    """Refuse options that name a column which the data do not have."""
+    named = {
+        "--target": [config.target],
+        "--features": config.features or [],
+        "--exclude": config.exclude,
+        "--categorical": config.categorical,
+        "--weight": [config.weight] if config.weight is not None else [],
+        "--offset": [config.offset] if config.offset is not None else [],
+    }
+    for option, names in named.items():
+        for name in names:
+            if name not in manifest.schema.names:
+                hint = did_you_mean(name, manifest.schema.names)
+                raise ConfigError(f"{option}: the data have no column '{name}'. {hint}")
+
+
+def _candidates(manifest: Manifest, config: TrainConfig) -> list[str]:
+    if config.features is not None:
+        return config.features
+    taken = {config.target, config.weight, config.offset, *config.exclude}
+    return [name for name in manifest.schema.names if name not in taken]
+
+
+def _check_roles(manifest: Manifest, config: TrainConfig, candidates: list[str]) -> None:
+    """Refuse columns in two roles that contradict each other, and roles that a type cannot have."""
+    for option, names in (("--features", candidates), ("--weight", [config.weight]), ("--offset", [config.offset])):
+        if config.target in names:
+            raise ConfigError(f"'{config.target}' is the target and cannot be in {option} too. Take it out of one.")
+    repeated = _repeated(candidates)
+    if repeated:
+        raise ConfigError(f"--features names '{repeated[0]}' twice. Name each column once.")
+    for name in config.categorical:
+        if name not in candidates:
+            raise ConfigError(f"--categorical: '{name}' is not among the features. Add it, or take it out there too.")
+    check_target_type(manifest, config)
+    for option, role in (("--weight", config.weight), ("--offset", config.offset)):
+        if role is not None and kind_of(manifest.schema.field(role).type) not in NUMBERS:
+            found = type_name(manifest.schema.field(role).type)
+            raise SchemaError(f"{option}: column '{role}' is of type {found}; a number is needed. Choose another one.")
+
+
+def _check_refused(manifest: Manifest, outcomes: list[Outcome], config: TrainConfig) -> None:
+    """Refuse columns without a mapping, all in one message with the way out."""
+    refused = [outcome for outcome in outcomes if outcome.refused]
+    if not refused:
+        return
+    names = ",".join(outcome.name for outcome in refused)
+    reasons = "; ".join(f"column '{outcome.name}': {outcome.refused}" for outcome in refused)
+    way_out = f"leave out with --exclude {names}" if config.features is None else f"take {names} out of --features"
+    if any(kind_of(manifest.schema.field(outcome.name).type) == "moment" for outcome in refused):
+        way_out = f"say what dates and times become with --timestamps epoch,hour,weekday, or {way_out}"
+    raise SchemaError(f"{reasons}. {way_out[0].upper()}{way_out[1:]}.")
+
+
+def _check_feature_names(columns: Columns) -> None:
+    repeated = _repeated(columns.feature_names)
+    if repeated:
+        raise ConfigError(f"two features would be called '{repeated[0]}'. Leave one of them out with --exclude.")
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]
+
+
+# What the sample says ------------------------------------------------------------------------------------------------
+
+
+def _description(outcome: Outcome, sample: Sample) -> str:
+    if outcome.categorical is None:
+        return outcome.description
+    levels = count_levels(sample.rows.column(outcome.name))
+    noun = "level" if levels == 1 else "levels"
+    return f"{outcome.description}, {levels:,} {noun}" + ("" if sample.complete else " in a sample")
+
+
+def _numeric_values(column: NumericColumn, sample: Sample) -> NDArray[np.float64]:
+    """The sampled values of a feature, NaN for null."""
+    array = sample.rows.column(column.source)
+    numbers = as_float64(array) if column.part is None else timestamp_part(array, column.part)
+    return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _codes(column: CategoricalColumn, sample: Sample) -> NDArray[np.int64]:
+    """The sampled levels of a feature, numbered from 0; -1 for null."""
+    array = sample.rows.column(column.name)
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _inexact_integers(columns: Columns, sample: Sample) -> list[str]:
+    """A warning for each integer column that float64 cannot hold exactly."""
+    return [
+        f"column '{column.name}' holds integers beyond 2^53; as numbers they are rounded."
+        for column in columns.numeric
+        if column.integer and largest_magnitude(sample.rows.column(column.source)) > LARGEST_EXACT_INTEGER
+    ]
+
+
+def _leaks(columns: Columns, target: TargetColumn, numbers: list[NDArray[np.float64]], sample: Sample) -> list[str]:
+    """A warning for each feature that alone predicts a two-class target."""
+    if target.classes is None:
+        return []
+    known, positive = class_rows(sample.rows.column(target.name), target.classes)
+    aucs = [(c.name, numeric_auc(x[known], positive)) for c, x in zip(columns.numeric, numbers, strict=True)]
+    aucs += [(c.name, categorical_auc(_codes(c, sample)[known], positive)) for c in columns.categorical]
+    return [
+        f"feature '{name}' alone predicts the target '{target.name}' (AUC {auc:.4f} on a sample)."
+        f" If it is known only after the target, leave it out (--exclude {name})."
+        for name, auc in aucs
+        if auc is not None and auc > LEAK_AUC
+    ]
+
+
+def _became(kept: list[Outcome], columns: Columns, loss: str, sample: Sample) -> dict[str, str]:
+    """One line for every column that is used."""
+    became = {outcome.name: _description(outcome, sample) for outcome in kept}
+    target = columns.target
+    if target is not None:
+        against = f": {target.classes[1]!r} against {target.classes[0]!r}" if target.classes else ""
+        became[target.name] = f"target of the {loss} loss{against}"
+    for name, role in ((columns.weight, "weight"), (columns.offset, "offset")):
+        if name is not None:
+            became[name] = f"{became[name]}, and {role}" if name in became else role
+    return became

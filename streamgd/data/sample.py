@@ -1,0 +1,131 @@
+"""A fixed sample of rows from all over the data set, and scans of single columns.
+
+    manifest ── up to 64 row groups, evenly spread ── first rows of each ── where ──> Sample
+
+The sample is a pure function of manifest and arguments, so that everything derived from it is the same on every start.
+Files are often sorted: rows of the first row group alone would say little about the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from streamgd.data.filters import Where
+from streamgd.data.kinds import kind_of
+from streamgd.data.reader import read_batches
+from streamgd.data.source import Manifest, RowGroup
+
+SAMPLE_ROWS = 65_536
+SAMPLE_ROW_GROUPS = 64
+SAMPLE_BYTES = 64 * 10**6
+# A filter may leave next to nothing of the rows looked at first; then whole row groups are read until there are enough.
+FEWEST_ROWS = 4_096
+
+_THREADS = 4
+_CODES = pa.dictionary(pa.int32(), pa.string())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sampled rows, in the order of the files.
+
+    ``rows`` has text columns as ``dictionary<int32, string>`` (the dictionary may hold values that do not occur);
+    ``n_rows`` is the estimated number of rows of the whole data set that pass the filter, exact when ``complete``:
+    then ``rows`` are all of them.
+    """
+
+    rows: pa.RecordBatch
+    n_rows: int
+    complete: bool
+
+
+def read_sample(manifest: Manifest, columns: list[str], where: Where | None = None) -> Sample:
+    """Rows from the front of up to 64 row groups spread evenly over the data set, about 65,536 in all.
+
+    Every row group gives the same number of rows (fewer only if it has fewer); there are fewer rows in all where rows
+    are so wide that they would take more than 64 MB. If a filter leaves fewer than 4,096 of them, whole row groups
+    are read, from all over the data set, until so many rows are found.
+
+    Raises
+    ------
+    CorruptFileError, DataChangedError, StorageError, AccessError
+        As from :func:`streamgd.data.reader.read_batches`.
+    """
+    row_groups = _row_groups(manifest, where)
+    count = min(SAMPLE_ROW_GROUPS, len(row_groups))
+    chosen = [row_groups[number * (len(row_groups) - 1) // max(count - 1, 1)] for number in range(count)]
+    rows_each = max(1, min(SAMPLE_ROWS, _affordable_rows(manifest, chosen, columns)) // count)
+
+    def front(row_group: RowGroup) -> pa.RecordBatch:
+        return next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        batches = list(threads.map(front, chosen))
+    n_rows = sum(row_group.rows for row_group in row_groups)
+    rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)
+    if where is not None and rows_looked_at < n_rows and sum(map(len, batches)) < FEWEST_ROWS:
+        batches, rows_looked_at = _search(manifest, row_groups, columns, where, rows_each)
+    joined = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+    rows = joined[0] if joined else batches[0]
+    return Sample(rows, len(rows) * n_rows // rows_looked_at, rows_looked_at == n_rows)
+
+
+def scan_column(manifest: Manifest, column: str, where: Where | None = None) -> Iterator[pa.Array]:
+    """All values of one column in file order, of rows that pass the filter, in arrays of at most 65,536 values."""
+    for row_group in _row_groups(manifest, where):
+        for batch in _filtered(manifest, row_group, [column], where, SAMPLE_ROWS):
+            yield batch.column(0)
+
+
+def _row_groups(manifest: Manifest, where: Where | None) -> list[RowGroup]:
+    """The row groups that may hold rows to use; the first one where none does, so that there is one to look at."""
+    if where is None:
+        return list(manifest.row_groups)
+    surviving = [where.surviving_row_groups(manifest, file_index) for file_index in range(len(manifest.files))]
+    passing = [row_group for row_group in manifest.row_groups if row_group.index in surviving[row_group.file_index]]
+    return passing or [manifest.row_groups[0]]
+
+
+def _affordable_rows(manifest: Manifest, row_groups: list[RowGroup], columns: list[str]) -> int:
+    """How many rows fit ``SAMPLE_BYTES``; a fixed width is allowed for values beside what the footers say."""
+    stored_bytes = sum(manifest.uncompressed_bytes(row_group, columns) for row_group in row_groups)
+    row_bytes = stored_bytes / sum(row_group.rows for row_group in row_groups) + 8 * len(columns)
+    return int(SAMPLE_BYTES / row_bytes)
+
+
+def _search(
+    manifest: Manifest, row_groups: list[RowGroup], columns: list[str], where: Where, batch_rows: int
+) -> tuple[list[pa.RecordBatch], int]:
+    """Rows that pass the filter, from whole row groups, until there are enough; and how many were looked at."""
+    # Multiples of the golden ratio, taken modulo one, come from everywhere at whatever number one stops.
+    order = sorted(range(len(row_groups)), key=lambda number: number * 2_654_435_769 % 2**32)
+    batches: list[pa.RecordBatch] = []
+    rows_found, rows_looked_at = 0, 0
+    for row_group in map(row_groups.__getitem__, order):
+        for batch in _filtered(manifest, row_group, columns, where, batch_rows):
+            batches.append(batch)
+            rows_found += len(batch)
+        rows_looked_at += row_group.rows
+        if rows_found >= FEWEST_ROWS:
+            break
+    return batches, rows_looked_at
+
+
+def _filtered(
+    manifest: Manifest, row_group: RowGroup, columns: list[str], where: Where | None, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The batches of a row group with only these columns and only the rows that pass the filter."""
+    needed = list(dict.fromkeys([*columns, *(where.columns if where is not None else ())]))
+    text = [name for name in columns if kind_of(manifest.schema.field(name).type) == "text"]
+    for batch in read_batches(manifest, row_group, needed, text, batch_rows):
+        kept = batch if where is None else batch.filter(pa.array(where.mask(batch)))
+        arrays = [_as_codes(kept.column(name)) if name in text else kept.column(name) for name in columns]
+        yield pa.RecordBatch.from_arrays(arrays, names=columns)
+
+
+def _as_codes(array: pa.Array) -> pa.DictionaryArray:
+    return array if array.type == _CODES else array.cast(pa.string()).dictionary_encode()

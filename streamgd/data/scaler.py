@@ -1,0 +1,135 @@
+"""Moments of the columns, the scaling made from them, and what follows when the scaling moves.
+
+Moments are kept in provisional units ``z = (x - shift0) / scale0`` (a fixed sample's centre and spread), in which
+neither squares nor differences lose anything, whatever the unit of the column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Total weight, mean, sum of squared deviations and largest magnitude of each column, float64 ``(n_columns,)``."""
+
+    weight: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray
+    largest: np.ndarray
+
+    @classmethod
+    def empty(cls, n_columns: int) -> Self:
+        """Moments of no rows."""
+        return cls(*(np.zeros(n_columns) for _ in range(4)))
+
+    @classmethod
+    def of(cls, values: np.ndarray, weight: np.ndarray) -> Self:
+        """Moments of ``values`` (n_rows, n_columns) with ``weight`` (n_rows,); rows of weight zero do not count."""
+        values, weight = values[weight > 0], weight[weight > 0]
+        total = weight.sum()
+        if total == 0:
+            return cls.empty(values.shape[1])
+        # The mean is taken about the first row, so that a large common part does not eat the digits.
+        origin = values[0]
+        mean = origin + weight @ (values - origin) / total
+        squares = weight @ (values - mean) ** 2
+        return cls(np.full(values.shape[1], total), mean, squares, np.abs(values).max(axis=0))
+
+    def merge(self, later: Moments) -> Moments:
+        """Moments of both sets of rows: Chan, Golub, LeVeque (1983), eq. 2.1."""
+        weight = self.weight + later.weight
+        share = np.divide(later.weight, weight, out=np.zeros_like(weight), where=weight > 0)
+        difference = later.mean - self.mean
+        return Moments(
+            weight,
+            self.mean + difference * share,
+            self.squares + later.squares + difference * difference * self.weight * share,
+            np.maximum(self.largest, later.largest),
+        )
+
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of each column (of the population), 1 where the column is constant or empty."""
+        variance = np.divide(self.squares, self.weight, out=np.zeros_like(self.weight), where=self.weight > 0)
+        return np.where(variance > 0, np.sqrt(variance), 1.0)
+
+    def state(self) -> dict[str, Any]:
+        return {"weight": self.weight, "mean": self.mean, "squares": self.squares, "largest": self.largest}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        return cls(state["weight"], state["mean"], state["squares"], state["largest"])
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``feature = (x - shift) / scale``, with provisional units between: all float64 ``(n_numeric,)``.
+
+    ``mean`` and ``deviation`` are in provisional units; ``fill`` is what a null becomes, in units of the feature.
+    """
+
+    shift0: np.ndarray
+    scale0: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    fill: np.ndarray
+
+    @classmethod
+    def from_moments(cls, shift0: np.ndarray, scale0: np.ndarray, moments: Moments, standardise: bool) -> Self:
+        """The scaling to mean 0 and variance 1, or none: then only the nulls' fill, the mean, is taken."""
+        if standardise:
+            return cls(shift0, scale0, moments.mean, moments.deviation(), np.zeros_like(shift0))
+        return cls(shift0, scale0, np.zeros_like(shift0), np.ones_like(shift0), moments.mean)
+
+    @property
+    def shift(self) -> np.ndarray:
+        """What is subtracted from the column, in its own units."""
+        return self.shift0 + self.scale0 * self.mean
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What the column is divided by, in its own units."""
+        return self.scale0 * self.deviation
+
+
+@dataclass(frozen=True)
+class Reexpression:
+    """How theta and what goes with it look after the scaling moved from ``before`` to ``after``.
+
+    With ``delta = mu - mu'`` a feature becomes ``z' = (sigma z + delta) / sigma'``. Vectors are one-dimensional,
+    ``(n_dof,)``: numeric columns first, then levels, the intercept last. No prediction changes, but for the rounding.
+    """
+
+    before: Scaling
+    after: Scaling
+
+    def displacement(self, vector: np.ndarray) -> np.ndarray:
+        """Of theta, its average, or a velocity: ``beta' = beta sigma' / sigma``; the intercept takes up the shift."""
+        n = len(self.before.mean)
+        moved = vector.copy()
+        moved[:n] *= self.after.deviation / self.before.deviation
+        moved[-1] += vector[:n] @ ((self.after.mean - self.before.mean) / self.before.deviation)
+        return moved
+
+    def gradient(self, vector: np.ndarray) -> np.ndarray:
+        """Of a gradient: ``g'_j = (sigma g_j + delta g_b) / sigma'``."""
+        n, delta = len(self.before.mean), self.before.mean - self.after.mean
+        moved = vector.copy()
+        moved[:n] = (self.before.deviation * vector[:n] + delta * vector[-1]) / self.after.deviation
+        return moved
+
+    def cross(self, cross: np.ndarray) -> np.ndarray:
+        """Of sums of ``g_j g_b``: they follow as gradients do, being linear in ``g_j``."""
+        return self.gradient(cross)
+
+    def squares(self, squares: np.ndarray, cross: np.ndarray) -> np.ndarray:
+        """Of sums of ``g_j^2``: ``(sigma^2 G_j + 2 sigma delta S_j + delta^2 G_b) / sigma'^2``, S the cross sums."""
+        n, delta = len(self.before.mean), self.before.mean - self.after.mean
+        sigma = self.before.deviation
+        moved = squares.copy()
+        moved[:n] = sigma**2 * squares[:n] + 2.0 * sigma * delta * cross[:n] + delta**2 * squares[-1]
+        moved[:n] = np.maximum(moved[:n], 0.0) / self.after.deviation**2
+        return moved

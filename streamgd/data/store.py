@@ -1,0 +1,171 @@
+"""The blocks file: regions of equal size, written by position, mapped for reading, and the note that describes it.
+
+A region first collects the records scattered to one block, then a finished block. A finished block is never written
+over its own records: it goes to a free region, and the region of its records becomes free once that is noted. So a
+kill at any moment leaves either the records or the block, and the note says which.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamgd import state as states
+from streamgd.data.blocks import Block, RecordLayout
+from streamgd.errors import StorageError, storage_errors
+
+PAGE_BYTES = 4096
+_WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shuffle window, which needs none."
+
+
+def boot_id() -> str:
+    """Changes when the machine restarts: what was not yet on the disk by then cannot be trusted."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+class BlockStore:
+    """A file of ``n_regions`` regions in ``folder``.
+
+    Parameters
+    ----------
+    places : int
+        Records that fit a region; a block has at most so many rows.
+    """
+
+    def __init__(self, folder: Path, layout: RecordLayout, places: int, n_regions: int):
+        self.layout = layout
+        self.places = places
+        self.n_regions = n_regions
+        needed = max(places * layout.record_bytes, layout.block_bytes(places))
+        self.region_bytes = -(-needed // PAGE_BYTES) * PAGE_BYTES
+        self.total_bytes = self.region_bytes * n_regions
+        self._folder = folder
+        self._path = folder / "blocks.bin"
+        self._note = folder / "prepared.safetensors"
+        self._descriptor: int | None = None
+        self._map: mmap.mmap | None = None
+
+    def read_note(self, key: str) -> dict[str, Any] | None:
+        """What was last noted, if it is about these blocks (``key``), whole, and the file is there."""
+        if not self._path.exists():
+            return None
+        try:
+            note = states.deserialize(self._note.read_bytes(), "prepare", str(self._note))
+        except (OSError, states.CorruptStateError):
+            return None
+        return note if note["key"] == [key, boot_id(), self.total_bytes] else None
+
+    def write_note(self, key: str, note: dict[str, Any]) -> None:
+        states.write_atomically(
+            self._note, states.serialize({**note, "key": [key, boot_id(), self.total_bytes]}, "prepare")
+        )
+
+    def create(self, expected_bytes: int) -> None:
+        """Make the file, sparse, after a look at the free space.
+
+        Raises
+        ------
+        StorageError
+            The disk has less than ``expected_bytes`` free.
+        """
+        self.remove()
+        states.make_folder(self._folder)
+        free = free_bytes(self._folder)
+        if free < expected_bytes:
+            raise StorageError(
+                f"the shuffled blocks need {expected_bytes / 1e9:.2f} GB in {self._folder}, {free / 1e9:.2f} GB are"
+                f" free. {_WAY_OUT}"
+            )
+        with storage_errors(f"create {self._path}", self._hint()):
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            os.ftruncate(self._descriptor, self.total_bytes)
+
+    def open(self) -> None:
+        """Open the file that is there."""
+        with storage_errors(f"open {self._path}"):
+            self._descriptor = os.open(self._path, os.O_RDWR)
+
+    def write(self, region: int, offset_bytes: int, data: np.ndarray) -> None:
+        """Write an array to a region; threads may write at the same time.
+
+        Raises
+        ------
+        StorageError
+            The disk is full or failed; the message names the bytes needed.
+        """
+        assert self._descriptor is not None
+        view = memoryview(np.ascontiguousarray(data)).cast("B")
+        position = region * self.region_bytes + offset_bytes
+        with storage_errors(f"write the shuffled blocks to {self._path}", self._hint()):
+            while len(view):
+                written = os.pwrite(self._descriptor, view, position)
+                view, position = view[written:], position + written
+
+    def read_records(self, region: int, rows: int) -> np.ndarray:
+        """The first ``rows`` records of a region, uint64, shape ``(rows, record_words)``."""
+        assert self._descriptor is not None
+        records = self.layout.new_records(rows)
+        view = memoryview(records).cast("B")
+        position, done = region * self.region_bytes, 0
+        with storage_errors(f"read the shuffled blocks from {self._path}"):
+            while done < len(view):
+                count = os.preadv(self._descriptor, [view[done:]], position + done)
+                if count == 0:
+                    raise StorageError(f"{self._path} is shorter than it was written. Run again with --restart.")
+                done += count
+        return records
+
+    def block(self, region: int, rows: int) -> Block:
+        """The finished block in a region, mapped."""
+        if self._map is None:
+            assert self._descriptor is not None
+            with storage_errors(f"map {self._path}"):
+                # Compiled loops take writable arrays only; nobody writes through the map.
+                self._map = mmap.mmap(self._descriptor, self.total_bytes)
+        buffer = np.frombuffer(self._map, np.uint8, self.region_bytes, region * self.region_bytes)
+        return self.layout.views(buffer, rows)
+
+    def release(self, region: int) -> None:
+        """Tell the system that the pages of a region are not needed soon."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, region * self.region_bytes, self.region_bytes)
+
+    def close(self) -> None:
+        # The map goes with the last block that looks into it.
+        self._map = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def remove(self) -> None:
+        """Delete file and note, and the folder if it is then empty."""
+        self.close()
+        remove_blocks(self._folder)
+
+    def _hint(self) -> str:
+        return f"The blocks need {self.total_bytes / 1e9:.2f} GB. {_WAY_OUT}"
+
+
+def remove_blocks(folder: Path) -> None:
+    """Delete the blocks in ``folder``, if there are any."""
+    for name in ("prepared.safetensors", "blocks.bin"):
+        with storage_errors(f"remove {folder / name}"):
+            (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the file system that holds ``folder``, or would."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with storage_errors(f"look at the free space of {folder}"):
+        status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,67 @@
+"""Slices decoded and encoded one after another, front to back: what every pass over the data is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgd.data.blocks import Block
+from streamgd.data.encoder import EncodedRows, Encoder, Origin
+from streamgd.data.encoding import Finisher
+from streamgd.data.reader import read_batches
+from streamgd.data.source import Manifest, RowGroup
+
+
+@dataclass(frozen=True)
+class EncodedSlice:
+    """A slice as records, and what was found in it."""
+
+    origin: Origin
+    records: np.ndarray
+    rows: EncodedRows
+
+    def kept(self) -> np.ndarray:
+        """Indices of the rows that are used, those held out last; int64."""
+        train = np.flatnonzero(self.rows.kept & ~self.rows.holdout)
+        return np.concatenate([train, np.flatnonzero(self.rows.kept & self.rows.holdout)])
+
+
+def origin_of(manifest: Manifest, row_group: RowGroup, start: int) -> Origin:
+    """The origin of the rows from ``start`` on in a row group."""
+    file = manifest.files[row_group.file_index]
+    first = row_group.first_row + start
+    return Origin(file.relative, row_group.index, first, first - file.first_row, start)
+
+
+def can_hold_rows(manifest: Manifest, row_group: RowGroup, encoder: Encoder) -> bool:
+    """Whether the footer's statistics leave a chance that ``--where`` keeps a row of the row group."""
+    where = encoder.choice.where
+    if where is None or encoder.every_row:
+        return True
+    return row_group.index in where.surviving_row_groups(manifest, row_group.file_index)
+
+
+def encoded_slices(
+    manifest: Manifest, row_group: RowGroup, encoder: Encoder, slice_rows: int
+) -> Iterator[EncodedSlice]:
+    """The slices of one row group, in order; none if ``--where`` rules the row group out."""
+    if not can_hold_rows(manifest, row_group, encoder):
+        return
+    start = 0
+    batches = read_batches(manifest, row_group, encoder.read_columns, encoder.dictionary_columns, slice_rows)
+    for batch in batches:
+        records = encoder.layout.new_records(batch.num_rows)
+        origin = origin_of(manifest, row_group, start)
+        yield EncodedSlice(origin, records, encoder.encode(batch, origin, records))
+        start += batch.num_rows
+
+
+def blocks_of(
+    manifest: Manifest, row_group: RowGroup, encoder: Encoder, finisher: Finisher, holdout: bool = False
+) -> Iterator[Block]:
+    """The training (or held out) rows of one row group as blocks in file order."""
+    for piece in encoded_slices(manifest, row_group, encoder, encoder.layout.block_rows):
+        chosen = piece.rows.kept & (piece.rows.holdout if holdout else ~piece.rows.holdout)
+        yield finisher.finish(piece.records, np.flatnonzero(chosen))

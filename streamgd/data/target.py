@@ -1,0 +1,167 @@
+"""Decides the loss and the two classes from the target's values."""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamgd.config import TrainConfig
+from streamgd.data.columns import Label, TargetColumn
+from streamgd.data.filters import Where
+from streamgd.data.kinds import NUMBERS, Kind, kind_of, type_name
+from streamgd.data.numbers import as_float64
+from streamgd.data.sample import Sample, scan_column
+from streamgd.data.source import Manifest
+from streamgd.errors import ConfigError, TargetError
+
+# More distinct values than this are a number to predict, not classes.
+MOST_CLASSES = 100
+
+
+def check_target_type(manifest: Manifest, config: TrainConfig) -> None:
+    """Refuse a target that no loss can have, before any row is read.
+
+    Raises
+    ------
+    TargetError
+        The type is neither number, bool nor text, or it is text and the loss is squared.
+    ConfigError
+        ``--positive`` with the squared loss.
+    """
+    arrow_type = manifest.schema.field(config.target).type
+    kind = kind_of(arrow_type)
+    if kind not in NUMBERS and kind != "text":
+        raise TargetError(
+            f"target '{config.target}' is of type {type_name(arrow_type)}; a number, a bool or text is needed."
+            " Choose another --target, or convert the column."
+        )
+    if config.loss == "squared" and kind == "text":
+        raise TargetError(f"target '{config.target}' is text; --loss squared needs numbers. Choose --loss logistic.")
+    if config.loss == "squared" and config.positive is not None:
+        raise ConfigError("--positive has no meaning for --loss squared. Leave it out, or choose --loss logistic.")
+
+
+def resolve_target(
+    manifest: Manifest, config: TrainConfig, where: Where | None, sample: Sample
+) -> tuple[str, TargetColumn]:
+    """The loss, and the target with its classes if the loss is logistic.
+
+    Two values are looked for in the sample, then in the footers' bounds, then in the whole column; whether there is a
+    third one that none of these show is found when all rows are encoded. Nulls and NaN do not count.
+
+    Raises
+    ------
+    TargetError
+        The values do not suit the loss, or do not tell which loss is meant.
+    ConfigError
+        ``--positive`` names neither of the two values.
+    """
+    name = config.target
+    kind = kind_of(manifest.schema.field(name).type)
+    values = _labels(sample.rows.column(name), kind)
+    bounds = _footer_bounds(manifest, name, kind) if where is None else set()
+    if len(values) < 2 and config.loss != "squared" and not sample.complete and not _says_all(bounds, kind):
+        values |= _scan(manifest, name, where, kind, values)
+    values |= bounds
+    if any(isinstance(value, float) and math.isinf(value) for value in values):
+        raise TargetError(f"target '{name}' holds infinite values. Correct them, or leave these rows out with --where.")
+    if not values:
+        raise TargetError(f"target '{name}' holds no value, only nulls. Choose another --target.")
+
+    loss = config.loss if config.loss != "auto" else _choose_loss(name, kind, values, config.positive)
+    if loss == "squared":
+        return loss, TargetColumn(name)
+    if len(values) != 2:
+        raise _not_two_classes(name, kind, values)
+    negative, positive = sorted(values)  # type: ignore[type-var]
+    if config.positive is not None and not _spells(config.positive, positive):
+        if not _spells(config.positive, negative):
+            raise ConfigError(
+                f"--positive {config.positive}: target '{name}' has the values {negative!r} and {positive!r}."
+                " Name one of them."
+            )
+        negative, positive = positive, negative
+    return loss, TargetColumn(name, (negative, positive))
+
+
+def _labels(values: pa.Array, kind: Kind) -> set[Label]:
+    """Distinct plain Python values, without null and NaN."""
+    distinct = pc.unique(values)
+    if kind in ("integer", "bool", "text"):
+        return set(distinct.drop_null().to_pylist())
+    # Arrow's double of a decimal may differ by one bit from Python's; all comparisons are by Arrow's.
+    return {number for number in as_float64(distinct.drop_null()).to_pylist() if not math.isnan(number)}
+
+
+def _footer_bounds(manifest: Manifest, name: str, kind: Kind) -> set[Label]:
+    arrow_type = manifest.schema.field(name).type
+    # Half floats come as bytes in the footers' statistics; those of text may be cut short.
+    if kind not in NUMBERS or pa.types.is_float16(arrow_type):
+        return set()
+    return _labels(pa.array(manifest.minimum_maximum(name) or (), arrow_type), kind)
+
+
+def _says_all(bounds: set[Label], kind: Kind) -> bool:
+    """Whether no other value can lie between the bounds."""
+    if kind in ("integer", "bool"):
+        return bool(bounds) and int(max(bounds)) - int(min(bounds)) <= 1
+    return len(bounds) == 1
+
+
+def _scan(manifest: Manifest, name: str, where: Where | None, kind: Kind, values: set[Label]) -> set[Label]:
+    """The values found up to the place in the whole column where there are two."""
+    found = set(values)
+    for array in scan_column(manifest, name, where):
+        found |= _labels(array, kind)
+        if len(found) >= 2:
+            break
+    return found
+
+
+def _choose_loss(name: str, kind: Kind, values: set[Label], positive: str | None) -> str:
+    if kind == "text" or positive is not None or len(values) <= 2:
+        return "logistic"
+    fractional = any(isinstance(value, float) and not value.is_integer() for value in values)
+    if fractional or len(values) > MOST_CLASSES:
+        return "squared"
+    raise TargetError(
+        f"target '{name}' has at least {len(values)} different whole numbers ({_some(values)}): classes or amounts?"
+        " Choose --loss squared|logistic (logistic: first keep two values with --where)."
+    )
+
+
+def _not_two_classes(name: str, kind: Kind, values: set[Label]) -> TargetError:
+    if len(values) == 1:
+        return TargetError(
+            f"target '{name}' has only one value, {next(iter(values))!r}, in all rows that are used; two are needed."
+            " Choose another --target, or more data."
+        )
+    otherwise = "only targets of two classes can be text." if kind == "text" else "or choose --loss squared."
+    return TargetError(
+        f"target '{name}' has at least {len(values)} different values ({_some(values)}); the logistic loss needs two."
+        f" Keep two of them with --where; {otherwise}"
+    )
+
+
+def _some(values: set[Label]) -> str:
+    shown = sorted(values)[:5]  # type: ignore[type-var]
+    return ", ".join(map(repr, shown)) + (", …" if len(values) > len(shown) else "")
+
+
+def _spells(text: str, value: Label) -> bool:
+    """Whether a text from the command line means this value."""
+    if isinstance(value, str):
+        return text == value
+    if isinstance(value, bool):
+        return text.lower() in (("true", "1") if value else ("false", "0"))
+    try:
+        # As an integer first: two large ones may be the same double.
+        return int(text) == value
+    except ValueError:
+        pass
+    try:
+        return math.isclose(float(text), value, rel_tol=1e-12)
+    except ValueError:
+        return False

@@ -1,0 +1,273 @@
+"""How good a model is on data, in one streamed pass: metrics, the base rate beside them, and a table by level.
+
+    row groups ── threads: decode, encode, predict ── in order ──> sums, row group after row group
+
+The sums are taken in the order of the rows, so the result does not depend on threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamgd.config import parse_sources
+from streamgd.data.agreement import check_columns
+from streamgd.data.ahead import in_order, usable_cores
+from streamgd.data.columns import Label
+from streamgd.data.encoder import RowChoice
+from streamgd.data.filters import parse_where
+from streamgd.data.kinds import kind_of, type_name
+from streamgd.data.reader import read_batches
+from streamgd.data.source import Manifest, RowGroup, check_identity, discover
+from streamgd.data.stream import can_hold_rows, origin_of
+from streamgd.errors import ConfigError, NoInputError, did_you_mean
+from streamgd.model import Model
+from streamgd.objective.metrics import Result, metrics_of
+from streamgd.plain import plain
+from streamgd.training.display import Display, Silent
+
+#: A column with more levels than this is not one to compare by.
+MOST_LEVELS = 10_000
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """One level of the column compared by: mean target and mean prediction of its rows, weighted, and their ratio.
+
+    ``level`` is None for null and NaN; ``ratio`` is None where the mean prediction is 0.
+    """
+
+    level: Label | None
+    rows: int
+    weight: float
+    actual: float
+    predicted: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes
+    ----------
+    rows, weight : int, float
+        Rows that were compared, and their total weight.
+    dropped : dict, reason -> rows
+        Rows passed over: ``where``, ``null target``, ``zero weight``, ``null feature``.
+    metrics : dict
+        By name, as in :mod:`streamgd.objective.metrics`; ``base_…`` is that of the best constant prediction.
+    by : str or None
+        The column that ``levels`` are of.
+    levels : tuple of LevelRow
+        In the order of their values, null last.
+    """
+
+    rows: int
+    weight: float
+    dropped: dict[str, int]
+    metrics: Result
+    by: str | None = None
+    levels: tuple[LevelRow, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the metrics stand beside ``rows``, and what is not finite is None."""
+        fields: dict[str, Any] = {"rows": self.rows, "weight": self.weight, "dropped": self.dropped}
+        fields |= {name: _finite(value) for name, value in self.metrics.items()}
+        if self.by is not None:
+            levels = [{name: _finite(value) for name, value in asdict(row).items()} for row in self.levels]
+            fields |= {"by": self.by, "levels": levels}
+        return fields
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def evaluate(
+    model: Model,
+    data: Sequence[str] | str,
+    by: str | None = None,
+    where: str | None = None,
+    threads: int | None = None,
+    check: Callable[[], None] = lambda: None,
+    display: Display | None = None,
+) -> Evaluation:
+    """Compare the model's predictions with the target of ``data``, weighted as in training.
+
+    Parameters
+    ----------
+    model : Model
+    data : str or sequence of str
+        Files, directories, globs or URIs.
+    by : str, optional
+        A column of at most 10,000 levels; also target and prediction are then compared for each of them. A number
+        is taken value by value, not in ranges.
+    where : str, optional
+        Only the rows that meet this condition.
+    threads : int, optional
+        One for each core if not given; the result does not depend on it.
+    check : callable
+        Called between slices; what it raises ends the work.
+    display : Display, optional
+
+    Raises
+    ------
+    NoInputError, CorruptFileError, DataChangedError
+        From finding and reading the data; or no row is left to compare.
+    SchemaError
+        The data lack a column of the model (target, weight and offset too), or have it in another kind of type.
+    DataError, TargetError
+        A value that cannot be: an infinite feature, a negative weight, a third class.
+    ConfigError
+        ``by`` is no column, has too many levels or a type without levels; ``where`` cannot be read.
+    """
+    display = display or Silent()
+    manifest = discover(parse_sources(data))
+    compared = _Compared(model, manifest, by, where)
+    metrics = metrics_of(model.loss)
+    table = _LevelTable(by) if by is not None else None
+    dropped: dict[str, int] = {}
+    rows_read, last_file = 0, 0
+    threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
+    for row_group, piece in in_order(manifest.row_groups, compared.pieces, threads):
+        check()
+        if row_group.file_index != last_file:
+            check_identity(manifest, last_file)
+            last_file = row_group.file_index
+        metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
+        if table is not None:
+            table.add(piece)
+        for reason, rows in piece.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + rows
+        rows_read += piece.rows_read
+        display.progress("evaluate", rows_read, manifest.n_rows, None)
+    check_identity(manifest, last_file)
+    display.close()
+    if metrics.weight == 0.0:
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
+        raise NoInputError(f"no row is left to evaluate on; passed over: {reasons}. Give data whose target is known.")
+    levels = table.rows() if table is not None else ()
+    return Evaluation(metrics.rows, metrics.weight, dropped, metrics.result(), by, levels)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, and what was passed over.
+
+    ``level`` has the index of each row's level in ``levels``.
+    """
+
+    rows_read: int
+    dropped: dict[str, int]
+    target: np.ndarray
+    prediction: np.ndarray
+    raw: np.ndarray
+    weight: np.ndarray
+    levels: list[Label | None]
+    level: np.ndarray
+
+
+class _Compared:
+    """Makes pieces from the row groups of a data set."""
+
+    def __init__(self, model: Model, manifest: Manifest, by: str | None, where: str | None):
+        self._model = model
+        self._manifest = manifest
+        self._by = by
+        condition = parse_where(where, manifest.schema) if where is not None else None
+        self._encoder = model.encoder(with_target=True, choice=RowChoice(where=condition))
+        check_columns(self._encoder.columns, manifest)
+        if by is not None:
+            _check_by(manifest, by)
+        self._finisher = model.finisher(self._encoder)
+        columns = [*self._encoder.read_columns, *([by] if by is not None else [])]
+        self._columns = list(dict.fromkeys(columns))
+
+    def pieces(self, row_group: RowGroup) -> Iterator[_Piece]:
+        """The rows of one row group, slice by slice."""
+        manifest, encoder, model = self._manifest, self._encoder, self._model
+        if not can_hold_rows(manifest, row_group, encoder):
+            none = np.empty(0)
+            yield _Piece(row_group.rows, {"where": row_group.rows}, none, none, none, none, [], np.empty(0, np.int64))
+            return
+        start = 0
+        for batch in read_batches(
+            manifest, row_group, self._columns, encoder.dictionary_columns, encoder.layout.block_rows
+        ):
+            records = encoder.layout.new_records(batch.num_rows)
+            found = encoder.encode(batch, origin_of(manifest, row_group, start), records)
+            kept = np.flatnonzero(found.kept)
+            block = self._finisher.finish(records, kept)
+            raw = model.raw_prediction(block)
+            weight = block.weight if encoder.layout.has_weight else np.ones(len(kept))
+            levels, level = _levels_of(batch.column(self._by), self._by) if self._by is not None else ([], kept)
+            yield _Piece(
+                batch.num_rows, found.survey.dropped, block.target, model.loss.inverse_link(raw), raw, weight,
+                levels, level[kept] if self._by is not None else level,
+            )  # fmt: skip
+            start += batch.num_rows
+
+
+class _LevelTable:
+    """Sums of rows, weight, target and prediction for each level of a column."""
+
+    def __init__(self, column: str):
+        self._column = column
+        self._sums: dict[Label | None, np.ndarray] = {}
+
+    def add(self, piece: _Piece) -> None:
+        n = len(piece.levels)
+        weighted = (piece.weight, piece.weight * piece.target, piece.weight * piece.prediction)
+        rows = np.bincount(piece.level, minlength=n)
+        sums = np.stack([rows, *(np.bincount(piece.level, each, n) for each in weighted)], axis=1)
+        for k in np.flatnonzero(rows):
+            level = piece.levels[k]
+            self._sums[level] = self._sums.get(level, 0.0) + sums[k]
+        if len(self._sums) > MOST_LEVELS:
+            raise _too_many_levels(self._column)
+
+    def rows(self) -> tuple[LevelRow, ...]:
+        ordered = sorted(self._sums, key=lambda level: (level is None, level))
+        return tuple(self._row(level, *self._sums[level].tolist()) for level in ordered)
+
+    @staticmethod
+    def _row(level: Label | None, rows: float, weight: float, target: float, prediction: float) -> LevelRow:
+        ratio = target / prediction if prediction != 0.0 else None
+        return LevelRow(plain(level), int(rows), weight, target / weight, prediction / weight, ratio)
+
+
+def _check_by(manifest: Manifest, by: str) -> None:
+    if by not in manifest.schema.names:
+        raise ConfigError(f"--by: the data have no column '{by}'. {did_you_mean(by, manifest.schema.names)}")
+    arrow_type = manifest.schema.field(by).type
+    if kind_of(arrow_type) == "other":
+        raise ConfigError(f"--by {by}: a column of type {type_name(arrow_type)} has no levels. Choose another one.")
+
+
+def _levels_of(array: pa.Array, by: str) -> tuple[list[Label | None], np.ndarray]:
+    """The levels that may occur in a column, null last, and the index of each row's level."""
+    if not pa.types.is_dictionary(array.type):
+        if pa.types.is_float16(array.type):
+            array = array.cast(pa.float32())
+        if pa.types.is_floating(array.type):
+            array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+        array = pc.dictionary_encode(array)
+        if len(array.dictionary) > MOST_LEVELS:
+            raise _too_many_levels(by)
+    values = array.dictionary
+    if kind_of(values.type) == "moment":
+        # As text they have the same order, and nanoseconds are no trouble; durations are counts.
+        values = values.cast(pa.int64() if pa.types.is_duration(values.type) else pa.string())
+    levels = values.to_pylist()
+    index = pc.fill_null(array.indices.cast(pa.int64()), len(levels))
+    return [*levels, None], index.to_numpy(zero_copy_only=False)
+
+
+def _too_many_levels(by: str) -> ConfigError:
+    return ConfigError(f"--by {by}: more than {MOST_LEVELS:,} levels. Choose a column with fewer, or add one by ranges.")

@@ -1,0 +1,136 @@
+"""What a data set holds and what its columns would become, from the footers and a sample of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from streamgd.config import parse_sources
+from streamgd.data.columns import Label
+from streamgd.data.resolve import ColumnDescription, describe_columns
+from streamgd.data.source import Manifest, discover
+from streamgd.plain import byte_size, plain
+
+
+def inspect(data: Sequence[str] | str) -> dict[str, Any]:
+    """Describe Parquet data without reading more than footers and a sample.
+
+    Parameters
+    ----------
+    data : str or sequence of str
+        Files, directories, globs or URIs.
+
+    Returns
+    -------
+    dict
+        ``files``, ``rows``, ``row_groups``, ``bytes_on_disk``, ``bytes_uncompressed``; ``row_group_rows`` and
+        ``row_group_bytes`` (uncompressed) as ``{"smallest", "largest"}``; and ``columns``: for each ``name``, ``type``
+        (Arrow's; text is ``string`` and a dictionary the type of its values), ``becomes`` (``number``,
+        ``categorical``, ``left out`` or ``refused``) and ``reason``, and ``nulls``, ``minimum`` and ``maximum``, which
+        are None where the footers do not say. All of it can be written as JSON.
+
+    Raises
+    ------
+    NoInputError, CorruptFileError, SchemaError
+        From finding the data and reading their footers and the sample.
+    """
+    manifest = discover(parse_sources(data))
+    footers = [
+        manifest.files[group.file_index].metadata.row_group(group.index).total_byte_size
+        for group in manifest.row_groups
+    ]
+    rows = [group.rows for group in manifest.row_groups]
+    return {
+        "files": len(manifest.files),
+        "rows": manifest.n_rows,
+        "row_groups": len(manifest.row_groups),
+        "bytes_on_disk": sum(file.size_bytes for file in manifest.files),
+        "bytes_uncompressed": sum(footers),
+        "row_group_rows": {"smallest": min(rows), "largest": max(rows)},
+        "row_group_bytes": {"smallest": min(footers), "largest": max(footers)},
+        "columns": [_column(manifest, description) for description in describe_columns(manifest)],
+    }
+
+
+def _column(manifest: Manifest, description: ColumnDescription) -> dict[str, Any]:
+    minimum, maximum = _minimum_maximum(manifest, description.name) or (None, None)
+    return {
+        "name": description.name,
+        "type": description.type,
+        "becomes": description.becomes,
+        "reason": description.reason,
+        "nulls": _null_count(manifest, description.name),
+        "minimum": plain(minimum),
+        "maximum": plain(maximum),
+    }
+
+
+def _minimum_maximum(manifest: Manifest, name: str) -> tuple[Any, Any] | None:
+    values = [file.partition[name] for file in manifest.files if name in file.partition]
+    known: list[Any] = [value for value in values if value is not None]
+    return (min(known), max(known)) if known else manifest.minimum_maximum(name)
+
+
+def _null_count(manifest: Manifest, name: str) -> int | None:
+    """Null values of a column over all files; None where a footer does not say, as for nested columns."""
+    nulls = 0
+    for row_group in manifest.row_groups:
+        file = manifest.files[row_group.file_index]
+        if name in file.partition:
+            nulls += row_group.rows if file.partition[name] is None else 0
+            continue
+        leaves = file.leaves.get(name, [])
+        if len(leaves) != 1 or file.metadata.schema.column(leaves[0]).path != name:
+            return None
+        statistics = file.metadata.row_group(row_group.index).column(leaves[0]).statistics
+        if statistics is None or not statistics.has_null_count:
+            return None
+        nulls += statistics.null_count
+    return nulls
+
+
+def format_inspection(inspection: dict[str, Any]) -> str:
+    """The result of :func:`inspect` as lines of plain text, a table of the columns last."""
+    rows, sizes = inspection["row_group_rows"], inspection["row_group_bytes"]
+    head = [
+        f"{inspection['rows']:,} rows in {_count(inspection['files'], 'file')},"
+        f" {byte_size(inspection['bytes_on_disk'])} on disk, {byte_size(inspection['bytes_uncompressed'])} uncompressed",
+        f"{_count(inspection['row_groups'], 'row group')} of {_range(rows, '{:,}'.format)} rows,"
+        f" {_range(sizes, byte_size)}",
+        "",
+    ]
+    table = [("column", "type", "becomes", "nulls", "minimum", "maximum", "")]
+    for column in inspection["columns"]:
+        facts = (_cell(column[name]) for name in ("name", "type", "becomes", "nulls", "minimum", "maximum"))
+        table.append((*facts, column["reason"]))  # type: ignore[arg-type]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    lines = [_line(cells, widths) for cells in table]
+    return "\n".join([*head, *lines])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    numbers = (3,)
+    padded = [
+        cell.rjust(width) if position in numbers else cell.ljust(width)
+        for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(padded).rstrip()
+
+
+def _cell(value: Label | None) -> str:
+    """A value on one line, of bounded length; '?' for what is not known."""
+    if value is None:
+        return "?"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 30 else text[:29] + "…"
+
+
+def _range(bounds: dict[str, int], show: Any) -> str:
+    smallest, largest = show(bounds["smallest"]), show(bounds["largest"])
+    return smallest if smallest == largest else f"{smallest} to {largest}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

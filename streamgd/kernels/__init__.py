@@ -1,0 +1,1 @@
+"""All compiled loops, one room: nothing else imports numba."""

@@ -1,0 +1,50 @@
+"""How loops are compiled: ahead of use where the types are known, cached on disk, without the GIL.
+
+Full ``fastmath`` would delete every check for NaN and inf; the four flags below let sums be reordered and
+multiply-adds be fused, and keep the checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit, types
+
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: The type of a loss's value, derivative and curvature per row: ``f(y_true, raw_prediction)``.
+POINTWISE = types.float64(types.float64, types.float64)
+POINTWISE_FUNCTION = types.FunctionType(POINTWISE)
+
+#: The type of an optimizer's update; see ``streamgd.optim.stochastic``.
+UPDATE = types.void(
+    types.float64[::1],  # theta
+    types.float64[::1],  # gradient
+    types.int64[::1],  # touched coordinates
+    types.float64[:, ::1],  # slots of the optimizer, one row each
+    types.float64[::1],  # rate of each coordinate, written by the update
+    types.float64[::1],  # settings of the optimizer
+    types.float64,  # learning rate
+    types.int64,  # number of this step, from 1
+)
+UPDATE_FUNCTION = types.FunctionType(UPDATE)
+
+
+def compiled(signature: Any = None) -> Callable[[Function], Function]:
+    """Compile a loop; with ``signature`` (one or a list) at import or from the cache, else at first use."""
+    if signature is None:
+        return cast("Callable[[Function], Function]", njit(cache=True, nogil=True, fastmath=FASTMATH))
+    return cast("Callable[[Function], Function]", njit(signature, cache=True, nogil=True, fastmath=FASTMATH))
+
+
+def pointwise(function: Function) -> Function:
+    """Compile ``f(y_true, raw_prediction) -> float`` so that the training loops can take it as an argument."""
+    return compiled(POINTWISE)(function)
+
+
+def update_rule(function: Function) -> Function:
+    """Compile an optimizer's update so that the training loops can take it as an argument."""
+    return compiled(UPDATE)(function)

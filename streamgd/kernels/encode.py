@@ -1,0 +1,255 @@
+"""Arrow columns -> row-major records, and records -> blocks.
+
+A record is one encoded row as scatter moves it: all its numbers side by side. Numeric columns are read straight
+from Arrow's buffers, by address, one tile of rows at a time so that a tile of the records stays in the cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from streamgd.kernels.compile import compiled
+
+TILE_ROWS = 1024
+
+# The element types that are read as they are; anything else is cast by pyarrow first.
+KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
+
+_f8, _f4, _i8, _i4 = types.float64, types.float32, types.int64, types.int32
+
+
+@intrinsic
+def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
+    """An address held in an integer, as a pointer."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+@compiled(types.void(_i8, _i8, _i8, _i8, _f8[::1]))
+def _copy_values(address, kind, first, count, tile):  # type: ignore[no-untyped-def]
+    """``tile[:count]`` = the values ``first … first + count - 1`` of an Arrow buffer, as float64."""
+    pointer = _pointer(address)
+    n = first + count
+    if kind == 0:
+        tile[:count] = carray(pointer, n, np.float64)[first:n]
+    elif kind == 1:
+        tile[:count] = carray(pointer, n, np.float32)[first:n]
+    elif kind == 2:
+        tile[:count] = carray(pointer, n, np.int64)[first:n]
+    elif kind == 3:
+        tile[:count] = carray(pointer, n, np.int32)[first:n]
+    elif kind == 4:
+        tile[:count] = carray(pointer, n, np.int16)[first:n]
+    elif kind == 5:
+        tile[:count] = carray(pointer, n, np.int8)[first:n]
+    elif kind == 6:
+        tile[:count] = carray(pointer, n, np.uint32)[first:n]
+    elif kind == 7:
+        tile[:count] = carray(pointer, n, np.uint16)[first:n]
+    elif kind == 8:
+        tile[:count] = carray(pointer, n, np.uint8)[first:n]
+    else:
+        bits = carray(pointer, (n + 7) // 8, np.uint8)
+        for i in range(count):
+            tile[i] = (bits[(first + i) >> 3] >> ((first + i) & 7)) & 1
+
+
+@compiled(types.void(_i8, _i8, _i8, _f8[::1]))
+def _mark_nulls(validity, first, count, tile):  # type: ignore[no-untyped-def]
+    """NaN where the validity bitmap says null; address 0 means no nulls."""
+    if validity == 0:
+        return
+    bits = carray(_pointer(validity), (first + count + 7) // 8, np.uint8)
+    for i in range(count):
+        if (bits[(first + i) >> 3] >> ((first + i) & 7)) & 1 == 0:
+            tile[i] = np.nan
+
+
+def _encode_signature(feature):  # type: ignore[no-untyped-def]
+    return types.void(
+        _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1], _i8, _f8[:, ::1],
+        types.boolean[::1],
+    )  # fmt: skip
+
+
+@compiled([_encode_signature(_f4), _encode_signature(_f8)])
+def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, has_null):  # type: ignore[no-untyped-def]
+    """Write ``(x - shift) / scale`` of every column into the records, NaN for null, and take moments of it.
+
+    Parameters
+    ----------
+    addresses, validity, offsets, kinds : int64, (n_columns,)
+        Arrow's value and validity buffers, the array's offset in them, and the index of the type in ``KINDS``.
+    weight : float64, (n_rows,)
+        Weight of each row in the moments; zero where a row is dropped or held out.
+    shift, scale : float64, (n_columns,)
+    out : float32 or float64, (n_rows, record length)
+        Records, written from position ``first``.
+    moments : float64, (n_columns, 4)
+        Written: total weight, mean, sum of squared deviations, and largest magnitude of the values as they were
+        read, over rows of positive weight.
+    has_null : bool, (n_rows,)
+        Set where any column is null or NaN.
+    """
+    n_rows = weight.shape[0]
+    tile = np.empty(TILE_ROWS, np.float64)
+    for column in range(addresses.shape[0]):
+        moments[column, :] = 0.0
+    for start in range(0, n_rows, TILE_ROWS):
+        count = min(TILE_ROWS, n_rows - start)
+        for column in range(addresses.shape[0]):
+            _copy_values(addresses[column], kinds[column], offsets[column] + start, count, tile)
+            _mark_nulls(validity[column], offsets[column] + start, count, tile)
+            largest = 0.0
+            total = 0.0
+            weighted = 0.0
+            nulls = 0
+            column_shift = shift[column]
+            column_scale = scale[column]
+            for i in range(count):
+                value = tile[i]
+                row_weight = weight[start + i]
+                is_value = value == value
+                if row_weight > 0.0 and is_value:
+                    largest = max(largest, abs(value))
+                nulls += 0 if is_value else 1
+                z = (value - column_shift) / column_scale
+                tile[i] = z
+                out[start + i, first + column] = z
+                row_weight = row_weight if is_value else 0.0
+                total += row_weight
+                weighted += row_weight * (z if is_value else 0.0)
+            if nulls > 0:
+                for i in range(count):
+                    if tile[i] != tile[i]:
+                        has_null[start + i] = True
+            moments[column, 3] = max(moments[column, 3], largest)
+            if total > 0.0:
+                mean = weighted / total
+                squares = 0.0
+                for i in range(count):
+                    z = tile[i]
+                    deviation = z - mean if z == z else 0.0
+                    squares += weight[start + i] * deviation * deviation
+                # Chan, Golub, LeVeque (1983), eq. 2.1: merge the tile into the column.
+                before = moments[column, 0]
+                difference = mean - moments[column, 1]
+                moments[column, 0] = before + total
+                moments[column, 1] += difference * (total / (before + total))
+                moments[column, 2] += squares + difference * difference * (before * total / (before + total))
+
+
+@compiled(types.void(_i4[::1], types.boolean[::1], _i4[::1], _i4, _i4[:, ::1], _i8))
+def write_codes(indices, is_null, table, null_code, out, position):  # type: ignore[no-untyped-def]
+    """Write ``table[indices]`` into the records; ``is_null`` is empty where no row is null."""
+    if is_null.shape[0] == 0:
+        for i in range(indices.shape[0]):
+            out[i, position] = table[indices[i]]
+    else:
+        for i in range(indices.shape[0]):
+            out[i, position] = null_code if is_null[i] else table[indices[i]]
+
+
+@compiled(_i8(_i4[:, ::1], _i8, _i8, _i4, _i8[::1], _i8[::1]))
+def slot_order(records, slot_position, n_places, holdout_bit, at, order):  # type: ignore[no-untyped-def]
+    """Indices of the records in the order of their slots, training rows first; returns how many those are.
+
+    ``at`` is scratch of ``2 * n_places``; ``order`` has one entry per record.
+    """
+    at[:] = -1
+    for i in range(records.shape[0]):
+        slot = records[i, slot_position]
+        at[(slot ^ holdout_bit) + n_places if slot & holdout_bit else slot] = i
+    filled = 0
+    n_train = 0
+    for place in range(2 * n_places):
+        if place == n_places:
+            n_train = filled
+        if at[place] >= 0:
+            order[filled] = at[place]
+            filled += 1
+    return n_train
+
+
+def _finish_features_signature(feature):  # type: ignore[no-untyped-def]
+    return types.void(feature[:, ::1], _i8, _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1])
+
+
+@compiled([_finish_features_signature(_f4), _finish_features_signature(_f8)])
+def finish_features(records, first, order, mean, scale, fill, out):  # type: ignore[no-untyped-def]
+    """``out[i] = (record - mean) / scale`` of the records in ``order``; NaN becomes ``fill``."""
+    for i in range(order.shape[0]):
+        source = order[i]
+        for column in range(out.shape[1]):
+            z = np.float64(records[source, first + column])
+            out[i, column] = (z - mean[column]) / scale[column] if z == z else fill[column]
+
+
+@compiled(types.void(_i4[:, ::1], _i8, _i8[::1], _i4[::1], _i8[::1], _i4[::1], _i4[::1], _i4[:, ::1]))
+def finish_codes(records, first, order, tables, table_starts, unknown, hashed_from, out):  # type: ignore[no-untyped-def]
+    """Provisional codes -> rows of theta.
+
+    A code >= 0 is looked up in the column's table, -1 is a level not in the vocabulary, and -2 - bucket is a
+    bucket of a hashed column, whose coefficients begin at ``hashed_from``.
+    """
+    for i in range(order.shape[0]):
+        source = order[i]
+        for column in range(out.shape[1]):
+            code = records[source, first + column]
+            if code >= 0:
+                out[i, column] = tables[table_starts[column] + code]
+            elif code == -1:
+                out[i, column] = unknown[column]
+            else:
+                out[i, column] = hashed_from[column] - 2 - code
+
+
+@compiled(types.void(_f8[:, ::1], _i8, _i8[::1], _f8, _f8, _f8[::1]))
+def finish_doubles(records, position, order, shift, scale, out):  # type: ignore[no-untyped-def]
+    """``out[i] = (record - shift) / scale`` of one float64 field of the records in ``order``."""
+    for i in range(order.shape[0]):
+        out[i] = (records[order[i], position] - shift) / scale
+
+
+@compiled(types.void(_i8[::1], _i8, _i8[::1], _i8[::1]))
+def sort_by_block(block, n_blocks, starts, order):  # type: ignore[no-untyped-def]
+    """Counting sort, stable: ``order`` lists the rows of block 0, then 1, …; -1 marks a dropped row.
+
+    ``starts`` (n_blocks + 1,) is written: the rows of block b are ``order[starts[b]:starts[b + 1]]``.
+    """
+    starts[:] = 0
+    for i in range(block.shape[0]):
+        if block[i] >= 0:
+            starts[block[i] + 1] += 1
+    for b in range(n_blocks):
+        starts[b + 1] += starts[b]
+    fill = starts.copy()
+    for i in range(block.shape[0]):
+        if block[i] >= 0:
+            order[fill[block[i]]] = i
+            fill[block[i]] += 1
+
+
+@compiled(types.void(types.uint64[:, ::1], _i8[::1], types.uint64[:, ::1]))
+def gather_records(records, order, out):  # type: ignore[no-untyped-def]
+    """``out[i] = records[order[i]]``, whole records as 64-bit words."""
+    for i in range(out.shape[0]):
+        source = order[i]
+        for word in range(out.shape[1]):
+            out[i, word] = records[source, word]
+
+
+@compiled(types.void(_i4[::1], types.uint8[::1], types.uint64[::1]))
+def hash_texts(offsets, data, out):  # type: ignore[no-untyped-def]
+    """FNV-1a (64 bit) of each UTF-8 text of an Arrow string array."""
+    for i in range(out.shape[0]):
+        value = np.uint64(0xCBF29CE484222325)
+        for j in range(offsets[i], offsets[i + 1]):
+            value = (value ^ np.uint64(data[j])) * np.uint64(0x100000001B3)
+        out[i] = value

@@ -1,0 +1,233 @@
+"""Stochastic gradient descent over the rows of one block: predict, compare, gradient, update.
+
+Coordinates of theta that a mini-batch does not touch (levels that do not occur in it) cost nothing: ``clock``
+holds the step at which each coordinate was last touched, and both its average and its penalty are brought up to
+date when it is touched again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from streamgd.kernels.compile import POINTWISE_FUNCTION, UPDATE_FUNCTION, compiled
+
+#: The progressive loss is taken on every n-th row: a log and an exp for each row would cost as much as the step.
+LOSS_EVERY_ROWS = 8
+
+_f8, _i8, _i4 = types.float64, types.int64, types.int32
+
+
+@compiled(_f8(_f8, _f8, _f8, _f8))
+def average_decay(since, now, average, theta):  # type: ignore[no-untyped-def]
+    """The polynomial average (Shamir, Zhang 2013, eta = 3) of a coordinate that kept its value since step ``since``.
+
+    Each step t does ``average += 4 / (t + 3) * (theta - average)``; the product over the steps from ``since`` to
+    ``now`` telescopes.
+    """
+    decay = since / (now + 3.0) * ((since + 1.0) / now) * ((since + 2.0) / (now + 1.0)) * ((since + 3.0) / (now + 2.0))
+    return theta + (average - theta) * decay
+
+
+@compiled(_f8(_f8, _f8, _f8, _f8))
+def shrink(theta, rate, l1, l2):  # type: ignore[no-untyped-def]
+    """The penalty's own step: ``argmin_b (b - theta)^2 / (2 rate) + l1 |b| + l2 / 2 b^2``."""
+    threshold = rate * l1
+    if theta > threshold:
+        return (theta - threshold) / (1.0 + rate * l2)
+    if theta < -threshold:
+        return (theta + threshold) / (1.0 + rate * l2)
+    return 0.0
+
+
+def _minibatch_signature(feature):  # type: ignore[no-untyped-def]
+    return types.void(
+        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
+        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _f8[::1], _f8[::1],
+        POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
+    )  # fmt: skip
+
+
+@compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
+def train_minibatches(  # type: ignore[no-untyped-def]
+    features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
+    averaging, theta, average, slots, clock, settings, losses,
+    loss_value, loss_derivative, update,
+):  # fmt: skip
+    """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
+
+    Parameters
+    ----------
+    features : float32 or float64, (n_rows, n_numeric)
+    codes : int32, (n_rows, n_categorical)
+        Row of theta of each level, -1 for the base level.
+    target, weight, offset : float64, (n_rows,)
+        Weight and offset may be empty: 1 and 0.
+    bounds : int64, (n_batches + 1,)
+    learning_rates : float64, (n_batches,)
+    steps_before : int
+        Steps taken so far; the first mini-batch is step ``steps_before + 1``.
+    mean_weight : float
+        Mean weight of a training row, by which gradients are divided.
+    theta, average : float64, (n_dof,)
+        Changed in place, as are ``slots`` (n_slots, n_dof) and ``clock`` (int64, n_dof).
+    losses : float64, (2,)
+        Incremented: weighted sum of the losses before each update, and the weight.
+    """
+    n_numeric = features.shape[1]
+    n_categorical = codes.shape[1]
+    intercept = theta.shape[0] - 1
+    theta_numeric = np.empty(n_numeric, features.dtype)
+    gradient_numeric = np.empty(n_numeric, features.dtype)
+    gradient = np.zeros(theta.shape[0])
+    rate = np.zeros(theta.shape[0])
+    touched = np.empty(min(theta.shape[0], n_numeric + 1 + n_categorical * (bounds[-1] - bounds[0])), np.int64)
+    for j in range(n_numeric):
+        touched[j] = j
+    touched[n_numeric] = intercept
+    touched_at = np.full(theta.shape[0], -1, np.int64)
+    weighted = weight.shape[0] > 0
+    shifted = offset.shape[0] > 0
+
+    for batch in range(bounds.shape[0] - 1):
+        step = steps_before + batch + 1
+        start, stop = bounds[batch], bounds[batch + 1]
+        n_touched = n_numeric + 1
+        for j in range(n_numeric):
+            theta_numeric[j] = theta[j]
+            gradient_numeric[j] = 0.0
+        gradient_intercept = 0.0
+
+        for i in range(start, stop):
+            # Predict.
+            dot = theta_numeric.dtype.type(0.0)
+            for j in range(n_numeric):
+                dot += features[i, j] * theta_numeric[j]
+            raw = theta[intercept] + dot
+            for c in range(n_categorical):
+                j = codes[i, c]
+                if j >= 0:
+                    raw += theta[j]
+            if shifted:
+                raw += offset[i]
+            # Compare.
+            row_weight = weight[i] if weighted else 1.0
+            residual = row_weight * loss_derivative(target[i], raw)
+            if i % LOSS_EVERY_ROWS == 0:
+                losses[0] += row_weight * loss_value(target[i], raw)
+                losses[1] += row_weight
+            # Gradient.
+            residual_numeric = theta_numeric.dtype.type(residual)
+            for j in range(n_numeric):
+                gradient_numeric[j] += residual_numeric * features[i, j]
+            for c in range(n_categorical):
+                j = codes[i, c]
+                if j >= 0:
+                    if touched_at[j] != batch:
+                        touched_at[j] = batch
+                        touched[n_touched] = j
+                        n_touched += 1
+                    gradient[j] += residual
+            gradient_intercept += residual
+
+        divisor = 1.0 / ((stop - start) * mean_weight)
+        for j in range(n_numeric):
+            gradient[j] = gradient_numeric[j] * divisor
+        for k in range(n_numeric + 1, n_touched):
+            gradient[touched[k]] *= divisor
+        gradient[intercept] = gradient_intercept * divisor
+
+        # Update.
+        if averaging:
+            for k in range(n_touched):
+                j = touched[k]
+                if clock[j] < step - 1:
+                    average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
+        update(theta, gradient, touched[:n_touched], slots, rate, settings, learning_rates[batch], step)
+        for k in range(n_touched):
+            j = touched[k]
+            if j != intercept:
+                theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2)
+            if averaging:
+                average[j] += 4.0 / (step + 3.0) * (theta[j] - average[j])
+            clock[j] = step
+            gradient[j] = 0.0
+
+
+def _rows_signature(feature):  # type: ignore[no-untyped-def]
+    return types.void(
+        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
+        types.boolean, _f8[::1], _f8[::1], _i8[::1], _f8[::1],
+        POINTWISE_FUNCTION, POINTWISE_FUNCTION,
+    )  # fmt: skip
+
+
+@compiled([_rows_signature(types.float32), _rows_signature(_f8)])
+def train_rows(  # type: ignore[no-untyped-def]
+    features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
+    averaging, theta, average, clock, losses, loss_value, loss_derivative,
+):  # fmt: skip
+    """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
+
+    The arguments are those of ``train_minibatches``, with one learning rate a row.
+    """
+    n_numeric = features.shape[1]
+    n_categorical = codes.shape[1]
+    intercept = theta.shape[0] - 1
+    weighted = weight.shape[0] > 0
+    shifted = offset.shape[0] > 0
+    for i in range(features.shape[0]):
+        step = steps_before + i + 1
+        alpha = learning_rates[i]
+        # Predict.
+        raw = theta[intercept]
+        for j in range(n_numeric):
+            raw += features[i, j] * theta[j]
+        for c in range(n_categorical):
+            j = codes[i, c]
+            if j >= 0:
+                raw += theta[j]
+        if shifted:
+            raw += offset[i]
+        # Compare.
+        row_weight = weight[i] if weighted else 1.0
+        residual = row_weight / mean_weight * loss_derivative(target[i], raw)
+        if i % LOSS_EVERY_ROWS == 0:
+            losses[0] += row_weight * loss_value(target[i], raw)
+            losses[1] += row_weight
+        # Update; the gradient of one row is residual * x.
+        share = 4.0 / (step + 3.0)
+        kept = 1.0 / (1.0 + alpha * l2)
+        for j in range(n_numeric):
+            theta[j] = (theta[j] - alpha * residual * features[i, j]) * kept
+        if l1 > 0.0:
+            for j in range(n_numeric):
+                theta[j] = shrink(theta[j], alpha, l1, 0.0)
+        if averaging:
+            for j in range(n_numeric):
+                average[j] += share * (theta[j] - average[j])
+        for c in range(n_categorical):
+            j = codes[i, c]
+            if j >= 0:
+                if averaging and clock[j] < step - 1:
+                    average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
+                theta[j] = shrink(theta[j] - alpha * residual, alpha * (step - clock[j]), l1, l2)
+                if averaging:
+                    average[j] += share * (theta[j] - average[j])
+                clock[j] = step
+        theta[intercept] -= alpha * residual
+        if averaging:
+            average[intercept] += share * (theta[intercept] - average[intercept])
+    last = steps_before + features.shape[0]
+    for j in range(n_numeric):
+        clock[j] = last
+    clock[intercept] = last
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _i8[::1], _i8, _f8[::1]))
+def averaged_theta(theta, average, clock, step, out):  # type: ignore[no-untyped-def]
+    """The average brought up to ``step`` for every coordinate, written to ``out``."""
+    for j in range(theta.shape[0]):
+        out[j] = average[j]
+        if clock[j] < step:
+            out[j] = average_decay(np.float64(clock[j]), np.float64(step), average[j], theta[j])

@@ -1,0 +1,178 @@
+"""The frozen result of a run: encoding, theta and loss. It predicts, tells its coefficients, and is saved whole."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from streamgd import state as states
+from streamgd.data.blocks import Block, RecordLayout
+from streamgd.data.columns import Label
+from streamgd.data.encoder import EncodedRows, Encoder, Origin, RowChoice
+from streamgd.data.encoding import Encoding, Finisher
+from streamgd.errors import NoInputError, storage_errors
+from streamgd.objective.losses import LOSSES, Loss
+from streamgd.objective.objective import raw_prediction
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One row of theta. ``value`` is in original units: change of the raw prediction by one unit of the column."""
+
+    name: str
+    column: str
+    level: str | None
+    standardised: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained linear model.
+
+    Attributes
+    ----------
+    theta : float64, (n_dof, n_outputs)
+        Coefficients of the standardised features, the intercept last, in units of the target.
+    encoding : Encoding
+        How rows become features; the target is not scaled.
+    facts : dict
+        What is worth knowing of the run: rows, steps, epochs, losses, how it ended.
+    """
+
+    loss_name: str
+    theta: np.ndarray
+    encoding: Encoding
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_training(cls, loss_name: str, theta: np.ndarray, encoding: Encoding, facts: dict[str, Any]) -> Self:
+        """The model of a theta that was trained on the standardised target."""
+        theta = theta * encoding.target_scale
+        theta[-1] += encoding.target_shift
+        return cls(loss_name, theta, replace(encoding, target_shift=0.0, target_scale=1.0), facts)
+
+    @property
+    def loss(self) -> Loss:
+        return LOSSES[self.loss_name]
+
+    @property
+    def classes(self) -> tuple[Label, Label] | None:
+        """The values of the target that count as 0 and 1, for a classifier."""
+        target = self.encoding.columns.target
+        return target.classes if target else None
+
+    @property
+    def theta_sha256(self) -> str:
+        """Digest of what predictions are made from: theta, shift and scale as little-endian float64."""
+        digest = hashlib.sha256()
+        for array in (self.theta, self.encoding.scaling.shift, self.encoding.scaling.scale):
+            digest.update(np.ascontiguousarray(array, "<f8").tobytes())
+        return digest.hexdigest()
+
+    def encoder(self, with_target: bool, choice: RowChoice | None = None, extra_weight: bool = True) -> Encoder:
+        """An encoder for new data: every row is kept without target, rows without a target are dropped with it."""
+        columns = self.encoding.columns
+        if not with_target:
+            columns = replace(columns, target=None, weight=None)
+        elif not extra_weight:
+            columns = replace(columns, weight=None)
+        layout = RecordLayout(
+            len(columns.numeric), len(columns.categorical), "float64",
+            columns.weight is not None, columns.offset is not None, False,
+        )  # fmt: skip
+        scaling = self.encoding.scaling
+        encoding = replace(self.encoding, columns=columns)
+        encoder = Encoder.of_encoding(encoding, layout, choice, every_row=not with_target)
+        # The final scale at once: no second rounding.
+        return replace(encoder, shift0=scaling.shift, scale0=scaling.scale)
+
+    def finisher(self, encoder: Encoder) -> Finisher:
+        """Finishes the records of :meth:`encoder`, which are already in final units."""
+        scaling = self.encoding.scaling
+        zeros, ones = np.zeros_like(scaling.shift), np.ones_like(scaling.scale)
+        final = replace(scaling, shift0=scaling.shift, scale0=scaling.scale, mean=zeros, deviation=ones)
+        return Finisher(encoder.layout, self.encoding.with_scaling(final), encoder.vocabularies)
+
+    def raw_prediction(self, block: Block) -> np.ndarray:
+        """``X @ theta + offset``, float64, shape ``(n_rows,)``."""
+        return raw_prediction(block, self.theta)
+
+    def predict_batch(self, batch: pa.RecordBatch, origin: Origin | None = None) -> np.ndarray:
+        """Predictions (probabilities for a classifier) of a record batch, float64, NaN where none can be made."""
+        encoder = self.encoder(with_target=False)
+        finisher = self.finisher(encoder)
+        return self.predict_with(encoder, finisher, batch, origin or Origin("the batch", 0, 0, 0))[0]
+
+    def predict_with(
+        self, encoder: Encoder, finisher: Finisher, batch: pa.RecordBatch, origin: Origin
+    ) -> tuple[np.ndarray, EncodedRows]:
+        """Predictions by an encoder and finisher that are used again and again."""
+        records = encoder.layout.new_records(batch.num_rows)
+        rows = encoder.encode(batch, origin, records)
+        block = finisher.finish(records, np.arange(batch.num_rows))
+        prediction = self.loss.inverse_link(self.raw_prediction(block))
+        if self.encoding.nulls != "impute":
+            prediction[rows.has_null] = np.nan
+        return prediction, rows
+
+    def coefficients(self) -> list[Coefficient]:
+        """Every row of theta by name, in original units, the intercept last."""
+        encoding = self.encoding
+        theta, n = self.theta[:, 0], encoding.n_numeric
+        values = theta.copy()
+        values[:n] /= encoding.scaling.scale
+        values[-1] -= values[:n] @ encoding.scaling.shift
+        rows = [(column.name, column.name, None) for column in encoding.columns.numeric]
+        for column in encoding.categorical:
+            prefix = len(column.column.name) + 1
+            rows += [(name, column.column.name, name[prefix:]) for name in column.row_names()]  # type: ignore[misc]
+        rows.append(("(intercept)", "(intercept)", None))
+        return [
+            Coefficient(name, source, level, float(standardised), float(value))
+            for (name, source, level), standardised, value in zip(rows, theta, values, strict=True)
+        ]
+
+    def base_levels(self) -> dict[str, Label | None]:
+        """The level of each categorical column that has no coefficient."""
+        return {c.column.name: c.levels[0] for c in self.encoding.categorical if c.levels and not c.hashed}
+
+    def to_bytes(self) -> bytes:
+        return states.serialize(
+            {"loss": self.loss_name, "theta": self.theta, "encoding": self.encoding.state(), "facts": self.facts},
+            "model",
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Self:
+        state = states.deserialize(data, "model", where)
+        return cls(state["loss"], state["theta"], Encoding.from_state(state["encoding"]), state["facts"])
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one file, atomically."""
+        states.write_atomically(Path(path), self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model file, or the model of a run directory.
+
+        Raises
+        ------
+        NoInputError
+            There is no model.
+        CorruptStateError
+            The file is damaged.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / "model.safetensors"
+        if not file.exists():
+            raise NoInputError(f"no model at {file}. Finish the run with: streamgd train … --run {file.parent}")
+        with storage_errors(f"read {file}"):
+            data = file.read_bytes()
+        return cls.from_bytes(data, str(file))

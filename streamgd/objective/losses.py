@@ -1,0 +1,163 @@
+"""Losses: pointwise functions of the target and the raw prediction, which know nothing of features or weights.
+
+A loss is one class here, entered in ``LOSSES``. Its pointwise functions are compiled one by one and handed to the
+training loops as arguments, so nothing else changes when a loss is added.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from streamgd.kernels import sums
+from streamgd.kernels.compile import pointwise
+
+
+@pointwise
+def _softplus(_: float, raw: float) -> float:
+    """``log1p(exp(raw))`` without overflow: Mächler (2012), "Accurately Computing log(1 - exp(-|a|))", eq. 10."""
+    if raw <= -37.0:
+        return math.exp(raw)
+    if raw <= 18.0:
+        return math.log1p(math.exp(raw))
+    if raw <= 33.3:
+        return raw + math.exp(-raw)
+    return raw
+
+
+@pointwise
+def _expit(_: float, raw: float) -> float:
+    """``1 / (1 + exp(-raw))`` without overflow."""
+    if raw >= 0.0:
+        return 1.0 / (1.0 + math.exp(-raw))
+    power = math.exp(raw)
+    return power / (1.0 + power)
+
+
+class Loss(ABC):
+    """One loss. Subclasses give three compiled functions ``f(y_true, raw_prediction)`` and the link.
+
+    ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
+    are derived from it.
+    """
+
+    name: ClassVar[str]
+    max_curvature: ClassVar[float]
+    pointwise_loss: ClassVar[Any]
+    pointwise_gradient: ClassVar[Any]
+    pointwise_curvature: ClassVar[Any]
+    is_classifier: ClassVar[bool] = False
+
+    @abstractmethod
+    def link(self, prediction: np.ndarray) -> np.ndarray:
+        """Raw prediction of a prediction."""
+
+    @abstractmethod
+    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
+        """Prediction of a raw prediction."""
+
+    def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+        """Loss of each row, float64, shape ``(n,)``."""
+        return _mapped(self.pointwise_loss, y_true, raw_prediction)
+
+    def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+        """First derivative by the raw prediction of each row, float64, shape ``(n,)``."""
+        return _mapped(self.pointwise_gradient, y_true, raw_prediction)
+
+    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+        """Second derivative by the raw prediction of each row, float64, shape ``(n,)``."""
+        return _mapped(self.pointwise_curvature, y_true, raw_prediction)
+
+
+def _mapped(function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+    out = np.empty(len(y_true), np.float64)
+    sums.map_pointwise(
+        function, np.ascontiguousarray(y_true, np.float64), np.ascontiguousarray(raw_prediction, np.float64), out
+    )
+    return out
+
+
+class HalfSquaredError(Loss):
+    """Half the squared error, with the identity link.
+
+    Domain   y_true and prediction real
+    Link     prediction = raw_prediction
+    Formula  loss_i = 1/2 * (raw_i - y_i)^2
+
+    >>> HalfSquaredError().gradient(np.array([1.0]), np.array([3.0]))
+    array([2.])
+    """
+
+    name = "squared"
+    max_curvature = 1.0
+
+    @staticmethod
+    @pointwise
+    def pointwise_loss(y_true: float, raw: float) -> float:
+        return 0.5 * (raw - y_true) * (raw - y_true)
+
+    @staticmethod
+    @pointwise
+    def pointwise_gradient(y_true: float, raw: float) -> float:
+        return raw - y_true
+
+    @staticmethod
+    @pointwise
+    def pointwise_curvature(y_true: float, raw: float) -> float:
+        return 1.0
+
+    def link(self, prediction: np.ndarray) -> np.ndarray:
+        return prediction
+
+    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
+        return raw_prediction
+
+
+class HalfBinomialLoss(Loss):
+    """Logistic loss: half the binomial deviance, with the logit link.
+
+    Domain   y_true in {0, 1} or [0, 1]; prediction in (0, 1)
+    Link     prediction = expit(raw_prediction)
+    Formula  loss_i = log1p(exp(raw_i)) - y_i * raw_i
+
+    Values are per row; the objective weights and sums them.
+
+    >>> HalfBinomialLoss().gradient(np.array([1.0]), np.array([0.0]))
+    array([-0.5])
+    """
+
+    name = "logistic"
+    max_curvature = 0.25
+    is_classifier = True
+
+    @staticmethod
+    @pointwise
+    def pointwise_loss(y_true: float, raw: float) -> float:
+        # softplus(raw) - y * raw, written so that nothing cancels for confident, right predictions.
+        if raw > 0.0:
+            return (1.0 - y_true) * raw + _softplus(0.0, -raw)
+        return _softplus(0.0, raw) - y_true * raw
+
+    @staticmethod
+    @pointwise
+    def pointwise_gradient(y_true: float, raw: float) -> float:
+        return _expit(0.0, raw) - y_true
+
+    @staticmethod
+    @pointwise
+    def pointwise_curvature(y_true: float, raw: float) -> float:
+        probability = _expit(0.0, raw)
+        return probability * (1.0 - probability)
+
+    def link(self, prediction: np.ndarray) -> np.ndarray:
+        return np.log(prediction) - np.log1p(-prediction)
+
+    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
+        return _mapped(_expit, np.zeros(len(raw_prediction)), raw_prediction)
+
+
+#: Every loss by its name on the command line.
+LOSSES: dict[str, Loss] = {loss.name: loss for loss in (HalfSquaredError(), HalfBinomialLoss())}

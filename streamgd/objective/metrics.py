@@ -1,0 +1,164 @@
+"""How good predictions are: sums over rows that can be added up in any portions, and the metrics made from them.
+
+One pass suffices for all of them, also for the base rate: the best constant prediction on the same rows, beside which
+every metric is to be read. Sums are float64; adding the same rows in the same portions gives the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Self
+
+import numpy as np
+
+from streamgd.data.scaler import Moments
+from streamgd.kernels import metrics as kernels
+from streamgd.objective.losses import Loss
+
+Result = dict[str, float | None]
+
+
+class Metrics(ABC):
+    """Sums over rows from which the metrics follow."""
+
+    rows: int
+
+    @abstractmethod
+    def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
+        """Add rows.
+
+        Parameters
+        ----------
+        target, prediction, raw : float64, (n_rows,), C-contiguous
+            ``prediction`` is ``raw`` through the inverse link.
+        weight : float64, (n_rows,), or None
+            None: 1 for each row.
+        """
+
+    @abstractmethod
+    def merge(self, later: Self) -> None:
+        """Add the rows of ``later``, as if they had come after."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> float:
+        """Total weight."""
+
+    @abstractmethod
+    def result(self) -> Result:
+        """The metrics by name; ``base_…`` is that of the best constant. None where a metric is not defined."""
+
+
+def metrics_of(loss: Loss) -> Metrics:
+    """Empty sums for the predictions of a model with this loss."""
+    return ClassifierMetrics(loss) if loss.is_classifier else RegressionMetrics(loss)
+
+
+class ClassifierMetrics(Metrics):
+    """Metrics of probabilities: loss, log loss, AUC, Brier score, accuracy, positive rate.
+
+    ``loss`` is the mean of the loss as it was trained on. ``log_loss`` is that of the probabilities, which are clipped
+    as in scikit-learn. ``accuracy`` counts a row as positive where the probability is above one half.
+
+    ``auc`` is read from a histogram over the raw prediction, ties counting one half. Only pairs of rows inside one bin
+    can be in the wrong order, so the exact area differs by no more than ``auc_error_bound``: half the share of such
+    pairs. A bin in which all raw predictions are the same has only true ties, and adds nothing to the bound.
+    """
+
+    def __init__(self, loss: Loss):
+        self._loss = loss
+        self._totals = np.zeros(7)
+        self._bins = np.zeros((4, kernels.RANK_BINS))
+        self._bins[2], self._bins[3] = np.inf, -np.inf
+        self.rows = 0
+
+    def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
+        weight = np.ones(len(target)) if weight is None else weight
+        totals = np.empty(7)
+        kernels.classifier_sums(self._loss.pointwise_loss, target, raw, prediction, weight, totals)
+        kernels.add_ranks(target, raw, weight, self._bins)
+        self._totals += totals
+        self.rows += len(target)
+
+    def merge(self, later: ClassifierMetrics) -> None:
+        self._totals += later._totals
+        self._bins[:2] += later._bins[:2]
+        self._bins[2] = np.minimum(self._bins[2], later._bins[2])
+        self._bins[3] = np.maximum(self._bins[3], later._bins[3])
+        self.rows += later.rows
+
+    @property
+    def weight(self) -> float:
+        return float(self._totals[0])
+
+    def result(self) -> Result:
+        weight, loss, log_loss, squares, right, positive, predicted = self._totals.tolist()
+        if weight == 0.0:
+            return {}
+        rate = positive / weight
+        entropy = -sum(share * math.log(share) for share in (rate, 1.0 - rate) if share > 0.0)
+        auc, bound = self._auc() if math.isfinite(loss) else (None, None)
+        return {
+            "loss": loss / weight, "base_loss": entropy,
+            "log_loss": log_loss / weight, "base_log_loss": entropy,
+            "auc": auc, "base_auc": 0.5, "auc_error_bound": bound,
+            "brier": squares / weight, "base_brier": rate * (1.0 - rate),
+            "accuracy": right / weight, "base_accuracy": max(rate, 1.0 - rate),
+            "positive_rate": rate, "mean_prediction": predicted / weight,
+        }  # fmt: skip
+
+    def _auc(self) -> tuple[float | None, float | None]:
+        """Area under the ROC curve and how far off it may be; None if all rows are of one class."""
+        negative, positive, lowest, highest = self._bins
+        pairs = negative.sum() * positive.sum()
+        if pairs == 0.0:
+            return None, None
+        together = negative * positive
+        ordered = (np.cumsum(negative) - negative) * positive
+        unsure = together[lowest < highest]
+        return float((ordered.sum() + 0.5 * together.sum()) / pairs), float(0.5 * unsure.sum() / pairs)
+
+
+class RegressionMetrics(Metrics):
+    """Metrics of real predictions: loss, R², RMSE, MAE, mean of target and prediction.
+
+    The base is the mean of the target, so ``base_rmse`` is its standard deviation. There is no base beside ``mae``: the
+    mean absolute error of a constant follows only from a second pass, when the constant is known.
+    """
+
+    def __init__(self, loss: Loss):
+        self._loss = loss
+        self._totals = np.zeros(5)
+        self._target = Moments.empty(1)
+        self.rows = 0
+
+    def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
+        weight = np.ones(len(target)) if weight is None else weight
+        totals = np.empty(7)
+        kernels.regression_sums(self._loss.pointwise_loss, target, raw, prediction, weight, totals)
+        self._totals += totals[:5]
+        self._target = self._target.merge(Moments(totals[:1], totals[5:6], totals[6:], np.zeros(1)))
+        self.rows += len(target)
+
+    def merge(self, later: RegressionMetrics) -> None:
+        self._totals += later._totals
+        self._target = self._target.merge(later._target)
+        self.rows += later.rows
+
+    @property
+    def weight(self) -> float:
+        return float(self._totals[0])
+
+    def result(self) -> Result:
+        weight, loss, squares, absolute, predicted = self._totals.tolist()
+        if weight == 0.0:
+            return {}
+        spread = float(self._target.squares[0])
+        return {
+            "loss": loss / weight, "base_loss": 0.5 * spread / weight,
+            "r2": 1.0 - squares / spread if spread > 0.0 else None, "base_r2": 0.0,
+            "rmse": math.sqrt(squares / weight), "base_rmse": math.sqrt(spread / weight),
+            "mae": absolute / weight,
+            "mean_target": float(self._target.mean[0]), "mean_prediction": predicted / weight,
+        }  # fmt: skip

@@ -1,0 +1,72 @@
+"""The objective: the weighted mean of the loss over all rows, plus the penalty.
+
+``J(theta) = (1 / sum w) * sum w_i * loss(y_i, raw_i) + l2/2 * |beta|^2 + l1 * |beta|_1``
+
+theta has shape ``(n_dof, n_outputs)``, the intercept last. ``chunk_sums`` gives sums over the rows of a block;
+``evaluate`` divides by the total weight, and is the only place that does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgd.data.blocks import Block
+from streamgd.kernels import sums
+from streamgd.objective.losses import Loss
+from streamgd.objective.penalties import ElasticNet
+
+
+@dataclass(frozen=True)
+class ChunkSums:
+    """Sums over the rows of a chunk: weighted loss, its gradient ``(n_dof, n_outputs)``, weight and rows."""
+
+    loss: float
+    gradient: np.ndarray
+    weight: float
+    rows: int
+
+    def __add__(self, other: ChunkSums) -> ChunkSums:
+        return ChunkSums(
+            self.loss + other.loss, self.gradient + other.gradient, self.weight + other.weight, self.rows + other.rows
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The objective at one theta: its value, the mean loss in it, and the gradient of all but the l1 part."""
+
+    value: float
+    mean_loss: float
+    gradient: np.ndarray
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss and a penalty. Pure: the same theta and rows give the same bits."""
+
+    loss: Loss
+    penalty: ElasticNet
+
+    def chunk_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
+        """Sums of loss and gradient over the rows of ``block`` at ``theta``."""
+        totals, gradient = np.empty(2), np.empty(len(theta))
+        sums.loss_and_gradient(
+            block.features, block.codes, block.target, block.weight, block.offset, np.ascontiguousarray(theta[:, 0]),
+            self.loss.pointwise_loss, self.loss.pointwise_gradient, totals, gradient,
+        )  # fmt: skip
+        return ChunkSums(float(totals[0]), gradient[:, None], float(totals[1]), block.rows)
+
+    def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:
+        """The objective from the sums over all rows."""
+        mean_loss = total.loss / total.weight
+        gradient = total.gradient / total.weight + self.penalty.smooth_gradient(theta)
+        return Evaluation(mean_loss + self.penalty.value(theta), mean_loss, gradient)
+
+
+def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:
+    """``X @ theta + offset`` of the rows of a block, float64, shape ``(n_rows,)``."""
+    raw = np.empty(block.rows, np.float64)
+    sums.raw_prediction(block.features, block.codes, block.offset, np.ascontiguousarray(theta[:, 0]), raw)
+    return raw

@@ -1,0 +1,38 @@
+"""Penalties on the standardised coefficients; the intercept is never penalised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ElasticNet:
+    """``l1 * |beta|_1 + l2 / 2 * |beta|^2``, where beta is theta without its last row, the intercept.
+
+    >>> ElasticNet(l1=1.0, l2=2.0).value(np.array([[3.0], [7.0]]))
+    12.0
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def value(self, theta: np.ndarray) -> float:
+        """The penalty of ``theta``, shape ``(n_dof, n_outputs)``."""
+        beta = theta[:-1]
+        return float(self.l1 * np.abs(beta).sum() + self.l2 / 2.0 * (beta * beta).sum())
+
+    def smooth_gradient(self, theta: np.ndarray) -> np.ndarray:
+        """Gradient of the l2 part, shape of ``theta``."""
+        gradient = self.l2 * theta
+        gradient[-1] = 0.0
+        return gradient
+
+    def proximal_step(self, theta: np.ndarray, rate: float) -> np.ndarray:
+        """``argmin_b |b - theta|^2 / (2 rate) + l1 |b|_1``: soft thresholding; the intercept stays."""
+        if self.l1 == 0.0:
+            return theta
+        shrunk = np.sign(theta) * np.maximum(np.abs(theta) - rate * self.l1, 0.0)
+        shrunk[-1] = theta[-1]
+        return shrunk

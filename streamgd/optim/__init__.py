@@ -1,0 +1,1 @@
+"""How theta moves: stochastic and full-batch optimizers, learning-rate schedules."""

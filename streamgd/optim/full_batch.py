@@ -1,0 +1,95 @@
+"""Full-batch optimizers: each pass over all rows gives the objective at one theta, and the optimizer the next.
+
+An optimizer is a pair of pure functions, ``init(theta) -> state`` and ``update(state, evaluation, penalty) ->
+state``. The state is plain numbers and arrays, so it can be written down between passes; ``state["trial"]`` is the
+theta to evaluate next, ``state["theta"]`` the best one accepted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from streamgd.objective.objective import Evaluation
+from streamgd.objective.penalties import ElasticNet
+
+State = dict[str, Any]
+
+
+class FullBatchOptimizer(Protocol):
+    """What the trainer needs of a full-batch optimizer."""
+
+    name: str
+
+    def init(self, theta: np.ndarray, learning_rate: float) -> State:
+        """The state before the first pass."""
+        ...
+
+    def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
+        """The state after a pass that gave ``evaluation`` at ``state["trial"]``."""
+        ...
+
+
+def gradient_step(theta: np.ndarray, gradient: np.ndarray, alpha: float, penalty: ElasticNet) -> np.ndarray:
+    """``theta - alpha * gradient``, followed by the proximal step of the l1 penalty.
+
+    >>> theta = np.array([[4.0]])  # J = theta^2
+    >>> for _ in range(3):
+    ...     theta = gradient_step(theta, 2.0 * theta, 0.1, ElasticNet())
+    ...     print(round(float(theta[0, 0]), 3))
+    3.2
+    2.56
+    2.048
+    """
+    return penalty.proximal_step(theta - alpha * gradient, alpha)
+
+
+class GradientDescent:
+    """``theta := theta - alpha * grad J``, with alpha fixed. Every evaluated theta is accepted, as in the textbook."""
+
+    name = "plain"
+
+    def init(self, theta: np.ndarray, learning_rate: float) -> State:
+        return {"trial": theta.copy(), "theta": theta.copy(), "alpha": learning_rate, "value": None, "residual": None}
+
+    def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
+        theta, alpha = state["trial"], state["alpha"]
+        trial = gradient_step(theta, evaluation.gradient, alpha, penalty)
+        residual = float(np.abs(theta - trial).max() / alpha)
+        return {"trial": trial, "theta": theta, "alpha": alpha, "value": evaluation.value, "residual": residual}
+
+
+class Backtracking:
+    """Gradient descent that never increases J: a step that does not go down enough is halved, a good one doubled.
+
+    A step is accepted when ``J(trial) <= J(theta) - |theta - trial|^2 / (4 alpha)``, for l1 = 0 the rule of Armijo
+    with constant 1/4. Beck, Teboulle (2009), section 3, has the proximal form.
+    """
+
+    name = "backtracking"
+
+    def init(self, theta: np.ndarray, learning_rate: float) -> State:
+        return {
+            "trial": theta.copy(), "theta": theta.copy(), "alpha": learning_rate, "value": None, "residual": None,
+            "gradient": np.zeros_like(theta),
+        }  # fmt: skip
+
+    def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
+        alpha, value = state["alpha"], state["value"]
+        moved = float(((state["theta"] - state["trial"]) ** 2).sum())
+        first = value is None
+        if first or evaluation.value <= value - moved / (4.0 * alpha):
+            theta, gradient, value = state["trial"], evaluation.gradient, evaluation.value
+            alpha = alpha if first else 2.0 * alpha
+        else:
+            theta, gradient, alpha = state["theta"], state["gradient"], 0.5 * alpha
+        trial = gradient_step(theta, gradient, alpha, penalty)
+        residual = float(np.abs(theta - trial).max() / alpha)
+        return {"trial": trial, "theta": theta, "alpha": alpha, "value": value, "residual": residual, "gradient": gradient}
+
+
+#: Every full-batch optimizer by its name on the command line.
+FULL_BATCH_OPTIMIZERS: dict[str, FullBatchOptimizer] = {
+    optimizer.name: optimizer for optimizer in (GradientDescent(), Backtracking())
+}

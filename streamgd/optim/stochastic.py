@@ -1,0 +1,188 @@
+"""Stochastic optimizers: how one mini-batch's gradient moves theta.
+
+An optimizer is one class here, entered in ``OPTIMIZERS``: the slots it keeps, its settings, and a compiled
+``update`` for the touched coordinates. It owns no arrays; the slots travel in the training state.
+
+``update`` also writes the rate of each coordinate, with which the penalty shrinks theta afterwards:
+``theta_j := shrink(theta_j - rate_j * gradient_j)``, so that penalised and plain runs take the same steps.
+
+Each slot says how it follows when the scaler moves (see ``data.scaler.Reexpression``): a *displacement* as theta
+does, a *gradient* as a gradient does, *squares* with the help of the *cross* products ``g_j * g_intercept``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from streamgd.kernels.compile import update_rule
+
+SlotKind = Literal["displacement", "gradient", "squares", "cross"]
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """What a step size can be derived from: of rows with a 1 for the intercept, in the loss's units.
+
+    ``row`` is the largest squared norm of a row times its relative weight times the loss's curvature, ``mean`` the
+    mean of these: bounds of the Lipschitz constants of one row's gradient, and of the whole gradient.
+    """
+
+    row: float
+    mean: float
+
+    def of_batch(self, batch_size: int) -> float:
+        """A bound for the gradient of a mini-batch."""
+        return self.mean + (self.row - self.mean) / batch_size
+
+
+class StochasticOptimizer(ABC):
+    """One update rule; ``update(theta, gradient, touched, slots, rate, settings, learning_rate, step)``."""
+
+    name: ClassVar[str]
+    slots: ClassVar[tuple[SlotKind, ...]] = ()
+    settings: ClassVar[tuple[float, ...]] = (0.0,)
+    update: ClassVar[Any]
+
+    def init(self, n_dof: int) -> np.ndarray:
+        """The slots before the first step, float64, shape ``(n_slots, n_dof)``."""
+        return np.zeros((len(self.slots), n_dof))
+
+    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:
+        """The step size of ``--learning-rate auto``."""
+        raise NotImplementedError
+
+
+class Plain(StochasticOptimizer):
+    """``theta := theta - alpha * gradient``.
+
+    The step is half of what the roughest mini-batch allows; averaging lets it stay that large.
+    """
+
+    name = "plain"
+
+    @staticmethod
+    @update_rule
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def] # noqa: ARG004
+        for k in range(touched.shape[0]):
+            j = touched[k]
+            rate[j] = learning_rate
+            theta[j] -= learning_rate * gradient[j]
+
+    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:
+        return 0.5 / smoothness.of_batch(batch_size)
+
+
+class Momentum(StochasticOptimizer):
+    """``velocity := 0.9 * velocity - 0.1 * alpha * gradient; theta := theta + velocity`` (Polyak 1964).
+
+    The factor 0.1 makes alpha the size of a whole step, as for the plain update.
+    """
+
+    name = "momentum"
+    slots = ("displacement",)
+    settings = (0.9,)
+
+    @staticmethod
+    @update_rule
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def] # noqa: ARG004
+        keep = settings[0]
+        for k in range(touched.shape[0]):
+            j = touched[k]
+            rate[j] = learning_rate
+            slots[0, j] = keep * slots[0, j] - (1.0 - keep) * learning_rate * gradient[j]
+            theta[j] += slots[0, j]
+
+    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:
+        return 0.5 / smoothness.of_batch(batch_size)
+
+
+class AdaGrad(StochasticOptimizer):
+    """``G_j := G_j + gradient_j^2; theta_j := theta_j - alpha / sqrt(G_j) * gradient_j``.
+
+    Duchi, Hazan, Singer (2011), diagonal version. Its steps do not depend on the scale of the gradient, so one
+    alpha serves losses and data of all kinds.
+    """
+
+    name = "adagrad"
+    slots = ("squares", "cross")
+
+    @staticmethod
+    @update_rule
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def] # noqa: ARG004
+        gradient_intercept = gradient[theta.shape[0] - 1]
+        for k in range(touched.shape[0]):
+            j = touched[k]
+            slots[0, j] += gradient[j] * gradient[j]
+            slots[1, j] += gradient[j] * gradient_intercept
+            rate[j] = learning_rate / (math.sqrt(slots[0, j]) + 1e-12)
+            theta[j] -= rate[j] * gradient[j]
+
+    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
+        return 0.3
+
+
+class RMSProp(StochasticOptimizer):
+    """``v_j := 0.99 * v_j + 0.01 * gradient_j^2; theta_j := theta_j - alpha / sqrt(v_j) * gradient_j``.
+
+    Tieleman, Hinton (2012); v is divided by ``1 - 0.99^t``, as Adam does, so that the first steps are not long.
+    """
+
+    name = "rmsprop"
+    slots = ("squares", "cross")
+    settings = (0.99,)
+
+    @staticmethod
+    @update_rule
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def]
+        keep = settings[0]
+        unbias = 1.0 - keep**step
+        gradient_intercept = gradient[theta.shape[0] - 1]
+        for k in range(touched.shape[0]):
+            j = touched[k]
+            slots[0, j] = keep * slots[0, j] + (1.0 - keep) * gradient[j] * gradient[j]
+            slots[1, j] = keep * slots[1, j] + (1.0 - keep) * gradient[j] * gradient_intercept
+            rate[j] = learning_rate / (math.sqrt(slots[0, j] / unbias) + 1e-12)
+            theta[j] -= rate[j] * gradient[j]
+
+    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
+        return 0.01
+
+
+class Adam(StochasticOptimizer):
+    """``m_j`` and ``v_j``: decaying means of gradient and its square; ``theta_j -= alpha * m_j / sqrt(v_j)``.
+
+    Kingma, Ba (2015), algorithm 1, with both means divided by ``1 - beta^t``.
+    """
+
+    name = "adam"
+    slots = ("gradient", "squares", "cross")
+    settings = (0.9, 0.999)
+
+    @staticmethod
+    @update_rule
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def]
+        keep_mean, keep_square = settings[0], settings[1]
+        unbias_mean = 1.0 - keep_mean**step
+        unbias_square = 1.0 - keep_square**step
+        gradient_intercept = gradient[theta.shape[0] - 1]
+        for k in range(touched.shape[0]):
+            j = touched[k]
+            slots[0, j] = keep_mean * slots[0, j] + (1.0 - keep_mean) * gradient[j]
+            slots[1, j] = keep_square * slots[1, j] + (1.0 - keep_square) * gradient[j] * gradient[j]
+            slots[2, j] = keep_square * slots[2, j] + (1.0 - keep_square) * gradient[j] * gradient_intercept
+            rate[j] = learning_rate / (math.sqrt(slots[1, j] / unbias_square) + 1e-12)
+            theta[j] -= rate[j] * slots[0, j] / unbias_mean
+
+    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
+        return 0.01
+
+
+#: Every stochastic optimizer by its name on the command line.
+OPTIMIZERS: dict[str, StochasticOptimizer] = {
+    optimizer.name: optimizer for optimizer in (Plain(), Momentum(), AdaGrad(), RMSProp(), Adam())
+}

@@ -1,0 +1,216 @@
+"""Predictions for Parquet data of any size: every input row has one output row, in the same order.
+
+    row groups ── threads: decode, encode, predict ── in order ──> out/<relative path of the input>, file by file
+
+No row is dropped. What cannot be predicted is null.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from streamgd.config import parse_names, parse_sources
+from streamgd.data.agreement import check_columns
+from streamgd.data.ahead import in_order, usable_cores
+from streamgd.data.columns import Label
+from streamgd.data.encoder import Encoder
+from streamgd.data.reader import read_batches
+from streamgd.data.source import Manifest, RowGroup, check_identity, discover
+from streamgd.data.stream import origin_of
+from streamgd.errors import ConfigError, did_you_mean
+from streamgd.model import Model
+from streamgd.parquet_output import ParquetOutput, remove_leftovers
+from streamgd.training.display import Display, Silent
+
+#: Columns that are written beside the kept ones.
+WRITTEN = ("probability", "prediction")
+
+# A slice of very wide kept columns has fewer rows.
+_SLICE_BYTES = 8_000_000
+_FEWEST_ROWS = 1_024
+_ARROW_TYPES: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def predict(
+    model: Model,
+    data: Sequence[str] | str,
+    out: str,
+    keep: Sequence[str] = (),
+    threads: int | None = None,
+    check: Callable[[], None] = lambda: None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Predict every row of ``data`` and write Parquet files below ``out``.
+
+    For each input file there is one output file, under the input's relative path: first the columns ``keep``, as they
+    are in the input; for a classifier ``probability`` (of the positive class) and ``prediction`` (the class: the
+    positive one where the probability is above one half), else ``prediction``. Both are null where a row cannot be
+    predicted. Each file is whole or absent; one that is there is replaced.
+
+    Parameters
+    ----------
+    model : Model
+    data : str or sequence of str
+        Files, directories, globs or URIs.
+    out : str
+        A local folder, made if it is not there.
+    keep : sequence of str
+        Columns of ``data`` to carry through, of any type.
+    threads : int, optional
+        One for each core if not given; the output does not depend on it.
+    check : callable
+        Called between slices; what it raises ends the work. Files that are whole by then stay.
+    display : Display, optional
+
+    Returns
+    -------
+    dict
+        ``rows``, ``files``, ``seconds``, and ``rows_not_predicted``.
+
+    Raises
+    ------
+    NoInputError, CorruptFileError, DataChangedError
+        From finding and reading the data.
+    SchemaError
+        The data lack a column of the model, or have it in another kind of type.
+    DataError
+        A feature is infinite.
+    ConfigError
+        A column to keep does not exist, or would stand under a name that is written; ``out`` would overwrite an input.
+    StorageError, AccessError
+        Writing failed.
+
+    >>> streamgd.predict(model, "new.parquet", "predictions", keep=["id"])  # doctest: +SKIP
+    {'rows': 1000, 'files': 1, 'seconds': 0.1, 'rows_not_predicted': 0}
+    """
+    started_s = time.monotonic()
+    display = display or Silent()
+    manifest = discover(parse_sources(data))
+    keep = _kept_names(manifest, keep)
+    paths = _output_paths(manifest, out)
+    predictor = _Predictor(model, manifest, keep)
+    remove_leftovers(paths)
+
+    threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
+    predicted = in_order(manifest.row_groups, predictor.batches, threads)
+    rows = rows_not_predicted = 0
+    for file_index, path in enumerate(paths):
+        with ParquetOutput(path, predictor.schemas[file_index]) as output:
+            for row_group in [each for each in manifest.row_groups if each.file_index == file_index]:
+                left = row_group.rows
+                while left > 0:
+                    check()
+                    _, batch = next(predicted)
+                    output.add(batch)
+                    left -= batch.num_rows
+                    rows += batch.num_rows
+                    rows_not_predicted += batch.column(batch.num_columns - 1).null_count
+                    display.progress("predict", rows, manifest.n_rows, None)
+                output.end_row_group()
+            check_identity(manifest, file_index)
+    display.close()
+    return {
+        "rows": rows,
+        "files": len(paths),
+        "seconds": time.monotonic() - started_s,
+        "rows_not_predicted": rows_not_predicted,
+    }
+
+
+class _Predictor:
+    """Makes the rows of the output from those of the input."""
+
+    def __init__(self, model: Model, manifest: Manifest, keep: list[str]):
+        self._model = model
+        self._manifest = manifest
+        self._keep = keep
+        self._encoder = model.encoder(with_target=False)
+        check_columns(self._encoder.columns, manifest)
+        self._finisher = model.finisher(self._encoder)
+        self._columns = list(dict.fromkeys([*self._encoder.read_columns, *keep]))
+        # A kept column is read as it is stored, so that it is written as it was.
+        self._dictionary_columns = [name for name in self._encoder.dictionary_columns if name not in keep]
+        self._slice_rows = _slice_rows(manifest, self._encoder, keep)
+        self.schemas = [self._schema(file_index) for file_index in range(len(manifest.files))]
+
+    def _schema(self, file_index: int) -> pa.Schema:
+        file = self._manifest.files[file_index]
+        stored = file.metadata.schema.to_arrow_schema() if self._keep else None
+        fields = [
+            pa.field(name, (self._manifest.schema if name in file.partition else stored).field(name).type)
+            for name in self._keep
+        ]
+        classes = self._model.classes
+        if classes is None:
+            return pa.schema([*fields, pa.field("prediction", pa.float64())])
+        label = pa.field("prediction", _ARROW_TYPES[type(classes[1])])
+        return pa.schema([*fields, pa.field("probability", pa.float64()), label])
+
+    def batches(self, row_group: RowGroup) -> Iterator[pa.RecordBatch]:
+        """The output rows of one row group, slice by slice."""
+        start = 0
+        for batch in read_batches(
+            self._manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows
+        ):
+            origin = origin_of(self._manifest, row_group, start)
+            prediction, _ = self._model.predict_with(self._encoder, self._finisher, batch, origin)
+            columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model.classes)
+            yield pa.RecordBatch.from_arrays(columns, schema=self.schemas[row_group.file_index])
+            start += batch.num_rows
+
+
+def _written(prediction: np.ndarray, classes: tuple[Label, Label] | None) -> list[pa.Array]:
+    unknown = np.isnan(prediction)
+    values = pa.array(prediction, mask=unknown)
+    if classes is None:
+        return [values]
+    labels = pa.array(classes, _ARROW_TYPES[type(classes[1])])
+    return [values, labels.take(pa.array((prediction > 0.5).astype(np.int8), mask=unknown))]
+
+
+def _kept_names(manifest: Manifest, keep: Sequence[str]) -> list[str]:
+    names = list(dict.fromkeys(parse_names(keep)))
+    for name in names:
+        if name not in manifest.schema.names:
+            raise ConfigError(f"--keep: the data have no column '{name}'. {did_you_mean(name, manifest.schema.names)}")
+        if name in WRITTEN:
+            raise ConfigError(f"--keep {name}: the output has a column of that name. Rename it in the data first.")
+    return names
+
+
+def _output_paths(manifest: Manifest, out: str) -> list[Path]:
+    """The output file of each input file; refuses to write over an input."""
+    folder = Path(out)
+    if "://" in out:
+        raise ConfigError(f"--out {out}: predictions are written to a local folder. Name one, and copy it from there.")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {out} is a file. Name a folder.")
+    paths = [folder / file.relative for file in manifest.files]
+    inputs = set()
+    if isinstance(manifest.filesystem, fs.LocalFileSystem):
+        inputs = {_file_number(Path(file.path)) for file in manifest.files}
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"--out {out}: {path} is a folder, and a file is to be written there. Choose another one.")
+        if path.exists() and _file_number(path) in inputs:
+            raise ConfigError(f"--out {out}: {path} is an input and would be overwritten. Choose another folder.")
+    return paths
+
+
+def _file_number(path: Path) -> tuple[int, int]:
+    """What tells files apart, however their paths are written."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _slice_rows(manifest: Manifest, encoder: Encoder, keep: list[str]) -> int:
+    row_bytes = max(manifest.uncompressed_bytes(group, keep) / group.rows for group in manifest.row_groups)
+    fitting = int(_SLICE_BYTES / row_bytes) if row_bytes else encoder.layout.block_rows
+    return min(encoder.layout.block_rows, max(_FEWEST_ROWS, fitting))

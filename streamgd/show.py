@@ -1,0 +1,137 @@
+"""``show RUN``: how a run stands, what it learnt, and what could be gone back to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streamgd.console import format_facts, format_table
+from streamgd.model import Model
+from streamgd.training.rundir import RunDirectory
+
+MOST_COEFFICIENTS = 30
+MOST_HISTORY_LINES = 10
+_HISTORY_COLUMNS = ("epoch", "steps", "objective", "train_loss", "holdout_loss", "learning_rate", "seconds")
+
+
+def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
+    """What is known of a run, finished or not, as plain values.
+
+    Parameters
+    ----------
+    run_dir : str or Path
+    all_coefficients : bool
+        Every coefficient, rather than the 30 largest of the standardised features.
+
+    Returns
+    -------
+    dict
+        ``state`` is ``finished`` or ``unfinished``; ``stopped_by``, ``epochs``, ``steps`` and ``rows_seen`` come from
+        the newest whole checkpoint. ``theta_sha256``, ``model`` and ``coefficients`` are those of the model that
+        predicts now; of an unfinished run that is none, or the one from before it went on.
+
+    Raises
+    ------
+    NoInputError
+        There is no run.
+    """
+    directory = RunDirectory(Path(run_dir))
+    config = directory.require_config()["config"]
+    latest = directory.checkpoints.latest()
+    saved = latest.state if latest else {}
+    model = Model.load(directory.model_path) if directory.model_path.exists() else None
+    # --max-time ends with a model, but the same command goes on.
+    finished = model is not None and saved.get("stopped_by") not in (None, "max_time")
+    facts = {
+        "run": str(run_dir),
+        "state": "finished" if finished else "unfinished",
+        "stopped_by": saved.get("stopped_by"),
+        "epochs": saved.get("epoch", 0),
+        "steps": saved.get("steps", saved.get("epoch", 0)),  # a full-batch step is a pass
+        "rows_seen": saved.get("rows_seen", 0),
+        "theta_sha256": model.theta_sha256 if model else None,
+        "data": config["data"],
+        "target": config["target"],
+        "method": config["method"],
+        "model": None,
+        "base_levels": {},
+        "n_coefficients": 0,
+        "coefficients": [],
+        "history": directory.history(),
+        "checkpoints": [
+            {"file": info.path.name, "size_bytes": info.size_bytes, "valid": info.valid, "problem": info.problem}
+            for info in directory.checkpoints.list()
+        ],
+    }
+    return facts | _model_facts(model, all_coefficients) if model else facts
+
+
+def _model_facts(model: Model, all_coefficients: bool) -> dict[str, Any]:
+    """Coefficients in original units, the intercept first, then the largest of the standardised features."""
+    *features, intercept = model.coefficients()
+    features.sort(key=lambda coefficient: -abs(coefficient.standardised))
+    shown = features if all_coefficients else features[:MOST_COEFFICIENTS]
+    return {
+        "model": {"loss": model.loss_name, "classes": model.classes, **model.facts},
+        "base_levels": model.base_levels(),
+        "n_coefficients": len(features) + 1,
+        "coefficients": [
+            {"name": c.name, "column": c.column, "level": c.level, "value": c.value, "standardised": c.standardised}
+            for c in (intercept, *shown)
+        ],
+    }
+
+
+def format_show(facts: dict[str, Any]) -> str:
+    """The text for people of what :func:`show` gives."""
+    names = ("run", "state", "stopped_by", "epochs", "steps", "rows_seen", "data", "target", "method", "theta_sha256")
+    parts = [format_facts({name: facts[name] for name in names})]
+    if facts["model"]:
+        parts += _model_parts(facts)
+    elif facts["state"] == "unfinished":
+        parts.append(f"no model yet. Go on with: streamgd resume {facts['run']}")
+    parts += _history_parts(facts["history"])
+    parts.append("checkpoints\n" + _checkpoints(facts["checkpoints"]))
+    return "\n\n".join(parts)
+
+
+def _model_parts(facts: dict[str, Any]) -> list[str]:
+    parts, n_shown = [], len(facts["coefficients"])
+    if facts["state"] == "unfinished":
+        which = "--max-time ended the run" if facts["stopped_by"] else "the model is from before the run went on"
+        parts.append(f"{which}. Go on with: streamgd resume {facts['run']}")
+    rows = [[c["name"], c["value"], c["standardised"]] for c in facts["coefficients"]]
+    of_all = (
+        f", the {n_shown} largest of {facts['n_coefficients']:,} (--all)" if n_shown < facts["n_coefficients"] else ""
+    )
+    table = format_table(["name", "original units", "standardised"], rows)
+    parts.append(f"coefficients{of_all}\n{table}")
+    if facts["base_levels"]:
+        levels = {name: "null" if level is None else str(level) for name, level in facts["base_levels"].items()}
+        parts.append("base levels, which have no coefficient\n" + format_facts(levels, indent="  "))
+    return parts
+
+
+def _history_parts(history: list[dict[str, Any]]) -> list[str]:
+    """The last epochs or passes as a table, and below it what happened on the way."""
+    parts = []
+    epochs = [line for line in history if line.get("event") in ("epoch", "pass")]
+    if epochs:
+        shown = epochs[-MOST_HISTORY_LINES:]
+        columns = [name for name in _HISTORY_COLUMNS if any(line.get(name) is not None for line in shown)]
+        table = format_table(
+            [name.replace("_", " ") for name in columns], [[line.get(name) for name in columns] for line in shown]
+        )
+        of_all = f", the last {len(shown)} of {len(epochs)}" if len(shown) < len(epochs) else ""
+        parts.append(f"history{of_all}\n{table}")
+    events = [f"{line['event']}: {line['text']}" for line in history if "text" in line]
+    if events:
+        parts.append("\n".join(["events", *events[-MOST_HISTORY_LINES:]]))
+    return parts
+
+
+def _checkpoints(checkpoints: list[dict[str, Any]]) -> str:
+    if not checkpoints:
+        return "none"
+    rows = [[each["file"], each["size_bytes"], "whole" if each["valid"] else each["problem"]] for each in checkpoints]
+    return format_table(["file", "bytes", "state"], rows)

@@ -1,0 +1,315 @@
+"""Everything that must survive a kill, as one file: nested state <-> arrays and JSON <-> checked bytes <-> disk.
+
+A *state* nests dicts (string keys) and lists of numpy arrays, int, float, str, bool and None. ``split`` takes it apart
+into arrays and a JSON tree, ``join`` is the exact inverse. ``serialize`` makes one safetensors file of both:
+
+    8 bytes   length of the header
+    header    JSON: name, dtype, shape and place of every tensor; metadata: format version, kind, tree
+    arrays    the widest types first, so that every array is aligned
+    32 bytes  tensor '~sha256': SHA-256 of all bytes before it
+
+so every flipped byte and every truncation is noticed, and any safetensors reader opens it. Nothing is ever unpickled.
+The layout is written here rather than by the safetensors package, whose order of tensors is its own affair (the
+checksum must be last) and which copies the arrays twice; reading goes through the package, which checks every size.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from streamgd.errors import DataError, storage_errors
+
+FORMAT_VERSION = 1
+
+_DTYPE_CODES = {
+    "bool": "BOOL",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "float32": "F32",
+    "float64": "F64",
+}
+_CHECKSUM_NAME = "~sha256"
+_CHECKSUM_BYTES = 32
+_LENGTH_BYTES = 8
+_HEADER_MAX_BYTES = 100_000_000  # readers of the format refuse a longer one
+_MALFORMED = (SafetensorError, KeyError, ValueError, TypeError, OverflowError, RecursionError, struct.error)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class CorruptStateError(DataError):
+    """A state file that is damaged, of another kind, or written by a newer streamgd."""
+
+
+def split(state: object) -> tuple[dict[str, np.ndarray], str]:
+    """Take a state apart into its arrays and the JSON text of the rest.
+
+    Parameters
+    ----------
+    state : nested dicts and lists
+        Of numpy arrays (bool, 8 to 64 bit integers, float32, float64; native byte order), int, float, str, bool, None.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+        C-contiguous; not copied where they are so already. The name of an array is its JSON Pointer (RFC 6901).
+    tree : str
+        JSON, with ``{"$array": name}`` in place of an array.
+
+    Raises
+    ------
+    TypeError
+        A value of any other type, subclasses included (``join`` could not give the same type back); names its path.
+
+    >>> split({"theta": np.zeros(2), "step": 7})
+    ({'/theta': array([0., 0.])}, '{"theta": {"$array": "/theta"}, "step": 7}')
+    """
+    arrays: dict[str, np.ndarray] = {}
+    tree = _encode(state, "", arrays)
+    return arrays, json.dumps(tree, allow_nan=False)
+
+
+def join(arrays: dict[str, np.ndarray], tree: str) -> Any:
+    """The state that ``split`` took apart, holding the given arrays themselves.
+
+    Raises
+    ------
+    ValueError, KeyError
+        ``tree`` is not the JSON text of a tree, or does not name exactly the given arrays.
+    """
+    named = set()
+
+    def decode(node: dict[str, Any]) -> Any:
+        if "$array" in node:
+            named.add(node["$array"])
+            return arrays[node["$array"]]
+        if "$float" in node:
+            return struct.unpack(">d", bytes.fromhex(node["$float"]))[0]
+        return {key.removeprefix("$"): value for key, value in node.items()}
+
+    state = json.loads(tree, object_hook=decode)
+    if named != arrays.keys():
+        raise ValueError(f"arrays that the tree does not name: {sorted(arrays.keys() - named)}")
+    return state
+
+
+def _encode(value: object, path: str, arrays: dict[str, np.ndarray]) -> object:
+    """The JSON value for ``value``; arrays met on the way are put into ``arrays``."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        # JSON has no inf and nan; the eight bytes keep a nan's sign and payload too.
+        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+    if type(value) is list:
+        return [_encode(item, f"{path}/{index}", arrays) for index, item in enumerate(value)]
+    if type(value) is dict:
+        node = {}
+        for key, item in value.items():
+            if type(key) is not str or _LONE_SURROGATE.search(key):
+                raise TypeError(f"{_readable(path)}: the key {key!r} is not text")
+            # Keys that begin with '$' get another one, so that only the marks of this module have exactly one.
+            name = "$" + key if key.startswith("$") else key
+            node[name] = _encode(item, f"{path}/{key.replace('~', '~0').replace('/', '~1')}", arrays)
+        return node
+    if type(value) is np.ndarray:
+        if not (value.dtype.isnative and value.dtype.name in _DTYPE_CODES):
+            raise TypeError(f"{_readable(path)}: {value.dtype} array cannot be stored")
+        arrays[path] = np.asarray(value, order="C")
+        return {"$array": path}
+    raise TypeError(f"{_readable(path)}: {type(value).__module__}.{type(value).__qualname__} cannot be stored")
+
+
+def _readable(path: str) -> str:
+    return path.removeprefix("/") or "the state"
+
+
+def serialize(state: object, kind: str) -> bytes:
+    """The bytes of a safetensors file that holds ``state`` and its own checksum; equal states give equal bytes.
+
+    The result is the only copy of the arrays that is made, and later changes of the state do not reach it.
+
+    Parameters
+    ----------
+    state : nested dicts and lists
+        As for ``split``.
+    kind : str
+        What the file is (``"checkpoint"``, ``"model"``, ``"prepare"``); ``deserialize`` must be given the same.
+
+    Raises
+    ------
+    TypeError
+        As ``split``.
+    ValueError
+        The tree is longer than a safetensors header may be; long lists of numbers belong into arrays.
+    """
+    arrays, tree = split(state)
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    metadata = {"format_version": str(FORMAT_VERSION), "kind": kind, "tree": tree}
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, array in ordered:
+        header[name] = _tensor(_DTYPE_CODES[array.dtype.name], array.shape, end, array.nbytes)
+        end += array.nbytes
+    header[_CHECKSUM_NAME] = _tensor("U8", (_CHECKSUM_BYTES,), end, _CHECKSUM_BYTES)
+
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > _HEADER_MAX_BYTES:
+        raise ValueError(f"the {kind}'s header takes {len(text)} bytes, {_HEADER_MAX_BYTES} are allowed")
+    parts: list[bytes | memoryview] = [struct.pack("<Q", len(text)), text]
+    parts += [array.reshape(-1).view(np.uint8).data for _, array in ordered]
+    checksum = hashlib.sha256()
+    for part in parts:
+        checksum.update(part)
+    return b"".join([*parts, checksum.digest()])
+
+
+def _tensor(code: str, shape: tuple[int, ...], begin: int, size_bytes: int) -> dict[str, object]:
+    return {"dtype": code, "shape": list(shape), "data_offsets": [begin, begin + size_bytes]}
+
+
+def deserialize(data: bytes, kind: str, where: str) -> Any:
+    """The state in the bytes that ``serialize`` made; its arrays are fresh and writable.
+
+    The checksum is compared before anything is parsed, and nothing in the file is executed.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    kind : str
+        The kind of file that is expected.
+    where : str
+        The file's path, for messages.
+
+    Raises
+    ------
+    CorruptStateError
+        The file is cut short, altered, not a state file, of another kind, or of a newer format.
+    """
+    if len(data) < _LENGTH_BYTES + _CHECKSUM_BYTES:
+        raise CorruptStateError(f"{where}: too short to be a {kind}: {len(data)} bytes.")
+    if hashlib.sha256(memoryview(data)[:-_CHECKSUM_BYTES]).digest() != data[-_CHECKSUM_BYTES:]:
+        raise CorruptStateError(f"{where}: damaged: the checksum differs, the file was cut short or altered.")
+    (header_bytes,) = struct.unpack_from("<Q", data)
+    if header_bytes > len(data) - _LENGTH_BYTES - _CHECKSUM_BYTES:
+        raise CorruptStateError(
+            f"{where}: damaged: its header is to have {header_bytes} bytes, the file has {len(data)}."
+        )
+    try:
+        metadata = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes])["__metadata__"]
+        version, found_kind, tree = int(metadata["format_version"]), metadata["kind"], metadata["tree"]
+        if version > FORMAT_VERSION:
+            raise CorruptStateError(
+                f"{where}: its format {version} is newer than this streamgd's {FORMAT_VERSION}. Update streamgd."
+            )
+        if found_kind != kind:
+            raise CorruptStateError(f"{where}: expected a {kind}, found a {found_kind}.")
+        arrays = load(data)
+        del arrays[_CHECKSUM_NAME]
+        return join(arrays, tree)
+    except _MALFORMED as error:
+        # Only a file made on purpose comes here: its checksum holds.
+        reason = " ".join(str(error).split())[:200]
+        raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
+
+
+class FileSystem:
+    """The operations that change the disk; tests put another one in place of ``files`` and let it fail."""
+
+    def open(self, path: Path) -> BinaryIO:
+        """A new, unbuffered file for writing; its mode follows the umask."""
+        return open(path, "wb", buffering=0)
+
+    def write(self, file: BinaryIO, data: bytes) -> None:
+        """Write all of ``data``; a single call to the operating system may take less, at most 2 GB."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+
+    def fsync(self, file: BinaryIO) -> None:
+        """Wait until the file's content is on the device. Not to be retried: a second call may falsely succeed."""
+        os.fsync(file.fileno())
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename ``source``, over ``target`` if that exists."""
+        os.replace(source, target)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file."""
+        os.remove(path)
+
+    def fsync_folder(self, folder: Path) -> None:
+        """Wait until renames and new names in the folder are on the device."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some network file systems know no fsync of a folder; there the rename itself must do.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)
+
+
+files = FileSystem()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that, whenever it is interrupted, ``path`` holds either what it held before or all of ``data``.
+
+    Raises
+    ------
+    StorageError, AccessError
+        Writing failed. The temporary file is removed if that is possible.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(f"write {path}"):
+        try:
+            with files.open(temporary) as file:
+                files.write(file, data)
+                files.fsync(file)
+            files.replace(temporary, path)
+            files.fsync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                files.remove(temporary)
+            raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there; its name is on the device afterwards."""
+    if not folder.is_dir():
+        with storage_errors(f"make folder {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            files.fsync_folder(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file."""
+    with storage_errors(f"remove {path}"):
+        files.remove(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in ``folder``. Nobody else may be writing there."""
+    for path in sorted(folder.glob(".*.tmp")):
+        remove(path)

@@ -1,0 +1,229 @@
+"""Full-batch gradient descent: each pass gives the objective and its gradient over all rows.
+
+    survey pass: moments and levels ── pass: row group ── blocks ── chunk_sums ── folded ── optimizer ── next theta
+
+A chunk is a row group, its blocks are its slices. Encoded blocks are kept on disk between passes where they fit;
+they are the same blocks as those made anew, so the sums are too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+from streamgd.data.blocks import Block
+from streamgd.data.encoder import Encoder, Survey
+from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.plan import slices_of
+from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.store import BlockStore
+from streamgd.data.stream import blocks_of, encoded_slices
+from streamgd.errors import DivergenceError, StreamgdError
+from streamgd.objective.objective import ChunkSums, Objective
+from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.training.holdout import Holdout
+from streamgd.training.progress import RunContext
+from streamgd.training.reduce import tree_reduce
+from streamgd.training.setup import Task
+
+
+def survey_pass(task: Task, encoder: Encoder, context: RunContext) -> Survey:
+    """Moments, levels and counts of all rows."""
+
+    def survey_of(_: None, row_group: RowGroup) -> Survey:
+        context.interrupt.check()
+        total = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
+        for piece in encoded_slices(task.manifest, row_group, encoder, encoder.layout.block_rows):
+            total = total.merge(piece.rows.survey)
+        context.display.progress("prepare", row_group.first_row + row_group.rows, task.manifest.n_rows, None)
+        return total
+
+    return tree_reduce(survey_of, None, task.manifest.row_groups, Survey.merge, task.threads)
+
+
+class BlockSource:
+    """The training blocks of each row group: from the cache on disk once they are there, else made anew."""
+
+    def __init__(self, manifest: Manifest, encoder: Encoder, finisher: Finisher, store: BlockStore | None):
+        self._manifest = manifest
+        self._encoder = encoder
+        self._finisher = finisher
+        self._store = store
+        self._first_region: dict[RowGroup, int] = {}
+        self._rows: dict[RowGroup, list[int]] = {}
+        self._lock = threading.Lock()
+        regions = 0
+        for row_group in manifest.row_groups:
+            self._first_region[row_group] = regions
+            regions += sum(1 for _ in slices_of(row_group, encoder.layout.block_rows))
+        if store is not None:
+            store.create(store.total_bytes)
+
+    def blocks(self, row_group: RowGroup) -> Iterator[Block]:
+        rows = self._rows.get(row_group)
+        if self._store is not None and rows is not None:
+            for index, count in enumerate(rows):
+                region = self._first_region[row_group] + index
+                yield self._store.block(region, count)
+                self._store.release(region)
+            return
+        rows = []
+        for index, block in enumerate(blocks_of(self._manifest, row_group, self._encoder, self._finisher)):
+            if self._store is not None:
+                self._write(self._first_region[row_group] + index, block)
+            rows.append(block.rows)
+            yield block
+        self._rows[row_group] = rows
+
+    def _write(self, region: int, block: Block) -> None:
+        assert self._store is not None
+        buffer = np.empty(self._store.layout.block_bytes(block.rows), np.uint8)
+        for into, array in zip(self._store.layout.views(buffer, block.rows).arrays(), block.arrays(), strict=True):
+            into[...] = array
+        self._store.write(region, 0, buffer)
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.remove()
+
+
+def count_slices(manifest: Manifest, block_rows: int) -> int:
+    """Blocks of all row groups together."""
+    return sum(-(-row_group.rows // block_rows) for row_group in manifest.row_groups)
+
+
+@dataclass
+class BatchState:
+    """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this."""
+
+    encoding: Encoding
+    optimizer: dict[str, Any]
+    learning_rate: float
+    base_theta: np.ndarray
+    base_loss: float | None = None
+    epoch: int = 0
+    rows_seen: int = 0
+    mean_loss: float | None = None
+    history_bytes: int = 0
+    stopped_by: str | None = None
+    best: dict[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.epoch
+
+    def state(self) -> dict[str, Any]:
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        state["encoding"] = self.encoding.state()
+        return state
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        return cls(**{**state, "encoding": Encoding.from_state(state["encoding"])})
+
+
+class BatchTrainer:
+    """Passes over all rows until the gradient is small, or the last pass."""
+
+    def __init__(
+        self, task: Task, source: BlockSource, objective: Objective, holdout: Holdout | None, context: RunContext
+    ):
+        self._task = task
+        self._source = source
+        self._objective = objective
+        self._holdout = holdout
+        self._context = context
+        self._optimizer = FULL_BATCH_OPTIMIZERS[task.optimizer]
+
+    def total(self, theta: np.ndarray) -> ChunkSums:
+        """Sums over all training rows at ``theta``."""
+
+        def sums_of(shared_theta: np.ndarray, row_group: RowGroup) -> ChunkSums:
+            self._context.interrupt.check()
+            total = ChunkSums(0.0, np.zeros_like(shared_theta), 0.0, 0)
+            for block in self._source.blocks(row_group):
+                total = total + self._objective.chunk_sums(shared_theta, block)
+            return total
+
+        return tree_reduce(sums_of, theta, self._task.manifest.row_groups, ChunkSums.__add__, self._task.threads)
+
+    def run(self, state: BatchState) -> None:
+        """Pass after pass; ``state.stopped_by`` says what ended it.
+
+        Raises
+        ------
+        DivergenceError
+            J grew beyond all bounds: the fixed step is too large.
+        """
+        state.stopped_by = None
+        if state.base_loss is None:
+            state.base_loss = self._objective.evaluate(state.base_theta, self.total(state.base_theta)).mean_loss
+        while state.epoch < self._task.epochs and state.stopped_by is None:
+            started_s = time.monotonic()
+            try:
+                total = self.total(state.optimizer["trial"])
+            except StreamgdError:
+                # The pass is repeated after a resume; what came before it is kept.
+                self._context.save(state.state())
+                raise
+            self._step(state, total, started_s)
+        if state.stopped_by is None:
+            state.stopped_by = "epochs"
+        self._context.save(state.state())
+
+    def _step(self, state: BatchState, total: ChunkSums, started_s: float) -> None:
+        assert state.base_loss is not None
+        config, unit = self._task.config, state.encoding.target_scale**2
+        evaluation = self._objective.evaluate(state.optimizer["trial"], total)
+        previous = state.optimizer
+        if not np.isfinite(evaluation.value) and previous["value"] is None:
+            raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
+        if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss):
+            raise DivergenceError(
+                f"J grew to {evaluation.value * unit:.3g} after {state.epoch} passes: a step of {state.learning_rate:.3g} is"
+                f" too large. Choose a smaller --learning-rate, or --optimizer backtracking."
+            )
+        state.optimizer = self._optimizer.update(previous, evaluation, self._objective.penalty)
+        accepted = state.optimizer["theta"] is not previous["theta"]
+        if accepted:
+            state.mean_loss = evaluation.mean_loss
+        state.epoch += 1
+        state.rows_seen += total.rows
+        residual = state.optimizer["residual"] * state.encoding.target_scale
+        holdout = None
+        if self._holdout is not None and accepted:
+            holdout = self._holdout.mean_loss(self._objective, state.encoding, state.optimizer["theta"])
+            if state.best is None or (holdout is not None and holdout < state.best["loss"]):
+                state.best = {"epoch": state.epoch, "loss": holdout, "theta": state.optimizer["theta"]}
+        line = {
+            "event": "pass", "epoch": state.epoch, "steps": state.epoch, "rows": total.rows,
+            "rows_seen": state.rows_seen, "objective": evaluation.value * unit, "train_loss": evaluation.mean_loss * unit,
+            "holdout_loss": None if holdout is None else holdout * unit, "accepted": accepted, "gradient": residual,
+            "learning_rate": state.optimizer["alpha"], "seconds": round(time.monotonic() - started_s, 3),
+        }  # fmt: skip
+        self._context.append_history(state, line)
+        self._context.display.progress(f"pass {state.epoch}", total.rows, total.rows, evaluation.value * unit)
+        if residual <= config.tol_gradient:
+            state.stopped_by = "tol_gradient"
+        elif accepted and previous["value"] is not None:
+            state.stopped_by = self._small_change(state, previous)
+        elif not accepted and (state.optimizer["trial"] == state.optimizer["theta"]).all():
+            state.stopped_by = "precision"
+        if config.patience and state.best and state.epoch - state.best["epoch"] >= config.patience:
+            state.stopped_by = "patience"
+        if self._context.interrupt.time_is_over and state.stopped_by is None:
+            state.stopped_by = "max_time"
+        self._context.after_step(state.state)
+
+    def _small_change(self, state: BatchState, previous: dict[str, Any]) -> str | None:
+        config, now = self._task.config, state.optimizer
+        if config.tol_loss > 0 and previous["value"] - now["value"] < config.tol_loss * abs(previous["value"]):
+            return "tol_loss"
+        if config.tol_theta > 0 and np.abs(now["theta"] - previous["theta"]).max() <= config.tol_theta:
+            return "tol_theta"
+        return None

@@ -1,0 +1,59 @@
+"""The holdout loss: mean loss over rows that were not trained on, without the penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+
+from streamgd.data.encoder import Encoder
+from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.stream import blocks_of
+from streamgd.objective.objective import ChunkSums, Objective
+
+
+class Holdout(Protocol):
+    """Gives the holdout loss of a theta."""
+
+    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:
+        """Weighted mean loss over the held out rows; None when there are none."""
+        ...
+
+
+class StreamedHoldout:
+    """Held out rows that are decoded anew each time: those of ``manifest``, or only those a hash holds out.
+
+    Sums are folded in the order of the row groups, so the number of threads changes no bit.
+    """
+
+    def __init__(self, manifest: Manifest, encoder: Encoder, threads: int, only_held_out: bool):
+        self._manifest = manifest
+        self._encoder = encoder
+        self._threads = threads
+        self._only_held_out = only_held_out
+
+    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:
+        finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
+
+        def sums_of(row_group: RowGroup) -> ChunkSums | None:
+            return folded(
+                objective.chunk_sums(theta, block)
+                for block in blocks_of(self._manifest, row_group, self._encoder, finisher, self._only_held_out)
+            )
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            total = folded(pool.map(sums_of, self._manifest.row_groups))
+        return objective.evaluate(theta, total).mean_loss if total is not None and total.weight > 0 else None
+
+
+def folded(sums: Iterator[ChunkSums | None] | Iterator[ChunkSums]) -> ChunkSums | None:
+    """The sum of all, from the first to the last."""
+    total = None
+    for each in sums:
+        if each is not None:
+            total = each if total is None else total + each
+    return total
+

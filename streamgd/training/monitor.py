@@ -1,0 +1,64 @@
+"""Watches the loss while training, and says in words why a run had to go back.
+
+The progressive loss is that of each mini-batch before its update, taken on every n-th row; what it is held against
+is the loss of the best constant prediction on the very same rows, so that a few rows with a huge target alarm nobody.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamgd.data.blocks import Block
+from streamgd.data.encoding import Encoding
+from streamgd.data.scaler import Moments
+from streamgd.kernels.stochastic import LOSS_EVERY_ROWS
+from streamgd.objective.losses import Loss
+
+#: A block is bad when its progressive loss is so many times that of the best constant …
+BAD_BLOCK_FACTOR = 4.0
+#: … over at least so many steps, since the first few steps of a run may go astray.
+BAD_BLOCK_STEPS = 16
+#: An epoch is bad when its progressive loss exceeds that of the one before by this factor.
+BAD_EPOCH_FACTOR = 1.1
+#: A snapshot is taken every so many good blocks.
+SNAPSHOT_BLOCKS = 16
+MAX_ROLLBACKS = 24
+
+EXTREME_DEVIATIONS = 50.0
+
+
+def constant_loss(loss: Loss, block: Block, constant: float) -> tuple[float, float]:
+    """Weighted loss of the best constant on the rows of which the progressive loss is taken, and their weight."""
+    target = block.target[::LOSS_EVERY_ROWS]
+    raw = constant + block.offset[::LOSS_EVERY_ROWS] if len(block.offset) else np.full(len(target), constant)
+    weight = block.weight[::LOSS_EVERY_ROWS] if len(block.weight) else np.ones(len(target))
+    return float(weight @ loss.loss(target, raw)), float(weight.sum())
+
+
+def bad_block(theta: np.ndarray, block_loss: float, block_weight: float, constant: float, steps: int) -> str:
+    """What is wrong after a block, or an empty text.
+
+    ``block_loss`` and ``constant`` are weighted sums over the same rows.
+    """
+    if not np.isfinite(block_loss) or not np.isfinite(theta).all():
+        return "the loss is not finite"
+    if steps >= BAD_BLOCK_STEPS and block_loss > BAD_BLOCK_FACTOR * constant:
+        return f"the loss rose to {block_loss / block_weight:.6g}, the best constant has {constant / block_weight:.6g}"
+    return ""
+
+
+def likely_cause(encoding: Encoding, moments: Moments, learning_rate: float, scaled: bool) -> str:
+    """Why a run may have diverged: an unscaled or extreme feature by name, or the step size."""
+    scaling = encoding.scaling
+    if len(scaling.scale):
+        spread = moments.deviation() * scaling.scale0
+        extreme = np.maximum(np.abs(moments.largest), np.abs(moments.largest - scaling.shift)) / np.maximum(spread, 1e-300)
+        if not scaled and spread.max() > 100.0:
+            name = encoding.columns.numeric[int(spread.argmax())].name
+            return f"feature '{name}' is not scaled (its standard deviation is {spread.max():.3g}): leave out --scale none"
+        if extreme.max() > EXTREME_DEVIATIONS:
+            worst = int(extreme.argmax())
+            name = encoding.columns.numeric[worst].name
+            return f"feature '{name}' has values {extreme[worst]:.0f} standard deviations out, so a step of"\
+                f" {learning_rate:.3g} is too large for its rows"
+    return f"a step of {learning_rate:.3g} is too large"

@@ -1,0 +1,115 @@
+"""Where the stochastic loop gets its rows: shuffled blocks, or windows of a stream.
+
+Both give portions: rows that are trained on together, after the scaler has learned them if it still learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from streamgd.data.blocks import Block
+from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.plan import block_order
+from streamgd.data.prepare import PreparedBlocks
+from streamgd.data.scaler import Moments, Scaling
+from streamgd.data.vocabulary import Vocabulary
+from streamgd.data.window import Window, WindowStream
+
+
+class Portion(Protocol):
+    """Rows that are trained on together."""
+
+    @property
+    def moments(self) -> Moments | None:
+        """Moments of the rows, where the scaler learns from them."""
+        ...
+
+    def block(self, encoding: Encoding) -> Block:
+        """The rows under an encoding."""
+        ...
+
+
+class PortionSource(Protocol):
+    """The portions of each epoch."""
+
+    def portions(self, epoch: int, first: int) -> Iterator[Portion]:
+        """The portions of an epoch, from number ``first`` on."""
+        ...
+
+    def learned(self, encoding: Encoding, moments: Moments) -> Encoding:
+        """The encoding after the scaler has learned ``moments``."""
+        ...
+
+
+class _BlockPortion:
+    moments = None
+
+    def __init__(self, block: Block):
+        self._block = block
+
+    def block(self, encoding: Encoding) -> Block:  # noqa: ARG002
+        return self._block
+
+
+class ShuffledBlocks:
+    """The blocks of a prepared data set, in the order of each epoch; the encoding is final."""
+
+    def __init__(self, prepared: PreparedBlocks, seed: int):
+        self.prepared = prepared
+        self._seed = seed
+
+    def portions(self, epoch: int, first: int) -> Iterator[Portion]:
+        for index in block_order(self._seed, epoch, self.prepared.n_blocks)[first:]:
+            yield _BlockPortion(self.prepared.train_block(int(index)))
+            self.prepared.release(int(index))
+
+    def learned(self, encoding: Encoding, moments: Moments) -> Encoding:  # noqa: ARG002
+        return encoding
+
+
+class _WindowPortion:
+    def __init__(self, window: Window, source: StreamedWindows):
+        self._window = window
+        self._source = source
+
+    @property
+    def moments(self) -> Moments:
+        return self._window.survey.moments
+
+    def block(self, encoding: Encoding) -> Block:
+        return self._window.block(self._source.finisher(encoding))
+
+
+class StreamedWindows:
+    """The windows of a stream.
+
+    During the first epoch the scaler starts from a look at slices of all row groups and learns each window before
+    it is trained on. Then it has seen every row, and its moments are exact.
+    """
+
+    def __init__(self, stream: WindowStream, encoder_vocabularies: list[Vocabulary], look: Moments, standardise: bool):
+        self._stream = stream
+        self._vocabularies = encoder_vocabularies
+        self._look = look
+        self._standardise = standardise
+
+    def portions(self, epoch: int, first: int) -> Iterator[Portion]:
+        for window in self._stream.windows(epoch, first):
+            yield _WindowPortion(window, self)
+
+    def finisher(self, encoding: Encoding) -> Finisher:
+        return Finisher(self._stream.layout, encoding, self._vocabularies)
+
+    def learned(self, encoding: Encoding, moments: Moments) -> Encoding:
+        return self._scaled(encoding, self._look.merge(moments))
+
+    def exact(self, encoding: Encoding, moments: Moments) -> Encoding:
+        """The encoding when every row has been seen once."""
+        return self._scaled(encoding, moments)
+
+    def _scaled(self, encoding: Encoding, moments: Moments) -> Encoding:
+        scaling = encoding.scaling
+        learned = Scaling.from_moments(scaling.shift0, scaling.scale0, moments, self._standardise)
+        return replace(encoding, scaling=learned)

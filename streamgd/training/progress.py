@@ -1,0 +1,73 @@
+"""What a loop needs of its surroundings: checkpoints when they are due, the history, the display, the row log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from streamgd.data.scaler import Moments
+from streamgd.errors import storage_errors
+from streamgd.training.display import Display
+from streamgd.training.interrupt import Interrupt
+from streamgd.training.rundir import RunDirectory
+
+
+class HasHistory(Protocol):
+    """A state that remembers how long its history is."""
+
+    history_bytes: int
+    epoch: int
+    steps: int
+    learning_rate: float
+
+
+@dataclass
+class RunContext:
+    """The surroundings of a training loop. Nothing in it decides a bit of the result."""
+
+    run: RunDirectory
+    display: Display
+    interrupt: Interrupt
+    checkpoint_every_s: float
+    row_log: Path | None = None
+    survey_moments: Moments = field(default_factory=lambda: Moments.empty(0))
+    epoch_s: float = 0.0
+    _saved_s: float = field(default_factory=time.monotonic)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint now."""
+        self.run.checkpoints.save(state)
+        self._saved_s = time.monotonic()
+
+    def after_step(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write a checkpoint if one is due, or if the run is asked to stop; then stop."""
+        error = self.interrupt.requested()
+        if error is not None or time.monotonic() - self._saved_s >= self.checkpoint_every_s:
+            self.save(state())
+        if error is not None:
+            raise error
+
+    def append_history(self, state: HasHistory, line: dict[str, Any]) -> None:
+        """Add a line to the history; what a killed run wrote after its last checkpoint is cut off."""
+        state.history_bytes = self.run.append_history(line, state.history_bytes)
+
+    def event(self, state: HasHistory, event: str, text: str) -> None:
+        """Record and tell something that happened."""
+        self.append_history(
+            state,
+            {"event": event, "epoch": state.epoch, "steps": state.steps, "learning_rate": state.learning_rate, "text": text},
+        )
+        self.display.warn(text)
+
+    def log_rows(self, row_numbers: np.ndarray, rows_before: int) -> None:
+        """Write the numbers of the rows just used after the ``rows_before`` used earlier."""
+        if self.row_log is None:
+            return
+        with storage_errors(f"write {self.row_log}"), self.row_log.open("ab") as file:
+            file.truncate(8 * rows_before)
+            file.write(np.ascontiguousarray(row_numbers, "<u8").tobytes())

@@ -1,0 +1,101 @@
+"""A run directory: its lock, its configuration, its history, its checkpoints and its model.
+
+    config.json   what was asked for and resolved      history.jsonl   one line for each epoch and event
+    checkpoints/  all that is needed to go on          model.safetensors   the result
+    blocks/       the shuffled rows, while training    lock
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from streamgd import state as states
+from streamgd.errors import ConfigError, NoInputError, RunLockedError, storage_errors
+from streamgd.training.checkpoint import CheckpointStore
+
+SCHEMA_VERSION = 1
+
+
+class RunDirectory:
+    """The files of a run. As a context it holds the lock; nothing is created before it is entered.
+
+    Raises
+    ------
+    RunLockedError
+        On entering, when another process holds the lock.
+    """
+
+    def __init__(self, path: Path, keep_checkpoints: int = 2):
+        self.path = path
+        self.checkpoints = CheckpointStore(path / "checkpoints", keep_checkpoints)
+        self.model_path = path / "model.safetensors"
+        self._config_path = path / "config.json"
+        self._history_path = path / "history.jsonl"
+        self._lock = FileLock(path / "lock")
+
+    def __enter__(self) -> Self:
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"--run {self.path} is a file. Name a directory.")
+        states.make_folder(self.path)
+        try:
+            with storage_errors(f"lock the run directory {self.path}"):
+                self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunLockedError(f"another run works in {self.path}. Wait for it, or choose another --run.") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.release()
+
+    def read_config(self) -> dict[str, Any] | None:
+        """What was stored when the run began, or None for a new run."""
+        if not self._config_path.exists():
+            return None
+        with storage_errors(f"read {self._config_path}"):
+            text = self._config_path.read_text()
+        try:
+            stored: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{self._config_path} is damaged ({error}). Start over with --restart.") from None
+        return stored
+
+    def require_config(self) -> dict[str, Any]:
+        """As :meth:`read_config`, for a run that must be there."""
+        stored = self.read_config()
+        if stored is None:
+            raise NoInputError(f"no run at {self.path}. Start one with: streamgd train DATA --target COL --run {self.path}")
+        return stored
+
+    def write_config(self, stored: dict[str, Any]) -> None:
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **stored}, indent=2, default=str)
+        states.write_atomically(self._config_path, text.encode())
+
+    def clear(self) -> None:
+        """Forget the run, but keep the model until a new one replaces it."""
+        for path in (self._config_path, self._history_path):
+            if path.exists():
+                states.remove(path)
+        for info in self.checkpoints.list():
+            states.remove(info.path)
+
+    def append_history(self, line: dict[str, Any], size_bytes: int) -> int:
+        """Write ``line`` after the first ``size_bytes`` bytes of the history; returns the new size."""
+        text = (json.dumps(line) + "\n").encode()
+        with storage_errors(f"write {self._history_path}"), self._history_path.open("ab") as file:
+            kept_bytes = min(size_bytes, file.seek(0, 2))
+            file.truncate(kept_bytes)
+            file.write(text)
+        return kept_bytes + len(text)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of the history, oldest first."""
+        if not self._history_path.exists():
+            return []
+        with storage_errors(f"read {self._history_path}"):
+            lines = self._history_path.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]

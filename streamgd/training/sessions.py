@@ -1,0 +1,342 @@
+"""A session: the rows of a task made ready, its state new or from a checkpoint, and the loop that trains it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from streamgd.data.blocks import Block
+from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.prepare import Preparation, PreparedBlocks, new_store
+from streamgd.data.source import discover
+from streamgd.data.store import BlockStore, free_bytes
+from streamgd.data.window import WindowStream, first_look
+from streamgd.errors import InterruptedRunError, PausedError
+from streamgd.objective.objective import ChunkSums, Objective
+from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.training.batch import BatchState, BatchTrainer, BlockSource, count_slices, survey_pass
+from streamgd.training.holdout import Holdout, StreamedHoldout, folded
+from streamgd.training.monitor import constant_loss
+from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
+from streamgd.training.progress import RunContext
+from streamgd.training.setup import Task, first_theta
+from streamgd.training.stepsize import best_constant, block_row_norms, smoothness
+from streamgd.training.stochastic import StochasticTrainer
+from streamgd.training.trainstate import TrainState
+
+
+class Session(ABC):
+    """One run of one task."""
+
+    def __init__(self, task: Task, context: RunContext):
+        self.task = task
+        self.context = context
+        self._survey: Survey
+
+    @property
+    @abstractmethod
+    def encoding(self) -> Encoding:
+        """The final encoding."""
+
+    @abstractmethod
+    def train(self) -> None:
+        """Run the loop to its end."""
+
+    @abstractmethod
+    def theta(self) -> np.ndarray:
+        """The result, in units of the standardised target, ``(n_dof, 1)``."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What is worth knowing of the run, as plain values."""
+
+    @abstractmethod
+    def close(self, remove: bool = False) -> None:
+        """Let go of the blocks; ``remove`` deletes them."""
+
+
+def open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) -> Session:
+    """Make the rows ready for training, from where ``saved`` (a checkpoint's state) left off."""
+    if task.config.method == "batch":
+        return BatchSession(task, context, saved)
+    return StochasticSession(task, context, saved)
+
+
+def _streamed_holdout(task: Task, encoding: Encoding) -> Holdout | None:
+    """Held out rows that are decoded anew each time, if there are any."""
+    frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
+    if task.config.validation:
+        choice = RowChoice(where=task.choice.where)
+        manifest = discover(task.config.validation)
+        return StreamedHoldout(manifest, replace(frozen, choice=choice), task.threads, only_held_out=False)
+    if task.config.holdout > 0:
+        return StreamedHoldout(task.manifest, frozen, task.threads, only_held_out=True)
+    return None
+
+
+class StochasticSession(Session):
+    """Mini-batches or single rows, from shuffled blocks or from a stream."""
+
+    def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
+        super().__init__(task, context)
+        self._blocks: ShuffledBlocks | None = None
+        self._source: PortionSource
+        if task.order == "full":
+            sample, largest_row_norm = self._open_blocks()
+        else:
+            sample, largest_row_norm = self._open_windows()
+        context.survey_moments = self._survey.moments
+        self._state = TrainState.from_state(saved) if saved else self._new_state(sample, largest_row_norm)
+        self._objective = task.objective(self._encoding)
+
+    def _open_blocks(self) -> tuple[Block, float]:
+        """Prepare the shuffled blocks; returns the rows of one of them and the largest row norm."""
+        task, context = self.task, self.context
+        counter = _Counter(context, task.manifest.n_rows)
+        store = new_store(task.blocks_dir, task.layout, task.manifest.n_rows, task.config.batch_size)
+        try:
+            prepared = Preparation(
+                task.manifest, task.encoder(), task.encoding, store, task.key, task.config.seed, task.threads,
+                context.interrupt.check, counter.add,
+            ).run()  # fmt: skip
+        except (PausedError, InterruptedRunError):
+            store.close()
+            raise
+        except BaseException:
+            store.remove()
+            raise
+        self._survey, self._encoding = prepared.survey, prepared.encoding
+        self._source = self._blocks = ShuffledBlocks(prepared, task.config.seed)
+        return prepared.train_block(0), float(prepared.row_norms[:, 0].max())
+
+    def _open_windows(self) -> tuple[Block, float]:
+        """Look at slices of all row groups; returns their rows and the largest row norm among them."""
+        task = self.task
+        encoder = task.encoder()
+        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough)
+        self._encoding = task.encoding(self._survey, encoder.vocabularies, with_other=True)
+        frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
+        stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads)
+        standardise = task.config.scale == "standard"
+        self._source = StreamedWindows(stream, frozen.vocabularies, self._survey.moments, standardise)
+        finisher = Finisher(task.layout, self._encoding, encoder.vocabularies)
+        records = np.concatenate([piece.records for piece in pieces])
+        chosen = np.concatenate([piece.rows.kept & ~piece.rows.holdout for piece in pieces])
+        sample = finisher.finish(records, np.flatnonzero(chosen))
+        return sample, float(block_row_norms(sample)[0])
+
+    def _is_enough(self, survey: Survey) -> bool:
+        """Whether a look shows what streaming must know before it begins: some rows, and both classes."""
+        only_one_class = self.task.loss.is_classifier and float(survey.target_moments.mean[0]) in (0.0, 1.0)
+        return survey.train_rows > 0 and not only_one_class
+
+    def _new_state(self, sample: Block, largest_row_norm: float) -> TrainState:
+        task, encoding, survey = self.task, self._encoding, self._survey
+        optimizer, mean_weight = OPTIMIZERS[task.optimizer], survey.weight / survey.train_rows
+        mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
+        constant = best_constant(task.loss, mean, sample)
+        loss, weight = constant_loss(task.loss, sample, constant)
+        bounds = smoothness(sample, encoding.n_dof, task.loss, largest_row_norm, mean_weight, task.config.l2)
+        batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
+        rate = task.config.learning_rate
+        if rate == "auto":
+            rate = optimizer.default_learning_rate(bounds, batch_size)
+        self.context.display.message(
+            f"learning rate: {rate:.6g} ({task.schedule}); smoothness {bounds.mean:.3g}, of one row {bounds.row:.3g};"
+            f" best constant has loss {loss / weight * encoding.target_scale**2:.6g}"
+        )
+        return TrainState.start(
+            encoding, optimizer, first_theta(task, encoding, constant), learning_rate=rate,
+            best_constant=constant, mean_weight=mean_weight, base_loss=loss / weight,
+        )  # fmt: skip
+
+    @property
+    def encoding(self) -> Encoding:
+        return self._state.encoding
+
+    def train(self) -> None:
+        task = self.task
+        holdout: Holdout | None = None
+        if self._blocks is not None and task.config.holdout > 0:
+            holdout = _BlocksHoldout(self._blocks.prepared, task.threads)
+        else:
+            holdout = _streamed_holdout(task, self._encoding)
+        train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
+        StochasticTrainer(task, self._source, self._objective, holdout, train_rows, self.context).run(self._state)
+
+    def theta(self) -> np.ndarray:
+        if self.task.config.patience and self._state.best and self._state.best["loss"] is not None:
+            return np.array(self._state.best["theta"])
+        return self._state.result(self.task.averaging)
+
+    def facts(self) -> dict[str, Any]:
+        state, unit = self._state, self.encoding.target_scale**2
+        losses = state.epoch_losses[-1] if state.epoch_losses else {"progressive": None, "holdout": None}
+        facts = _common_facts(self.task, self._survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
+        facts |= {
+            "progressive_loss": _scaled(losses["progressive"], unit), "holdout_loss": _scaled(losses["holdout"], unit),
+            "base_loss": state.base_loss * unit, "train_loss": None, "objective": None,
+            "learning_rate": state.learning_rate, "rollbacks": state.rollbacks,
+        }  # fmt: skip
+        if self._blocks is not None:
+            theta = self.theta()
+            total, constant = _losses_over_blocks(
+                self._blocks.prepared, self._objective, theta, state.best_constant, self.task.threads
+            )
+            evaluation = self._objective.evaluate(theta, total)
+            facts |= {
+                "base_loss": constant / total.weight * unit, "train_loss": evaluation.mean_loss * unit,
+                "objective": evaluation.value * unit,
+            }  # fmt: skip
+        return facts
+
+    def close(self, remove: bool = False) -> None:
+        if self._blocks is not None:
+            store = self._blocks.prepared.store
+            if remove:
+                store.remove()
+            else:
+                store.close()
+
+
+class BatchSession(Session):
+    """Full-batch passes over the row groups."""
+
+    def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
+        super().__init__(task, context)
+        self._state: BatchState
+        encoder = task.encoder()
+        survey = survey_pass(task, encoder, context)
+        encoding = task.encoding(survey, encoder.vocabularies)
+        frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
+        self._survey = survey
+        context.survey_moments = survey.moments
+        store = BlockStore(
+            task.blocks_dir, task.layout, task.layout.block_rows, count_slices(task.manifest, task.layout.block_rows)
+        )
+        fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
+        finisher = Finisher(task.layout, encoding, frozen.vocabularies)
+        self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None)
+        self._objective = task.objective(encoding)
+        self._holdout = _streamed_holdout(task, encoding)
+        self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
+
+    def _new_state(self, encoding: Encoding) -> BatchState:
+        task, survey = self.task, self._survey
+        mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
+        constant = float(task.loss.link(np.array([mean]))[0])
+        theta = first_theta(task, encoding, constant)
+        rate = task.config.learning_rate
+        if rate == "auto":
+            # The trace of the second moments bounds their largest eigenvalue.
+            moments, scaling = survey.moments, encoding.scaling
+            share = np.divide(moments.squares, moments.weight, out=np.zeros_like(moments.mean), where=moments.weight > 0)
+            trace = float((share + (moments.mean - scaling.mean) ** 2) @ scaling.deviation**-2.0)
+            rate = 1.0 / (task.loss.max_curvature * (trace + len(encoding.categorical) + 1.0) + task.config.l2)
+        self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
+        state = FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate)
+        base = np.zeros_like(theta)
+        base[-1, 0] = constant
+        return BatchState(encoding, state, rate, base)
+
+    @property
+    def encoding(self) -> Encoding:
+        return self._state.encoding
+
+    def train(self) -> None:
+        trainer = BatchTrainer(self.task, self._source, self._objective, self._holdout, self.context)
+        trainer.run(self._state)
+
+    def theta(self) -> np.ndarray:
+        if self.task.config.patience and self._state.best:
+            return np.array(self._state.best["theta"])
+        return np.array(self._state.optimizer["theta"])
+
+    def facts(self) -> dict[str, Any]:
+        state, unit = self._state, self.encoding.target_scale**2
+        facts = _common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
+        gradient = state.optimizer["residual"]
+        facts |= {
+            "progressive_loss": None, "holdout_loss": _scaled(state.best["loss"] if state.best else None, unit),
+            "base_loss": _scaled(state.base_loss, unit), "train_loss": _scaled(state.mean_loss, unit),
+            "objective": _scaled(state.optimizer["value"], unit), "learning_rate": state.optimizer["alpha"],
+            "gradient": None if gradient is None else gradient * self.encoding.target_scale, "rollbacks": 0,
+        }  # fmt: skip
+        return facts
+
+    def close(self, remove: bool = False) -> None:  # noqa: ARG002
+        # The blocks of full batch are made anew by the first pass after a start.
+        self._source.close()
+
+
+class _BlocksHoldout:
+    """The held out rows at the end of each block, folded in the order of the blocks."""
+
+    def __init__(self, prepared: PreparedBlocks, threads: int):
+        self._prepared = prepared
+        self._threads = threads
+
+    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
+        def sums_of(index: int) -> ChunkSums:
+            return objective.chunk_sums(theta, self._prepared.holdout_block(index))
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            total = folded(pool.map(sums_of, range(self._prepared.n_blocks)))
+        return objective.evaluate(theta, total).mean_loss if total is not None and total.weight > 0 else None
+
+
+def _losses_over_blocks(
+    prepared: PreparedBlocks, objective: Objective, theta: np.ndarray, constant: float, threads: int
+) -> tuple[ChunkSums, float]:
+    """Sums over all training rows at ``theta``, and the summed loss of the best constant."""
+
+    def sums_of(index: int) -> tuple[ChunkSums, float]:
+        block = prepared.train_block(index)
+        raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
+        losses = objective.loss.loss(block.target, raw)
+        result = objective.chunk_sums(theta, block), float(losses @ block.weight if len(block.weight) else losses.sum())
+        prepared.release(index)
+        return result
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(sums_of, range(prepared.n_blocks)))
+    total = folded(iter(sums for sums, _ in found))
+    assert total is not None
+    return total, sum(loss for _, loss in found)
+
+
+def _common_facts(
+    task: Task, survey: Survey, epochs: int, steps: int, rows_seen: int, stopped_by: str | None
+) -> dict[str, Any]:
+    return {
+        "rows": task.manifest.n_rows, "train_rows": survey.train_rows, "holdout_rows": survey.holdout_rows,
+        "dropped": survey.dropped, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
+        "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
+        "l2": task.config.l2, "epochs": epochs, "steps": steps, "rows_seen": rows_seen, "stopped_by": stopped_by,
+    }  # fmt: skip
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value * unit
+
+
+class _Counter:
+    """Adds up the rows that threads report, for the display."""
+
+    def __init__(self, context: RunContext, total_rows: int):
+        self._display = context.display
+        self._total_rows = total_rows
+        self._rows = 0
+        self._lock = Lock()
+
+    def add(self, phase: str, rows: int) -> None:
+        with self._lock:
+            self._rows = self._rows + rows if phase == "scatter" else rows
+            self._display.progress("prepare" if phase == "scatter" else "finalise", self._rows, self._total_rows, None)

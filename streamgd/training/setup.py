@@ -1,0 +1,237 @@
+"""From a configuration to a task: the data found, columns and loss decided, order, sizes and optimizer resolved.
+
+All that ``auto`` stands for is settled here, once, from manifest and configuration, and stored with the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamgd.config import TrainConfig, identity_fields
+from streamgd.data.blocks import RecordLayout
+from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoding import Encoding
+from streamgd.data.filters import parse_where
+from streamgd.data.plan import INIT, derive_key
+from streamgd.data.prepare import WAVE_BLOCKS, block_plan
+from streamgd.data.resolve import Resolved, resolve
+from streamgd.data.scaler import Scaling
+from streamgd.data.source import Manifest
+from streamgd.data.store import free_bytes
+from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
+from streamgd.data.window import count_lanes
+from streamgd.errors import ConfigError, NoInputError, TargetError
+from streamgd.objective.losses import LOSSES, Loss
+from streamgd.objective.objective import Objective
+from streamgd.objective.penalties import ElasticNet
+
+DEFAULT_EPOCHS = 5
+DEFAULT_PASSES = 200
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that is known before the first row is encoded.
+
+    ``order`` is full, window or none; ``optimizer`` and ``schedule`` are names, ``averaging`` whether the averaged
+    iterate is the result, ``epochs`` epochs or passes, ``notes`` lines worth telling the user.
+    """
+
+    config: TrainConfig
+    manifest: Manifest
+    resolved: Resolved
+    layout: RecordLayout
+    choice: RowChoice
+    order: str
+    optimizer: str
+    schedule: str
+    averaging: bool
+    epochs: int
+    lanes: int
+    threads: int
+    notes: tuple[str, ...]
+
+    @property
+    def loss(self) -> Loss:
+        return LOSSES[self.resolved.loss]
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that decides the blocks."""
+        config = self.config.model_dump(mode="json")
+        parts = [self.manifest.fingerprint, [config[name] for name in identity_fields() if name != "data"]]
+        parts += [self.resolved.columns.to_json(), repr(self.layout), self.resolved.shift.tolist()]
+        parts += [self.resolved.scale.tolist(), self.order]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def blocks_dir(self) -> Path:
+        """Where this run keeps its blocks: under ``--blocks-dir`` in a folder named after the run."""
+        if self.config.blocks_dir is None:
+            return self.config.run_dir / "blocks"
+        run = hashlib.sha256(str(self.config.run_dir.resolve()).encode()).hexdigest()[:12]
+        return Path(self.config.blocks_dir) / f"streamgd-{run}"
+
+    @property
+    def blocks_bytes(self) -> int:
+        """Bytes of the blocks file, were it written whole."""
+        return _blocks_bytes(self.manifest, self.layout, self.config)
+
+    def encoder(self) -> Encoder:
+        """An encoder in provisional units with growing vocabularies."""
+        config, columns = self.config, self.resolved.columns
+        vocabularies = [Vocabulary(c, config.max_levels, config.hash_buckets) for c in columns.categorical]
+        return Encoder(
+            columns, self.layout, self.resolved.shift, self.resolved.scale, vocabularies, config.nulls, self.choice
+        )
+
+    def encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
+        """The final encoding, from a survey of the rows.
+
+        Parameters
+        ----------
+        with_other : bool
+            Whether levels that the survey has not seen get a coefficient in common (pure streaming).
+
+        Raises
+        ------
+        NoInputError
+            No row is left to train on.
+        TargetError
+            All rows that are left are of one class.
+        """
+        config, columns = self.config, self.resolved.columns
+        if survey.train_rows == 0:
+            reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in survey.dropped.items()) or "all held out"
+            raise NoInputError(f"no row is left to train on ({reasons}). Look at --where, --sample, --nulls and the target.")
+        mean = float(survey.target_moments.mean[0])
+        if self.loss.is_classifier and mean in (0.0, 1.0):
+            only = columns.target.classes[int(mean)] if columns.target and columns.target.classes else mean
+            raise TargetError(
+                f"target '{config.target}': all {survey.train_rows:,} rows that are used are of class {only!r}, expected"
+                f" two classes. Look at --where and --sample, or add data."
+            )
+        standardise = config.scale == "standard"
+        scaling = Scaling.from_moments(self.resolved.shift, self.resolved.scale, survey.moments, standardise)
+        first_row, categorical = len(columns.numeric), []
+        for column, vocabulary, counts in zip(columns.categorical, vocabularies, survey.level_counts, strict=True):
+            if vocabulary.hashed:
+                encoded = CategoricalEncoding(column, first_row, (), False, config.hash_buckets)
+            else:
+                encoded = CategoricalEncoding(column, first_row, final_levels(vocabulary, counts), with_other, 0)
+            categorical.append(encoded)
+            first_row += encoded.n_rows
+        shift, scale = (0.0, 1.0)
+        if self.resolved.loss == "squared" and standardise:
+            shift, scale = mean, float(survey.target_moments.deviation()[0])
+        return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale)
+
+    def objective(self, encoding: Encoding) -> Objective:
+        """The objective in units of the standardised target, stated for the original one: l1 follows the unit."""
+        return Objective(self.loss, ElasticNet(self.config.l1 / encoding.target_scale, self.config.l2))
+
+    def summary(self) -> dict[str, Any]:
+        """What was resolved, as plain values, for ``config.json`` and ``--dry-run``."""
+        blocks = block_plan(self.manifest.n_rows, self.layout, self.config.batch_size)
+        return {
+            "rows": self.manifest.n_rows, "files": len(self.manifest.files), "row_groups": len(self.manifest.row_groups),
+            "loss": self.resolved.loss, "columns": self.resolved.became,
+            "left_out": dict(self.resolved.left_out), "method": self.config.method, "optimizer": self.optimizer,
+            "schedule": self.schedule, "averaging": self.averaging, "epochs": self.epochs, "order": self.order,
+            "blocks": blocks[0] if self.order == "full" else 0,
+            "block_rows": blocks[1] if self.order == "full" else self.layout.block_rows,
+            "blocks_bytes": self.blocks_bytes if self.order == "full" else 0,
+            "lanes": self.lanes, "memory_bytes": self.config.memory, "threads": self.threads,
+        }  # fmt: skip
+
+
+def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None = None) -> Task:
+    """Resolve everything that ``auto`` stands for.
+
+    Parameters
+    ----------
+    stored_order : str, optional
+        The order that was resolved when the run began; free disk space is then not looked at again.
+    """
+    where = parse_where(config.where, manifest.schema) if config.where else None
+    resolved = resolve(manifest, config, where)
+    columns = resolved.columns
+    layout = RecordLayout(
+        len(columns.numeric), len(columns.categorical), config.dtype,
+        columns.weight is not None, columns.offset is not None, config.row_log is not None,
+    )  # fmt: skip
+    order, notes = _order(config, manifest, layout) if stored_order is None else (stored_order, [])
+    if config.batch_size > layout.block_rows and order != "full":
+        raise ConfigError(
+            f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has {layout.block_rows}"
+            f" rows. Choose at most that."
+        )
+    batch = config.method == "batch"
+    optimizer = config.optimizer
+    if optimizer == "auto" and batch:
+        optimizer = "backtracking" if config.learning_rate == "auto" else "plain"
+    elif optimizer == "auto":
+        optimizer = "plain" if config.method == "sgd" else "adagrad"
+    read = list(dict.fromkeys([*columns.sources, *(where.columns if where else ())]))
+    return Task(
+        config=config,
+        manifest=manifest,
+        resolved=resolved,
+        layout=layout,
+        choice=RowChoice(config.seed, where, config.sample, config.holdout),
+        order=order,
+        optimizer=optimizer,
+        schedule="constant" if config.schedule == "auto" else config.schedule,
+        averaging=not batch and (config.average == "on" or (config.average == "auto" and config.l1 == 0.0)),
+        epochs=config.epochs or (DEFAULT_PASSES if batch else DEFAULT_EPOCHS),
+        lanes=count_lanes(manifest, read) if order == "window" else 0,
+        threads=config.threads or len(os.sched_getaffinity(0)),
+        notes=(*resolved.warnings, *notes),
+    )
+
+
+def _blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
+    n_blocks, places = block_plan(manifest.n_rows, layout, config.batch_size)
+    return (n_blocks + min(WAVE_BLOCKS, n_blocks)) * places * layout.record_bytes
+
+
+def _order(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> tuple[str, list[str]]:
+    """The order of rows, and a line about it where space decides."""
+    if config.method == "batch":
+        return "none", []
+    if config.shuffle != "auto":
+        return config.shuffle, []
+    needed = int(_blocks_bytes(manifest, layout, config) * config.sample)
+    folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir
+    free = free_bytes(folder)
+    if needed <= config.blocks_max and needed <= 0.9 * free:
+        return "full", []
+    why = (
+        f"--blocks-max is {config.blocks_max / 1e9:.1f} GB"
+        if needed > config.blocks_max
+        else f"{free / 1e9:.1f} GB are free in {folder}"
+    )
+    return "window", [
+        f"order: window, since shuffling over the whole data needs {needed / 1e9:.1f} GB of blocks and {why};"
+        f" --blocks-dir DIR puts them elsewhere."
+    ]
+
+
+def first_theta(task: Task, encoding: Encoding, best_constant: float) -> np.ndarray:
+    """Theta before the first step, float64, shape ``(n_dof, 1)``, by ``--init``."""
+    from streamgd.data.plan import INIT, derive_key
+
+    theta = np.zeros((encoding.n_dof, 1))
+    if task.config.init == "random":
+        words = [derive_key(task.config.seed, INIT, row) for row in range(encoding.n_dof)]
+        theta[:, 0] = 0.1 * (np.array(words, np.float64) / 2.0**63 - 1.0)
+    elif task.config.init == "best":
+        theta[-1, 0] = best_constant
+    return theta

@@ -1,0 +1,71 @@
+"""The step size of ``--learning-rate auto``: smoothness constants from the data, and the best constant prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamgd.data.blocks import Block
+from streamgd.kernels import sums
+from streamgd.objective.losses import LOSSES, Loss
+from streamgd.objective.objective import Objective
+from streamgd.objective.penalties import ElasticNet
+from streamgd.optim.stochastic import Smoothness
+
+POWER_ITERATIONS = 12
+
+
+def block_row_norms(block: Block) -> np.ndarray:
+    """Largest squared norm of a row times its weight, and the sum of these; float64, ``(2,)``."""
+    norms = np.zeros(2)
+    sums.row_norms(block.features, block.codes, block.weight, norms)
+    return norms
+
+
+def smoothness(block: Block, n_dof: int, loss: Loss, largest_row_norm: float, mean_weight: float, l2: float) -> Smoothness:
+    """Smoothness constants of a data set.
+
+    Parameters
+    ----------
+    block : Block
+        Rows that stand for all: the largest eigenvalue of their second moments is found by power iteration.
+    largest_row_norm : float
+        Largest squared row norm times weight over all rows.
+    """
+    # With target 0 and the squared loss the gradient at v is X' X v.
+    quadratic = Objective(LOSSES["squared"], ElasticNet())
+    rows = Block(
+        block.features, block.codes, np.zeros(block.rows), block.weight, np.empty(0), np.empty(0, np.uint64)
+    )
+    vector = np.full((n_dof, 1), 1.0 / np.sqrt(n_dof))
+    largest = 1.0
+    for _ in range(POWER_ITERATIONS):
+        total = quadratic.chunk_sums(vector, rows)
+        product = total.gradient / total.weight
+        norm = float(np.sqrt((product**2).sum()))
+        if not 0.0 < norm < np.inf:
+            break
+        largest, vector = norm, product / norm
+    # Power iteration comes from below; a tenth covers what it misses.
+    mean = 1.1 * largest * loss.max_curvature + l2
+    row = largest_row_norm / mean_weight * loss.max_curvature + l2
+    return Smoothness(row=max(row, mean), mean=mean)
+
+
+def best_constant(loss: Loss, target_mean: float, block: Block) -> float:
+    """The raw prediction that fits best without features.
+
+    Without an offset it is the link of the mean target; with one, a few Newton steps on the rows of ``block``.
+    """
+    if not len(block.offset):
+        return float(loss.link(np.array([target_mean]))[0])
+    constant = float(loss.link(np.array([target_mean]))[0]) - float(block.offset.mean())
+    weight = block.weight if len(block.weight) else np.ones(block.rows)
+    for _ in range(30):
+        raw = block.offset + constant
+        slope = float(weight @ loss.gradient(block.target, raw))
+        curvature = float(weight @ loss.curvature(block.target, raw))
+        step = slope / max(curvature, 1e-12 * weight.sum())
+        constant -= float(np.clip(step, -2.0, 2.0))
+        if abs(step) < 1e-12:
+            break
+    return constant

@@ -1,0 +1,231 @@
+"""The stochastic loops: mini-batches or single rows, portion after portion, epoch after epoch.
+
+    portion ── scaler learns it, theta follows ── predict, compare, gradient, update ── watched ── checkpoint
+
+The state moves only between portions; whatever stops the run, it stops there.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from streamgd.data.blocks import Block
+from streamgd.data.scaler import Moments
+from streamgd.errors import DivergenceError
+from streamgd.kernels import stochastic as kernels
+from streamgd.objective.objective import Objective
+from streamgd.optim.schedules import learning_rates
+from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.training import monitor
+from streamgd.training.holdout import Holdout
+from streamgd.training.portions import Portion, PortionSource, StreamedWindows
+from streamgd.training.progress import RunContext
+from streamgd.training.setup import Task
+from streamgd.training.trainstate import TrainState
+
+
+class StochasticTrainer:
+    """Trains a state through epochs of portions.
+
+    Parameters
+    ----------
+    train_rows : int
+        Training rows of an epoch (an upper bound where it is not known), for progress and schedules.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: PortionSource,
+        objective: Objective,
+        holdout: Holdout | None,
+        train_rows: int,
+        context: RunContext,
+    ):
+        self._task = task
+        self._source = source
+        self._objective = objective
+        self._holdout = holdout
+        self._train_rows = train_rows
+        self._context = context
+        self._optimizer = OPTIMIZERS[task.optimizer]
+        self._settings = np.array(self._optimizer.settings)
+        self._batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
+        self._unit = 1.0
+
+    def run(self, state: TrainState) -> None:
+        """Train until the last epoch or until something stops it; ``state.stopped_by`` says what."""
+        self._unit = state.encoding.target_scale**2
+        state.stopped_by = None
+        if state.snapshot is None:
+            state.take_snapshot()
+        while state.epoch < self._task.epochs and state.stopped_by is None:
+            trouble = self._epoch(state)
+            if trouble:
+                self._go_back(state, trouble)
+            elif state.stopped_by is None:
+                self._end_epoch(state)
+        if state.stopped_by is None:
+            state.stopped_by = "epochs"
+        self._context.save(state.state())
+
+    def _epoch(self, state: TrainState) -> str:
+        """Train on the rest of an epoch; returns what went wrong, or an empty text."""
+        started_s = time.monotonic()
+        for portion in self._source.portions(state.epoch, state.position):
+            trouble = self._portion(state, portion)
+            if trouble:
+                return trouble
+            if state.position % monitor.SNAPSHOT_BLOCKS == 0:
+                state.take_snapshot()
+            self._context.after_step(state.state)
+            rows = self._rows_of_epoch(state)
+            self._context.display.progress(
+                f"epoch {state.epoch + 1}/{self._task.epochs}", rows, self._train_rows, self._progressive_loss(state)
+            )
+            if self._context.interrupt.time_is_over:
+                state.stopped_by = "max_time"
+                return ""
+        self._context.epoch_s = time.monotonic() - started_s
+        # An epoch is judged once: after a rollback its sums still hold the bad part.
+        judged = state.rollback_epoch != state.epoch
+        if judged and state.epoch_losses and self._task.order == "full" and state.sums[1] > 0:
+            now, before = state.sums[0] / state.sums[1], state.epoch_losses[-1]["progressive"]
+            if now > monitor.BAD_EPOCH_FACTOR * before and now > state.sums[2] / state.sums[1]:
+                return f"the loss of the epoch rose from {before * self._unit:.6g} to {now * self._unit:.6g}"
+        return ""
+
+    def _rows_of_epoch(self, state: TrainState) -> int:
+        return state.rows_seen - sum(entry["rows"] for entry in state.epoch_losses)
+
+    def _progressive_loss(self, state: TrainState) -> float | None:
+        return float(state.sums[0] / state.sums[1]) * self._unit if state.sums[1] > 0 else None
+
+    def _portion(self, state: TrainState, portion: Portion) -> str:
+        """Learn the scaling, then train on the rows; returns what went wrong, or an empty text."""
+        if portion.moments is not None and state.epoch == 0:
+            self._learn_scaling(state, portion.moments)
+        block = portion.block(state.encoding)
+        state.position += 1
+        if block.rows == 0:
+            return ""
+        steps_before, losses = state.steps, np.zeros(2)
+        with np.errstate(all="ignore"):
+            self._train_block(state, block, losses)
+        constant, _ = monitor.constant_loss(self._objective.loss, block, state.best_constant)
+        trouble = monitor.bad_block(state.theta, losses[0], losses[1], constant, state.steps - steps_before)
+        if not trouble:
+            self._context.log_rows(block.row_numbers, state.rows_seen)
+            state.rows_seen += block.rows
+            state.sums += [losses[0], losses[1], constant]
+        return trouble
+
+    def _learn_scaling(self, state: TrainState, moments: Moments) -> None:
+        state.moments = moments if state.moments is None else state.moments.merge(moments)
+        grown = state.reexpress(self._source.learned(state.encoding, state.moments), self._optimizer)
+        for column in grown:
+            name = state.encoding.columns.numeric[column].name
+            self._context.event(state, "restart", f"feature '{name}' had been nearly constant: its coefficient restarts at 0")
+
+    def _train_block(self, state: TrainState, block: Block, losses: np.ndarray) -> None:
+        """Predict, compare, gradient, update: see ``kernels.stochastic``."""
+        task, loss, penalty = self._task, self._objective.loss, self._objective.penalty
+        n_steps = -(-block.rows // self._batch_size)
+        total_steps = task.epochs * -(-self._train_rows // self._batch_size)
+        rates = learning_rates(task.schedule, state.learning_rate, state.steps + 1, n_steps, total_steps)
+        if self._batch_size == 1 and task.optimizer == "plain":
+            kernels.train_rows(
+                block.features, block.codes, block.target, block.weight, block.offset,
+                rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
+                state.theta[:, 0], state.average[:, 0], state.clock, losses,
+                loss.pointwise_loss, loss.pointwise_gradient,
+            )  # fmt: skip
+        else:
+            # Cut into mini-batches of nearly equal size.
+            bounds = np.linspace(0, block.rows, n_steps + 1).round().astype(np.int64)
+            kernels.train_minibatches(
+                block.features, block.codes, block.target, block.weight, block.offset,
+                bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
+                state.theta[:, 0], state.average[:, 0], state.slots, state.clock, self._settings, losses,
+                loss.pointwise_loss, loss.pointwise_gradient, self._optimizer.update,
+            )  # fmt: skip
+        state.steps += n_steps
+
+    def _go_back(self, state: TrainState, trouble: str) -> None:
+        """Return to the last good snapshot with half the step, and say why."""
+        moments = state.moments or self._context.survey_moments
+        cause = monitor.likely_cause(
+            state.encoding, moments, state.learning_rate, self._task.config.scale == "standard"
+        )
+        if state.rollbacks >= monitor.MAX_ROLLBACKS:
+            raise DivergenceError(
+                f"{trouble}, after the step was halved {state.rollbacks} times: {cause}. Leave such values out with"
+                f" --where, leave out the column with --exclude, or start with a smaller --learning-rate."
+            )
+        where = f"epoch {state.epoch + 1}, step {state.steps:,}"
+        state.rollback_epoch = state.epoch
+        state.go_back()
+        self._context.event(
+            state, "rollback",
+            f"{where}: {trouble}: {cause}. Back to step {state.steps:,} with a learning rate of {state.learning_rate:.3g}",
+        )  # fmt: skip
+        self._context.save(state.state())
+
+    def _end_epoch(self, state: TrainState) -> None:
+        if isinstance(self._source, StreamedWindows) and state.epoch == 0 and state.moments is not None:
+            state.reexpress(self._source.exact(state.encoding, state.moments), self._optimizer)
+        theta = state.result(self._task.averaging)
+        holdout = None
+        if self._holdout is not None:
+            self._context.display.progress("evaluate", 0, 0, None)
+            holdout = self._holdout.mean_loss(self._objective, state.encoding, theta)
+        progressive = float(state.sums[0] / state.sums[1]) if state.sums[1] > 0 else None
+        moved = float(np.abs(theta - state.best["previous"]).max()) if state.best else None
+        entry = {
+            "epoch": state.epoch + 1, "rows": self._rows_of_epoch(state), "progressive": progressive, "holdout": holdout,
+        }  # fmt: skip
+        state.epoch_losses.append(entry)
+        state.epoch, state.position, state.sums = state.epoch + 1, 0, np.zeros(3)
+        best = state.best
+        if best is None or (holdout is not None and (best["loss"] is None or holdout < best["loss"])):
+            best = {"epoch": state.epoch, "loss": holdout, "theta": theta}
+        state.best = {**best, "previous": theta}
+        state.take_snapshot()
+        unit = self._unit
+        line = {
+            "event": "epoch", "epoch": state.epoch, "steps": state.steps, "rows": entry["rows"],
+            "rows_seen": state.rows_seen, "train_loss": None if progressive is None else progressive * unit,
+            "holdout_loss": None if holdout is None else holdout * unit, "learning_rate": state.learning_rate,
+            "seconds": round(self._context.epoch_s, 3),
+        }  # fmt: skip
+        self._context.append_history(state, line)
+        self._context.display.message(_epoch_line(line, self._task.epochs))
+        state.stopped_by = self._stop_reason(state, moved)
+        if state.epoch < self._task.epochs and state.stopped_by is None:
+            self._context.save(state.state())
+
+    def _stop_reason(self, state: TrainState, moved: float | None) -> str | None:
+        """Which rule ends the run after this epoch, if any."""
+        config, losses = self._task.config, state.epoch_losses
+        if config.tol_theta > 0 and moved is not None and moved <= config.tol_theta:
+            return "tol_theta"
+        if config.tol_loss > 0 and len(losses) > 1:
+            name = "holdout" if losses[-1]["holdout"] is not None else "progressive"
+            before, now = losses[-2][name], losses[-1][name]
+            if before - now < config.tol_loss * abs(before):
+                return "tol_loss"
+        if config.patience and state.best and state.epoch - state.best["epoch"] >= config.patience:
+            return "patience"
+        return None
+
+
+def _epoch_line(line: dict[str, Any], epochs: int) -> str:
+    holdout = "" if line["holdout_loss"] is None else f", holdout {line['holdout_loss']:.6g}"
+    rate = line["rows"] / line["seconds"] if line["seconds"] else 0.0
+    loss = "none" if line["train_loss"] is None else f"{line['train_loss']:.6g}"
+    return f"epoch {line['epoch']}/{epochs}: progressive loss {loss}{holdout}, {rate / 1e6:.2f} M rows/s"
+
+

@@ -1,0 +1,206 @@
+"""``train()``: from a configuration to a model, new or resumed. Every face calls this.
+
+    run directory ── task ── sessions.open: rows ready, state new or from the checkpoint ── loop ── model
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamgd.config import TrainConfig, identity_fields, make_config, option_name
+from streamgd.data.source import Manifest, compare, discover
+from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, RunMismatchError
+from streamgd.model import Model
+from streamgd.state import CorruptStateError
+from streamgd.training.display import Display, Silent
+from streamgd.training.interrupt import Interrupt
+from streamgd.training.progress import RunContext
+from streamgd.training.rundir import RunDirectory
+from streamgd.training.sessions import open_session
+from streamgd.training.setup import Task, make_task
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model and how it came about; ``facts`` are plain values, as in ``--json``."""
+
+    model: Model
+    run_dir: Path
+    history: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+    @property
+    def stopped_by(self) -> str:
+        """What ended the run: epochs, tol_gradient, tol_loss, tol_theta, patience, max_time or precision."""
+        return str(self.facts["stopped_by"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return {**self.facts, "run": str(self.run_dir), "theta_sha256": self.model.theta_sha256, "history": self.history}
+
+
+def train(
+    data: str | list[str], target: str, *, restart: bool = False, display: Display | None = None, **options: Any
+) -> Result:
+    """Train a linear model on Parquet data, or go on with a run that was stopped.
+
+    Parameters
+    ----------
+    data : str or list of str
+        Files, directories, globs or URIs.
+    target : str
+        Column to predict.
+    restart : bool
+        Forget what the run directory holds; its old model stays until the new one is whole.
+    **options
+        The options of ``streamgd train``, with underscores: see ``streamgd.config.TrainConfig``.
+
+    Raises
+    ------
+    StreamgdError
+        One of the tree in ``streamgd.errors``.
+    """
+    config = make_config(data=data, target=target, **options)
+    return run(config, display or Silent(), restart)
+
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """What ``train`` would do, without doing it: see ``Task.summary``."""
+    task = make_task(config, discover(config.data))
+    return {**task.summary(), "notes": list(task.notes)}
+
+
+def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
+    """As :func:`train`, for a configuration; what happens is told to ``display``."""
+    started_s = time.monotonic()
+    directory = RunDirectory(config.run_dir, config.keep_checkpoints)
+    # A mistake in the options or the data leaves no directory behind.
+    task = None if directory.path.exists() else make_task(config, discover(config.data))
+    with Interrupt(config.pause_after, config.max_time) as interrupt, directory:
+        stored = directory.read_config()
+        if restart:
+            manifest = discover(config.data)
+            task = make_task(config, manifest)
+            directory.clear()
+            stored = None
+        if stored is not None:
+            _check_options(config, stored, directory.path)
+            manifest = discover(config.data)
+            saved = _latest(directory, display)
+            finished = saved is not None and saved["stopped_by"] not in (None, "max_time")
+            _check_data(stored, manifest, config, finished)
+            task = make_task(config, manifest, stored["resolved"]["order"])
+            if saved is not None and finished and directory.model_path.exists() and not _wants_more(task, stored, saved):
+                display.message(f"the run {directory.path} is finished ({saved['stopped_by']}); nothing was changed.")
+                model = Model.load(directory.model_path)
+                return Result(model, directory.path, directory.history(), {**model.facts, "already_finished": True})
+        else:
+            task = task or make_task(config, discover(config.data))
+            saved = None
+        _tell(task, display)
+        directory.write_config(
+            {"config": config.model_dump(mode="json"), "resolved": task.summary(), "manifest": task.manifest.to_json()}
+        )
+        row_log = Path(config.row_log) if config.row_log else None
+        context = RunContext(directory, display, interrupt, config.checkpoint_every, row_log)
+        session = open_session(task, context, saved)
+        try:
+            session.train()
+            facts = session.facts() | {"seconds": round(time.monotonic() - started_s, 3)}
+            model = Model.of_training(task.resolved.loss, session.theta(), session.encoding, facts)
+            model.save(directory.model_path)
+        except (PausedError, InterruptedRunError):
+            session.close()
+            raise
+        except BaseException:
+            session.close(remove=not config.keep_blocks)
+            raise
+        session.close(remove=not config.keep_blocks)
+        display.close()
+        return Result(model, directory.path, directory.history(), facts | {"warnings": list(task.notes)})
+
+
+def _wants_more(task: Task, stored: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether a finished run was asked for more epochs than it was before."""
+    return task.epochs > max(int(stored["resolved"]["epochs"]), int(saved["epoch"]))
+
+
+def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with options that would give another model."""
+    now, before = config.model_dump(mode="json"), stored["config"]
+    differing = [name for name in identity_fields() if name != "data" and now[name] != before.get(name)]
+    if differing:
+        listed = "; ".join(f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}" for name in differing)
+        raise RunMismatchError(
+            f"{path} holds a run with other options: {listed}. Choose another --run, or start over with --restart."
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)
+
+
+def _check_data(stored: dict[str, Any], manifest: Manifest, config: TrainConfig, finished: bool) -> None:
+    """Refuse to go on with other data than the run began with."""
+    changes = compare(stored["manifest"], manifest)
+    if not changes:
+        return
+    told = [
+        f"{what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        for what, names in (("new", changes.added), ("gone", changes.removed), ("changed", changes.changed))
+        if names
+    ]
+    listed = "; ".join(told)
+    if stored["config"]["data"] != config.model_dump(mode="json")["data"]:
+        raise RunMismatchError(
+            f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or start over with --restart."
+        )
+    if changes.added and not changes.removed and not changes.changed:
+        state = "since the run finished" if finished else "since the run began"
+        raise RunMismatchError(f"the data have new files {state} ({listed}). Train on all with --restart.")
+    raise DataChangedError(f"the data are not those the run began with ({listed}). Put them back, or use --restart.")
+
+
+def _latest(directory: RunDirectory, display: Display) -> dict[str, Any] | None:
+    """The state of the newest whole checkpoint; damaged ones are named."""
+    loaded = directory.checkpoints.latest()
+    for path, problem in directory.checkpoints.damaged:
+        display.warn(f"checkpoint {path.name} is damaged and was passed over: {problem}")
+    if loaded is None and directory.checkpoints.damaged:
+        raise CorruptStateError(f"all checkpoints in {directory.path} are damaged. Start over with --restart.")
+    return loaded.state if loaded else None
+
+
+def _tell(task: Task, display: Display) -> None:
+    """Print what was resolved."""
+    config, manifest = task.config, task.manifest
+    display.message(
+        f"data: {manifest.n_rows:,} rows in {len(manifest.row_groups):,} row groups of {len(manifest.files):,} files"
+    )
+    for name, text in task.resolved.became.items():
+        display.message(f"  {name}: {text}")
+    for name, reason in task.resolved.left_out:
+        display.message(f"  {name}: left out, {reason}")
+    loss = {"squared": "1/2 (raw - y)^2", "logistic": "log(1 + exp(raw)) - y raw"}[task.resolved.loss]
+    display.message(
+        f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1, {task.resolved.loss} loss"
+        f" {loss}"
+    )
+    order = {
+        "full": f"shuffled over the whole data, blocks of {task.blocks_bytes / 1e9:.2f} GB in {task.blocks_dir}",
+        "window": f"windows over {task.lanes} row groups, nothing kept on disk",
+        "none": "as in the files",
+    }[task.order]
+    display.message(f"order: {order}")
+    average = ", averaged iterate" if task.averaging else ""
+    unit = "passes" if config.method == "batch" else "epochs"
+    display.message(
+        f"method: {config.method}, {task.optimizer}{average}, at most {task.epochs} {unit}, memory {config.memory / 1e6:.0f} MB"
+    )
+    for note in task.notes:
+        display.warn(note)

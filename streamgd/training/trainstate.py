@@ -1,0 +1,149 @@
+"""The state of a stochastic run: exactly what a checkpoint holds, and all that is needed to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import numpy as np
+
+from streamgd.data.encoding import Encoding
+from streamgd.data.scaler import Moments, Reexpression
+from streamgd.kernels import stochastic as kernels
+from streamgd.optim.stochastic import StochasticOptimizer
+
+
+@dataclass
+class TrainState:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    epoch, position : int
+        The consumer's cursor: epochs done, and blocks or windows of this one that were trained on.
+    steps, rows_seen : int
+        Updates and rows since the start.
+    theta, average : float64, (n_dof, 1)
+    slots : float64, (n_slots, n_dof)
+        Of the optimizer.
+    clock : int64, (n_dof,)
+        Step at which each coordinate was last touched.
+    learning_rate : float
+        Alpha; halved by each rollback.
+    moments : Moments or None
+        Of the rows streamed so far, where the scaler learns as it goes.
+    sums : float64, (3,)
+        Of this epoch: weighted progressive loss, its weight, and the same loss of the best constant.
+    epoch_losses : list of dict
+        One entry for each epoch done.
+    snapshot : dict or None
+        The last good state, to go back to.
+    best : dict or None
+        Epoch, holdout loss and theta of the best epoch so far.
+    """
+
+    encoding: Encoding
+    theta: np.ndarray
+    average: np.ndarray
+    slots: np.ndarray
+    clock: np.ndarray
+    learning_rate: float
+    best_constant: float
+    mean_weight: float
+    base_loss: float
+    epoch: int = 0
+    position: int = 0
+    steps: int = 0
+    rows_seen: int = 0
+    rollbacks: int = 0
+    rollback_epoch: int = -1
+    moments: Moments | None = None
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    epoch_losses: list[dict[str, Any]] = field(default_factory=list)
+    snapshot: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    history_bytes: int = 0
+    stopped_by: str | None = None
+
+    @classmethod
+    def start(cls, encoding: Encoding, optimizer: StochasticOptimizer, theta: np.ndarray, **values: Any) -> Self:
+        """The state before the first step."""
+        n_dof = len(theta)
+        slots, clock = optimizer.init(n_dof), np.zeros(n_dof, np.int64)
+        return cls(encoding, theta, theta.copy(), slots, clock, **values)
+
+    def result(self, averaging: bool) -> np.ndarray:
+        """The theta to predict with: the average brought up to now, or theta itself; ``(n_dof, 1)``."""
+        if not averaging or self.steps == 0:
+            return self.theta.copy()
+        out = np.empty_like(self.theta)
+        kernels.averaged_theta(self.theta[:, 0], self.average[:, 0], self.clock, self.steps, out[:, 0])
+        return out
+
+    def reexpress(self, encoding: Encoding, optimizer: StochasticOptimizer) -> list[int]:
+        """Carry theta, its average and the optimizer's slots over to a moved scaling.
+
+        Returns
+        -------
+        list of int
+            Columns that had been nearly constant, whose coefficients restart at zero.
+        """
+        move = Reexpression(self.encoding.scaling, encoding.scaling)
+        grown = np.flatnonzero(move.after.deviation > 10.0 * move.before.deviation).tolist()
+        for column in grown:
+            self.theta[column] = self.average[column] = 0.0
+            self.slots[:, column] = 0.0
+        self.theta[:, 0] = move.displacement(self.theta[:, 0])
+        self.average[:, 0] = move.displacement(self.average[:, 0])
+        kinds = optimizer.slots
+        if "squares" in kinds:
+            squares, cross = kinds.index("squares"), kinds.index("cross")
+            self.slots[squares] = move.squares(self.slots[squares], self.slots[cross])
+            self.slots[cross] = move.cross(self.slots[cross])
+        for slot, kind in enumerate(kinds):
+            if kind == "displacement":
+                self.slots[slot] = move.displacement(self.slots[slot])
+            elif kind == "gradient":
+                self.slots[slot] = move.gradient(self.slots[slot])
+        self.encoding = encoding
+        return grown
+
+    def take_snapshot(self) -> None:
+        """Remember this state as good."""
+        self.snapshot = {name: _copied(getattr(self, name)) for name in _SNAPSHOT}
+        self.snapshot["moments"] = self.moments.state() if self.moments else None
+        self.snapshot["scaling"] = [self.encoding.scaling.mean.copy(), self.encoding.scaling.deviation.copy()]
+
+    def go_back(self) -> None:
+        """Return to the last good state, with half the learning rate."""
+        assert self.snapshot is not None
+        for name in _SNAPSHOT:
+            setattr(self, name, _copied(self.snapshot[name]))
+        moments = self.snapshot["moments"]
+        self.moments = Moments.from_state(moments) if moments else None
+        self.encoding = _with_scaling(self.encoding, *self.snapshot["scaling"])
+        self.learning_rate *= 0.5
+        self.rollbacks += 1
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and arrays; :meth:`from_state` is the inverse."""
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        state["encoding"] = self.encoding.state()
+        state["moments"] = self.moments.state() if self.moments else None
+        return state
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        moments = Moments.from_state(state["moments"]) if state["moments"] else None
+        return cls(**{**state, "encoding": Encoding.from_state(state["encoding"]), "moments": moments})
+
+
+_SNAPSHOT = ("theta", "average", "slots", "clock", "epoch", "position", "steps", "rows_seen", "sums")
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _with_scaling(encoding: Encoding, mean: np.ndarray, deviation: np.ndarray) -> Encoding:
+    return encoding.with_scaling(replace(encoding.scaling, mean=mean.copy(), deviation=deviation.copy()))

@@ -1,0 +1,114 @@
+"""The sample comes from everywhere, is the same every time, and stays small."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamgd.data import sample as module
+from streamgd.data.filters import parse_where
+from streamgd.data.sample import FEWEST_ROWS, SAMPLE_ROW_GROUPS, SAMPLE_ROWS, read_sample, scan_column
+from streamgd.data.source import Manifest, discover
+
+
+def written(folder: Path, table: pa.Table, row_group_rows: int, files: int = 1) -> Manifest:
+    rows = -(-len(table) // files)
+    for number in range(files):
+        pq.write_table(table.slice(number * rows, rows), folder / f"{number}.parquet", row_group_size=row_group_rows)
+    return discover([str(folder)])
+
+
+def numbered(rows: int) -> pa.Table:
+    return pa.table({"row": pa.array(np.arange(rows)), "text": pa.array([f"t{row % 7}" for row in range(rows)])})
+
+
+def test_a_small_data_set_is_taken_whole(tmp_path: Path) -> None:
+    sample = read_sample(written(tmp_path, numbered(1000), 100, files=2), ["text", "row"])
+
+    assert sample.complete
+    assert sample.n_rows == 1000
+    assert sample.rows.schema.names == ["text", "row"]
+    assert sample.rows.column("row").to_pylist() == list(range(1000))
+    assert sample.rows.column("text").to_pylist() == [f"t{row % 7}" for row in range(1000)]
+
+
+def test_rows_come_from_the_front_of_row_groups_all_over_the_data(tmp_path: Path) -> None:
+    manifest = written(tmp_path, numbered(200 * 2000), 2000, files=4)
+    sample = read_sample(manifest, ["row"])
+    groups, places = np.divmod(sample.rows.column("row").to_numpy(), 2000)
+
+    assert not sample.complete
+    assert len(sample.rows) == SAMPLE_ROWS
+    assert sample.n_rows == 400_000
+    chosen = np.unique(groups)
+    assert len(chosen) == SAMPLE_ROW_GROUPS
+    assert (chosen[0], chosen[-1]) == (0, 199)
+    assert set(np.diff(chosen)) == {3, 4}
+    assert places.max() == SAMPLE_ROWS // SAMPLE_ROW_GROUPS - 1
+    assert sample.rows.equals(read_sample(manifest, ["row"]).rows)
+
+
+def test_wide_rows_make_the_sample_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = written(tmp_path, numbered(50_000), 1000)
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 8 * 2 * 10_000)
+
+    assert 1000 < len(read_sample(manifest, ["row", "text"]).rows) <= 10_000
+
+
+def test_a_filter_keeps_its_rows_and_estimates_how_many_there_are(tmp_path: Path) -> None:
+    manifest = written(tmp_path, numbered(300_000), 10_000)
+    where = parse_where("text == 't3'", manifest.schema)
+    sample = read_sample(manifest, ["text"], where)
+
+    assert set(sample.rows.column("text").to_pylist()) == {"t3"}
+    assert sample.n_rows == pytest.approx(300_000 / 7, rel=0.01)
+
+
+@pytest.mark.parametrize("condition", ["row >= 199_000", "row % 100 == 50", "row < 0", "row % 1000 == -1"])
+def test_a_filter_that_leaves_little_is_searched_for_in_whole_row_groups(tmp_path: Path, condition: str) -> None:
+    manifest = written(tmp_path, numbered(200_000), 100_000)
+    sample = read_sample(manifest, ["row"], parse_where(condition, manifest.schema))
+    rows = np.arange(200_000)
+    expected = rows[eval(condition, {"row": rows})]
+    assert len(expected) < FEWEST_ROWS
+
+    assert sample.complete
+    assert sample.n_rows == len(expected)
+    assert sorted(sample.rows.column("row").to_pylist()) == expected.tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 300), row_group_rows=st.integers(1, 300))
+def test_the_sample_of_any_layout_is_a_set_of_rows_without_repetition(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, row_group_rows: int
+) -> None:
+    manifest = written(tmp_path_factory.mktemp("layout"), numbered(rows), row_group_rows)
+    sampled = read_sample(manifest, ["row"]).rows.column("row").to_pylist()
+
+    assert len(set(sampled)) == len(sampled)
+    assert sampled[0] == 0
+    if len(manifest.row_groups) <= SAMPLE_ROW_GROUPS:
+        assert sampled == list(range(rows))
+
+
+def test_text_of_any_storage_and_partition_columns_come_as_codes(tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        (tmp_path / f"part={part}").mkdir()
+        table = pa.table({"text": pa.array([part + "1", None], pa.large_string() if part == "a" else pa.string())})
+        pq.write_table(table, tmp_path / f"part={part}" / "x.parquet")
+    rows = read_sample(discover([str(tmp_path)]), ["part", "text"]).rows
+
+    assert {str(field.type) for field in rows.schema} == {str(pa.dictionary(pa.int32(), pa.string()))}
+    assert rows.to_pydict() == {"part": ["a", "a", "b", "b"], "text": ["a1", None, "b1", None]}
+
+
+def test_scanning_a_column_gives_every_value_in_order_that_passes_the_filter(tmp_path: Path) -> None:
+    manifest = written(tmp_path, numbered(1000), 300, files=2)
+    where = parse_where("text != 't0'", manifest.schema)
+    scanned = [value for array in scan_column(manifest, "row", where) for value in array.to_pylist()]
+
+    assert scanned == [row for row in range(1000) if row % 7]

@@ -1,0 +1,84 @@
+"""`python -m data_gen`: what it writes, its exit codes, and its messages of one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_gen.__main__ import main
+
+
+def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
+    monkeypatch.setattr(sys, "argv", ["data_gen", *arguments])
+    return main()
+
+
+def test_every_option_reaches_the_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (
+        "--rows 1000 --features 3 --categorical 2 --levels 4 --loss logistic --files 2 --row-group-rows 100 --seed 9"
+    )
+    options += " --sorted --badly-scaled --imbalance 0.2 --nulls 0.1 --outliers 0.05 --drift --correlation 0.3"
+    assert run(monkeypatch, ["--out", str(tmp_path / "data"), *options.split()]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{tmp_path / 'data'}: 1,000 rows, 5 features, 2 files, logistic loss ")
+    assert printed.err == ""
+    assert json.loads((tmp_path / "data" / "truth.json").read_text())["arguments"] == {
+        "rows": 1000,
+        "features": 3,
+        "categorical": 2,
+        "levels": 4,
+        "loss": "logistic",
+        "seed": 9,
+        "sorted": True,
+        "badly_scaled": True,
+        "imbalance": 0.2,
+        "nulls": 0.1,
+        "outliers": 0.05,
+        "drift": True,
+        "correlation": 0.3,
+        "files": 2,
+        "row_group_rows": 100,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ("--rows 10", 2, "Missing option '--features'"),
+        ("--rows ten --features 1", 2, "'ten' is not a valid integer"),
+        ("--rows 10 --features 1 --loss hinge", 2, "'hinge' is not one of"),
+        ("--rows 10 --features 1 --sort", 2, "No such option"),
+        ("--rows 10 --features 1 --nulls 2", 2, "nulls must be a fraction from 0 to 1, found 2.0"),
+    ],
+)
+def test_a_wrong_option_ends_with_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    code: int,
+    message: str,
+) -> None:
+    assert run(monkeypatch, ["--out", str(tmp_path / "data"), *options.split()]) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("data_gen: ")
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_directory_in_use_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").touch()
+    assert run(monkeypatch, ["--out", str(tmp_path), "--rows", "10", "--features", "1"]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert run(monkeypatch, ["--out", str(tmp_path / "mine.txt"), "--rows", "10", "--features", "1"]) == 2
+    assert "is not a directory" in capsys.readouterr().err
+    assert run(monkeypatch, ["--out", str(tmp_path / "mine.txt" / "x"), "--rows", "10", "--features", "1"]) == 74
+    assert "writing failed" in capsys.readouterr().err

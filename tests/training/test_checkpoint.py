@@ -1,0 +1,333 @@
+"""A checkpoint is whole or absent, the newest whole one counts, and the last whole ones are never deleted."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from streamgd import state as state_module
+from streamgd.errors import AccessError, StorageError
+from streamgd.state import FileSystem, serialize
+from streamgd.training.checkpoint import CheckpointStore
+
+
+def state_at(step: int) -> dict[str, Any]:
+    return {"cursor": {"step": step}, "theta": np.full(5, float(step)), "codes": np.array([step], np.uint8)}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def numbered(*sequences: int) -> list[str]:
+    return [f"{sequence:08d}.safetensors" for sequence in sequences]
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def latest_step(folder: Path) -> int | None:
+    loaded = CheckpointStore(folder).latest()
+    if loaded is None:
+        return None
+    step = int(loaded.state["cursor"]["step"])
+    assert loaded.state["theta"].tobytes() == state_at(step)["theta"].tobytes()
+    return step
+
+
+class TestSaveAndLatest:
+    def test_an_absent_folder_has_no_checkpoint(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path / "absent")
+        assert store.latest() is None
+        assert store.list() == []
+        assert store.damaged == []
+        assert not (tmp_path / "absent").exists()
+
+    def test_the_newest_is_loaded_with_its_number(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path / "run" / "checkpoints")
+        paths = [store.save(state_at(step)) for step in (10, 20)]
+        assert [path.name for path in paths] == numbered(1, 2)
+        loaded = CheckpointStore(store.folder).latest()
+        assert loaded is not None
+        assert (loaded.path, loaded.sequence, loaded.state["cursor"]) == (paths[1], 2, {"step": 20})
+
+    def test_saving_changes_nothing_in_the_state_and_does_not_depend_on_it_later(self, tmp_path: Path) -> None:
+        store, state = CheckpointStore(tmp_path), state_at(1)
+        before = serialize(state, "checkpoint")
+        store.save(state)
+        assert serialize(state, "checkpoint") == before
+        state["theta"][:] = np.nan
+        assert latest_step(tmp_path) == 1
+
+    def test_a_checkpoint_is_a_safetensors_file(self, tmp_path: Path) -> None:
+        path = CheckpointStore(tmp_path).save(state_at(3))
+        assert safetensors.numpy.load_file(path)["/theta"].tolist() == [3.0] * 5
+
+    def test_a_state_that_cannot_be_stored_leaves_the_checkpoints_alone(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path)
+        store.save(state_at(1))
+        with pytest.raises(TypeError, match="theta: object array"):
+            store.save({"theta": np.array([None])})
+        assert names(tmp_path) == numbered(1)
+
+    def test_numbers_go_on_after_the_highest_even_if_that_is_damaged(self, tmp_path: Path) -> None:
+        (tmp_path / "00000041.safetensors").write_bytes(b"cut sh")
+        assert CheckpointStore(tmp_path).save(state_at(1)).name == "00000042.safetensors"
+
+    def test_numbers_past_eight_digits_still_count_by_value(self, tmp_path: Path) -> None:
+        (tmp_path / "99999999.safetensors").write_bytes(serialize(state_at(1), "checkpoint"))
+        assert CheckpointStore(tmp_path).save(state_at(2)).name == "100000000.safetensors"
+        assert latest_step(tmp_path) == 2
+
+    def test_other_files_are_neither_read_nor_deleted(self, tmp_path: Path) -> None:
+        others = ["best.safetensors", "notes.txt", "7.safetensors", "00000009.safetensors.bak"]
+        for name in others:
+            (tmp_path / name).write_bytes(b"x")
+        store = CheckpointStore(tmp_path)
+        for step in range(4):
+            store.save(state_at(step))
+        assert names(tmp_path) == sorted([*numbered(3, 4), *others])
+        assert store.latest() is not None
+        assert store.damaged == []
+
+    def test_leftovers_of_killed_processes_are_removed_by_the_next_save_and_never_loaded(self, tmp_path: Path) -> None:
+        leftover = tmp_path / ".00000002.safetensors.17.tmp"
+        leftover.write_bytes(serialize(state_at(2), "checkpoint"))
+        store = CheckpointStore(tmp_path)
+        assert store.latest() is None
+        assert leftover.exists(), "only the process that trains removes files"
+        store.save(state_at(1))
+        assert names(tmp_path) == numbered(1)
+
+
+class TestDamaged:
+    def test_the_one_before_is_used_and_the_damaged_ones_are_named(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path, keep=3)
+        paths = [store.save(state_at(step)) for step in (1, 2, 3)]
+        damage(paths[2])
+        paths[1].write_bytes(paths[1].read_bytes()[:-1])
+        loaded = store.latest()
+        assert loaded is not None
+        assert loaded.path == paths[0]
+        assert [path for path, _ in store.damaged] == [paths[2], paths[1]]
+        assert all(str(path) in problem and "checksum" in problem for path, problem in store.damaged)
+
+    def test_a_file_of_another_kind_is_passed_over(self, tmp_path: Path) -> None:
+        CheckpointStore(tmp_path).save(state_at(1))
+        (tmp_path / "00000002.safetensors").write_bytes(serialize(state_at(2), "model"))
+        assert latest_step(tmp_path) == 1
+
+    def test_damaged_is_that_of_the_last_call(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path)
+        damage(store.save(state_at(1)))
+        assert store.latest() is None
+        assert store.latest() is None
+        assert len(store.damaged) == 1
+        store.save(state_at(2))
+        assert store.latest() is not None
+        assert store.damaged == []
+
+    def test_the_listing_tells_number_size_and_what_is_wrong(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path)
+        paths = [store.save(state_at(step)) for step in (1, 2)]
+        damage(paths[0])
+        first, second = store.list()
+        assert (first.path, first.sequence, first.valid) == (paths[0], 1, False)
+        assert first.problem is not None
+        assert "checksum" in first.problem
+        assert (second.path, second.sequence, second.valid, second.problem) == (paths[1], 2, True, None)
+        assert second.size_bytes == paths[1].stat().st_size
+
+    def test_a_file_that_cannot_be_read_stops_the_resume_instead_of_setting_it_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = CheckpointStore(tmp_path)
+        newest = [store.save(state_at(step)) for step in (1, 2)][-1]
+        read_bytes = Path.read_bytes
+
+        def failing(path: Path) -> bytes:
+            if path == newest:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return read_bytes(path)
+
+        monkeypatch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(StorageError, match=newest.name):
+            store.latest()
+        assert [info.valid for info in store.list()] == [True, False]
+
+    def test_a_file_that_vanishes_while_it_is_looked_at_is_passed_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = CheckpointStore(tmp_path)
+        newest = [store.save(state_at(step)) for step in (1, 2)][-1]
+        glob = list(tmp_path.glob("*.safetensors"))
+        monkeypatch.setattr(Path, "glob", lambda *_: iter(glob))
+        newest.unlink()
+        loaded = store.latest()
+        assert loaded is not None
+        assert loaded.sequence == 1
+        assert [info.sequence for info in store.list()] == [1]
+
+
+class TestPruning:
+    @pytest.mark.parametrize("keep", [2, 3])
+    def test_the_newest_whole_ones_are_kept(self, tmp_path: Path, keep: int) -> None:
+        store = CheckpointStore(tmp_path, keep)
+        for step in range(1, 7):
+            store.save(state_at(step))
+        assert names(tmp_path) == numbered(*range(7 - keep, 7))
+
+    @pytest.mark.parametrize("keep", [1, 0, -1])
+    def test_fewer_than_two_are_not_allowed(self, tmp_path: Path, keep: int) -> None:
+        with pytest.raises(ValueError, match="at least 2"):
+            CheckpointStore(tmp_path, keep)
+
+    def test_damaged_ones_do_not_count_as_kept(self, tmp_path: Path) -> None:
+        first = CheckpointStore(tmp_path, keep=4)
+        paths = [first.save(state_at(step)) for step in (1, 2, 3, 4)]
+        damage(paths[2])
+        damage(paths[3])
+        CheckpointStore(tmp_path).save(state_at(5))
+        assert names(tmp_path) == numbered(2, 3, 4, 5)
+        damage(tmp_path / numbered(5)[0])
+        assert latest_step(tmp_path) == 2
+
+    def test_damaged_ones_go_once_two_newer_ones_are_whole(self, tmp_path: Path) -> None:
+        store = CheckpointStore(tmp_path)
+        damage(store.save(state_at(1)))
+        again = CheckpointStore(tmp_path)
+        again.save(state_at(2))
+        assert names(tmp_path) == numbered(1, 2)
+        again.save(state_at(3))
+        assert names(tmp_path) == numbered(2, 3)
+
+    def test_a_file_is_read_at_most_once_to_decide_what_is_deleted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        CheckpointStore(tmp_path).save(state_at(1))
+        reads: list[str] = []
+        read_bytes = Path.read_bytes
+        monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path.name), read_bytes(path))[1])
+        store = CheckpointStore(tmp_path, keep=3)
+        for step in range(2, 6):
+            store.save(state_at(step))
+        assert reads == numbered(1)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after this happens."""
+
+
+class FaultyFiles(FileSystem):
+    """The real file system up to operation ``n``, which fails half done; if ``dies``, all that follow do nothing."""
+
+    def __init__(self, n: int, error: BaseException, dies: bool) -> None:
+        self.left, self.error, self.dies = n, error, dies
+        self.operations: list[str] = []
+
+    def due(self, operation: str) -> bool:
+        self.operations.append(operation)
+        self.left -= 1
+        if self.dies and self.left < 0:
+            raise self.error
+        return self.left == 0
+
+    def open(self, path: Path) -> Any:
+        if self.due("open"):
+            raise self.error
+        return super().open(path)
+
+    def write(self, file: Any, data: bytes) -> None:
+        if self.due("write"):
+            super().write(file, data[: len(data) // 2])
+            raise self.error
+        super().write(file, data)
+
+    def fsync(self, file: Any) -> None:
+        if self.due("fsync"):
+            raise self.error
+        super().fsync(file)
+
+    def replace(self, source: Path, target: Path) -> None:
+        if self.due("replace"):
+            raise self.error
+        super().replace(source, target)
+
+    def remove(self, path: Path) -> None:
+        if self.due("remove"):
+            raise self.error
+        super().remove(path)
+
+    def fsync_folder(self, folder: Path) -> None:
+        if self.due("fsync_folder"):
+            raise self.error
+        super().fsync_folder(folder)
+
+
+FAULTS = [
+    (OSError(errno.ENOSPC, "No space left on device"), StorageError),
+    (OSError(errno.EIO, "Input/output error"), StorageError),
+    (OSError(errno.EACCES, "Permission denied"), AccessError),
+    (Killed(), Killed),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), FAULTS, ids=["disk full", "device error", "no permission", "killed"])
+@pytest.mark.parametrize("leftover", [False, True], ids=["", "with a leftover"])
+def test_a_failure_at_any_operation_leaves_the_old_or_the_new_checkpoint_and_the_next_save_works(
+    tmp_path: Path, error: BaseException, expected: type[BaseException], leftover: bool
+) -> None:
+    found = set()
+    for n in range(1, 100):
+        folder = tmp_path / str(n)
+        store = CheckpointStore(folder)
+        for step in (1, 2):
+            store.save(state_at(step))
+        if leftover:
+            (folder / ".00000003.safetensors.17.tmp").write_bytes(b"half")
+        with pytest.MonkeyPatch.context() as patch:
+            files = FaultyFiles(n, error, dies=isinstance(error, Killed))
+            patch.setattr(state_module, "files", files)
+            try:
+                store.save(state_at(3))
+            except expected:
+                completed = False
+            else:
+                completed = True
+        step = latest_step(folder)
+        assert step in (2, 3)
+        found.add(step)
+        assert sum(info.valid for info in CheckpointStore(folder).list()) >= 2
+        assert CheckpointStore(folder).save(state_at(4)).exists()
+        assert latest_step(folder) == 4
+        assert len(names(folder)) == 2, "neither temporaries nor older checkpoints pile up"
+        if completed:
+            break
+    else:
+        pytest.fail("never ran to its end")
+    assert n == 7 + leftover, "every operation was made to fail once"
+    assert files.operations == ["remove"] * leftover + ["open", "write", "fsync", "replace", "fsync_folder", "remove"]
+    assert found == {2, 3}
+
+
+@pytest.mark.parametrize(("error", "expected"), FAULTS, ids=["disk full", "device error", "no permission", "killed"])
+def test_a_failure_during_the_very_first_save_leaves_nothing_or_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, expected: type[BaseException]
+) -> None:
+    for n, operation in enumerate(["fsync_folder", "open", "write", "fsync", "replace", "fsync_folder"], start=1):
+        folder = tmp_path / str(n)
+        files = FaultyFiles(n, error, dies=isinstance(error, Killed))
+        monkeypatch.setattr(state_module, "files", files)
+        with pytest.raises(expected):
+            CheckpointStore(folder).save(state_at(1))
+        assert files.operations[n - 1] == operation
+        assert latest_step(folder) == (1 if n == 6 else None)
