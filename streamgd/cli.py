@@ -280,8 +280,8 @@ def evaluate(
     from streamgd.evaluate import evaluate as measure
     from streamgd.model import Model
 
-    evaluation = measure(Model.load(run), list(data), by=by, where=where, threads=threads)
-    output.result(evaluation.to_json(), lambda: str(evaluation))
+    facts = measure(Model.load(run), list(data), by=by, where=where, threads=threads, display=output.display).to_json()
+    output.result(facts, lambda: _evaluation_text(facts))
 
 
 @main.command(short_help="Say what DATA hold and what each column would become.")
@@ -312,9 +312,28 @@ def show(output: Output, /, run: str, show_all: bool) -> None:
 
 
 def _show_run(output: Output, result: Any) -> None:
-    """The closing summary of a run; history and warnings have been told while it went."""
+    """The closing summary of a run, without what was told while it went."""
     from streamgd.console import format_facts
 
     facts = result.to_json()
-    brief = {name: value for name, value in facts.items() if name not in ("history", "warnings")}
+    told = ("history", "warnings")
+    brief = {name: value for name, value in facts.items() if name not in told and value is not None}
     output.result(facts, lambda: format_facts(brief))
+
+
+def _evaluation_text(facts: dict[str, Any]) -> str:
+    """Each metric with the base rate beside it, and the table by level."""
+    from streamgd.console import format_facts, format_table
+
+    about = ("rows", "weight", "dropped")
+    metrics = [name for name in facts if name not in (*about, "by", "levels") and not name.startswith("base_")]
+    rows = [[name.replace("_", " "), facts[name], facts.get(f"base_{name}")] for name in metrics]
+    parts = [format_facts({name: facts[name] for name in about}), format_table(["metric", "model", "base rate"], rows)]
+    if facts.get("levels"):
+        names = [name for name in facts["levels"][0] if name != "level"]
+        levels = [
+            ["null" if level["level"] is None else str(level["level"]), *(level[name] for name in names)]
+            for level in facts["levels"]
+        ]
+        parts.append(format_table([facts["by"], *names], levels))
+    return "\n\n".join(parts)

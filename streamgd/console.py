@@ -21,6 +21,8 @@ LINE_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.1
 #: After so many phases only some of their last lines are written, so that hundreds of short passes fill no log.
 MANY_PHASES = 20
+#: A list whose text is longer than this has a line for each item.
+LONGEST_LIST = 80
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Phase:
         of_total = f" of {self.total_rows:,}" if self.total_rows > 0 else ""
         parts = [f"{self.done_rows:,}{of_total} rows"]
         if self.rate is not None:
-            parts.append(f"{self.rate:,.0f} rows/s")
+            parts.append(format_rate(self.rate))
         if self.loss is not None:
             parts.append(f"loss {self.loss:.6g}")
         if self.remaining_s is not None:
@@ -64,7 +66,7 @@ class Phase:
         duration = f" in {format_duration(self.elapsed_s)}" if self.elapsed_s > 0 else ""
         parts = [f"{self.done_rows:,} rows{duration}"]
         if self.rate is not None:
-            parts.append(f"{self.rate:,.0f} rows/s")
+            parts.append(format_rate(self.rate))
         if self.loss is not None:
             parts.append(f"loss {self.loss:.6g}")
         return f"{self.name}: {', '.join(parts)}"
@@ -284,15 +286,24 @@ def one_line(text: str) -> str:
 def format_duration(seconds: float) -> str:
     """A duration for people.
 
-    >>> format_duration(0.42), format_duration(75), format_duration(7380)
-    ('0.4 s', '1 min 15 s', '2 h 3 min')
+    >>> format_duration(0.042), format_duration(75), format_duration(7380)
+    ('0.04 s', '1 min 15 s', '2 h 3 min')
     """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_rate(rows_per_s: float) -> str:
+    """A speed for people.
+
+    >>> format_rate(19_974_298), format_rate(5_300)
+    ('19.97 M rows/s', '5,300 rows/s')
+    """
+    return f"{rows_per_s / 1e6:.2f} M rows/s" if rows_per_s >= 1e6 else f"{rows_per_s:,.0f} rows/s"
 
 
 def format_value(value: Any) -> str:
@@ -308,14 +319,14 @@ def format_value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.7g}"
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.7g}"
     if isinstance(value, list | tuple):
         return ", ".join(map(format_value, value))
     return str(value)
 
 
 def format_facts(facts: dict[str, Any], indent: str = "") -> str:
-    """Aligned lines of name and value; a dictionary in it becomes indented lines below its name.
+    """Aligned lines of name and value, without empty ones; a dictionary becomes indented lines below its name.
 
     >>> print(format_facts({"rows": 1000, "block_rows": 16, "left_out": {"id": "differs in every row"}}))
     rows        1,000
@@ -332,10 +343,14 @@ def _fact_rows(facts: dict[str, Any], indent: str) -> Iterator[tuple[str, str]]:
     for name, value in facts.items():
         # Keys of the program are field names; keys below them are the user's columns and stay as they are.
         label = indent + (name if indent else name.replace("_", " "))
+        if isinstance(value, dict | list) and not value:
+            continue
         if isinstance(value, dict):
-            if value:
-                yield label, ""
-                yield from _fact_rows(value, indent + "  ")
+            yield label, ""
+            yield from _fact_rows(value, indent + "  ")
+        elif isinstance(value, list) and len(format_value(value)) > LONGEST_LIST:
+            yield label, format_value(value[0])
+            yield from (("", format_value(item)) for item in value[1:])
         else:
             yield label, format_value(value)
 

@@ -8,6 +8,7 @@ The sums are taken in the order of the rows, so the result does not depend on th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -133,20 +134,21 @@ def evaluate(
     metrics = metrics_of(model.loss)
     table = _LevelTable(by) if by is not None else None
     dropped: dict[str, int] = {}
-    rows_read, last_file = 0, 0
+    rows_read, last_file = 0, manifest.row_groups[0].file_index
     threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
-    for row_group, piece in in_order(manifest.row_groups, compared.pieces, threads):
-        check()
-        if row_group.file_index != last_file:
-            check_identity(manifest, last_file)
-            last_file = row_group.file_index
-        metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
-        if table is not None:
-            table.add(piece)
-        for reason, rows in piece.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + rows
-        rows_read += piece.rows_read
-        display.progress("evaluate", rows_read, manifest.n_rows, None)
+    with closing(in_order(manifest.row_groups, compared.pieces, threads)) as pieces:
+        for row_group, piece in pieces:
+            check()
+            if row_group.file_index != last_file:
+                check_identity(manifest, last_file)
+                last_file = row_group.file_index
+            metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
+            if table is not None:
+                table.add(piece)
+            for reason, rows in piece.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + rows
+            rows_read += piece.rows_read
+            display.progress("evaluate", rows_read, manifest.n_rows, None)
     check_identity(manifest, last_file)
     display.close()
     if metrics.weight == 0.0:
@@ -270,4 +272,4 @@ def _levels_of(array: pa.Array, by: str) -> tuple[list[Label | None], np.ndarray
 
 
 def _too_many_levels(by: str) -> ConfigError:
-    return ConfigError(f"--by {by}: more than {MOST_LEVELS:,} levels. Choose a column with fewer, or add one by ranges.")
+    return ConfigError(f"--by {by}: it has more than {MOST_LEVELS:,} levels. Choose a column with fewer.")

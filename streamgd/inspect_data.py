@@ -94,7 +94,8 @@ def format_inspection(inspection: dict[str, Any]) -> str:
     rows, sizes = inspection["row_group_rows"], inspection["row_group_bytes"]
     head = [
         f"{inspection['rows']:,} rows in {_count(inspection['files'], 'file')},"
-        f" {byte_size(inspection['bytes_on_disk'])} on disk, {byte_size(inspection['bytes_uncompressed'])} uncompressed",
+        f" {byte_size(inspection['bytes_on_disk'])} on disk,"
+        f" {byte_size(inspection['bytes_uncompressed'])} uncompressed",
         f"{_count(inspection['row_groups'], 'row group')} of {_range(rows, '{:,}'.format)} rows,"
         f" {_range(sizes, byte_size)}",
         "",

@@ -50,8 +50,12 @@ class ParquetOutput:
     def __enter__(self) -> Self:
         states.make_folder(self._path.parent)
         with storage_errors(f"write {self._path}"):
-            self._file = states.files.open(self._temporary)
-            self._writer = pq.ParquetWriter(_Sink(self._file), self._schema)
+            self._sink = _Sink(states.files.open(self._temporary))
+            try:
+                self._writer = pq.ParquetWriter(self._sink, self._schema)
+            except BaseException:
+                self._discard()
+                raise
         return self
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -79,30 +83,39 @@ class ParquetOutput:
                 self.end_row_group()
                 with storage_errors(f"write {self._path}"):
                     self._writer.close()
-                    states.files.fsync(self._file)
-                    self._file.close()
+                    states.files.fsync(self._sink.file)
+                    self._sink.file.close()
                     states.files.replace(self._temporary, self._path)
                     states.files.fsync_folder(self._path.parent)
                 whole = True
         finally:
             if not whole:
-                with suppress(OSError):
-                    self._file.close()
-                with suppress(OSError):
-                    states.files.remove(self._temporary)
+                self._sink.discarding = True
+                with suppress(OSError, pa.ArrowException):
+                    self._writer.close()
+                self._discard()
+
+    def _discard(self) -> None:
+        with suppress(OSError):
+            self._sink.file.close()
+        with suppress(OSError):
+            states.files.remove(self._temporary)
 
 
 class _Sink(io.RawIOBase):
     """What pyarrow writes to: it takes every write for a whole one, which a raw file does not promise."""
 
     def __init__(self, file: BinaryIO):
-        self._file = file
+        self.file = file
+        # A writer writes when it is closed, even if the file is given up.
+        self.discarding = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        states.files.write(self._file, data)
+        if not self.discarding:
+            states.files.write(self.file, data)
         return len(data)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +101,23 @@ def predict(
     remove_leftovers(paths)
 
     threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
-    predicted = in_order(manifest.row_groups, predictor.batches, threads)
+    row_groups = {k: list(groups) for k, groups in groupby(manifest.row_groups, lambda group: group.file_index)}
     rows = rows_not_predicted = 0
-    for file_index, path in enumerate(paths):
-        with ParquetOutput(path, predictor.schemas[file_index]) as output:
-            for row_group in [each for each in manifest.row_groups if each.file_index == file_index]:
-                left = row_group.rows
-                while left > 0:
-                    check()
-                    _, batch = next(predicted)
-                    output.add(batch)
-                    left -= batch.num_rows
-                    rows += batch.num_rows
-                    rows_not_predicted += batch.column(batch.num_columns - 1).null_count
-                    display.progress("predict", rows, manifest.n_rows, None)
-                output.end_row_group()
-            check_identity(manifest, file_index)
+    with closing(in_order(manifest.row_groups, predictor.batches, threads)) as predicted:
+        for file_index, path in enumerate(paths):
+            with ParquetOutput(path, predictor.schemas[file_index]) as output:
+                for row_group in row_groups.get(file_index, []):
+                    left = row_group.rows
+                    while left > 0:
+                        check()
+                        _, batch = next(predicted)
+                        output.add(batch)
+                        left -= batch.num_rows
+                        rows += batch.num_rows
+                        rows_not_predicted += batch.column(batch.num_columns - 1).null_count
+                        display.progress("predict", rows, manifest.n_rows, None)
+                    output.end_row_group()
+                check_identity(manifest, file_index)
     display.close()
     return {
         "rows": rows,
@@ -142,7 +145,7 @@ class _Predictor:
 
     def _schema(self, file_index: int) -> pa.Schema:
         file = self._manifest.files[file_index]
-        stored = file.metadata.schema.to_arrow_schema() if self._keep else None
+        stored = file.metadata.schema.to_arrow_schema()
         fields = [
             pa.field(name, (self._manifest.schema if name in file.partition else stored).field(name).type)
             for name in self._keep
@@ -198,7 +201,7 @@ def _output_paths(manifest: Manifest, out: str) -> list[Path]:
         inputs = {_file_number(Path(file.path)) for file in manifest.files}
     for path in paths:
         if path.is_dir():
-            raise ConfigError(f"--out {out}: {path} is a folder, and a file is to be written there. Choose another one.")
+            raise ConfigError(f"--out {out}: a folder stands where {path} is to be written. Choose another one.")
         if path.exists() and _file_number(path) in inputs:
             raise ConfigError(f"--out {out}: {path} is an input and would be overwritten. Choose another folder.")
     return paths

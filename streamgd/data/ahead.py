@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Generic, TypeVar
@@ -39,8 +39,8 @@ class _Lane(Generic[Item]):
 
 def in_order(
     tasks: Iterable[Task], work: Callable[[Task], Iterator[Item]], threads: int
-) -> Iterator[tuple[Task, Item]]:
-    """Every item of ``work(task)``, for each task in turn.
+) -> Generator[tuple[Task, Item], None, None]:
+    """Every item of ``work(task)``, for each task in turn. To be closed where it may be left early.
 
     Parameters
     ----------

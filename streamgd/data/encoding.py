@@ -52,6 +52,37 @@ class Encoding:
         """Frozen vocabularies, whose codes are the levels in their final order."""
         return [Vocabulary(column.column, 0, column.buckets, column.levels, growing=False) for column in self.categorical]
 
+    def with_base_rows(self) -> Encoding:
+        """The same encoding with a row of theta for every base level too, as the stochastic loops use it."""
+        first_row, categorical = self.n_numeric, []
+        for column in self.categorical:
+            wider = replace(column, first_row=first_row, base_row=bool(column.levels))
+            categorical.append(wider)
+            first_row += wider.n_rows
+        return replace(self, categorical=tuple(categorical))
+
+    def without_base_rows(self, theta: np.ndarray) -> tuple[Encoding, np.ndarray]:
+        """The inverse: encoding and theta (n_dof, n_outputs) in which base levels have no row, for the same predictions.
+
+        Each level's coefficient becomes the difference to its base level's, which the intercept takes up.
+        """
+        first_row, categorical, parts, intercept = self.n_numeric, [], [theta[: self.n_numeric]], theta[-1:].copy()
+        for column in self.categorical:
+            narrow, rows = replace(column, first_row=first_row, base_row=False), column.first_row + column.n_rows
+            part = theta[column.first_row : rows]
+            if column.base_row:
+                intercept += part[:1]
+                part = part[1:] - part[0]
+            categorical.append(narrow)
+            parts.append(part)
+            first_row += narrow.n_rows
+        return replace(self, categorical=tuple(categorical)), np.concatenate([*parts, intercept])
+
+    def level_ranges(self) -> np.ndarray:
+        """First row and end of the columns whose base level has a row, int64, ``(n_columns, 2)``."""
+        ranges = [(c.first_row, c.first_row + c.n_rows) for c in self.categorical if c.base_row]
+        return np.array(ranges, np.int64).reshape(-1, 2)
+
     def with_scaling(self, scaling: Scaling) -> Encoding:
         return replace(self, scaling=scaling)
 

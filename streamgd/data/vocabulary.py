@@ -99,9 +99,10 @@ class Vocabulary:
 class CategoricalEncoding:
     """How a categorical column enters theta, fixed.
 
-    ``levels[0]`` is the base level and has no coefficient; level k has row ``first_row + k - 1``. With ``other``, all
-    levels that are not listed share the row after these; without it they count as the base level. A hashed column
-    has ``buckets`` rows and no base level.
+    ``levels[0]`` is the base level. It has no coefficient; level k has row ``first_row + k - 1``. With ``base_row`` it
+    has the first row of the column and the others follow, which is how the stochastic loops see it. With ``other``, all
+    levels that are not listed share the last row; without it they count as the base level. A hashed column has
+    ``buckets`` rows and no base level.
     """
 
     column: CategoricalColumn
@@ -109,6 +110,7 @@ class CategoricalEncoding:
     levels: tuple[Level, ...]
     other: bool
     buckets: int
+    base_row: bool = False
 
     @property
     def hashed(self) -> bool:
@@ -117,19 +119,27 @@ class CategoricalEncoding:
     @property
     def n_rows(self) -> int:
         """Rows of theta that belong to the column."""
-        return self.buckets if self.hashed else max(0, len(self.levels) - 1) + int(self.other)
+        if self.hashed:
+            return self.buckets
+        return max(0, len(self.levels) - 1) + int(self.other) + int(self.base_row)
+
+    @property
+    def _base(self) -> int:
+        """Row of theta of the base level; -1: none."""
+        return self.first_row if self.base_row else -1
 
     @property
     def unknown_row(self) -> int:
         """Row of theta of a level that is not listed; -1: none, as for the base level."""
-        return self.first_row + self.n_rows - 1 if self.other else -1
+        return self.first_row + self.n_rows - 1 if self.other else self._base
 
     def table(self, vocabulary: Vocabulary) -> np.ndarray:
-        """Row of theta for each provisional code of ``vocabulary``, -1 for the base level; int32."""
+        """Row of theta for each provisional code of ``vocabulary``, -1 for a base level without a row; int32."""
         if self.hashed:
             levels = pa.array(vocabulary.levels, _ARROW_TYPES[self.column.values])
             return (self.first_row + hash_buckets(levels, self.buckets)).astype(np.int32)
-        rows = {level: self.first_row + k - 1 if k else -1 for k, level in enumerate(self.levels)}
+        after_base = self.first_row + int(self.base_row)
+        rows = {level: after_base + k - 1 if k else self._base for k, level in enumerate(self.levels)}
         return np.array([rows.get(level, self.unknown_row) for level in vocabulary.levels], np.int32)
 
     def row_names(self) -> list[str]:
@@ -137,19 +147,23 @@ class CategoricalEncoding:
         name = self.column.name
         if self.hashed:
             return [f"{name}#{bucket}" for bucket in range(self.buckets)]
-        names = [f"{name}={'null' if level is None else level}" for level in self.levels[1:]]
+        levels = self.levels if self.base_row else self.levels[1:]
+        names = [f"{name}={'null' if level is None else level}" for level in levels]
         return [*names, f"{name}=(other)"] if self.other else names
 
     def state(self) -> dict[str, Any]:
         return {
             "name": self.column.name, "values": self.column.values, "hashed": self.column.hashed,
             "first_row": self.first_row, "levels": list(self.levels), "other": self.other, "buckets": self.buckets,
+            "base_row": self.base_row,
         }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         column = CategoricalColumn(state["name"], state["values"], state["hashed"])
-        return cls(column, state["first_row"], tuple(state["levels"]), state["other"], state["buckets"])
+        return cls(
+            column, state["first_row"], tuple(state["levels"]), state["other"], state["buckets"], state["base_row"]
+        )
 
 
 def final_levels(vocabulary: Vocabulary, counts: np.ndarray) -> tuple[Level, ...]:

@@ -3,6 +3,10 @@
 Coordinates of theta that a mini-batch does not touch (levels that do not occur in it) cost nothing: ``clock``
 holds the step at which each coordinate was last touched, and both its average and its penalty are brought up to
 date when it is touched again.
+
+The base level of a categorical column may have a row of its own, the first of the column's ``level_ranges``. The
+objective depends on the differences to it alone, so this changes no optimum; but the steps that would move all other
+levels against the intercept become one. The penalty then pulls each level towards its base level.
 """
 
 from __future__ import annotations
@@ -40,10 +44,33 @@ def shrink(theta, rate, l1, l2):  # type: ignore[no-untyped-def]
     return 0.0
 
 
+@compiled(types.void(_f8[::1], _i8[:, ::1], _i8[::1], _f8[::1], _i8[::1]))
+def _base_levels(theta, level_ranges, base_of, level_sum, level_count):  # type: ignore[no-untyped-def]
+    """For each row its base level's (-1: none); for each base level the sum and number of the column's other rows."""
+    base_of[:] = -1
+    for c in range(level_ranges.shape[0]):
+        base, stop = level_ranges[c, 0], level_ranges[c, 1]
+        base_of[base:stop] = base
+        level_sum[base] = theta[base + 1 : stop].sum()
+        level_count[base] = stop - base - 1
+
+
+@compiled(_f8(_f8[::1], _i8, _f8, _f8, _f8, _i8[::1], _f8[::1], _i8[::1]))
+def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):  # type: ignore[no-untyped-def]
+    """``theta[j]`` after the penalty's step: towards 0, or towards its base level."""
+    base = base_of[j]
+    if base < 0:
+        return shrink(theta[j], rate, l1, l2)
+    if base != j:
+        return theta[base] + shrink(theta[j] - theta[base], rate, l1, l2)
+    # argmin_b (b - theta)^2 / (2 rate) + l2 / 2 * sum over the other levels of (level - b)^2
+    return (theta[j] + rate * l2 * level_sum[j]) / (1.0 + rate * l2 * level_count[j])
+
+
 def _minibatch_signature(feature):  # type: ignore[no-untyped-def]
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _f8[::1], _f8[::1],
+        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[::1], _f8[::1],
         POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
@@ -51,7 +78,7 @@ def _minibatch_signature(feature):  # type: ignore[no-untyped-def]
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(  # type: ignore[no-untyped-def]
     features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, theta, average, slots, clock, settings, losses,
+    averaging, theta, average, slots, clock, level_ranges, settings, losses,
     loss_value, loss_derivative, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
@@ -71,6 +98,8 @@ def train_minibatches(  # type: ignore[no-untyped-def]
         Mean weight of a training row, by which gradients are divided.
     theta, average : float64, (n_dof,)
         Changed in place, as are ``slots`` (n_slots, n_dof) and ``clock`` (int64, n_dof).
+    level_ranges : int64, (n_columns, 2)
+        First row and end of the categorical columns whose base level has a row; l1 must then be 0.
     losses : float64, (2,)
         Incremented: weighted sum of the losses before each update, and the weight.
     """
@@ -88,6 +117,9 @@ def train_minibatches(  # type: ignore[no-untyped-def]
     touched_at = np.full(theta.shape[0], -1, np.int64)
     weighted = weight.shape[0] > 0
     shifted = offset.shape[0] > 0
+    base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
+    level_sum = np.zeros(theta.shape[0])
+    _base_levels(theta, level_ranges, base_of, level_sum, level_count)
 
     for batch in range(bounds.shape[0] - 1):
         step = steps_before + batch + 1
@@ -143,11 +175,18 @@ def train_minibatches(  # type: ignore[no-untyped-def]
                 j = touched[k]
                 if clock[j] < step - 1:
                     average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
+        for k in range(n_numeric + 1, n_touched):
+            j = touched[k]
+            if base_of[j] >= 0 and base_of[j] != j:
+                level_sum[base_of[j]] -= theta[j]
         update(theta, gradient, touched[:n_touched], slots, rate, settings, learning_rates[batch], step)
         for k in range(n_touched):
             j = touched[k]
             if j != intercept:
-                theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2)
+                missed = step - clock[j]
+                theta[j] = penalised(theta, j, rate[j] * missed, l1, l2, base_of, level_sum, level_count)
+                if base_of[j] >= 0 and base_of[j] != j:
+                    level_sum[base_of[j]] += theta[j]
             if averaging:
                 average[j] += 4.0 / (step + 3.0) * (theta[j] - average[j])
             clock[j] = step
@@ -157,7 +196,7 @@ def train_minibatches(  # type: ignore[no-untyped-def]
 def _rows_signature(feature):  # type: ignore[no-untyped-def]
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[::1], _f8[::1], _i8[::1], _f8[::1],
+        types.boolean, _f8[::1], _f8[::1], _i8[::1], _i8[:, ::1], _f8[::1],
         POINTWISE_FUNCTION, POINTWISE_FUNCTION,
     )  # fmt: skip
 
@@ -165,7 +204,7 @@ def _rows_signature(feature):  # type: ignore[no-untyped-def]
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(  # type: ignore[no-untyped-def]
     features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, theta, average, clock, losses, loss_value, loss_derivative,
+    averaging, theta, average, clock, level_ranges, losses, loss_value, loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
@@ -176,6 +215,9 @@ def train_rows(  # type: ignore[no-untyped-def]
     intercept = theta.shape[0] - 1
     weighted = weight.shape[0] > 0
     shifted = offset.shape[0] > 0
+    base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
+    level_sum = np.zeros(theta.shape[0])
+    _base_levels(theta, level_ranges, base_of, level_sum, level_count)
     for i in range(features.shape[0]):
         step = steps_before + i + 1
         alpha = learning_rates[i]
@@ -211,7 +253,11 @@ def train_rows(  # type: ignore[no-untyped-def]
             if j >= 0:
                 if averaging and clock[j] < step - 1:
                     average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
-                theta[j] = shrink(theta[j] - alpha * residual, alpha * (step - clock[j]), l1, l2)
+                before = theta[j]
+                theta[j] -= alpha * residual
+                theta[j] = penalised(theta, j, alpha * (step - clock[j]), l1, l2, base_of, level_sum, level_count)
+                if base_of[j] >= 0 and base_of[j] != j:
+                    level_sum[base_of[j]] += theta[j] - before
                 if averaging:
                     average[j] += share * (theta[j] - average[j])
                 clock[j] = step

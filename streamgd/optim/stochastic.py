@@ -123,7 +123,7 @@ class AdaGrad(StochasticOptimizer):
             theta[j] -= rate[j] * gradient[j]
 
     def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
-        return 0.3
+        return 0.5
 
 
 class RMSProp(StochasticOptimizer):

@@ -16,6 +16,7 @@ from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.prepare import Preparation, PreparedBlocks, new_store
 from streamgd.data.source import discover
 from streamgd.data.store import BlockStore, free_bytes
+from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError
 from streamgd.objective.objective import ChunkSums, Objective
@@ -40,18 +41,13 @@ class Session(ABC):
         self.context = context
         self._survey: Survey
 
-    @property
-    @abstractmethod
-    def encoding(self) -> Encoding:
-        """The final encoding."""
-
     @abstractmethod
     def train(self) -> None:
         """Run the loop to its end."""
 
     @abstractmethod
-    def theta(self) -> np.ndarray:
-        """The result, in units of the standardised target, ``(n_dof, 1)``."""
+    def result(self) -> tuple[Encoding, np.ndarray]:
+        """Final encoding and theta ``(n_dof, 1)``, in units of the standardised target."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -103,7 +99,7 @@ class StochasticSession(Session):
         store = new_store(task.blocks_dir, task.layout, task.manifest.n_rows, task.config.batch_size)
         try:
             prepared = Preparation(
-                task.manifest, task.encoder(), task.encoding, store, task.key, task.config.seed, task.threads,
+                task.manifest, task.encoder(), self._make_encoding, store, task.key, task.config.seed, task.threads,
                 context.interrupt.check, counter.add,
             ).run()  # fmt: skip
         except (PausedError, InterruptedRunError):
@@ -121,7 +117,7 @@ class StochasticSession(Session):
         task = self.task
         encoder = task.encoder()
         self._survey, pieces = first_look(task.manifest, encoder, self._is_enough)
-        self._encoding = task.encoding(self._survey, encoder.vocabularies, with_other=True)
+        self._encoding = self._make_encoding(self._survey, encoder.vocabularies, with_other=True)
         frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
         stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads)
         standardise = task.config.scale == "standard"
@@ -131,6 +127,11 @@ class StochasticSession(Session):
         chosen = np.concatenate([piece.rows.kept & ~piece.rows.holdout for piece in pieces])
         sample = finisher.finish(records, np.flatnonzero(chosen))
         return sample, float(block_row_norms(sample)[0])
+
+    def _make_encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
+        """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros."""
+        encoding = self.task.encoding(survey, vocabularies, with_other)
+        return encoding if self.task.config.l1 > 0 else encoding.with_base_rows()
 
     def _is_enough(self, survey: Survey) -> bool:
         """Whether a look shows what streaming must know before it begins: some rows, and both classes."""
@@ -157,10 +158,6 @@ class StochasticSession(Session):
             best_constant=constant, mean_weight=mean_weight, base_loss=loss / weight,
         )  # fmt: skip
 
-    @property
-    def encoding(self) -> Encoding:
-        return self._state.encoding
-
     def train(self) -> None:
         task = self.task
         holdout: Holdout | None = None
@@ -171,13 +168,17 @@ class StochasticSession(Session):
         train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
         StochasticTrainer(task, self._source, self._objective, holdout, train_rows, self.context).run(self._state)
 
-    def theta(self) -> np.ndarray:
+    def _theta(self) -> np.ndarray:
+        """The theta to predict with, in the encoding of the loops."""
         if self.task.config.patience and self._state.best and self._state.best["loss"] is not None:
             return np.array(self._state.best["theta"])
         return self._state.result(self.task.averaging)
 
+    def result(self) -> tuple[Encoding, np.ndarray]:
+        return self._state.encoding.without_base_rows(self._theta())
+
     def facts(self) -> dict[str, Any]:
-        state, unit = self._state, self.encoding.target_scale**2
+        state, unit = self._state, self._state.encoding.target_scale**2
         losses = state.epoch_losses[-1] if state.epoch_losses else {"progressive": None, "holdout": None}
         facts = _common_facts(self.task, self._survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
         facts |= {
@@ -186,14 +187,13 @@ class StochasticSession(Session):
             "learning_rate": state.learning_rate, "rollbacks": state.rollbacks,
         }  # fmt: skip
         if self._blocks is not None:
-            theta = self.theta()
             total, constant = _losses_over_blocks(
-                self._blocks.prepared, self._objective, theta, state.best_constant, self.task.threads
+                self._blocks.prepared, self._objective, self._theta(), state.best_constant, self.task.threads
             )
-            evaluation = self._objective.evaluate(theta, total)
+            mean_loss, penalty = total.loss / total.weight, self._objective.penalty.value(self.result()[1])
             facts |= {
-                "base_loss": constant / total.weight * unit, "train_loss": evaluation.mean_loss * unit,
-                "objective": evaluation.value * unit,
+                "base_loss": constant / total.weight * unit, "train_loss": mean_loss * unit,
+                "objective": (mean_loss + penalty) * unit,
             }  # fmt: skip
         return facts
 
@@ -246,28 +246,23 @@ class BatchSession(Session):
         base[-1, 0] = constant
         return BatchState(encoding, state, rate, base)
 
-    @property
-    def encoding(self) -> Encoding:
-        return self._state.encoding
-
     def train(self) -> None:
         trainer = BatchTrainer(self.task, self._source, self._objective, self._holdout, self.context)
         trainer.run(self._state)
 
-    def theta(self) -> np.ndarray:
-        if self.task.config.patience and self._state.best:
-            return np.array(self._state.best["theta"])
-        return np.array(self._state.optimizer["theta"])
+    def result(self) -> tuple[Encoding, np.ndarray]:
+        patient = self.task.config.patience and self._state.best
+        return self._state.encoding, np.array(self._state.best["theta"] if patient else self._state.optimizer["theta"])
 
     def facts(self) -> dict[str, Any]:
-        state, unit = self._state, self.encoding.target_scale**2
+        state, unit = self._state, self._state.encoding.target_scale**2
         facts = _common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
         gradient = state.optimizer["residual"]
         facts |= {
             "progressive_loss": None, "holdout_loss": _scaled(state.best["loss"] if state.best else None, unit),
             "base_loss": _scaled(state.base_loss, unit), "train_loss": _scaled(state.mean_loss, unit),
             "objective": _scaled(state.optimizer["value"], unit), "learning_rate": state.optimizer["alpha"],
-            "gradient": None if gradient is None else gradient * self.encoding.target_scale, "rollbacks": 0,
+            "gradient": None if gradient is None else gradient * state.encoding.target_scale, "rollbacks": 0,
         }  # fmt: skip
         return facts
 

@@ -59,6 +59,7 @@ class StochasticTrainer:
     def run(self, state: TrainState) -> None:
         """Train until the last epoch or until something stops it; ``state.stopped_by`` says what."""
         self._unit = state.encoding.target_scale**2
+        self._level_ranges = state.encoding.level_ranges()
         state.stopped_by = None
         if state.snapshot is None:
             state.take_snapshot()
@@ -140,7 +141,7 @@ class StochasticTrainer:
             kernels.train_rows(
                 block.features, block.codes, block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.theta[:, 0], state.average[:, 0], state.clock, losses,
+                state.theta[:, 0], state.average[:, 0], state.clock, self._level_ranges, losses,
                 loss.pointwise_loss, loss.pointwise_gradient,
             )  # fmt: skip
         else:
@@ -149,7 +150,8 @@ class StochasticTrainer:
             kernels.train_minibatches(
                 block.features, block.codes, block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.theta[:, 0], state.average[:, 0], state.slots, state.clock, self._settings, losses,
+                state.theta[:, 0], state.average[:, 0], state.slots, state.clock,
+                self._level_ranges, self._settings, losses,
                 loss.pointwise_loss, loss.pointwise_gradient, self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps

@@ -110,7 +110,8 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         try:
             session.train()
             facts = session.facts() | {"seconds": round(time.monotonic() - started_s, 3)}
-            model = Model.of_training(task.resolved.loss, session.theta(), session.encoding, facts)
+            encoding, theta = session.result()
+            model = Model.of_training(task.resolved.loss, theta, encoding, facts)
             model.save(directory.model_path)
         except (PausedError, InterruptedRunError):
             session.close()

@@ -1,0 +1,199 @@
+"""Metrics against scikit-learn, whatever the portions in which the rows are added."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn import metrics as oracle
+
+from streamgd.objective.losses import LOSSES
+from streamgd.objective.metrics import Metrics, metrics_of
+
+
+def added(loss: str, target: np.ndarray, raw: np.ndarray, weight: np.ndarray | None, cuts: Any = ()) -> Metrics:
+    """Metrics of rows that are added in portions, cut at the given places."""
+    metrics = metrics_of(LOSSES[loss])
+    prediction = LOSSES[loss].inverse_link(raw)
+    bounds = [0, *sorted(cuts), len(target)]
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        part = slice(start, stop)
+        metrics.add(target[part], prediction[part], raw[part], None if weight is None else weight[part])
+    return metrics
+
+
+def classified(seed: int, rows: int, spread: float, weighted: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    random = np.random.default_rng(seed)
+    raw = spread * random.normal(size=rows) - 1.0
+    target = (random.random(rows) < expit(raw)).astype(float)
+    target[:2] = 0.0, 1.0
+    return target, raw, random.exponential(size=rows) if weighted else None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(2, 500),
+    spread=st.sampled_from([1e-6, 0.01, 1.0, 5.0, 1e3]),
+    weighted=st.booleans(),
+    decimals=st.integers(0, 8),
+    cuts=st.lists(st.integers(0, 500), max_size=4),
+)
+def test_a_classifier_is_judged_as_by_scikit_learn(
+    seed: int, rows: int, spread: float, weighted: bool, decimals: int, cuts: list[int]
+) -> None:
+    target, raw, weight = classified(seed, rows, spread, weighted)
+    raw = np.round(raw, decimals)  # some are tied
+    probability = expit(raw)
+
+    metrics = added("logistic", target, raw, weight, [cut for cut in cuts if cut <= rows])
+    found: dict[str, Any] = metrics.result()
+
+    assert metrics.rows == rows
+    assert metrics.weight == pytest.approx(rows if weight is None else weight.sum(), rel=1e-12)
+    near = {"rel": 1e-11, "abs": 1e-12}
+    assert found["log_loss"] == pytest.approx(oracle.log_loss(target, probability, sample_weight=weight), **near)
+    assert found["brier"] == pytest.approx(oracle.brier_score_loss(target, probability, sample_weight=weight), **near)
+    right = oracle.accuracy_score(target, probability > 0.5, sample_weight=weight)
+    assert found["accuracy"] == pytest.approx(right, **near)
+    assert found["positive_rate"] == pytest.approx(np.average(target, weights=weight), **near)
+    assert found["mean_prediction"] == pytest.approx(np.average(probability, weights=weight), **near)
+    auc = oracle.roc_auc_score(target, raw, sample_weight=weight)
+    assert abs(found["auc"] - auc) <= found["auc_error_bound"] + 1e-12
+    # The mean of the loss as it is trained on, of which the log loss is a clipped form.
+    assert found["loss"] == pytest.approx(np.average(np.logaddexp(0, raw) - target * raw, weights=weight), **near)
+
+    base = np.full(rows, np.average(target, weights=weight))
+    assert found["base_log_loss"] == pytest.approx(oracle.log_loss(target, base, sample_weight=weight), **near)
+    assert found["base_loss"] == found["base_log_loss"]
+    assert found["base_brier"] == pytest.approx(oracle.brier_score_loss(target, base, sample_weight=weight), **near)
+    assert found["base_accuracy"] == pytest.approx(max(base[0], 1 - base[0]), **near)
+    assert found["base_auc"] == oracle.roc_auc_score(target, base, sample_weight=weight)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.1, 1.0, 10.0])
+def test_the_error_bound_of_the_auc_is_small(spread: float) -> None:
+    target, raw, weight = classified(0, 20_000, spread, True)
+
+    found: dict[str, Any] = added("logistic", target, raw, weight).result()
+
+    assert 0.0 < found["auc_error_bound"] < 1e-3
+    assert abs(found["auc"] - oracle.roc_auc_score(target, raw, sample_weight=weight)) < found["auc_error_bound"]
+
+
+def test_ties_make_the_auc_no_less_certain() -> None:
+    target, raw, weight = classified(1, 5_000, 1.0, True)
+    raw = np.round(raw * 2)
+
+    found: dict[str, Any] = added("logistic", target, raw, weight).result()
+
+    assert found["auc_error_bound"] == 0.0
+    assert found["auc"] == pytest.approx(oracle.roc_auc_score(target, raw, sample_weight=weight), abs=1e-12)
+
+
+def test_the_bound_is_reached_when_close_predictions_are_all_in_the_wrong_order() -> None:
+    target = np.array([0.0, 1.0])
+
+    found: dict[str, Any] = added("logistic", target, np.array([1e-9, 0.5e-9]), None).result()
+
+    assert found["auc"] == 0.5
+    assert found["auc_error_bound"] == 0.5
+    assert oracle.roc_auc_score(target, [1e-9, 0.5e-9]) == 0.0
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=2, max_size=30))
+def test_bins_never_fall_as_predictions_rise(values: list[float]) -> None:
+    raw = np.array(sorted(values) * 2)
+    target = np.repeat([0.0, 1.0], len(values))
+    metrics: Any = added("logistic", target, raw, None)
+
+    lowest, highest = metrics._bins[2:]
+    filled = lowest <= highest
+    assert (highest[filled][:-1] < lowest[filled][1:]).all()
+    assert metrics._bins[0].sum() == metrics._bins[1].sum() == len(values)
+
+
+def test_one_class_has_no_auc() -> None:
+    found = added("logistic", np.zeros(3), np.array([-1.0, 0.0, 1.0]), None).result()
+
+    assert found["auc"] is None
+    assert found["auc_error_bound"] is None
+    assert found["base_log_loss"] == 0.0
+
+
+def test_predictions_that_are_no_numbers_have_no_auc_and_no_loss() -> None:
+    found: dict[str, Any] = added("logistic", np.array([0.0, 1.0]), np.array([np.nan, 1.0]), None).result()
+
+    assert np.isnan(found["loss"])
+    assert found["auc"] is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(2, 300),
+    mean=st.sampled_from([0.0, 3.0, -1e6]),
+    weighted=st.booleans(),
+    cuts=st.lists(st.integers(0, 300), max_size=4),
+)
+def test_a_regression_is_judged_as_by_scikit_learn(
+    seed: int, rows: int, mean: float, weighted: bool, cuts: list[int]
+) -> None:
+    random = np.random.default_rng(seed)
+    target = mean + random.normal(size=rows)
+    raw = target + random.normal(size=rows)
+    weight = random.exponential(size=rows) if weighted else None
+
+    found: dict[str, Any] = added("squared", target, raw, weight, [cut for cut in cuts if cut <= rows]).result()
+
+    near = {"rel": 1e-9}
+    squared = oracle.mean_squared_error(target, raw, sample_weight=weight)
+    assert found["loss"] == pytest.approx(squared / 2, **near)
+    assert found["rmse"] == pytest.approx(np.sqrt(squared), **near)
+    assert found["mae"] == pytest.approx(oracle.mean_absolute_error(target, raw, sample_weight=weight), **near)
+    assert found["r2"] == pytest.approx(oracle.r2_score(target, raw, sample_weight=weight), rel=1e-6)
+    base = np.full(rows, np.average(target, weights=weight))
+    base_squared = oracle.mean_squared_error(target, base, sample_weight=weight)
+    assert found["base_rmse"] == pytest.approx(np.sqrt(base_squared), **near)
+    assert found["base_loss"] == pytest.approx(base_squared / 2, **near)
+    assert found["mean_target"] == pytest.approx(base[0], **near)
+    assert found["mean_prediction"] == pytest.approx(np.average(raw, weights=weight), **near)
+
+
+def test_a_constant_target_has_no_r2() -> None:
+    found = added("squared", np.full(3, 7.0), np.array([6.0, 7.0, 8.0]), None).result()
+
+    assert found["r2"] is None
+    assert found["base_rmse"] == 0.0
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_merging_is_as_adding_later(loss: str) -> None:
+    target, raw, weight = classified(3, 400, 1.0, True)
+    at_once = added(loss, target, raw, weight, [150]).result()
+    assert weight is not None
+
+    merged = added(loss, target[:150], raw[:150], weight[:150])
+    merged.merge(added(loss, target[150:], raw[150:], weight[150:]))
+
+    assert merged.rows == 400
+    assert merged.result() == pytest.approx(at_once, rel=1e-13)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_weight_of_two_is_the_row_twice_and_zero_its_absence(loss: str) -> None:
+    target, raw, _ = classified(4, 300, 1.0, False)
+    weight = np.random.default_rng(0).integers(0, 3, 300)
+
+    weighted = added(loss, target, raw, weight.astype(float)).result()
+    repeated = added(loss, np.repeat(target, weight), np.repeat(raw, weight), None).result()
+
+    assert weighted == pytest.approx(repeated, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_no_rows_give_no_metrics(loss: str) -> None:
+    assert metrics_of(LOSSES[loss]).result() == {}
+    assert added(loss, np.empty(0), np.empty(0), None).result() == {}

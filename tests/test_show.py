@@ -1,0 +1,178 @@
+"""``show`` tells the truth of a run at any moment: before the first checkpoint, in the middle, and at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.encoding import Encoding
+from streamgd.data.scaler import Scaling
+from streamgd.data.vocabulary import CategoricalEncoding
+from streamgd.errors import NoInputError
+from streamgd.model import Model
+from streamgd.show import MOST_COEFFICIENTS, format_show, show
+from streamgd.training.rundir import RunDirectory
+
+
+def scaling(mean: list[float], deviation: list[float]) -> Scaling:
+    n = len(mean)
+    return Scaling(np.zeros(n), np.ones(n), np.array(mean), np.array(deviation), np.zeros(n))
+
+
+def small_model() -> Model:
+    """Distance with mean 100 and deviation 50; carriers UA (base), AA and an unknown one."""
+    carrier = CategoricalColumn("carrier", "string")
+    columns = Columns((NumericColumn("distance", "distance"),), (carrier,), TargetColumn("late", (0, 1)))
+    categorical = (CategoricalEncoding(carrier, 1, ("UA", "AA", None), False, 0),)
+    encoding = Encoding(columns, scaling([100.0], [50.0]), categorical, "impute")
+    theta = np.array([[0.5], [-2.0], [0.25], [1.0]])
+    return Model("logistic", theta, encoding, {"steps": 30, "loss": 0.45})
+
+
+def wide_model(n_columns: int) -> Model:
+    columns = Columns(tuple(NumericColumn(f"x{i}", f"x{i}") for i in range(n_columns)), (), TargetColumn("y"))
+    encoding = Encoding(columns, scaling([0.0] * n_columns, [1.0] * n_columns), (), "impute")
+    theta = np.arange(n_columns + 1, dtype=np.float64)[:, None] * (-1.0) ** np.arange(n_columns + 1)[:, None]
+    return Model("squared", theta, encoding)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run that has begun and has no checkpoint."""
+    path = tmp_path / "late"
+    path.mkdir()
+    config = {"data": ["flights"], "target": "late", "method": "minibatch"}
+    (path / "config.json").write_text(json.dumps({"schema_version": 1, "config": config}))
+    return path
+
+
+def save_checkpoint(run_dir: Path, **values: Any) -> None:
+    state = {"epoch": 3, "steps": 30, "rows_seen": 7680, "stopped_by": None, "theta": np.zeros((4, 1))} | values
+    RunDirectory(run_dir).checkpoints.save(state)
+
+
+def finish(run_dir: Path, model: Model) -> None:
+    save_checkpoint(run_dir, stopped_by="epochs")
+    model.save(run_dir / "model.safetensors")
+
+
+def write_history(run_dir: Path, lines: list[dict[str, Any]], rest: str = "") -> None:
+    (run_dir / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + rest)
+
+
+class TestState:
+    def test_a_folder_without_a_run_is_no_input(self, tmp_path: Path) -> None:
+        with pytest.raises(NoInputError, match="no run at"):
+            show(tmp_path)
+
+    def test_before_the_first_checkpoint_nothing_is_done(self, run_dir: Path) -> None:
+        facts = show(run_dir)
+        assert facts["state"] == "unfinished"
+        assert [facts[name] for name in ("epochs", "steps", "rows_seen", "stopped_by", "theta_sha256")] == [
+            0, 0, 0, None, None,
+        ]  # fmt: skip
+        assert f"no model yet. Go on with: streamgd resume {run_dir}" in format_show(facts)
+
+    def test_in_the_middle_it_stands_where_the_newest_checkpoint_stands(self, run_dir: Path) -> None:
+        save_checkpoint(run_dir, epoch=0, steps=10, rows_seen=2560)
+        save_checkpoint(run_dir, epoch=1, steps=20, rows_seen=5120)
+        facts = show(run_dir)
+        assert (facts["state"], facts["epochs"], facts["steps"], facts["rows_seen"]) == ("unfinished", 1, 20, 5120)
+        assert [each["file"] for each in facts["checkpoints"]] == ["00000001.safetensors", "00000002.safetensors"]
+
+    def test_a_damaged_checkpoint_is_passed_over_and_named(self, run_dir: Path) -> None:
+        save_checkpoint(run_dir, steps=10)
+        save_checkpoint(run_dir, steps=20)
+        newest = run_dir / "checkpoints" / "00000002.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-1])
+        facts = show(run_dir)
+        assert facts["steps"] == 10
+        assert [each["valid"] for each in facts["checkpoints"]] == [True, False]
+        assert "damaged" in format_show(facts)
+
+    def test_a_finished_run_has_the_models_digest(self, run_dir: Path) -> None:
+        model = small_model()
+        finish(run_dir, model)
+        facts = show(run_dir)
+        numbers = np.concatenate([model.theta[:, 0], [100.0], [50.0]]).astype("<f8")
+        assert facts["theta_sha256"] == hashlib.sha256(numbers.tobytes()).hexdigest()
+        assert (facts["state"], facts["stopped_by"]) == ("finished", "epochs")
+
+    def test_a_run_that_was_to_finish_but_has_no_model_is_unfinished(self, run_dir: Path) -> None:
+        save_checkpoint(run_dir, stopped_by="epochs")
+        assert show(run_dir)["state"] == "unfinished"
+
+    def test_a_run_that_goes_on_says_that_its_model_is_from_before(self, run_dir: Path) -> None:
+        finish(run_dir, small_model())
+        save_checkpoint(run_dir, epoch=4, steps=40)
+        facts = show(run_dir)
+        assert (facts["state"], facts["steps"], facts["model"]["steps"]) == ("unfinished", 40, 30)
+        assert "the model is from before the run went on" in format_show(facts)
+
+    def test_max_time_ends_with_a_model_that_can_go_on(self, run_dir: Path) -> None:
+        small_model().save(run_dir / "model.safetensors")
+        save_checkpoint(run_dir, stopped_by="max_time")
+        facts = show(run_dir)
+        assert (facts["state"], facts["stopped_by"]) == ("unfinished", "max_time")
+        assert "--max-time ended the run. Go on with: streamgd resume" in format_show(facts)
+
+    def test_the_steps_of_full_batch_are_its_passes(self, run_dir: Path) -> None:
+        RunDirectory(run_dir).checkpoints.save({"epoch": 7, "rows_seen": 700, "stopped_by": None})
+        assert show(run_dir)["steps"] == 7
+
+
+class TestCoefficients:
+    def test_they_are_in_original_units_with_the_intercept_first(self, run_dir: Path) -> None:
+        finish(run_dir, small_model())
+        facts = show(run_dir)
+        found = {each["name"]: (each["value"], each["standardised"]) for each in facts["coefficients"]}
+        assert list(found) == ["(intercept)", "carrier=AA", "distance", "carrier=null"]
+        assert found["distance"] == (0.01, 0.5)
+        assert found["(intercept)"] == (0.0, 1.0)  # 1 - 0.01 * 100
+        assert found["carrier=AA"] == (-2.0, -2.0)
+
+    def test_base_levels_are_named(self, run_dir: Path) -> None:
+        finish(run_dir, small_model())
+        facts = show(run_dir)
+        assert facts["base_levels"] == {"carrier": "UA"}
+        assert "base levels, which have no coefficient\n  carrier  UA" in format_show(facts)
+
+    def test_only_the_largest_are_shown_unless_all_are_asked_for(self, run_dir: Path) -> None:
+        finish(run_dir, wide_model(100))
+        facts = show(run_dir)
+        expected = ["(intercept)"] + [f"x{i}" for i in range(99, 99 - MOST_COEFFICIENTS, -1)]
+        assert [each["name"] for each in facts["coefficients"]] == expected
+        assert "coefficients, the 31 largest of 101 (--all)" in format_show(facts)
+        assert len(show(run_dir, all_coefficients=True)["coefficients"]) == facts["n_coefficients"] == 101
+
+    def test_few_are_shown_without_a_remark(self, run_dir: Path) -> None:
+        finish(run_dir, small_model())
+        assert "\ncoefficients\nname " in format_show(show(run_dir))
+
+
+class TestHistory:
+    def test_the_last_epochs_are_a_table_and_events_are_lines(self, run_dir: Path) -> None:
+        epochs = [
+            {"event": "epoch", "epoch": k, "steps": 10 * k, "train_loss": 0.5 / k, "holdout_loss": None, "seconds": 0.1}
+            for k in range(1, 15)
+        ]
+        write_history(run_dir, [*epochs, {"event": "rollback", "text": "epoch 2: the loss rose"}], '{"event": "cut o')
+        facts = show(run_dir)
+        assert len(facts["history"]) == 15
+        text = format_show(facts)
+        assert "history, the last 10 of 14\nepoch  steps  train loss  seconds\n    5     50" in text
+        assert "rollback: epoch 2: the loss rose" in text
+        assert "holdout" not in text
+
+
+def test_everything_can_be_written_as_json(run_dir: Path) -> None:
+    finish(run_dir, small_model())
+    assert {"theta_sha256", "steps", "epochs", "rows_seen", "stopped_by", "state"} <= set(
+        json.loads(json.dumps(show(run_dir)))
+    )
