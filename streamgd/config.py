@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 
@@ -104,7 +105,7 @@ Rate = Annotated[float | Literal["auto"], BeforeValidator(parse_rate)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-CHANGEABLE = {"identity": False}
+CHANGEABLE: JsonDict = {"identity": False}
 
 
 class TrainConfig(BaseModel):
@@ -137,7 +138,9 @@ class TrainConfig(BaseModel):
     weight: str | None = Field(None, description="Column of sample weights (>= 0).")
     offset: str | None = Field(None, description="Column added to the raw prediction, with coefficient one.")
     positive: str | None = Field(None, description="Value of the target that counts as 1 [default: the larger].")
-    where: str | None = Field(None, description="Keep rows for which this holds, e.g. \"year >= 2013 and dest != 'X'\".")
+    where: str | None = Field(
+        None, description="Keep rows for which this holds, e.g. \"year >= 2013 and dest != 'X'\"."
+    )
     sample: Fraction = Field(1.0, gt=0, le=1, description="Fraction of rows to use, by hash, e.g. 1%.")
     validation: Sources = Field([], description="Data for the holdout loss.")
     holdout: Fraction = Field(0.0, ge=0, lt=1, description="Fraction of rows held out, by hash, e.g. 0.1.")
@@ -187,7 +190,9 @@ class TrainConfig(BaseModel):
         0, ge=0, description="Stop after so many epochs without a better holdout loss [0: never].",
         json_schema_extra=CHANGEABLE,
     )  # fmt: skip
-    max_time: Duration | None = Field(None, description="End with a model after this time.", json_schema_extra=CHANGEABLE)
+    max_time: Duration | None = Field(
+        None, description="End with a model after this time.", json_schema_extra=CHANGEABLE
+    )
     pause_after: Duration | None = Field(
         None, description="Stop at a checkpoint after this time (exit 75).", json_schema_extra=CHANGEABLE
     )
@@ -197,9 +202,13 @@ class TrainConfig(BaseModel):
         None, description="Where the shuffled blocks are kept [default: RUN/blocks].", json_schema_extra=CHANGEABLE
     )
     blocks_max: Bytes = Field(200 * 10**9, description="Most bytes of shuffled blocks.")
-    keep_blocks: bool = Field(False, description="Keep the blocks when the run is finished.", json_schema_extra=CHANGEABLE)
+    keep_blocks: bool = Field(
+        False, description="Keep the blocks when the run is finished.", json_schema_extra=CHANGEABLE
+    )
     memory: Bytes = Field(512 * 10**6, description="Anonymous memory budget.", json_schema_extra=CHANGEABLE)
-    threads: int | None = Field(None, ge=1, description="Decode threads [default: cores].", json_schema_extra=CHANGEABLE)
+    threads: int | None = Field(
+        None, ge=1, description="Decode threads [default: cores].", json_schema_extra=CHANGEABLE
+    )
     checkpoint_every: Duration = Field(60.0, description="Time between checkpoints.", json_schema_extra=CHANGEABLE)
     keep_checkpoints: int = Field(2, ge=2, description="Checkpoints kept.", json_schema_extra=CHANGEABLE)
     row_log: str | None = Field(
@@ -271,7 +280,9 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.method == "batch" and config.optimizer in stochastic_only:
         raise ConfigError(f"--optimizer {config.optimizer} is not for --method batch. Choose plain or backtracking.")
     if config.method != "batch" and config.optimizer in batch_only:
-        raise ConfigError(f"--optimizer {config.optimizer} is for --method batch only. Choose plain, momentum, adagrad, …")
+        raise ConfigError(
+            f"--optimizer {config.optimizer} is for --method batch only. Choose plain, momentum, adagrad, …"
+        )
     if config.method == "batch" and config.schedule not in ("auto", "constant"):
         raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
     if config.method == "batch" and config.shuffle not in ("auto", "none"):

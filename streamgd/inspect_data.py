@@ -102,8 +102,9 @@ def format_inspection(inspection: dict[str, Any]) -> str:
     ]
     table = [("column", "type", "becomes", "nulls", "minimum", "maximum", "")]
     for column in inspection["columns"]:
-        facts = (_cell(column[name]) for name in ("name", "type", "becomes", "nulls", "minimum", "maximum"))
-        table.append((*facts, column["reason"]))  # type: ignore[arg-type]
+        nulls = "?" if column["nulls"] is None else f"{column['nulls']:,}"
+        bounds = _cell(column["minimum"]), _cell(column["maximum"])
+        table.append((_cell(column["name"]), column["type"], column["becomes"], nulls, *bounds, column["reason"]))
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     lines = [_line(cells, widths) for cells in table]
     return "\n".join([*head, *lines])
@@ -122,8 +123,8 @@ def _cell(value: Label | None) -> str:
     """A value on one line, of bounded length; '?' for what is not known."""
     if value is None:
         return "?"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
+    if value == "":
+        return "''"
     text = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
     return text if len(text) <= 30 else text[:29] + "…"
 

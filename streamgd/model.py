@@ -176,3 +176,8 @@ class Model:
         with storage_errors(f"read {file}"):
             data = file.read_bytes()
         return cls.from_bytes(data, str(file))
+
+
+def load(path: str | Path) -> Model:
+    """The model of a run directory or a model file: see :meth:`Model.load`."""
+    return Model.load(path)

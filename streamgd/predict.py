@@ -159,9 +159,7 @@ class _Predictor:
     def batches(self, row_group: RowGroup) -> Iterator[pa.RecordBatch]:
         """The output rows of one row group, slice by slice."""
         start = 0
-        for batch in read_batches(
-            self._manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows
-        ):
+        for batch in read_batches(self._manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows):
             origin = origin_of(self._manifest, row_group, start)
             prediction, _ = self._model.predict_with(self._encoder, self._finisher, batch, origin)
             columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model.classes)

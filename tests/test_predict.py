@@ -1,6 +1,7 @@
 """Predictions: one output row for every input row, in order, whole files or none, and nothing else written over."""
 
 import errno
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from small_models import model, raw_predictions, table, with_nulls, write
 
-from streamgd import parquet_output, predict as module, state
+from streamgd import parquet_output, state
 from streamgd.data.columns import TargetColumn
 from streamgd.errors import (
     ConfigError,
@@ -27,6 +28,8 @@ from streamgd.errors import (
     StorageError,
 )
 from streamgd.predict import predict
+
+module = importlib.import_module("streamgd.predict")  # streamgd.predict may be the function
 
 
 def predicted(folder: Path, rows: pa.Table, keep: Any = (), **options: Any) -> pa.Table:

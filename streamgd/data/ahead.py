@@ -89,7 +89,8 @@ def in_order(
                 task, lane = begun.popleft()
                 while True:
                     with changed:
-                        changed.wait_for(lambda lane=lane: lane.items or lane.done)
+                        while not lane.items and not lane.done:
+                            changed.wait()
                         if not lane.items:
                             break
                         item = lane.items.popleft()

@@ -137,8 +137,10 @@ class RecordLayout:
 
     def block_bytes(self, rows: int) -> int:
         """Bytes of a block of ``rows`` rows."""
-        row_bytes = (self.n_numeric * self.feature_type.itemsize, 4 * self.n_categorical, 8)
-        row_bytes += (8 * self.has_weight, 8 * self.has_offset, 8 * self.has_row_number)
+        row_bytes = (
+            self.n_numeric * self.feature_type.itemsize, 4 * self.n_categorical, 8,
+            8 * self.has_weight, 8 * self.has_offset, 8 * self.has_row_number,
+        )  # fmt: skip
         return sum(-(-rows * size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for size in row_bytes)
 
     def new_records(self, rows: int) -> np.ndarray:

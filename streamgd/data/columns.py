@@ -58,7 +58,7 @@ class Columns:
     @property
     def feature_names(self) -> list[str]:
         """Names of the features, numeric ones first, in the order of theta."""
-        return [column.name for column in (*self.numeric, *self.categorical)]
+        return [column.name for column in self.numeric] + [column.name for column in self.categorical]
 
     @property
     def sources(self) -> list[str]:

@@ -345,12 +345,12 @@ def _readable(array: pa.Array, column: NumericColumn) -> pa.Array:
 
 def _doubles(array: pa.Array) -> np.ndarray:
     """A numeric array as float64, NaN where null."""
-    return as_float64(array).to_numpy(zero_copy_only=False)
+    return np.asarray(as_float64(array).to_numpy(zero_copy_only=False))
 
 
 def _is_null(array: pa.Array) -> np.ndarray:
     """Null or NaN, as a numpy mask."""
-    return pc.is_null(array, nan_is_null=True).to_numpy(zero_copy_only=False)
+    return np.asarray(pc.is_null(array, nan_is_null=True).to_numpy(zero_copy_only=False))
 
 
 def _level_counts(codes: np.ndarray, weight: np.ndarray) -> np.ndarray:

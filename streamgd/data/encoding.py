@@ -50,7 +50,9 @@ class Encoding:
 
     def vocabularies(self) -> list[Vocabulary]:
         """Frozen vocabularies, whose codes are the levels in their final order."""
-        return [Vocabulary(column.column, 0, column.buckets, column.levels, growing=False) for column in self.categorical]
+        return [
+            Vocabulary(column.column, 0, column.buckets, column.levels, growing=False) for column in self.categorical
+        ]
 
     def with_base_rows(self) -> Encoding:
         """The same encoding with a row of theta for every base level too, as the stochastic loops use it."""
@@ -62,7 +64,7 @@ class Encoding:
         return replace(self, categorical=tuple(categorical))
 
     def without_base_rows(self, theta: np.ndarray) -> tuple[Encoding, np.ndarray]:
-        """The inverse: encoding and theta (n_dof, n_outputs) in which base levels have no row, for the same predictions.
+        """The inverse: encoding and theta (n_dof, n_outputs) without rows for base levels; it predicts the same.
 
         Each level's coefficient becomes the difference to its base level's, which the intercept takes up.
         """

@@ -157,6 +157,7 @@ class Preparation:
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
         stages = [_Stage(self, fill) for _ in range(self._threads)]
         wave_s = WAVE_S
+        self._progress("prepare", sum(group.rows for group in self._manifest.row_groups[:next_group]))
         with ThreadPoolExecutor(self._threads) as pool:
             while next_group < n_groups:
                 wave = _Wave(next_group, n_groups, time.monotonic() + wave_s)
@@ -188,6 +189,7 @@ class Preparation:
         """Finish the blocks wave by wave, each wave into the regions that the one before made free."""
         groups = _packed(note["fill"], self._store.places)
         finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
+        self._progress("finalise", int(note["rows"].sum()))
         with ThreadPoolExecutor(self._threads) as pool:
             while len(note["regions"]) < len(groups):
                 self._check()
@@ -207,7 +209,7 @@ class Preparation:
                     "row_norms": np.concatenate([note["row_norms"], np.array([f[2] for f in found])]),
                 }
                 self._store.write_note(self._key, note)
-                self._progress("finalise", int(note["rows"].sum()))
+                self._progress("finalise", sum(rows for _, rows, _ in found))
         note = note | {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
         self._store.write_note(self._key, note)
         return note
@@ -238,9 +240,7 @@ class Preparation:
         order = np.empty(len(records), np.int64)
         scratch = np.empty(2 * self._store.places, np.int64)
         position = self._store.layout.slot_position
-        n_train = kernels.slot_order(
-            records.view(np.int32), position, self._store.places, HOLDOUT_BIT, scratch, order
-        )
+        n_train = kernels.slot_order(records.view(np.int32), position, self._store.places, HOLDOUT_BIT, scratch, order)
         return order, n_train
 
 
@@ -308,7 +308,7 @@ class _Stage:
             self._place(rows, origin, records)
             survey = survey.merge(rows.survey)
             start += batch.num_rows
-        self._of._progress("scatter", row_group.rows)
+        self._of._progress("prepare", row_group.rows)
         return survey
 
     def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:

@@ -87,12 +87,12 @@ class Scaling:
     @property
     def shift(self) -> np.ndarray:
         """What is subtracted from the column, in its own units."""
-        return self.shift0 + self.scale0 * self.mean
+        return np.asarray(self.shift0 + self.scale0 * self.mean)
 
     @property
     def scale(self) -> np.ndarray:
         """What the column is divided by, in its own units."""
-        return self.scale0 * self.deviation
+        return np.asarray(self.scale0 * self.deviation)
 
 
 @dataclass(frozen=True)

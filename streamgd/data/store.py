@@ -101,7 +101,7 @@ class BlockStore:
             The disk is full or failed; the message names the bytes needed.
         """
         assert self._descriptor is not None
-        view = memoryview(np.ascontiguousarray(data)).cast("B")
+        view = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data
         position = region * self.region_bytes + offset_bytes
         with storage_errors(f"write the shuffled blocks to {self._path}", self._hint()):
             while len(view):
@@ -112,7 +112,7 @@ class BlockStore:
         """The first ``rows`` records of a region, uint64, shape ``(rows, record_words)``."""
         assert self._descriptor is not None
         records = self.layout.new_records(rows)
-        view = memoryview(records).cast("B")
+        view = records.view(np.uint8).reshape(-1).data
         position, done = region * self.region_bytes, 0
         with storage_errors(f"read the shuffled blocks from {self._path}"):
             while done < len(view):

@@ -61,7 +61,12 @@ class Vocabulary:
     """
 
     def __init__(
-        self, column: CategoricalColumn, max_levels: int, buckets: int, known: Sequence[Level] = (), growing: bool = True
+        self,
+        column: CategoricalColumn,
+        max_levels: int,
+        buckets: int,
+        known: Sequence[Level] = (),
+        growing: bool = True,
     ):
         self.column = column
         self.hashed = column.hashed
@@ -171,6 +176,8 @@ def final_levels(vocabulary: Vocabulary, counts: np.ndarray) -> tuple[Level, ...
 
     ``counts`` has the total weight of each provisional code; codes beyond its end do not occur.
     """
-    occurring = [(level, counts[code]) for code, level in enumerate(vocabulary.levels[: len(counts)]) if counts[code] > 0]
+    occurring = [
+        (level, counts[code]) for code, level in enumerate(vocabulary.levels[: len(counts)]) if counts[code] > 0
+    ]
     occurring.sort(key=lambda item: (-item[1], item[0] is None, item[0] if item[0] is not None else 0))
     return tuple(level for level, _ in occurring)

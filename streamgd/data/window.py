@@ -81,9 +81,7 @@ class WindowStream:
         """The windows of an epoch from number ``first`` on; a resumed lane is decoded from its beginning again."""
         window_rows = self._encoder.layout.block_rows
         if self._lanes:
-            plan = window_order(
-                self._manifest, self._seed, epoch, self._lanes, max(1, window_rows // self._lanes)
-            )
+            plan = window_order(self._manifest, self._seed, epoch, self._lanes, max(1, window_rows // self._lanes))
         else:
             plan = iter([piece] for piece in file_order(self._manifest, window_rows))
         readers: dict[RowGroup, Iterator[pa.RecordBatch]] = {}
@@ -121,9 +119,7 @@ class WindowStream:
             del readers[row_group]
         return piece, reader, passed_over
 
-    def _encode(
-        self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, passed_over: int
-    ) -> EncodedSlice | None:
+    def _encode(self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, passed_over: int) -> EncodedSlice | None:
         if reader is None:
             return None
         for _ in range(passed_over):

@@ -22,17 +22,17 @@ _f8, _f4, _i8, _i4 = types.float64, types.float32, types.int64, types.int32
 
 
 @intrinsic
-def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
+def _pointer(typing_context, address):
     """An address held in an integer, as a pointer."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.int64), generate
 
 
 @compiled(types.void(_i8, _i8, _i8, _i8, _f8[::1]))
-def _copy_values(address, kind, first, count, tile):  # type: ignore[no-untyped-def]
+def _copy_values(address, kind, first, count, tile):
     """``tile[:count]`` = the values ``first … first + count - 1`` of an Arrow buffer, as float64."""
     pointer = _pointer(address)
     n = first + count
@@ -61,7 +61,7 @@ def _copy_values(address, kind, first, count, tile):  # type: ignore[no-untyped-
 
 
 @compiled(types.void(_i8, _i8, _i8, _f8[::1]))
-def _mark_nulls(validity, first, count, tile):  # type: ignore[no-untyped-def]
+def _mark_nulls(validity, first, count, tile):
     """NaN where the validity bitmap says null; address 0 means no nulls."""
     if validity == 0:
         return
@@ -71,7 +71,7 @@ def _mark_nulls(validity, first, count, tile):  # type: ignore[no-untyped-def]
             tile[i] = np.nan
 
 
-def _encode_signature(feature):  # type: ignore[no-untyped-def]
+def _encode_signature(feature):
     return types.void(
         _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1], _i8, _f8[:, ::1],
         types.boolean[::1],
@@ -79,7 +79,7 @@ def _encode_signature(feature):  # type: ignore[no-untyped-def]
 
 
 @compiled([_encode_signature(_f4), _encode_signature(_f8)])
-def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, has_null):  # type: ignore[no-untyped-def]
+def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, has_null):
     """Write ``(x - shift) / scale`` of every column into the records, NaN for null, and take moments of it.
 
     Parameters
@@ -146,7 +146,7 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
 
 
 @compiled(types.void(_i4[::1], types.boolean[::1], _i4[::1], _i4, _i4[:, ::1], _i8))
-def write_codes(indices, is_null, table, null_code, out, position):  # type: ignore[no-untyped-def]
+def write_codes(indices, is_null, table, null_code, out, position):
     """Write ``table[indices]`` into the records; ``is_null`` is empty where no row is null."""
     if is_null.shape[0] == 0:
         for i in range(indices.shape[0]):
@@ -157,7 +157,7 @@ def write_codes(indices, is_null, table, null_code, out, position):  # type: ign
 
 
 @compiled(_i8(_i4[:, ::1], _i8, _i8, _i4, _i8[::1], _i8[::1]))
-def slot_order(records, slot_position, n_places, holdout_bit, at, order):  # type: ignore[no-untyped-def]
+def slot_order(records, slot_position, n_places, holdout_bit, at, order):
     """Indices of the records in the order of their slots, training rows first; returns how many those are.
 
     ``at`` is scratch of ``2 * n_places``; ``order`` has one entry per record.
@@ -177,12 +177,12 @@ def slot_order(records, slot_position, n_places, holdout_bit, at, order):  # typ
     return n_train
 
 
-def _finish_features_signature(feature):  # type: ignore[no-untyped-def]
+def _finish_features_signature(feature):
     return types.void(feature[:, ::1], _i8, _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1])
 
 
 @compiled([_finish_features_signature(_f4), _finish_features_signature(_f8)])
-def finish_features(records, first, order, mean, scale, fill, out):  # type: ignore[no-untyped-def]
+def finish_features(records, first, order, mean, scale, fill, out):
     """``out[i] = (record - mean) / scale`` of the records in ``order``; NaN becomes ``fill``."""
     for i in range(order.shape[0]):
         source = order[i]
@@ -192,7 +192,7 @@ def finish_features(records, first, order, mean, scale, fill, out):  # type: ign
 
 
 @compiled(types.void(_i4[:, ::1], _i8, _i8[::1], _i4[::1], _i8[::1], _i4[::1], _i4[::1], _i4[:, ::1]))
-def finish_codes(records, first, order, tables, table_starts, unknown, hashed_from, out):  # type: ignore[no-untyped-def]
+def finish_codes(records, first, order, tables, table_starts, unknown, hashed_from, out):
     """Provisional codes -> rows of theta.
 
     A code >= 0 is looked up in the column's table, -1 is a level not in the vocabulary, and -2 - bucket is a
@@ -211,14 +211,14 @@ def finish_codes(records, first, order, tables, table_starts, unknown, hashed_fr
 
 
 @compiled(types.void(_f8[:, ::1], _i8, _i8[::1], _f8, _f8, _f8[::1]))
-def finish_doubles(records, position, order, shift, scale, out):  # type: ignore[no-untyped-def]
+def finish_doubles(records, position, order, shift, scale, out):
     """``out[i] = (record - shift) / scale`` of one float64 field of the records in ``order``."""
     for i in range(order.shape[0]):
         out[i] = (records[order[i], position] - shift) / scale
 
 
 @compiled(types.void(_i8[::1], _i8, _i8[::1], _i8[::1]))
-def sort_by_block(block, n_blocks, starts, order):  # type: ignore[no-untyped-def]
+def sort_by_block(block, n_blocks, starts, order):
     """Counting sort, stable: ``order`` lists the rows of block 0, then 1, …; -1 marks a dropped row.
 
     ``starts`` (n_blocks + 1,) is written: the rows of block b are ``order[starts[b]:starts[b + 1]]``.
@@ -237,7 +237,7 @@ def sort_by_block(block, n_blocks, starts, order):  # type: ignore[no-untyped-de
 
 
 @compiled(types.void(types.uint64[:, ::1], _i8[::1], types.uint64[:, ::1]))
-def gather_records(records, order, out):  # type: ignore[no-untyped-def]
+def gather_records(records, order, out):
     """``out[i] = records[order[i]]``, whole records as 64-bit words."""
     for i in range(out.shape[0]):
         source = order[i]
@@ -246,7 +246,7 @@ def gather_records(records, order, out):  # type: ignore[no-untyped-def]
 
 
 @compiled(types.void(_i4[::1], types.uint8[::1], types.uint64[::1]))
-def hash_texts(offsets, data, out):  # type: ignore[no-untyped-def]
+def hash_texts(offsets, data, out):
     """FNV-1a (64 bit) of each UTF-8 text of an Arrow string array."""
     for i in range(out.shape[0]):
         value = np.uint64(0xCBF29CE484222325)

@@ -22,7 +22,7 @@ _SUMS = types.void(POINTWISE_FUNCTION, _f8[::1], _f8[::1], _f8[::1], _f8[::1], _
 
 
 @compiled(_SUMS)
-def classifier_sums(loss_value, target, raw, probability, weight, totals):  # type: ignore[no-untyped-def]
+def classifier_sums(loss_value, target, raw, probability, weight, totals):
     """``totals`` (7,) receives weight, loss, log loss, squared error, weight of right and of positive rows, prediction.
 
     All are sums over the rows times their weight; the targets are 0 and 1.
@@ -41,7 +41,7 @@ def classifier_sums(loss_value, target, raw, probability, weight, totals):  # ty
 
 
 @compiled(_SUMS)
-def regression_sums(loss_value, target, raw, prediction, weight, totals):  # type: ignore[no-untyped-def]
+def regression_sums(loss_value, target, raw, prediction, weight, totals):
     """``totals`` (7,) receives weight, loss, squared and absolute error, prediction; mean and squares of the target.
 
     The first five are sums over the rows times their weight, the last two the weighted mean and the weighted sum of
@@ -68,7 +68,7 @@ def regression_sums(loss_value, target, raw, prediction, weight, totals):  # typ
 
 
 @compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8[:, ::1]))
-def add_ranks(target, raw, weight, bins):  # type: ignore[no-untyped-def]
+def add_ranks(target, raw, weight, bins):
     """Add rows to ``bins`` (4, RANK_BINS): weight of negatives, of positives, lowest and highest raw prediction.
 
     The bin is a never falling function of the raw prediction, in floating point too: each of its steps is one.

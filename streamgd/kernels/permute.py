@@ -16,14 +16,14 @@ _u64 = types.uint64
 
 
 @compiled(_u64(_u64))
-def mix(word):  # type: ignore[no-untyped-def]
+def mix(word):
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
 
 
 @compiled(_u64(_u64, _u64, _u64, _u64[::1]))
-def permute(index, n, bits, keys):  # type: ignore[no-untyped-def]
+def permute(index, n, bits, keys):
     """The place of ``index`` among ``n``; ``bits`` is the width of the network, at least 2."""
     one = np.uint64(1)
     left_bits = bits // np.uint64(2)
@@ -44,7 +44,7 @@ def permute(index, n, bits, keys):  # type: ignore[no-untyped-def]
 
 
 @compiled(types.void(_u64, _u64, _u64, _u64[::1], _u64, types.int64[::1], types.int32[::1]))
-def place_rows(first_row, n, bits, keys, block_places, block, slot):  # type: ignore[no-untyped-def]
+def place_rows(first_row, n, bits, keys, block_places, block, slot):
     """Block and slot of ``len(block)`` consecutive rows: ``divmod(permute(row), block_places)``."""
     for i in range(block.shape[0]):
         place = permute(first_row + np.uint64(i), n, bits, keys)
@@ -53,13 +53,13 @@ def place_rows(first_row, n, bits, keys, block_places, block, slot):  # type: ig
 
 
 @compiled(types.void(_u64, _u64, _u64[::1], types.int64[::1]))
-def permutation(n, bits, keys, out):  # type: ignore[no-untyped-def]
+def permutation(n, bits, keys, out):
     for i in range(out.shape[0]):
         out[i] = permute(np.uint64(i), n, bits, keys)
 
 
 @compiled(types.void(_u64, _u64, _u64, types.boolean[::1]))
-def rows_below(key, first_row, threshold, out):  # type: ignore[no-untyped-def]
+def rows_below(key, first_row, threshold, out):
     """Mark the rows whose keyed hash is below ``threshold``; ``first_row`` counts inside the file."""
     for i in range(out.shape[0]):
         out[i] = mix(mix(first_row + np.uint64(i)) + key) < threshold

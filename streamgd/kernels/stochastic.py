@@ -23,7 +23,7 @@ _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
 
 @compiled(_f8(_f8, _f8, _f8, _f8))
-def average_decay(since, now, average, theta):  # type: ignore[no-untyped-def]
+def average_decay(since, now, average, theta):
     """The polynomial average (Shamir, Zhang 2013, eta = 3) of a coordinate that kept its value since step ``since``.
 
     Each step t does ``average += 4 / (t + 3) * (theta - average)``; the product over the steps from ``since`` to
@@ -34,7 +34,7 @@ def average_decay(since, now, average, theta):  # type: ignore[no-untyped-def]
 
 
 @compiled(_f8(_f8, _f8, _f8, _f8))
-def shrink(theta, rate, l1, l2):  # type: ignore[no-untyped-def]
+def shrink(theta, rate, l1, l2):
     """The penalty's own step: ``argmin_b (b - theta)^2 / (2 rate) + l1 |b| + l2 / 2 b^2``."""
     threshold = rate * l1
     if theta > threshold:
@@ -45,7 +45,7 @@ def shrink(theta, rate, l1, l2):  # type: ignore[no-untyped-def]
 
 
 @compiled(types.void(_f8[::1], _i8[:, ::1], _i8[::1], _f8[::1], _i8[::1]))
-def _base_levels(theta, level_ranges, base_of, level_sum, level_count):  # type: ignore[no-untyped-def]
+def _base_levels(theta, level_ranges, base_of, level_sum, level_count):
     """For each row its base level's (-1: none); for each base level the sum and number of the column's other rows."""
     base_of[:] = -1
     for c in range(level_ranges.shape[0]):
@@ -56,7 +56,7 @@ def _base_levels(theta, level_ranges, base_of, level_sum, level_count):  # type:
 
 
 @compiled(_f8(_f8[::1], _i8, _f8, _f8, _f8, _i8[::1], _f8[::1], _i8[::1]))
-def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):  # type: ignore[no-untyped-def]
+def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):
     """``theta[j]`` after the penalty's step: towards 0, or towards its base level."""
     base = base_of[j]
     if base < 0:
@@ -67,7 +67,7 @@ def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):  # type:
     return (theta[j] + rate * l2 * level_sum[j]) / (1.0 + rate * l2 * level_count[j])
 
 
-def _minibatch_signature(feature):  # type: ignore[no-untyped-def]
+def _minibatch_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
         types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[::1], _f8[::1],
@@ -76,7 +76,7 @@ def _minibatch_signature(feature):  # type: ignore[no-untyped-def]
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
-def train_minibatches(  # type: ignore[no-untyped-def]
+def train_minibatches(
     features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
     averaging, theta, average, slots, clock, level_ranges, settings, losses,
     loss_value, loss_derivative, update,
@@ -193,7 +193,7 @@ def train_minibatches(  # type: ignore[no-untyped-def]
             gradient[j] = 0.0
 
 
-def _rows_signature(feature):  # type: ignore[no-untyped-def]
+def _rows_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
         types.boolean, _f8[::1], _f8[::1], _i8[::1], _i8[:, ::1], _f8[::1],
@@ -202,7 +202,7 @@ def _rows_signature(feature):  # type: ignore[no-untyped-def]
 
 
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
-def train_rows(  # type: ignore[no-untyped-def]
+def train_rows(
     features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
     averaging, theta, average, clock, level_ranges, losses, loss_value, loss_derivative,
 ):  # fmt: skip
@@ -271,7 +271,7 @@ def train_rows(  # type: ignore[no-untyped-def]
 
 
 @compiled(types.void(_f8[::1], _f8[::1], _i8[::1], _i8, _f8[::1]))
-def averaged_theta(theta, average, clock, step, out):  # type: ignore[no-untyped-def]
+def averaged_theta(theta, average, clock, step, out):
     """The average brought up to ``step`` for every coordinate, written to ``out``."""
     for j in range(theta.shape[0]):
         out[j] = average[j]

@@ -12,12 +12,12 @@ TILE_ROWS = 4096
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
 
-def _predict_signature(feature):  # type: ignore[no-untyped-def]
+def _predict_signature(feature):
     return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1])
 
 
 @compiled([_predict_signature(types.float32), _predict_signature(_f8)])
-def raw_prediction(features, codes, offset, theta, raw):  # type: ignore[no-untyped-def]
+def raw_prediction(features, codes, offset, theta, raw):
     """``raw = X @ theta + offset``, written to ``raw`` (n_rows,); ``offset`` may be empty."""
     n_numeric = features.shape[1]
     shifted = offset.shape[0] > 0
@@ -32,7 +32,7 @@ def raw_prediction(features, codes, offset, theta, raw):  # type: ignore[no-unty
         raw[i] = dot + offset[i] if shifted else dot
 
 
-def _sums_signature(feature):  # type: ignore[no-untyped-def]
+def _sums_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1],
         POINTWISE_FUNCTION, POINTWISE_FUNCTION, _f8[::1], _f8[::1],
@@ -40,7 +40,7 @@ def _sums_signature(feature):  # type: ignore[no-untyped-def]
 
 
 @compiled([_sums_signature(types.float32), _sums_signature(_f8)])
-def loss_and_gradient(features, codes, target, weight, offset, theta, loss_value, loss_derivative, totals, gradient):  # type: ignore[no-untyped-def]
+def loss_and_gradient(features, codes, target, weight, offset, theta, loss_value, loss_derivative, totals, gradient):
     """Sums of weighted loss and gradient over a block.
 
     ``totals`` (2,) receives the loss and the weight, ``gradient`` (n_dof,) the gradient; both are overwritten.
@@ -89,18 +89,18 @@ def loss_and_gradient(features, codes, target, weight, offset, theta, loss_value
 
 
 @compiled(types.void(POINTWISE_FUNCTION, _f8[::1], _f8[::1], _f8[::1]))
-def map_pointwise(function, y_true, raw, out):  # type: ignore[no-untyped-def]
+def map_pointwise(function, y_true, raw, out):
     """``out[i] = function(y_true[i], raw[i])``."""
     for i in range(out.shape[0]):
         out[i] = function(y_true[i], raw[i])
 
 
-def _norm_signature(feature):  # type: ignore[no-untyped-def]
+def _norm_signature(feature):
     return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1])
 
 
 @compiled([_norm_signature(types.float32), _norm_signature(_f8)])
-def row_norms(features, codes, weight, norms):  # type: ignore[no-untyped-def]
+def row_norms(features, codes, weight, norms):
     """``norms`` (2,) is updated: the largest squared norm of a row times its weight, and the sum of these."""
     weighted = weight.shape[0] > 0
     for i in range(features.shape[0]):

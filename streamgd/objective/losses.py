@@ -153,7 +153,7 @@ class HalfBinomialLoss(Loss):
         return probability * (1.0 - probability)
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
-        return np.log(prediction) - np.log1p(-prediction)
+        return np.asarray(np.log(prediction) - np.log1p(-prediction))
 
     def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
         return _mapped(_expit, np.zeros(len(raw_prediction)), raw_prediction)

@@ -61,9 +61,10 @@ class ClassifierMetrics(Metrics):
     ``loss`` is the mean of the loss as it was trained on. ``log_loss`` is that of the probabilities, which are clipped
     as in scikit-learn. ``accuracy`` counts a row as positive where the probability is above one half.
 
-    ``auc`` is read from a histogram over the raw prediction, ties counting one half. Only pairs of rows inside one bin
-    can be in the wrong order, so the exact area differs by no more than ``auc_error_bound``: half the share of such
-    pairs. A bin in which all raw predictions are the same has only true ties, and adds nothing to the bound.
+    ``auc`` is read from a histogram over the raw prediction (which still has an order where probabilities are rounded
+    to 1), ties counting one half. Only pairs of rows inside one bin can be in the wrong order, so the exact area
+    differs by no more than ``auc_error_bound``: half the share of such pairs. A bin in which all raw predictions are
+    the same has only true ties, and adds nothing to the bound.
     """
 
     def __init__(self, loss: Loss):

@@ -35,4 +35,4 @@ class ElasticNet:
             return theta
         shrunk = np.sign(theta) * np.maximum(np.abs(theta) - rate * self.l1, 0.0)
         shrunk[-1] = theta[-1]
-        return shrunk
+        return np.asarray(shrunk)

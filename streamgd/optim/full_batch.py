@@ -86,7 +86,14 @@ class Backtracking:
             theta, gradient, alpha = state["theta"], state["gradient"], 0.5 * alpha
         trial = gradient_step(theta, gradient, alpha, penalty)
         residual = float(np.abs(theta - trial).max() / alpha)
-        return {"trial": trial, "theta": theta, "alpha": alpha, "value": value, "residual": residual, "gradient": gradient}
+        return {
+            "trial": trial,
+            "theta": theta,
+            "alpha": alpha,
+            "value": value,
+            "residual": residual,
+            "gradient": gradient,
+        }
 
 
 #: Every full-batch optimizer by its name on the command line.

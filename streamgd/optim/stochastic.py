@@ -67,7 +67,7 @@ class Plain(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def] # noqa: ARG004
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
         for k in range(touched.shape[0]):
             j = touched[k]
             rate[j] = learning_rate
@@ -89,7 +89,7 @@ class Momentum(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def] # noqa: ARG004
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
         keep = settings[0]
         for k in range(touched.shape[0]):
             j = touched[k]
@@ -113,7 +113,7 @@ class AdaGrad(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def] # noqa: ARG004
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
         gradient_intercept = gradient[theta.shape[0] - 1]
         for k in range(touched.shape[0]):
             j = touched[k]
@@ -138,7 +138,7 @@ class RMSProp(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def]
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
         keep = settings[0]
         unbias = 1.0 - keep**step
         gradient_intercept = gradient[theta.shape[0] - 1]
@@ -165,7 +165,7 @@ class Adam(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):  # type: ignore[no-untyped-def]
+    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
         keep_mean, keep_square = settings[0], settings[1]
         unbias_mean = 1.0 - keep_mean**step
         unbias_square = 1.0 - keep_square**step

@@ -27,20 +27,22 @@ from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.training.holdout import Holdout
-from streamgd.training.progress import RunContext
+from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import tree_reduce
 from streamgd.training.setup import Task
 
 
 def survey_pass(task: Task, encoder: Encoder, context: RunContext) -> Survey:
     """Moments, levels and counts of all rows."""
+    counter = RowCounter(context.display, task.manifest.n_rows)
+    counter.add("prepare", 0)
 
     def survey_of(_: None, row_group: RowGroup) -> Survey:
         context.interrupt.check()
         total = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
         for piece in encoded_slices(task.manifest, row_group, encoder, encoder.layout.block_rows):
             total = total.merge(piece.rows.survey)
-        context.display.progress("prepare", row_group.first_row + row_group.rows, task.manifest.n_rows, None)
+        counter.add("prepare", row_group.rows)
         return total
 
     return tree_reduce(survey_of, None, task.manifest.row_groups, Survey.merge, task.threads)
@@ -165,6 +167,7 @@ class BatchTrainer:
             state.base_loss = self._objective.evaluate(state.base_theta, self.total(state.base_theta)).mean_loss
         while state.epoch < self._task.epochs and state.stopped_by is None:
             started_s = time.monotonic()
+            self._context.display.progress(f"pass {state.epoch + 1}", 0, self._task.manifest.n_rows, None)
             try:
                 total = self.total(state.optimizer["trial"])
             except StreamgdError:
@@ -185,8 +188,9 @@ class BatchTrainer:
             raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
         if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss):
             raise DivergenceError(
-                f"J grew to {evaluation.value * unit:.3g} after {state.epoch} passes: a step of {state.learning_rate:.3g} is"
-                f" too large. Choose a smaller --learning-rate, or --optimizer backtracking."
+                f"J grew to {evaluation.value * unit:.3g} after {state.epoch} passes: a step of"
+                f" {state.learning_rate:.3g} is too large. Choose a smaller --learning-rate, or --optimizer"
+                f" backtracking."
             )
         state.optimizer = self._optimizer.update(previous, evaluation, self._objective.penalty)
         accepted = state.optimizer["theta"] is not previous["theta"]
@@ -202,12 +206,14 @@ class BatchTrainer:
                 state.best = {"epoch": state.epoch, "loss": holdout, "theta": state.optimizer["theta"]}
         line = {
             "event": "pass", "epoch": state.epoch, "steps": state.epoch, "rows": total.rows,
-            "rows_seen": state.rows_seen, "objective": evaluation.value * unit, "train_loss": evaluation.mean_loss * unit,
+            "rows_seen": state.rows_seen, "objective": evaluation.value * unit,
+            "train_loss": evaluation.mean_loss * unit,
             "holdout_loss": None if holdout is None else holdout * unit, "accepted": accepted, "gradient": residual,
             "learning_rate": state.optimizer["alpha"], "seconds": round(time.monotonic() - started_s, 3),
         }  # fmt: skip
         self._context.append_history(state, line)
-        self._context.display.progress(f"pass {state.epoch}", total.rows, total.rows, evaluation.value * unit)
+        rows = self._task.manifest.n_rows
+        self._context.display.progress(f"pass {state.epoch}", rows, rows, evaluation.value * unit)
         if residual <= config.tol_gradient:
             state.stopped_by = "tol_gradient"
         elif accepted and previous["value"] is not None:

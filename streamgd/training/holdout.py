@@ -56,4 +56,3 @@ def folded(sums: Iterator[ChunkSums | None] | Iterator[ChunkSums]) -> ChunkSums 
         if each is not None:
             total = each if total is None else total + each
     return total
-

@@ -52,13 +52,19 @@ def likely_cause(encoding: Encoding, moments: Moments, learning_rate: float, sca
     scaling = encoding.scaling
     if len(scaling.scale):
         spread = moments.deviation() * scaling.scale0
-        extreme = np.maximum(np.abs(moments.largest), np.abs(moments.largest - scaling.shift)) / np.maximum(spread, 1e-300)
+        extreme = np.maximum(np.abs(moments.largest), np.abs(moments.largest - scaling.shift)) / np.maximum(
+            spread, 1e-300
+        )
         if not scaled and spread.max() > 100.0:
             name = encoding.columns.numeric[int(spread.argmax())].name
-            return f"feature '{name}' is not scaled (its standard deviation is {spread.max():.3g}): leave out --scale none"
+            return (
+                f"feature '{name}' is not scaled (its standard deviation is {spread.max():.3g}): leave out --scale none"
+            )
         if extreme.max() > EXTREME_DEVIATIONS:
             worst = int(extreme.argmax())
             name = encoding.columns.numeric[worst].name
-            return f"feature '{name}' has values {extreme[worst]:.0f} standard deviations out, so a step of"\
+            return (
+                f"feature '{name}' has values {extreme[worst]:.0f} standard deviations out, so a step of"
                 f" {learning_rate:.3g} is too large for its rows"
+            )
     return f"a step of {learning_rate:.3g} is too large"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,8 +23,10 @@ class HasHistory(Protocol):
 
     history_bytes: int
     epoch: int
-    steps: int
     learning_rate: float
+
+    @property
+    def steps(self) -> int: ...
 
 
 @dataclass
@@ -60,7 +63,13 @@ class RunContext:
         """Record and tell something that happened."""
         self.append_history(
             state,
-            {"event": event, "epoch": state.epoch, "steps": state.steps, "learning_rate": state.learning_rate, "text": text},
+            {
+                "event": event,
+                "epoch": state.epoch,
+                "steps": state.steps,
+                "learning_rate": state.learning_rate,
+                "text": text,
+            },
         )
         self.display.warn(text)
 
@@ -71,3 +80,19 @@ class RunContext:
         with storage_errors(f"write {self.row_log}"), self.row_log.open("ab") as file:
             file.truncate(8 * rows_before)
             file.write(np.ascontiguousarray(row_numbers, "<u8").tobytes())
+
+
+class RowCounter:
+    """Adds up the rows that threads have done in each phase, for the display."""
+
+    def __init__(self, display: Display, total_rows: int):
+        self._display = display
+        self._total_rows = total_rows
+        self._rows: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, phase: str, rows: int) -> None:
+        """Tell that ``rows`` more are done; 0 begins a phase."""
+        with self._lock:
+            self._rows[phase] = self._rows.get(phase, 0) + rows
+            self._display.progress(phase, self._rows[phase], self._total_rows, None)

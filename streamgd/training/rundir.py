@@ -1,8 +1,8 @@
 """A run directory: its lock, its configuration, its history, its checkpoints and its model.
 
-    config.json   what was asked for and resolved      history.jsonl   one line for each epoch and event
-    checkpoints/  all that is needed to go on          model.safetensors   the result
-    blocks/       the shuffled rows, while training    lock
+config.json   what was asked for and resolved      history.jsonl   one line for each epoch and event
+checkpoints/  all that is needed to go on          model.safetensors   the result
+blocks/       the shuffled rows, while training    lock
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class RunDirectory:
             raise RunLockedError(f"another run works in {self.path}. Wait for it, or choose another --run.") from None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._lock.release()
 
     def read_config(self) -> dict[str, Any] | None:
@@ -68,7 +70,9 @@ class RunDirectory:
         """As :meth:`read_config`, for a run that must be there."""
         stored = self.read_config()
         if stored is None:
-            raise NoInputError(f"no run at {self.path}. Start one with: streamgd train DATA --target COL --run {self.path}")
+            raise NoInputError(
+                f"no run at {self.path}. Start one with: streamgd train DATA --target COL --run {self.path}"
+            )
         return stored
 
     def write_config(self, stored: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from streamgd.training.batch import BatchState, BatchTrainer, BlockSource, count
 from streamgd.training.holdout import Holdout, StreamedHoldout, folded
 from streamgd.training.monitor import constant_loss
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
-from streamgd.training.progress import RunContext
+from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import best_constant, block_row_norms, smoothness
 from streamgd.training.stochastic import StochasticTrainer
@@ -95,7 +94,7 @@ class StochasticSession(Session):
     def _open_blocks(self) -> tuple[Block, float]:
         """Prepare the shuffled blocks; returns the rows of one of them and the largest row norm."""
         task, context = self.task, self.context
-        counter = _Counter(context, task.manifest.n_rows)
+        counter = RowCounter(context.display, task.manifest.n_rows)
         store = new_store(task.blocks_dir, task.layout, task.manifest.n_rows, task.config.batch_size)
         try:
             prepared = Preparation(
@@ -237,7 +236,9 @@ class BatchSession(Session):
         if rate == "auto":
             # The trace of the second moments bounds their largest eigenvalue.
             moments, scaling = survey.moments, encoding.scaling
-            share = np.divide(moments.squares, moments.weight, out=np.zeros_like(moments.mean), where=moments.weight > 0)
+            share = np.divide(
+                moments.squares, moments.weight, out=np.zeros_like(moments.mean), where=moments.weight > 0
+            )
             trace = float((share + (moments.mean - scaling.mean) ** 2) @ scaling.deviation**-2.0)
             rate = 1.0 / (task.loss.max_curvature * (trace + len(encoding.categorical) + 1.0) + task.config.l2)
         self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
@@ -251,8 +252,9 @@ class BatchSession(Session):
         trainer.run(self._state)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
-        patient = self.task.config.patience and self._state.best
-        return self._state.encoding, np.array(self._state.best["theta"] if patient else self._state.optimizer["theta"])
+        if self.task.config.patience and self._state.best:
+            return self._state.encoding, np.array(self._state.best["theta"])
+        return self._state.encoding, np.array(self._state.optimizer["theta"])
 
     def facts(self) -> dict[str, Any]:
         state, unit = self._state, self._state.encoding.target_scale**2
@@ -320,18 +322,3 @@ def _common_facts(
 
 def _scaled(value: float | None, unit: float) -> float | None:
     return None if value is None else value * unit
-
-
-class _Counter:
-    """Adds up the rows that threads report, for the display."""
-
-    def __init__(self, context: RunContext, total_rows: int):
-        self._display = context.display
-        self._total_rows = total_rows
-        self._rows = 0
-        self._lock = Lock()
-
-    def add(self, phase: str, rows: int) -> None:
-        with self._lock:
-            self._rows = self._rows + rows if phase == "scatter" else rows
-            self._display.progress("prepare" if phase == "scatter" else "finalise", self._rows, self._total_rows, None)

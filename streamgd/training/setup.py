@@ -66,7 +66,7 @@ class Task:
     def key(self) -> str:
         """Digest of everything that decides the blocks."""
         config = self.config.model_dump(mode="json")
-        parts = [self.manifest.fingerprint, [config[name] for name in identity_fields() if name != "data"]]
+        parts: list[Any] = [self.manifest.fingerprint, [config[name] for name in identity_fields() if name != "data"]]
         parts += [self.resolved.columns.to_json(), repr(self.layout), self.resolved.shift.tolist()]
         parts += [self.resolved.scale.tolist(), self.order]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -110,13 +110,15 @@ class Task:
         config, columns = self.config, self.resolved.columns
         if survey.train_rows == 0:
             reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in survey.dropped.items()) or "all held out"
-            raise NoInputError(f"no row is left to train on ({reasons}). Look at --where, --sample, --nulls and the target.")
+            raise NoInputError(
+                f"no row is left to train on ({reasons}). Look at --where, --sample, --nulls and the target."
+            )
         mean = float(survey.target_moments.mean[0])
         if self.loss.is_classifier and mean in (0.0, 1.0):
             only = columns.target.classes[int(mean)] if columns.target and columns.target.classes else mean
             raise TargetError(
-                f"target '{config.target}': all {survey.train_rows:,} rows that are used are of class {only!r}, expected"
-                f" two classes. Look at --where and --sample, or add data."
+                f"target '{config.target}': all {survey.train_rows:,} rows that are used are of class {only!r},"
+                f" expected two classes. Look at --where and --sample, or add data."
             )
         standardise = config.scale == "standard"
         scaling = Scaling.from_moments(self.resolved.shift, self.resolved.scale, survey.moments, standardise)
@@ -141,7 +143,8 @@ class Task:
         """What was resolved, as plain values, for ``config.json`` and ``--dry-run``."""
         blocks = block_plan(self.manifest.n_rows, self.layout, self.config.batch_size)
         return {
-            "rows": self.manifest.n_rows, "files": len(self.manifest.files), "row_groups": len(self.manifest.row_groups),
+            "rows": self.manifest.n_rows, "files": len(self.manifest.files),
+            "row_groups": len(self.manifest.row_groups),
             "loss": self.resolved.loss, "columns": self.resolved.became,
             "left_out": dict(self.resolved.left_out), "method": self.config.method, "optimizer": self.optimizer,
             "schedule": self.schedule, "averaging": self.averaging, "epochs": self.epochs, "order": self.order,
@@ -170,8 +173,8 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
     order, notes = _order(config, manifest, layout) if stored_order is None else (stored_order, [])
     if config.batch_size > layout.block_rows and order != "full":
         raise ConfigError(
-            f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has {layout.block_rows}"
-            f" rows. Choose at most that."
+            f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has"
+            f" {layout.block_rows} rows. Choose at most that."
         )
     batch = config.method == "batch"
     optimizer = config.optimizer
@@ -226,7 +229,6 @@ def _order(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> tup
 
 def first_theta(task: Task, encoding: Encoding, best_constant: float) -> np.ndarray:
     """Theta before the first step, float64, shape ``(n_dof, 1)``, by ``--init``."""
-    from streamgd.data.plan import INIT, derive_key
 
     theta = np.zeros((encoding.n_dof, 1))
     if task.config.init == "random":

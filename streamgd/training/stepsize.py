@@ -21,7 +21,9 @@ def block_row_norms(block: Block) -> np.ndarray:
     return norms
 
 
-def smoothness(block: Block, n_dof: int, loss: Loss, largest_row_norm: float, mean_weight: float, l2: float) -> Smoothness:
+def smoothness(
+    block: Block, n_dof: int, loss: Loss, largest_row_norm: float, mean_weight: float, l2: float
+) -> Smoothness:
     """Smoothness constants of a data set.
 
     Parameters
@@ -33,9 +35,7 @@ def smoothness(block: Block, n_dof: int, loss: Loss, largest_row_norm: float, me
     """
     # With target 0 and the squared loss the gradient at v is X' X v.
     quadratic = Objective(LOSSES["squared"], ElasticNet())
-    rows = Block(
-        block.features, block.codes, np.zeros(block.rows), block.weight, np.empty(0), np.empty(0, np.uint64)
-    )
+    rows = Block(block.features, block.codes, np.zeros(block.rows), block.weight, np.empty(0), np.empty(0, np.uint64))
     vector = np.full((n_dof, 1), 1.0 / np.sqrt(n_dof))
     largest = 1.0
     for _ in range(POWER_ITERATIONS):

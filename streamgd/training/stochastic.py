@@ -8,7 +8,6 @@ The state moves only between portions; whatever stops the run, it stops there.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
@@ -76,6 +75,7 @@ class StochasticTrainer:
     def _epoch(self, state: TrainState) -> str:
         """Train on the rest of an epoch; returns what went wrong, or an empty text."""
         started_s = time.monotonic()
+        self._tell(state)
         for portion in self._source.portions(state.epoch, state.position):
             trouble = self._portion(state, portion)
             if trouble:
@@ -83,10 +83,7 @@ class StochasticTrainer:
             if state.position % monitor.SNAPSHOT_BLOCKS == 0:
                 state.take_snapshot()
             self._context.after_step(state.state)
-            rows = self._rows_of_epoch(state)
-            self._context.display.progress(
-                f"epoch {state.epoch + 1}/{self._task.epochs}", rows, self._train_rows, self._progressive_loss(state)
-            )
+            self._tell(state)
             if self._context.interrupt.time_is_over:
                 state.stopped_by = "max_time"
                 return ""
@@ -99,8 +96,14 @@ class StochasticTrainer:
                 return f"the loss of the epoch rose from {before * self._unit:.6g} to {now * self._unit:.6g}"
         return ""
 
+    def _tell(self, state: TrainState) -> None:
+        self._context.display.progress(
+            f"epoch {state.epoch + 1}/{self._task.epochs}", self._rows_of_epoch(state), self._train_rows,
+            self._progressive_loss(state),
+        )  # fmt: skip
+
     def _rows_of_epoch(self, state: TrainState) -> int:
-        return state.rows_seen - sum(entry["rows"] for entry in state.epoch_losses)
+        return state.rows_seen - sum(int(entry["rows"]) for entry in state.epoch_losses)
 
     def _progressive_loss(self, state: TrainState) -> float | None:
         return float(state.sums[0] / state.sums[1]) * self._unit if state.sums[1] > 0 else None
@@ -129,7 +132,9 @@ class StochasticTrainer:
         grown = state.reexpress(self._source.learned(state.encoding, state.moments), self._optimizer)
         for column in grown:
             name = state.encoding.columns.numeric[column].name
-            self._context.event(state, "restart", f"feature '{name}' had been nearly constant: its coefficient restarts at 0")
+            self._context.event(
+                state, "restart", f"feature '{name}' had been nearly constant: its coefficient restarts at 0"
+            )
 
     def _train_block(self, state: TrainState, block: Block, losses: np.ndarray) -> None:
         """Predict, compare, gradient, update: see ``kernels.stochastic``."""
@@ -172,7 +177,8 @@ class StochasticTrainer:
         state.go_back()
         self._context.event(
             state, "rollback",
-            f"{where}: {trouble}: {cause}. Back to step {state.steps:,} with a learning rate of {state.learning_rate:.3g}",
+            f"{where}: {trouble}: {cause}. Back to step {state.steps:,}, the learning rate is now"
+            f" {state.learning_rate:.3g}",
         )  # fmt: skip
         self._context.save(state.state())
 
@@ -187,7 +193,8 @@ class StochasticTrainer:
         progressive = float(state.sums[0] / state.sums[1]) if state.sums[1] > 0 else None
         moved = float(np.abs(theta - state.best["previous"]).max()) if state.best else None
         entry = {
-            "epoch": state.epoch + 1, "rows": self._rows_of_epoch(state), "progressive": progressive, "holdout": holdout,
+            "epoch": state.epoch + 1, "rows": self._rows_of_epoch(state), "progressive": progressive,
+            "holdout": holdout,
         }  # fmt: skip
         state.epoch_losses.append(entry)
         state.epoch, state.position, state.sums = state.epoch + 1, 0, np.zeros(3)
@@ -204,7 +211,8 @@ class StochasticTrainer:
             "seconds": round(self._context.epoch_s, 3),
         }  # fmt: skip
         self._context.append_history(state, line)
-        self._context.display.message(_epoch_line(line, self._task.epochs))
+        if holdout is not None:
+            self._context.display.message(f"holdout loss after epoch {state.epoch}: {holdout * unit:.6g}")
         state.stopped_by = self._stop_reason(state, moved)
         if state.epoch < self._task.epochs and state.stopped_by is None:
             self._context.save(state.state())
@@ -222,12 +230,3 @@ class StochasticTrainer:
         if config.patience and state.best and state.epoch - state.best["epoch"] >= config.patience:
             return "patience"
         return None
-
-
-def _epoch_line(line: dict[str, Any], epochs: int) -> str:
-    holdout = "" if line["holdout_loss"] is None else f", holdout {line['holdout_loss']:.6g}"
-    rate = line["rows"] / line["seconds"] if line["seconds"] else 0.0
-    loss = "none" if line["train_loss"] is None else f"{line['train_loss']:.6g}"
-    return f"epoch {line['epoch']}/{epochs}: progressive loss {loss}{holdout}, {rate / 1e6:.2f} M rows/s"
-
-

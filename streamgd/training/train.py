@@ -1,6 +1,6 @@
 """``train()``: from a configuration to a model, new or resumed. Every face calls this.
 
-    run directory ── task ── sessions.open: rows ready, state new or from the checkpoint ── loop ── model
+run directory ── task ── sessions.open: rows ready, state new or from the checkpoint ── loop ── model
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return {**self.facts, "run": str(self.run_dir), "theta_sha256": self.model.theta_sha256, "history": self.history}
+        return {
+            **self.facts,
+            "run": str(self.run_dir),
+            "theta_sha256": self.model.theta_sha256,
+            "history": self.history,
+        }
 
 
 def train(
@@ -93,7 +98,12 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             finished = saved is not None and saved["stopped_by"] not in (None, "max_time")
             _check_data(stored, manifest, config, finished)
             task = make_task(config, manifest, stored["resolved"]["order"])
-            if saved is not None and finished and directory.model_path.exists() and not _wants_more(task, stored, saved):
+            if (
+                saved is not None
+                and finished
+                and directory.model_path.exists()
+                and not _wants_more(task, stored, saved)
+            ):
                 display.message(f"the run {directory.path} is finished ({saved['stopped_by']}); nothing was changed.")
                 model = Model.load(directory.model_path)
                 return Result(model, directory.path, directory.history(), {**model.facts, "already_finished": True})
@@ -134,7 +144,9 @@ def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> N
     now, before = config.model_dump(mode="json"), stored["config"]
     differing = [name for name in identity_fields() if name != "data" and now[name] != before.get(name)]
     if differing:
-        listed = "; ".join(f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}" for name in differing)
+        listed = "; ".join(
+            f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}" for name in differing
+        )
         raise RunMismatchError(
             f"{path} holds a run with other options: {listed}. Choose another --run, or start over with --restart."
         )
@@ -159,7 +171,7 @@ def _check_data(stored: dict[str, Any], manifest: Manifest, config: TrainConfig,
     listed = "; ".join(told)
     if stored["config"]["data"] != config.model_dump(mode="json")["data"]:
         raise RunMismatchError(
-            f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or start over with --restart."
+            f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or use --restart."
         )
     if changes.added and not changes.removed and not changes.changed:
         state = "since the run finished" if finished else "since the run began"
@@ -189,8 +201,8 @@ def _tell(task: Task, display: Display) -> None:
         display.message(f"  {name}: left out, {reason}")
     loss = {"squared": "1/2 (raw - y)^2", "logistic": "log(1 + exp(raw)) - y raw"}[task.resolved.loss]
     display.message(
-        f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1, {task.resolved.loss} loss"
-        f" {loss}"
+        f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1,"
+        f" {task.resolved.loss} loss {loss}"
     )
     order = {
         "full": f"shuffled over the whole data, blocks of {task.blocks_bytes / 1e9:.2f} GB in {task.blocks_dir}",
@@ -201,7 +213,8 @@ def _tell(task: Task, display: Display) -> None:
     average = ", averaged iterate" if task.averaging else ""
     unit = "passes" if config.method == "batch" else "epochs"
     display.message(
-        f"method: {config.method}, {task.optimizer}{average}, at most {task.epochs} {unit}, memory {config.memory / 1e6:.0f} MB"
+        f"method: {config.method}, {task.optimizer}{average}, at most {task.epochs} {unit},"
+        f" memory {config.memory / 1e6:.0f} MB"
     )
     for note in task.notes:
         display.warn(note)

@@ -1,5 +1,6 @@
 """Metrics against scikit-learn, whatever the portions in which the rows are added."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ def added(loss: str, target: np.ndarray, raw: np.ndarray, weight: np.ndarray | N
     metrics = metrics_of(LOSSES[loss])
     prediction = LOSSES[loss].inverse_link(raw)
     bounds = [0, *sorted(cuts), len(target)]
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         part = slice(start, stop)
         metrics.add(target[part], prediction[part], raw[part], None if weight is None else weight[part])
     return metrics

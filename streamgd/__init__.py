@@ -1,0 +1,56 @@
+"""streamgd: linear models by gradient descent on Parquet data that do not fit in memory.
+
+The layers, each importing only those above it:
+
+    errors, config, state     the face's words; nested state <-> arrays and JSON
+    kernels                   all compiled loops
+    data                      source, plan, reader, encoder, scaler, blocks: the way of a row
+    objective                 losses, penalties, their mean over rows
+    optim                     stochastic and full-batch optimizers, schedules
+    model                     the frozen result
+    training                  the loops, checkpoints, and ``train()``
+    prediction, evaluation, inspection, show
+    cli                       a thin face
+
+>>> import streamgd
+>>> streamgd.__all__
+['Model', 'Result', 'TrainConfig', 'errors', 'evaluate', 'inspect', 'load', 'predict', 'train']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamgd import errors
+    from streamgd.config import TrainConfig
+    from streamgd.evaluation import evaluate
+    from streamgd.inspection import inspect
+    from streamgd.model import Model, load
+    from streamgd.prediction import predict
+    from streamgd.training.train import Result, train
+
+__all__ = ["Model", "Result", "TrainConfig", "errors", "evaluate", "inspect", "load", "predict", "train"]
+
+_HOMES = {
+    "Model": "streamgd.model",
+    "Result": "streamgd.training.train",
+    "TrainConfig": "streamgd.config",
+    "evaluate": "streamgd.evaluation",
+    "inspect": "streamgd.inspection",
+    "load": "streamgd.model",
+    "predict": "streamgd.prediction",
+    "train": "streamgd.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``streamgd --help`` answers at once."""
+    if name == "errors":
+        return import_module("streamgd.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'streamgd' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
