@@ -258,7 +258,7 @@ def predict(
     from streamgd.config import parse_names
     from streamgd.console import format_facts
     from streamgd.model import Model
-    from streamgd.predict import predict as predict_rows
+    from streamgd.prediction import predict as predict_rows
 
     columns = [name for value in keep for name in parse_names(value)]
     facts = predict_rows(Model.load(run), list(data), out, columns, threads=threads, display=output.display)
@@ -277,7 +277,7 @@ def evaluate(
     output: Output, /, run: str, data: tuple[str, ...], by: str | None, where: str | None, threads: int | None
 ) -> None:
     """Losses and metrics of the model of RUN on DATA, the base rate beside each."""
-    from streamgd.evaluate import evaluate as measure
+    from streamgd.evaluation import evaluate as measure
     from streamgd.model import Model
 
     facts = measure(Model.load(run), list(data), by=by, where=where, threads=threads, display=output.display).to_json()
@@ -290,8 +290,8 @@ def evaluate(
 @click.pass_obj
 def inspect(output: Output, /, data: tuple[str, ...]) -> None:
     """Schema, rows, row groups and sizes of DATA, and what each column would become."""
-    from streamgd.inspect_data import format_inspection
-    from streamgd.inspect_data import inspect as inspect_data
+    from streamgd.inspection import format_inspection
+    from streamgd.inspection import inspect as inspect_data
 
     facts = inspect_data(list(data))
     output.result(facts, lambda: format_inspection(facts))

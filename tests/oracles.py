@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit
 
+FLIGHT_FEATURES = "month,day,dep_time,distance,air_time,carrier,origin,dest"
+
 
 class Coefficient(Protocol):
-    """A row of theta in original units, as ``Model.coefficients()`` gives it."""
+    """A row of theta, as ``Model.coefficients()`` gives it: ``value`` is in original units."""
 
     column: str
     level: str | None
+    standardised: float
     value: float
 
 
@@ -47,11 +50,18 @@ class Rows:
 
     @classmethod
     def read(
-        cls, data: Path | str, target: str, features: Iterable[str], weight: str | None = None, offset: str | None = None
+        cls,
+        data: Path | str,
+        target: str,
+        features: Iterable[str],
+        weight: str | None = None,
+        offset: str | None = None,
     ) -> Self:
         """The rows of a Parquet file or folder."""
-        names = [*features, *(name for name in (weight, offset) if name)]
-        return cls.of_table(pq.read_table(data, columns=[*names, target]), target, features, weight, offset)
+        names = [*features, *(name for name in (weight, offset) if name), target]
+        files = sorted(Path(data).glob("*.parquet")) if Path(data).is_dir() else [data]
+        table = pa.concat_tables([pq.read_table(file, columns=names) for file in files])
+        return cls.of_table(table, target, features, weight, offset)
 
     @classmethod
     def of_table(
@@ -118,41 +128,46 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
 
 @dataclass(frozen=True)
 class Oracle:
-    """Loss of the best constant and of the best coefficients, unpenalised."""
+    """J of the best constant and of the best coefficients, with the penalty ``l2`` (0: none)."""
 
     rows: Rows
+    l2: float
     base: float
     optimum: float
 
     @classmethod
-    def of(cls, rows: Rows) -> Self:
+    def of(cls, rows: Rows, l2: float = 0.0) -> Self:
         base = damped_newton(replace(rows, numbers={}, codes={}, levels={}))
-        return cls(rows, base, damped_newton(rows))
+        return cls(rows, l2, base, damped_newton(rows, l2))
+
+    def loss(self, model: Any) -> float:
+        """Mean loss by the coefficients that the model tells."""
+        return self.rows.mean_loss(self.rows.raw_prediction(model.coefficients()))
 
     def way_closed(self, model: Any) -> float:
         """Share of the way from the best constant to the optimum, by the coefficients that the model tells."""
-        return self.way_of_loss(self.rows.mean_loss(self.rows.raw_prediction(model.coefficients())))
-
-    def way_of_loss(self, loss: float) -> float:
-        return (self.base - loss) / (self.base - self.optimum)
+        squares = sum(each.standardised**2 for each in model.coefficients() if each.column != "(intercept)")
+        return (self.base - self.loss(model) - 0.5 * self.l2 * squares) / (self.base - self.optimum)
 
 
-def damped_newton(rows: Rows, ridge: float = 1e-10) -> float:
-    """The least mean loss that a linear model has on the rows.
+def damped_newton(rows: Rows, l2: float = 0.0) -> float:
+    """The least J that a linear model has on the rows: mean loss + l2/2 |beta|^2 of standardised numbers and levels.
 
-    One-hot columns against the most frequent level are never built: their sums are counted. ``ridge`` keeps the system
-    solvable where levels coincide; it is not in the loss.
+    One-hot columns against the most frequent level are never built: their sums are counted.
     """
     n, scale = len(rows.target), 1.0 / rows.weight.sum()
-    numbers = [(values - values.mean()) / (values.std() or 1.0) for values in rows.numbers.values()]
-    numbers.append(np.ones(n))
-    X = np.stack(numbers, axis=1)
+    numbers = []
+    for values in rows.numbers.values():
+        centred = values - rows.weight @ values * scale
+        numbers.append(centred / (np.sqrt(rows.weight @ centred**2 * scale) or 1.0))
+    X = np.stack([*numbers, np.ones(n)], axis=1)
+    intercept = X.shape[1] - 1
     codes, sizes = list(rows.codes.values()), [len(levels) for levels in rows.levels.values()]
     starts = np.cumsum([X.shape[1], *(size - 1 for size in sizes)])
-    theta = np.zeros(starts[-1])
-    if rows.is_logistic:
-        share = rows.weight @ rows.target * scale
-        theta[X.shape[1] - 1] = np.log(share / (1.0 - share))
+    theta, penalty = np.zeros(starts[-1]), np.full(starts[-1], l2)
+    penalty[intercept] = 0.0
+    share = rows.weight @ rows.target * scale
+    theta[intercept] = np.log(share / (1.0 - share)) if rows.is_logistic else share
 
     def raw_prediction(theta: np.ndarray) -> np.ndarray:
         raw = rows.offset + X @ theta[: X.shape[1]]
@@ -160,7 +175,11 @@ def damped_newton(rows: Rows, ridge: float = 1e-10) -> float:
             raw += np.concatenate([[0.0], theta[start:end]])[code]
         return raw
 
-    def gradient_and_hessian(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def objective(theta: np.ndarray) -> float:
+        return rows.mean_loss(raw_prediction(theta)) + 0.5 * float(penalty @ theta**2)
+
+    def gradient_and_hessian(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raw = raw_prediction(theta)
         prediction = expit(raw) if rows.is_logistic else raw
         slope = scale * rows.weight * (prediction - rows.target)
         curve = scale * rows.weight * (prediction * (1.0 - prediction) if rows.is_logistic else 1.0)
@@ -179,18 +198,20 @@ def damped_newton(rows: Rows, ridge: float = 1e-10) -> float:
                 both = np.bincount(code * sizes[k] + codes[k], curve, size * sizes[k]).reshape(size, sizes[k])[1:, 1:]
                 hessian[here, there] = both
                 hessian[there, here] = both.T
-        return gradient, hessian
+        # The small ridge keeps the system solvable where columns coincide.
+        return gradient + penalty * theta, hessian + np.diag(penalty + 1e-10)
 
-    loss = rows.mean_loss(raw_prediction(theta))
+    first = value = objective(theta)
     for _ in range(60):
-        gradient, hessian = gradient_and_hessian(raw_prediction(theta))
-        step = np.linalg.solve(hessian + ridge * np.eye(len(theta)), gradient)
+        gradient, hessian = gradient_and_hessian(theta)
+        step = np.linalg.solve(hessian, gradient)
         decrement = float(gradient @ step)
-        if decrement < 1e-12 * max(1.0, abs(loss)):
-            return loss
+        # Levels with one class only go on for ever, each step for less than the one before.
+        if decrement <= 1e-6 * (first - value) + 1e-13 * abs(value):
+            return value
         length = 1.0
-        while (trial := rows.mean_loss(raw_prediction(theta - length * step))) > loss - 0.25 * length * decrement:
+        while (trial := objective(theta - length * step)) > value - 0.25 * length * decrement:
             length *= 0.5
             assert length > 1e-6, "the line search of the oracle failed"
-        theta, loss = theta - length * step, trial
+        theta, value = theta - length * step, trial
     raise AssertionError("the oracle did not converge")

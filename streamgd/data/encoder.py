@@ -211,7 +211,7 @@ class Encoder:
             target = np.zeros(batch.num_rows)
             doubles[:, 0] = np.nan
         if self.columns.offset is not None:
-            doubles[:, layout.offset_position] = self._side_column(batch, self.columns.offset, kept, origin)
+            doubles[:, layout.offset_position] = self._offset(batch, self.columns.offset, kept, origin)
         if layout.has_row_number:
             records[:, layout.row_number_position] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
@@ -224,7 +224,7 @@ class Encoder:
                 raise self._null_error(batch, has_null & kept, origin)
             drop("null feature", has_null)
         learned = np.where(kept & ~holdout, weight, 0.0)
-        moments = self._write_numeric(batch, records, learned, has_null, origin)
+        moments = self._write_numeric(batch, records, learned, kept, has_null, origin)
         survey = Survey(
             int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments,
             Moments.of(target[:, None], learned), [_level_counts(column, learned) for column in codes],
@@ -235,8 +235,9 @@ class Encoder:
         return chosen_rows(self.choice.seed, purpose, origin.file, origin.first_row_in_file, rows, fraction)
 
     def _write_numeric(
-        self, batch: pa.RecordBatch, records: np.ndarray, weight: np.ndarray, has_null: np.ndarray, origin: Origin
-    ) -> Moments:
+        self, batch: pa.RecordBatch, records: np.ndarray, weight: np.ndarray, kept: np.ndarray, has_null: np.ndarray,
+        origin: Origin,
+    ) -> Moments:  # fmt: skip
         arrays = [_readable(batch.column(column.source), column) for column in self.columns.numeric]
         n_columns = len(arrays)
         addresses, validity, offsets, kinds = (np.zeros(n_columns, np.int64) for _ in range(4))
@@ -247,15 +248,25 @@ class Encoder:
             offsets[j] = array.offset
             kinds[j] = _KIND_OF_TYPE[str(array.type)]
         moments = np.empty((n_columns, 4))
+        features, first = records.view(self.layout.feature_type), self.layout.features_position
         kernels.encode_numeric(
-            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0,
-            records.view(self.layout.feature_type), self.layout.features_position, moments, has_null,
-        )  # fmt: skip
+            addresses,
+            validity,
+            offsets,
+            kinds,
+            weight,
+            self.shift0,
+            self.scale0,
+            features,
+            first,
+            moments,
+            kept,
+            has_null,
+        )
         for j, array in enumerate(arrays):
-            # For prediction every weight may be zero, so the largest magnitude alone does not tell.
             if np.isinf(moments[j, 3]):
-                values = array.to_numpy(zero_copy_only=False)
-                row = int(np.flatnonzero(np.isinf(values) & (weight > 0))[0])
+                values = _doubles(array)
+                row = int(np.flatnonzero(np.isinf(values) & kept)[0])
                 raise DataError(
                     f"{origin.row(row)}, column '{self.columns.numeric[j].source}': found {values[row]}, expected a"
                     f" finite number. Mend the data, or leave it out with --exclude or --where."
@@ -312,6 +323,15 @@ class Encoder:
                 f" {negative!r} or {positive!r}. Keep two classes with --where, or choose --loss squared."
             )
         return target
+
+    def _offset(self, batch: pa.RecordBatch, name: str, kept: np.ndarray, origin: Origin) -> np.ndarray:
+        """The offset; for prediction a null one makes the prediction null."""
+        if not self.every_row:
+            return self._side_column(batch, name, kept, origin)
+        is_null = _is_null(batch.column(name))
+        values = self._side_column(batch, name, kept & ~is_null, origin)
+        values[is_null] = np.nan
+        return values
 
     def _side_column(
         self, batch: pa.RecordBatch, name: str, kept: np.ndarray, origin: Origin, minimum: float = -np.inf

@@ -50,8 +50,10 @@ class Encoding:
 
     def vocabularies(self) -> list[Vocabulary]:
         """Frozen vocabularies, whose codes are the levels in their final order."""
+        # A column may have turned out to have too many levels: then it is hashed from the start.
         return [
-            Vocabulary(column.column, 0, column.buckets, column.levels, growing=False) for column in self.categorical
+            Vocabulary(replace(column.column, hashed=column.hashed), 0, column.buckets, column.levels, growing=False)
+            for column in self.categorical
         ]
 
     def with_base_rows(self) -> Encoding:
@@ -133,20 +135,13 @@ class Finisher:
         if out is None:
             out = np.empty(layout.block_bytes(len(order)), np.uint8)
         block = layout.views(out, len(order))
-        doubles = records.view(np.float64)
-        kernels.finish_features(
-            records.view(layout.feature_type), layout.features_position, order,
-            scaling.mean, scaling.deviation, scaling.fill, block.features,
+        positions = (
+            layout.features_position, layout.codes_position, layout.weight_position, layout.offset_position,
+            layout.row_number_position,
         )  # fmt: skip
-        kernels.finish_codes(
-            records.view(np.int32), layout.codes_position, order,
-            self._tables, self._table_starts, self._unknown, self._hashed_from, block.codes,
+        kernels.finish_records(
+            records, order, np.array(positions, np.int64), scaling.mean, scaling.deviation, scaling.fill,
+            self._tables, self._table_starts, self._unknown, self._hashed_from,
+            encoding.target_shift, encoding.target_scale, *block.arrays(),
         )  # fmt: skip
-        kernels.finish_doubles(doubles, 0, order, encoding.target_shift, encoding.target_scale, block.target)
-        if layout.has_weight:
-            kernels.finish_doubles(doubles, layout.weight_position, order, 0.0, 1.0, block.weight)
-        if layout.has_offset:
-            kernels.finish_doubles(doubles, layout.offset_position, order, 0.0, encoding.target_scale, block.offset)
-        if layout.has_row_number:
-            block.row_numbers[:] = records[order, layout.row_number_position]
         return block

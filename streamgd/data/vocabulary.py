@@ -28,8 +28,10 @@ Level = Label | None
 
 
 def as_dictionary(array: pa.Array, values: str) -> pa.DictionaryArray:
-    """The array as dictionary codes over values of the column's type."""
+    """The array as dictionary codes over values of the column's type; NaN is null."""
     target = _ARROW_TYPES[values]
+    if values == "float":
+        array = pc.if_else(pc.is_nan(array), None, array)
     if not pa.types.is_dictionary(array.type):
         array = pc.dictionary_encode(array if array.type == target else pc.cast(array, target))
     if array.dictionary.type != target:

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from streamgd.kernels.compile import compiled
 
 TILE_ROWS = 1024
+FINISH_TILE_ROWS = 256
 
 # The element types that are read as they are; anything else is cast by pyarrow first.
 KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
@@ -74,12 +75,12 @@ def _mark_nulls(validity, first, count, tile):
 def _encode_signature(feature):
     return types.void(
         _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1], _i8, _f8[:, ::1],
-        types.boolean[::1],
+        types.boolean[::1], types.boolean[::1],
     )  # fmt: skip
 
 
 @compiled([_encode_signature(_f4), _encode_signature(_f8)])
-def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, has_null):
+def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, kept, has_null):
     """Write ``(x - shift) / scale`` of every column into the records, NaN for null, and take moments of it.
 
     Parameters
@@ -93,7 +94,8 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
         Records, written from position ``first``.
     moments : float64, (n_columns, 4)
         Written: total weight, mean, sum of squared deviations, and largest magnitude of the values as they were
-        read, over rows of positive weight.
+        read; the last over the rows that are kept.
+    kept : bool, (n_rows,)
     has_null : bool, (n_rows,)
         Set where any column is null or NaN.
     """
@@ -116,15 +118,16 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
                 value = tile[i]
                 row_weight = weight[start + i]
                 is_value = value == value
-                if row_weight > 0.0 and is_value:
+                # Rows of weight zero may hold anything, and zero times infinity is NaN.
+                counts = row_weight > 0.0 and is_value
+                if kept[start + i] and is_value:
                     largest = max(largest, abs(value))
                 nulls += 0 if is_value else 1
                 z = (value - column_shift) / column_scale
                 tile[i] = z
                 out[start + i, first + column] = z
-                row_weight = row_weight if is_value else 0.0
-                total += row_weight
-                weighted += row_weight * (z if is_value else 0.0)
+                total += row_weight if counts else 0.0
+                weighted += row_weight * z if counts else 0.0
             if nulls > 0:
                 for i in range(count):
                     if tile[i] != tile[i]:
@@ -135,8 +138,9 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
                 squares = 0.0
                 for i in range(count):
                     z = tile[i]
-                    deviation = z - mean if z == z else 0.0
-                    squares += weight[start + i] * deviation * deviation
+                    row_weight = weight[start + i]
+                    deviation = z - mean if row_weight > 0.0 and z == z else 0.0
+                    squares += row_weight * deviation * deviation
                 # Chan, Golub, LeVeque (1983), eq. 2.1: merge the tile into the column.
                 before = moments[column, 0]
                 difference = mean - moments[column, 1]
@@ -177,44 +181,72 @@ def slot_order(records, slot_position, n_places, holdout_bit, at, order):
     return n_train
 
 
-def _finish_features_signature(feature):
-    return types.void(feature[:, ::1], _i8, _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1])
+def _finish_signature(feature):
+    words = types.uint64
+    return types.void(
+        words[:, ::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _i4[::1], _i8[::1], _i4[::1], _i4[::1],
+        _f8, _f8, feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], words[::1],
+    )  # fmt: skip
 
 
-@compiled([_finish_features_signature(_f4), _finish_features_signature(_f8)])
-def finish_features(records, first, order, mean, scale, fill, out):
-    """``out[i] = (record - mean) / scale`` of the records in ``order``; NaN becomes ``fill``."""
-    for i in range(order.shape[0]):
-        source = order[i]
-        for column in range(out.shape[1]):
-            z = np.float64(records[source, first + column])
-            out[i, column] = (z - mean[column]) / scale[column] if z == z else fill[column]
+@compiled([_finish_signature(_f4), _finish_signature(_f8)])
+def finish_records(
+    records, order, positions, mean, scale, fill, tables, table_starts, unknown, hashed_from,
+    target_shift, target_scale, features, codes, target, weight, offset, row_numbers,
+):  # fmt: skip
+    """Records in ``order`` -> the arrays of a block.
 
+    Records are gathered a tile at a time, before any arithmetic: their places are random, and loads that wait for
+    nothing but memory overlap.
 
-@compiled(types.void(_i4[:, ::1], _i8, _i8[::1], _i4[::1], _i8[::1], _i4[::1], _i4[::1], _i4[:, ::1]))
-def finish_codes(records, first, order, tables, table_starts, unknown, hashed_from, out):
-    """Provisional codes -> rows of theta.
-
-    A code >= 0 is looked up in the column's table, -1 is a level not in the vocabulary, and -2 - bucket is a
-    bucket of a hashed column, whose coefficients begin at ``hashed_from``.
+    Parameters
+    ----------
+    records : uint64, (n, record_words)
+    order : int64, (n_rows,)
+    positions : int64, (5,)
+        Of features and codes in elements of their type, of weight, offset and row number in words.
+    mean, scale, fill : float64, (n_numeric,)
+        ``feature = (record - mean) / scale``; NaN becomes ``fill``.
+    tables, table_starts, unknown, hashed_from
+        Row of theta of a provisional code: >= 0 is looked up in the column's part of ``tables``, -1 is a level that
+        is not in the vocabulary, and -2 - bucket a bucket of a hashed column, whose rows begin at ``hashed_from``.
+    features, codes, target, weight, offset, row_numbers
+        The arrays of the block, written; empty where the block has none.
     """
-    for i in range(order.shape[0]):
-        source = order[i]
-        for column in range(out.shape[1]):
-            code = records[source, first + column]
-            if code >= 0:
-                out[i, column] = tables[table_starts[column] + code]
-            elif code == -1:
-                out[i, column] = unknown[column]
-            else:
-                out[i, column] = hashed_from[column] - 2 - code
-
-
-@compiled(types.void(_f8[:, ::1], _i8, _i8[::1], _f8, _f8, _f8[::1]))
-def finish_doubles(records, position, order, shift, scale, out):
-    """``out[i] = (record - shift) / scale`` of one float64 field of the records in ``order``."""
-    for i in range(order.shape[0]):
-        out[i] = (records[order[i], position] - shift) / scale
+    n_words = records.shape[1]
+    tile = np.empty((FINISH_TILE_ROWS, n_words), np.uint64)
+    tile_features = tile.view(features.dtype)
+    tile_codes = tile.view(np.int32)
+    tile_doubles = tile.view(np.float64)
+    for start in range(0, order.shape[0], FINISH_TILE_ROWS):
+        count = min(FINISH_TILE_ROWS, order.shape[0] - start)
+        for i in range(count):
+            source = order[start + i]
+            for word in range(n_words):
+                tile[i, word] = records[source, word]
+        for i in range(count):
+            row = start + i
+            for column in range(features.shape[1]):
+                z = np.float64(tile_features[i, positions[0] + column])
+                features[row, column] = (z - mean[column]) / scale[column] if z == z else fill[column]
+            for column in range(codes.shape[1]):
+                code = tile_codes[i, positions[1] + column]
+                if code >= 0:
+                    codes[row, column] = tables[table_starts[column] + code]
+                elif code == -1:
+                    codes[row, column] = unknown[column]
+                else:
+                    codes[row, column] = hashed_from[column] - 2 - code
+            target[row] = (tile_doubles[i, 0] - target_shift) / target_scale
+        if weight.shape[0] > 0:
+            for i in range(count):
+                weight[start + i] = tile_doubles[i, positions[2]]
+        if offset.shape[0] > 0:
+            for i in range(count):
+                offset[start + i] = tile_doubles[i, positions[3]] / target_scale
+        if row_numbers.shape[0] > 0:
+            for i in range(count):
+                row_numbers[start + i] = tile[i, positions[4]]
 
 
 @compiled(types.void(_i8[::1], _i8, _i8[::1], _i8[::1]))

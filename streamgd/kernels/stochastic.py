@@ -180,13 +180,17 @@ def train_minibatches(
             if base_of[j] >= 0 and base_of[j] != j:
                 level_sum[base_of[j]] -= theta[j]
         update(theta, gradient, touched[:n_touched], slots, rate, settings, learning_rates[batch], step)
+        for k in range(n_numeric + 1, n_touched):
+            j = touched[k]
+            if base_of[j] >= 0 and base_of[j] != j:
+                level_sum[base_of[j]] += theta[j]
         for k in range(n_touched):
             j = touched[k]
             if j != intercept:
-                missed = step - clock[j]
+                missed, before = step - clock[j], theta[j]
                 theta[j] = penalised(theta, j, rate[j] * missed, l1, l2, base_of, level_sum, level_count)
                 if base_of[j] >= 0 and base_of[j] != j:
-                    level_sum[base_of[j]] += theta[j]
+                    level_sum[base_of[j]] += theta[j] - before
             if averaging:
                 average[j] += 4.0 / (step + 3.0) * (theta[j] - average[j])
             clock[j] = step
@@ -239,12 +243,12 @@ def train_rows(
             losses[1] += row_weight
         # Update; the gradient of one row is residual * x.
         share = 4.0 / (step + 3.0)
-        kept = 1.0 / (1.0 + alpha * l2)
+        kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
         for j in range(n_numeric):
             theta[j] = (theta[j] - alpha * residual * features[i, j]) * kept
         if l1 > 0.0:
             for j in range(n_numeric):
-                theta[j] = shrink(theta[j], alpha, l1, 0.0)
+                theta[j] = shrink(theta[j], alpha, l1, l2)
         if averaging:
             for j in range(n_numeric):
                 average[j] += share * (theta[j] - average[j])

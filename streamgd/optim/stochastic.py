@@ -48,9 +48,12 @@ class StochasticOptimizer(ABC):
     settings: ClassVar[tuple[float, ...]] = (0.0,)
     update: ClassVar[Any]
 
-    def init(self, n_dof: int) -> np.ndarray:
-        """The slots before the first step, float64, shape ``(n_slots, n_dof)``."""
-        return np.zeros((len(self.slots), n_dof))
+    def init(self, expected_squares: np.ndarray) -> np.ndarray:
+        """The slots before the first step, float64, shape ``(n_slots, n_dof)``.
+
+        ``expected_squares`` (n_dof,) is what the square of a mini-batch's gradient is expected to be at the best constant.
+        """
+        return np.zeros((len(self.slots), len(expected_squares)))
 
     def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:
         """The step size of ``--learning-rate auto``."""
@@ -105,11 +108,17 @@ class AdaGrad(StochasticOptimizer):
     """``G_j := G_j + gradient_j^2; theta_j := theta_j - alpha / sqrt(G_j) * gradient_j``.
 
     Duchi, Hazan, Singer (2011), diagonal version. Its steps do not depend on the scale of the gradient, so one
-    alpha serves losses and data of all kinds.
+    alpha serves losses and data of all kinds. G starts as if 100 mini-batches had been seen at the best constant:
+    from zero, the first steps would have length alpha whatever the gradient.
     """
 
     name = "adagrad"
     slots = ("squares", "cross")
+
+    def init(self, expected_squares: np.ndarray) -> np.ndarray:
+        slots = np.zeros((2, len(expected_squares)))
+        slots[0] = 100.0 * expected_squares
+        return slots
 
     @staticmethod
     @update_rule

@@ -27,7 +27,7 @@ from streamgd.training.monitor import constant_loss
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.setup import Task, first_theta
-from streamgd.training.stepsize import best_constant, block_row_norms, smoothness
+from streamgd.training.stepsize import best_constant, block_row_norms, expected_squares, smoothness
 from streamgd.training.stochastic import StochasticTrainer
 from streamgd.training.trainstate import TrainState
 
@@ -152,8 +152,9 @@ class StochasticSession(Session):
             f"learning rate: {rate:.6g} ({task.schedule}); smoothness {bounds.mean:.3g}, of one row {bounds.row:.3g};"
             f" best constant has loss {loss / weight * encoding.target_scale**2:.6g}"
         )
+        squares = expected_squares(sample, encoding.n_dof, task.loss, constant, mean_weight, batch_size)
         return TrainState.start(
-            encoding, optimizer, first_theta(task, encoding, constant), learning_rate=rate,
+            encoding, first_theta(task, encoding, constant), optimizer.init(squares), learning_rate=rate,
             best_constant=constant, mean_weight=mean_weight, base_loss=loss / weight,
         )  # fmt: skip
 

@@ -66,11 +66,9 @@ class TrainState:
     stopped_by: str | None = None
 
     @classmethod
-    def start(cls, encoding: Encoding, optimizer: StochasticOptimizer, theta: np.ndarray, **values: Any) -> Self:
+    def start(cls, encoding: Encoding, theta: np.ndarray, slots: np.ndarray, **values: Any) -> Self:
         """The state before the first step."""
-        n_dof = len(theta)
-        slots, clock = optimizer.init(n_dof), np.zeros(n_dof, np.int64)
-        return cls(encoding, theta, theta.copy(), slots, clock, **values)
+        return cls(encoding, theta, theta.copy(), slots, np.zeros(len(theta), np.int64), **values)
 
     def result(self, averaging: bool) -> np.ndarray:
         """The theta to predict with: the average brought up to now, or theta itself; ``(n_dof, 1)``."""

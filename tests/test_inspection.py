@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streamgd.errors import NoInputError, SchemaError
-from streamgd.inspect_data import format_inspection, inspect
+from streamgd.inspection import format_inspection, inspect
 from streamgd.plain import byte_size, plain
 
 ROWS = 500

@@ -89,7 +89,7 @@ def predict(
     StorageError, AccessError
         Writing failed.
 
-    >>> streamgd.predict(model, "new.parquet", "predictions", keep=["id"])  # doctest: +SKIP
+    >>> streamgd.prediction(model, "new.parquet", "predictions", keep=["id"])  # doctest: +SKIP
     {'rows': 1000, 'files': 1, 'seconds': 0.1, 'rows_not_predicted': 0}
     """
     started_s = time.monotonic()

@@ -27,9 +27,9 @@ from streamgd.errors import (
     SchemaError,
     StorageError,
 )
-from streamgd.predict import predict
+from streamgd.prediction import predict
 
-module = importlib.import_module("streamgd.predict")  # streamgd.predict may be the function
+module = importlib.import_module("streamgd.prediction")  # streamgd.prediction may be the function
 
 
 def predicted(folder: Path, rows: pa.Table, keep: Any = (), **options: Any) -> pa.Table:

@@ -17,10 +17,10 @@ from small_models import model, raw_predictions, table, with_nulls, write
 
 from streamgd.data.columns import TargetColumn
 from streamgd.errors import ConfigError, DataError, NoInputError, PausedError, SchemaError, TargetError
-from streamgd.evaluate import Evaluation, evaluate
-from streamgd.predict import predict
+from streamgd.evaluation import Evaluation, evaluate
+from streamgd.prediction import predict
 
-module = importlib.import_module("streamgd.evaluate")  # streamgd.evaluate may be the function
+module = importlib.import_module("streamgd.evaluation")  # streamgd.evaluation may be the function
 
 
 def evaluated(folder: Path, rows: pa.Table, by_model: Any = None, **options: Any) -> Evaluation:

@@ -1,0 +1,43 @@
+"""Fixtures that several files of tests share: the real data, and generated data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_gen import generate
+
+Generated = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data are not there: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flights(shared_data: Path) -> Path:
+    """1,272,648 departures in five files, in time order; ``late`` is null for 24,703 of them."""
+    return shared_data / "flights"
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    """``generated(rows=…, features=…, …)``: the folder of a data set of ``data_gen``, made once; not to be changed."""
+    made: dict[str, Path] = {}
+
+    def make(**options: Any) -> Path:
+        key = repr(sorted(options.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("generated") / "data"
+            generate(made[key], **options)
+        return made[key]
+
+    return make

@@ -1,0 +1,203 @@
+"""Arrow buffers read by address: values, null bitmaps at any offset, moments, and the loops that move records."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamgd.kernels import encode as kernels
+
+TYPES = {
+    "double": pa.float64(), "float": pa.float32(), "int64": pa.int64(), "int32": pa.int32(), "int16": pa.int16(),
+    "int8": pa.int8(), "uint32": pa.uint32(), "uint16": pa.uint16(), "uint8": pa.uint8(), "bool": pa.bool_(),
+}  # fmt: skip
+
+
+def encoded(
+    arrays: list[pa.Array], weight: np.ndarray, shift: np.ndarray, scale: np.ndarray, dtype: type = np.float64
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (n_rows, n_columns), moments and the mask of nulls, by the kernel."""
+    buffers = [array.buffers() for array in arrays]
+    addresses = np.array([values.address for _, values in buffers])
+    validity = np.array([bitmap.address if bitmap is not None else 0 for bitmap, _ in buffers])
+    offsets = np.array([array.offset for array in arrays])
+    kinds = np.array([kernels.KINDS.index(str(array.type)) for array in arrays])
+    # Two elements stand before the features, one after them, and must be left alone.
+    out = np.full((len(weight), len(arrays) + 3), 77.0, dtype)
+    moments, has_null = np.full((len(arrays), 4), np.nan), np.zeros(len(weight), np.bool_)
+    kernels.encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, 2, moments, has_null)
+    assert (out[:, :2] == 77.0).all()
+    assert (out[:, -1] == 77.0).all()
+    return out[:, 2:-1], moments, has_null
+
+
+def plain_values(array: pa.Array) -> np.ndarray:
+    """The values as float64, NaN where null, by way of Python."""
+    return np.array([np.nan if value is None else float(value) for value in array.to_pylist()])
+
+
+def random_values(name: str, n: int, rng: np.random.Generator) -> list[float | int | bool | None]:
+    if name == "bool":
+        values = (rng.random(n) < 0.5).tolist()
+    elif name in ("double", "float"):
+        values = rng.normal(5.0, 30.0, n).astype(np.float32).tolist()
+    else:
+        limits = np.iinfo(name)
+        values = rng.integers(max(limits.min, -(2**52)), min(limits.max, 2**52), n, endpoint=True).tolist()
+    return [None if rng.random() < 0.2 else value for value in values]
+
+
+def check_moments(moments: np.ndarray, values: np.ndarray, weight: np.ndarray, shift: float, scale: float) -> None:
+    z = (values - shift) / scale
+    used = ~np.isnan(z) & (weight > 0)
+    z, w = z[used], weight[used]
+    if not used.any():
+        np.testing.assert_array_equal(moments, 0.0)
+        return
+    mean = np.average(z, weights=w)
+    size = np.abs(z).max()
+    assert moments[0] == pytest.approx(w.sum(), rel=1e-13)
+    assert moments[1] == pytest.approx(mean, rel=1e-12, abs=1e-13 * size)
+    assert moments[2] == pytest.approx((w * (z - mean) ** 2).sum(), rel=1e-11, abs=1e-22 * size**2 * w.sum())
+    assert moments[3] == np.abs(values[used]).max()
+
+
+@pytest.mark.parametrize("name", kernels.KINDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("nulls", [True, False])
+def test_every_element_type_is_read_as_numpy_reads_it(name: str, dtype: type, nulls: bool) -> None:
+    rng = np.random.default_rng(kernels.KINDS.index(name))
+    # More than two tiles, the last one short.
+    n = 2 * kernels.TILE_ROWS + 37
+    values = random_values(name, n + 50, rng)
+    array = pa.array([value or (0 if value is None and not nulls else value) for value in values], TYPES[name])
+    array = array.slice(13, n)
+    assert (array.null_count > 0) == nulls
+    weight = rng.choice([0.0, 0.5, 2.0], n)
+    features, moments, has_null = encoded([array], weight, np.array([3.0]), np.array([7.0]), dtype)
+
+    expected = plain_values(array)
+    np.testing.assert_array_equal(has_null, np.isnan(expected))
+    np.testing.assert_allclose(features[:, 0], (expected - 3.0) / 7.0, rtol=np.finfo(dtype).eps * 2)
+    check_moments(moments[0], expected, weight, 3.0, 7.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(kernels.KINDS),
+    offset=st.integers(0, 40),
+    n=st.integers(0, 70),
+    seed=st.integers(0, 10**6),
+)
+def test_slices_begin_anywhere_in_values_and_bitmap(name: str, offset: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    array = pa.array(random_values(name, offset + n + 9, rng), TYPES[name]).slice(offset, n)
+    features, _, has_null = encoded([array], np.ones(n), np.zeros(1), np.ones(1))
+
+    np.testing.assert_array_equal(features[:, 0], plain_values(array))
+    np.testing.assert_array_equal(has_null, [value is None for value in array.to_pylist()])
+
+
+def test_columns_do_not_mix() -> None:
+    rng = np.random.default_rng(4)
+    n = kernels.TILE_ROWS + 5
+    arrays = [pa.array(random_values(name, n + k, rng), TYPES[name]).slice(k, n) for k, name in enumerate(TYPES)]
+    shift, scale = rng.normal(size=len(arrays)), rng.uniform(0.5, 2.0, len(arrays))
+    weight = rng.uniform(0.1, 3.0, n)
+    features, moments, has_null = encoded(arrays, weight, shift, scale)
+    expected = np.stack([plain_values(array) for array in arrays], axis=1)
+
+    np.testing.assert_allclose(features, (expected - shift) / scale, rtol=1e-15)
+    np.testing.assert_array_equal(has_null, np.isnan(expected).any(axis=1))
+    for j in range(len(arrays)):
+        check_moments(moments[j], expected[:, j], weight, shift[j], scale[j])
+
+
+def test_nan_counts_as_null() -> None:
+    array = pa.array([1.0, float("nan"), 3.0, None])
+    features, moments, has_null = encoded([array], np.ones(4), np.zeros(1), np.ones(1))
+
+    assert has_null.tolist() == [False, True, False, True]
+    np.testing.assert_array_equal(features[:, 0], [1.0, np.nan, 3.0, np.nan])
+    np.testing.assert_allclose(moments[0], [2.0, 2.0, 2.0, 3.0], rtol=1e-15)
+
+
+@pytest.mark.parametrize("left_out", [np.inf, -np.inf, 1e300, np.nan])
+def test_what_stands_in_a_row_of_weight_zero_has_no_part_in_the_moments(left_out: float) -> None:
+    values = pa.array([1.0, left_out, 3.0])
+    _, moments, _ = encoded([values], np.array([1.0, 0.0, 1.0]), np.zeros(1), np.ones(1))
+
+    np.testing.assert_array_equal(moments[0], [2.0, 2.0, 2.0, 3.0])
+
+
+def test_infinity_shows_as_the_largest_magnitude() -> None:
+    _, moments, _ = encoded([pa.array([1.0, -np.inf])], np.ones(2), np.zeros(1), np.ones(1))
+
+    assert moments[0, 3] == np.inf
+
+
+def test_a_column_of_nulls_has_no_moments() -> None:
+    _, moments, has_null = encoded([pa.nulls(5, pa.float64())], np.ones(5), np.zeros(1), np.ones(1))
+
+    np.testing.assert_array_equal(moments[0], 0.0)
+    assert has_null.all()
+
+
+def test_moments_keep_their_digits_where_the_shift_is_that_of_the_column() -> None:
+    values = 1e15 + np.tile([-1.0, 1.0], 3000)
+    _, moments, _ = encoded([pa.array(values)], np.ones(6000), np.array([1e15]), np.ones(1))
+
+    np.testing.assert_allclose(moments[0, :3], [6000.0, 0.0, 6000.0], atol=1e-10)
+
+
+@given(blocks=st.lists(st.integers(-1, 6), max_size=60))
+def test_sorting_by_block_is_stable_and_leaves_out_dropped_rows(blocks: list[int]) -> None:
+    starts, order = np.empty(8, np.int64), np.full(len(blocks), -9)
+    kernels.sort_by_block(np.array(blocks, np.int64), 7, starts, order)
+
+    for block in range(7):
+        rows = [row for row, each in enumerate(blocks) if each == block]
+        assert order[starts[block] : starts[block + 1]].tolist() == rows
+
+
+@given(slots=st.lists(st.integers(0, 19), unique=True, max_size=20), seed=st.integers(0, 100))
+def test_slot_order_puts_training_rows_first(slots: list[int], seed: int) -> None:
+    bit, held_out = 1 << 30, np.random.default_rng(seed).random(len(slots)) < 0.4
+    records = np.full((len(slots), 3), -5, np.int32)
+    records[:, 1] = np.where(held_out, np.array(slots, int) | bit, slots)
+    order = np.empty(len(slots), np.int64)
+    n_train = kernels.slot_order(records, 1, 20, bit, np.empty(40, np.int64), order)
+
+    expected = sorted(range(len(slots)), key=lambda row: (held_out[row], slots[row]))
+    assert order.tolist() == expected
+    assert n_train == (~held_out).sum()
+
+
+def test_records_are_gathered_whole() -> None:
+    records = np.arange(12, dtype=np.uint64).reshape(4, 3)
+    out = np.empty((3, 3), np.uint64)
+    kernels.gather_records(records, np.array([2, 0, 2]), out)
+
+    np.testing.assert_array_equal(out, records[[2, 0, 2]])
+
+
+def fnv1a(text: str) -> int:
+    """The reference of the Fowler-Noll-Vo hash, 64 bit."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value
+
+
+@given(texts=st.lists(st.text(max_size=12), max_size=20), skipped=st.integers(0, 20))
+def test_texts_hash_by_fnv1a(texts: list[str], skipped: int) -> None:
+    array = pa.array(texts, pa.string())
+    _, offsets, data = array.buffers()
+    starts = np.frombuffer(offsets, np.int32)[: len(texts) + 1][skipped:].copy() if texts else np.zeros(1, np.int32)
+    out = np.empty(max(len(texts) - skipped, 0), np.uint64)
+    if len(out):
+        letters = np.frombuffer(data, np.uint8).copy() if data is not None else np.empty(0, np.uint8)
+        kernels.hash_texts(starts, letters, out)
+
+    assert out.tolist() == [fnv1a(text) for text in texts[skipped:]]

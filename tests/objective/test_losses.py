@@ -1,0 +1,146 @@
+"""Every registered loss by one table: derivatives, edges, extremes, values by hand, and scikit-learn's values."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+from sklearn._loss.loss import HalfBinomialLoss as SklearnHalfBinomialLoss
+from sklearn._loss.loss import HalfSquaredError as SklearnHalfSquaredError
+
+from streamgd.objective.losses import LOSSES
+
+# name -> (targets of the domain, scikit-learn's loss, [(y_true, raw, loss, gradient, curvature) by hand])
+TABLE = {
+    "squared": (
+        np.array([-1e3, -2.5, 0.0, 1.0, 7.0, 1e3]),
+        SklearnHalfSquaredError(),
+        [(1.0, 3.0, 2.0, 2.0, 1.0), (0.0, 0.0, 0.0, 0.0, 1.0), (-2.0, 1.0, 4.5, 3.0, 1.0)],
+    ),
+    "logistic": (
+        np.array([0.0, 0.25, 0.5, 1.0]),
+        SklearnHalfBinomialLoss(),
+        [
+            (1.0, 0.0, np.log(2.0), -0.5, 0.25),
+            (0.0, np.log(3.0), np.log(4.0), 0.75, 0.1875),
+            (1.0, np.log(3.0), np.log(4.0 / 3.0), -0.25, 0.1875),
+        ],
+    ),
+}
+EXTREMES = np.array([-1e3, -745.2, -709.8, -37.1, -36.9, -1e-8, 0.0, 1e-8, 17.9, 18.1, 33.2, 33.4, 709.8, 1e3])
+LOSS_NAMES = sorted(TABLE)
+
+
+def pairs(name: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every target of the domain with every raw prediction."""
+    targets = TABLE[name][0]
+    return np.repeat(targets, len(raw)), np.tile(raw, len(targets))
+
+
+def test_the_table_has_every_loss() -> None:
+    assert set(TABLE) == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_values_agree_with_those_worked_by_hand(name: str) -> None:
+    loss = LOSSES[name]
+    y_true, raw, values, gradients, curvatures = np.array(TABLE[name][2]).T
+
+    np.testing.assert_allclose(loss.loss(y_true, raw), values, rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(loss.gradient(y_true, raw), gradients, rtol=1e-14)
+    np.testing.assert_allclose(loss.curvature(y_true, raw), curvatures, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_gradient_and_curvature_are_those_of_finite_differences(name: str) -> None:
+    loss = LOSSES[name]
+    y_true, raw = pairs(name, np.linspace(-8.0, 8.0, 41))
+    h = 1e-5
+    up, down = loss.loss(y_true, raw + h), loss.loss(y_true, raw - h)
+    # The difference of two losses loses as many digits as they are large.
+    noise = 4e-16 * np.abs(up).max() / h
+    np.testing.assert_allclose((up - down) / (2 * h), loss.gradient(y_true, raw), rtol=1e-7, atol=1e-9 + noise)
+
+    slope_up, slope_down = loss.gradient(y_true, raw + h), loss.gradient(y_true, raw - h)
+    noise = 4e-16 * np.abs(slope_up).max() / h
+    np.testing.assert_allclose((slope_up - slope_down) / (2 * h), loss.curvature(y_true, raw), atol=1e-9 + noise)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_values_agree_with_scikit_learn(name: str) -> None:
+    loss, oracle = LOSSES[name], TABLE[name][1]
+    y_true, raw = pairs(name, np.concatenate([np.linspace(-40.0, 40.0, 161), EXTREMES]))
+
+    np.testing.assert_allclose(loss.loss(y_true, raw), oracle.loss(y_true, raw), rtol=2e-13, atol=1e-14)
+    np.testing.assert_allclose(loss.gradient(y_true, raw), oracle.gradient(y_true, raw), rtol=2e-13, atol=1e-15)
+    gradient, curvature = oracle.gradient_hessian(y_true, raw)
+    np.testing.assert_allclose(loss.curvature(y_true, raw), curvature, rtol=2e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_extreme_raw_predictions_give_finite_values(name: str) -> None:
+    loss = LOSSES[name]
+    y_true, raw = pairs(name, EXTREMES)
+
+    for values in (loss.loss(y_true, raw), loss.gradient(y_true, raw), loss.curvature(y_true, raw)):
+        assert np.isfinite(values).all()
+    assert (loss.loss(y_true, raw) >= 0.0).all()
+    assert (loss.curvature(y_true, raw) >= 0.0).all()
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_nan_is_not_hidden(name: str) -> None:
+    loss = LOSSES[name]
+    for y_true, raw in ((1.0, np.nan), (np.nan, 1.0)):
+        assert np.isnan(loss.loss(np.array([y_true]), np.array([raw])))[0]
+        assert np.isnan(loss.gradient(np.array([y_true]), np.array([raw])))[0]
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_no_curvature_exceeds_its_bound_and_one_reaches_it(name: str) -> None:
+    loss = LOSSES[name]
+    y_true, raw = pairs(name, np.linspace(-5.0, 5.0, 101))
+    curvature = loss.curvature(y_true, raw)
+
+    assert curvature.max() <= loss.max_curvature * (1 + 1e-15)
+    assert curvature.max() == pytest.approx(loss.max_curvature, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_the_links_are_inverse_to_each_other(name: str) -> None:
+    loss = LOSSES[name]
+    raw = np.linspace(-9.0, 9.0, 37)
+
+    np.testing.assert_allclose(loss.link(loss.inverse_link(raw)), raw, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_the_link_of_the_mean_target_is_the_best_constant(name: str) -> None:
+    loss = LOSSES[name]
+    y_true = TABLE[name][0]
+    best = loss.link(np.array([y_true.mean()]))
+
+    assert abs(loss.gradient(y_true, np.repeat(best, len(y_true))).sum()) < 1e-12 * max(1.0, np.abs(y_true).max())
+
+
+def test_a_right_and_confident_probability_keeps_its_small_loss() -> None:
+    """At the edge of the domain nothing cancels: the loss of a sure, right prediction is exp(-|raw|)."""
+    loss = LOSSES["logistic"].loss(np.array([1.0, 0.0]), np.array([100.0, -100.0]))
+
+    np.testing.assert_allclose(loss, np.exp(-100.0), rtol=1e-12)
+
+
+def test_a_wrong_and_confident_probability_costs_its_raw_prediction() -> None:
+    loss = LOSSES["logistic"].loss(np.array([0.0, 1.0]), np.array([1e3, -1e3]))
+
+    np.testing.assert_array_equal(loss, [1e3, 1e3])
+
+
+@given(raw=st.floats(-700.0, 700.0))
+def test_the_logistic_prediction_is_the_expit_of_scipy(raw: float) -> None:
+    loss = LOSSES["logistic"]
+
+    np.testing.assert_allclose(loss.inverse_link(np.array([raw])), expit(raw), rtol=1e-14)
+    if abs(raw) < 30.0:
+        probability = expit(np.array([raw]))
+        np.testing.assert_allclose(loss.link(probability), logit(probability), rtol=1e-12, atol=1e-14)
