@@ -107,7 +107,8 @@ class Rows:
                 assert each.column == "(intercept)"
                 raw += each.value
         for name, values in by_level.items():
-            table = np.array([values.get(str(level), 0.0) for level in self.levels[name]])
+            names = ["null" if level is None else level for level in self.levels[name]]
+            table = np.array([values.get(level, 0.0) for level in names])
             raw += table[self.codes[name]]
         return raw
 

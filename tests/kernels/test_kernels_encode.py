@@ -15,8 +15,9 @@ TYPES = {
 
 
 def encoded(
-    arrays: list[pa.Array], weight: np.ndarray, shift: np.ndarray, scale: np.ndarray, dtype: type = np.float64
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    arrays: list[pa.Array], weight: np.ndarray, shift: np.ndarray, scale: np.ndarray, dtype: type = np.float64,
+    kept: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Features (n_rows, n_columns), moments and the mask of nulls, by the kernel."""
     buffers = [array.buffers() for array in arrays]
     addresses = np.array([values.address for _, values in buffers])
@@ -26,7 +27,8 @@ def encoded(
     # Two elements stand before the features, one after them, and must be left alone.
     out = np.full((len(weight), len(arrays) + 3), 77.0, dtype)
     moments, has_null = np.full((len(arrays), 4), np.nan), np.zeros(len(weight), np.bool_)
-    kernels.encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, 2, moments, has_null)
+    kept = weight > 0 if kept is None else kept
+    kernels.encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, 2, moments, kept, has_null)
     assert (out[:, :2] == 77.0).all()
     assert (out[:, -1] == 77.0).all()
     return out[:, 2:-1], moments, has_null
@@ -71,7 +73,10 @@ def test_every_element_type_is_read_as_numpy_reads_it(name: str, dtype: type, nu
     # More than two tiles, the last one short.
     n = 2 * kernels.TILE_ROWS + 37
     values = random_values(name, n + 50, rng)
-    array = pa.array([value or (0 if value is None and not nulls else value) for value in values], TYPES[name])
+    if not nulls:
+        values = [value for value in values if value is not None]
+        values += values
+    array = pa.array(values, TYPES[name])
     array = array.slice(13, n)
     assert (array.null_count > 0) == nulls
     weight = rng.choice([0.0, 0.5, 2.0], n)
@@ -131,10 +136,12 @@ def test_what_stands_in_a_row_of_weight_zero_has_no_part_in_the_moments(left_out
     np.testing.assert_array_equal(moments[0], [2.0, 2.0, 2.0, 3.0])
 
 
-def test_infinity_shows_as_the_largest_magnitude() -> None:
-    _, moments, _ = encoded([pa.array([1.0, -np.inf])], np.ones(2), np.zeros(1), np.ones(1))
+def test_infinity_shows_as_the_largest_magnitude_of_the_rows_that_are_kept() -> None:
+    values, weight = [pa.array([1.0, -np.inf])], np.array([1.0, 0.0])
+    for kept in (True, False):
+        _, moments, _ = encoded(values, weight, np.zeros(1), np.ones(1), kept=np.array([True, kept]))
 
-    assert moments[0, 3] == np.inf
+        np.testing.assert_array_equal(moments[0], [1.0, 1.0, 0.0, np.inf if kept else 1.0])
 
 
 def test_a_column_of_nulls_has_no_moments() -> None:

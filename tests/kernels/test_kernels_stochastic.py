@@ -41,7 +41,7 @@ class Compiled:
     def __init__(self, theta: np.ndarray, optimizer: str):
         self.optimizer = OPTIMIZERS[optimizer]
         self.theta, self.average = theta.copy(), theta.copy()
-        self.slots, self.clock = self.optimizer.init(len(theta)), np.zeros(len(theta), np.int64)
+        self.slots, self.clock = self.optimizer.init(np.zeros(len(theta))), np.zeros(len(theta), np.int64)
         self.losses, self.step = np.zeros(2), 0
 
     def minibatches(

@@ -39,7 +39,7 @@ class Walk:
 
     def __init__(self, name: str, theta: np.ndarray):
         self.optimizer, self.theta = OPTIMIZERS[name], theta.copy()
-        self.slots, self.rate = self.optimizer.init(len(theta)), np.zeros(len(theta))
+        self.slots, self.rate = self.optimizer.init(np.zeros(len(theta))), np.zeros(len(theta))
         self.step = 0
 
     def take(self, gradient: np.ndarray, alpha: float, touched: list[int] | None = None) -> None:
@@ -74,9 +74,9 @@ def test_plain_descent_on_theta_squared_from_four_at_a_tenth() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_slots_begin_at_zero_one_row_each(name: str) -> None:
+def test_the_slots_have_one_row_each_and_begin_at_zero_where_nothing_is_expected(name: str) -> None:
     optimizer = OPTIMIZERS[name]
-    slots = optimizer.init(7)
+    slots = optimizer.init(np.zeros(7))
 
     assert slots.shape == (len(optimizer.slots), 7)
     assert slots.dtype == np.float64
