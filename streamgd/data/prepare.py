@@ -99,6 +99,8 @@ class Preparation:
         Stands for everything that decides the blocks; a note with another key is not gone on from.
     check : function
         Called often; raises to stop.
+    stage_bytes : int
+        Size of each thread's staging area.
     progress : function of (phase, rows done)
     """
 
@@ -111,6 +113,7 @@ class Preparation:
         key: str,
         seed: int,
         threads: int,
+        stage_bytes: int,
         check: Callable[[], None],
         progress: Callable[[str, int], None],
     ):
@@ -122,6 +125,7 @@ class Preparation:
         self._permutation = Permutation.of(manifest.n_rows, seed, PLACES)
         self._n_blocks = -(-manifest.n_rows // store.places)
         self._threads = threads
+        self._stage_bytes = stage_bytes
         self._check = check
         self._progress = progress
         self._lock = threading.Lock()
@@ -274,7 +278,7 @@ class _Stage:
         self._fill = fill
         layout = preparation._encoder.layout
         self._slice_rows = layout.block_rows
-        rows = max(self._slice_rows, STAGE_BYTES // layout.record_bytes)
+        rows = max(self._slice_rows, preparation._stage_bytes // layout.record_bytes)
         self._records = layout.new_records(min(rows, preparation._manifest.n_rows))
         self._sorted = np.empty_like(self._records)
         self._block = np.empty(len(self._records), np.int64)

@@ -26,6 +26,7 @@ SAMPLE_BYTES = 64 * 10**6
 FEWEST_ROWS = 4_096
 
 _THREADS = 4
+_COLUMNS_AT_ONCE = 200  # each open reader of a column holds about 0.4 MB
 _CODES = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -63,7 +64,7 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     def front(row_group: RowGroup) -> pa.RecordBatch:
         return next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(max(1, min(_THREADS, _COLUMNS_AT_ONCE // len(columns)))) as threads:
         batches = list(threads.map(front, chosen))
     n_rows = sum(row_group.rows for row_group in row_groups)
     rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)

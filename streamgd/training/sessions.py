@@ -99,7 +99,7 @@ class StochasticSession(Session):
         try:
             prepared = Preparation(
                 task.manifest, task.encoder(), self._make_encoding, store, task.key, task.config.seed, task.threads,
-                context.interrupt.check, counter.add,
+                task.memory.stage_bytes, context.interrupt.check, counter.add,
             ).run()  # fmt: skip
         except (PausedError, InterruptedRunError):
             store.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamgd.config import TrainConfig, identity_fields
+from streamgd.data.ahead import usable_cores
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding
@@ -31,6 +31,7 @@ from streamgd.errors import ConfigError, NoInputError, TargetError
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
+from streamgd.training.memory import MemoryPlan, plan_memory
 
 DEFAULT_EPOCHS = 5
 DEFAULT_PASSES = 200
@@ -55,8 +56,13 @@ class Task:
     averaging: bool
     epochs: int
     lanes: int
-    threads: int
+    memory: MemoryPlan
     notes: tuple[str, ...]
+
+    @property
+    def threads(self) -> int:
+        """Threads that decode and sum."""
+        return self.memory.threads
 
     @property
     def loss(self) -> Loss:
@@ -183,6 +189,7 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
     elif optimizer == "auto":
         optimizer = "plain" if config.method == "sgd" else "adagrad"
     read = list(dict.fromkeys([*columns.sources, *(where.columns if where else ())]))
+    lanes = count_lanes(manifest, read) if order == "window" else 0
     return Task(
         config=config,
         manifest=manifest,
@@ -194,8 +201,8 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
         schedule="constant" if config.schedule == "auto" else config.schedule,
         averaging=not batch and (config.average == "on" or (config.average == "auto" and config.l1 == 0.0)),
         epochs=config.epochs or (DEFAULT_PASSES if batch else DEFAULT_EPOCHS),
-        lanes=count_lanes(manifest, read) if order == "window" else 0,
-        threads=config.threads or len(os.sched_getaffinity(0)),
+        lanes=lanes,
+        memory=plan_memory(config.memory, manifest, read, layout, config.threads or usable_cores(), lanes),
         notes=(*resolved.warnings, *notes),
     )
 

@@ -76,8 +76,8 @@ def expected_squares(
 ) -> np.ndarray:
     """What the square of a mini-batch's gradient is expected to be at the best constant, float64, ``(n_dof,)``.
 
-    ``mean(r^2) mean(x_j^2) / batch_size`` over the rows of ``block``, r the weighted residual. A level is taken to occur
-    once more than it does, so that one that is not in the block has an expectation too.
+    ``mean(r^2) mean(x_j^2) / batch_size`` over the rows of ``block``, r the weighted residual. A level is taken to
+    occur once more than it does, so that one that is not in the block has an expectation too.
     """
     raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
     residual = loss.gradient(block.target, raw) * (block.weight / mean_weight if len(block.weight) else 1.0)

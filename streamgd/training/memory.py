@@ -1,0 +1,79 @@
+"""The memory budget: how many threads and how large buffers fit ``--memory``, judged by the footers before the start.
+
+Anonymous memory only: blocks are mapped from a file. Nothing here decides a bit of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamgd.data.blocks import RecordLayout
+from streamgd.data.prepare import STAGE_BYTES
+from streamgd.data.source import Manifest
+from streamgd.errors import ConfigError
+
+#: Interpreter, libraries and compiled loops, before any data.
+BASE_BYTES = 130_000_000
+#: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
+COLUMN_READER_BYTES = 420_000
+#: Bytes of a decoded value, in Arrow and on the way to the record.
+VALUE_BYTES = 16
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Threads that decode at once, and the size of each one's staging area."""
+
+    threads: int
+    stage_bytes: int
+
+
+def plan_memory(
+    memory_bytes: int, manifest: Manifest, columns: list[str], layout: RecordLayout, threads: int, lanes: int
+) -> MemoryPlan:
+    """Share out the budget.
+
+    Parameters
+    ----------
+    lanes : int
+        Row groups that are open at once in window order, else 0.
+
+    Raises
+    ------
+    ConfigError
+        Not even one thread fits; the message has the number that would be needed.
+    """
+    reader = _largest_reader_bytes(manifest, columns)
+    slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
+    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
+    if lanes:
+        # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
+        # they cannot be fewer.
+        window_bytes = layout.block_rows * (2 * VALUE_BYTES * len(columns) + 5 * layout.record_bytes)
+        needed = BASE_BYTES + lanes * reader + window_bytes
+        _require(memory_bytes, needed, f"{lanes} row groups open at once")
+        return MemoryPlan(threads, STAGE_BYTES)
+    smallest_stage = slice_rows * layout.record_bytes
+    needed = BASE_BYTES + reader + slice_bytes + 2 * smallest_stage
+    _require(memory_bytes, needed, "one row group being decoded")
+    each = reader + slice_bytes + 2 * smallest_stage
+    fitting = max(1, min(threads, (memory_bytes - BASE_BYTES) // each))
+    spare = (memory_bytes - BASE_BYTES) // fitting - reader - slice_bytes
+    return MemoryPlan(int(fitting), int(min(STAGE_BYTES, max(smallest_stage, spare // 2))))
+
+
+def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:
+    """What decoding a row group holds beside its output, for the widest of all row groups."""
+    largest = 0
+    for group in manifest.row_groups:
+        sizes = (manifest.uncompressed_bytes(group, [name]) for name in columns)
+        largest = max(largest, sum(min(2 * size, COLUMN_READER_BYTES) for size in sizes))
+    return largest
+
+
+def _require(memory_bytes: int, needed_bytes: int, what: str) -> None:
+    if needed_bytes > memory_bytes:
+        raise ConfigError(
+            f"--memory {memory_bytes / 1e6:.0f}MB is too small for these data: {needed_bytes / 1e6:.0f} MB are needed"
+            f" ({what}). Give at least --memory {-(-needed_bytes // 1_000_000)}MB."
+        )
