@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,6 @@ class Preparation:
         self._stage_bytes = stage_bytes
         self._check = check
         self._progress = progress
-        self._lock = threading.Lock()
 
     def run(self) -> PreparedBlocks:
         """The finished blocks: from the note if they are there, else by doing what is left to do."""
@@ -159,7 +158,10 @@ class Preparation:
     def _scatter(self, note: dict[str, Any]) -> dict[str, Any]:
         survey, fill = Survey.from_state(note["survey"]), note["fill"]
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
-        stages = [_Stage(self, fill) for _ in range(self._threads)]
+        scatter = _Scatter(
+            self._manifest, self._encoder, self._store, self._permutation, fill, self._check, self._progress
+        )
+        stages = [_Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
         wave_s = WAVE_S
         self._progress("prepare", sum(group.rows for group in self._manifest.row_groups[:next_group]))
         with ThreadPoolExecutor(self._threads) as pool:
@@ -270,16 +272,35 @@ class _Wave:
         self._failed = True
 
 
+@dataclass
+class _Scatter:
+    """What the threads share; ``fill`` (int64, (n_blocks,)) counts the records of each region."""
+
+    manifest: Manifest
+    encoder: Encoder
+    store: BlockStore
+    permutation: Permutation
+    fill: np.ndarray
+    check: Callable[[], None]
+    progress: Callable[[str, int], None]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def reserve(self, counts: np.ndarray) -> np.ndarray:
+        """Make room for ``counts`` more records in each region; returns where they begin."""
+        with self.lock:
+            begins = self.fill.copy()
+            self.fill += counts
+        return begins
+
+
 class _Stage:
     """One thread's staging area: records of several slices, written out sorted by block."""
 
-    def __init__(self, preparation: Preparation, fill: np.ndarray):
-        self._of = preparation
-        self._fill = fill
-        layout = preparation._encoder.layout
-        self._slice_rows = layout.block_rows
-        rows = max(self._slice_rows, preparation._stage_bytes // layout.record_bytes)
-        self._records = layout.new_records(min(rows, preparation._manifest.n_rows))
+    def __init__(self, scatter: _Scatter, stage_bytes: int):
+        self._scatter = scatter
+        self._layout = scatter.encoder.layout
+        rows = max(self._layout.block_rows, stage_bytes // self._layout.record_bytes)
+        self._records = self._layout.new_records(min(rows, scatter.manifest.n_rows))
         self._sorted = np.empty_like(self._records)
         self._block = np.empty(len(self._records), np.int64)
         self._used = 0
@@ -288,22 +309,24 @@ class _Stage:
         """Encode and scatter row groups until the wave ends."""
         try:
             while (index := wave.take()) is not None:
-                wave.surveys[index] = self._encode(self._of._manifest.row_groups[index])
+                wave.surveys[index] = self._encode(self._scatter.manifest.row_groups[index])
             self._flush()
         except BaseException:
             wave.fail()
             raise
 
     def _encode(self, row_group: RowGroup) -> Survey:
-        manifest, encoder = self._of._manifest, self._of._encoder
+        manifest, encoder = self._scatter.manifest, self._scatter.encoder
         survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
         if not can_hold_rows(manifest, row_group, encoder):
             survey.dropped["where"] = row_group.rows
             return survey
         start = 0
-        batches = read_batches(manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._slice_rows)
+        batches = read_batches(
+            manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.block_rows
+        )
         for batch in batches:
-            self._of._check()
+            self._scatter.check()
             if self._used + batch.num_rows > len(self._records):
                 self._flush()
             origin = origin_of(manifest, row_group, start)
@@ -312,14 +335,15 @@ class _Stage:
             self._place(rows, origin, records)
             survey = survey.merge(rows.survey)
             start += batch.num_rows
-        self._of._progress("prepare", row_group.rows)
+        self._scatter.progress("prepare", row_group.rows)
         return survey
 
     def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:
-        block, slot = self._of._permutation.place_rows(origin.first_row, len(records), self._of._store.places)
+        places = self._scatter.store.places
+        block, slot = self._scatter.permutation.place_rows(origin.first_row, len(records), places)
         block[~rows.kept] = -1
         slot[rows.holdout] |= HOLDOUT_BIT
-        records.view(np.int32)[:, self._of._encoder.layout.slot_position] = slot
+        records.view(np.int32)[:, self._layout.slot_position] = slot
         self._block[self._used : self._used + len(records)] = block
         self._used += len(records)
 
@@ -327,18 +351,15 @@ class _Stage:
         """Append the staged records to the regions of their blocks, a run at a time."""
         if self._used == 0:
             return
-        starts = np.empty(self._of._n_blocks + 1, np.int64)
-        order = np.empty(self._used, np.int64)
-        kernels.sort_by_block(self._block[: self._used], self._of._n_blocks, starts, order)
-        total = int(starts[-1])
+        n_blocks = len(self._scatter.fill)
+        starts, order = np.empty(n_blocks + 1, np.int64), np.empty(self._used, np.int64)
+        kernels.sort_by_block(self._block[: self._used], n_blocks, starts, order)
+        total, counts = int(starts[-1]), np.diff(starts)
         kernels.gather_records(self._records, order[:total], self._sorted[:total])
-        with self._of._lock:
-            at = self._fill.copy()
-            self._fill += np.diff(starts)
-        record_bytes = self._of._encoder.layout.record_bytes
-        for block in np.flatnonzero(np.diff(starts)):
+        begins = self._scatter.reserve(counts)
+        for block in np.flatnonzero(counts):
             run = self._sorted[starts[block] : starts[block + 1]]
-            self._of._store.write(int(block), int(at[block]) * record_bytes, run)
+            self._scatter.store.write(int(block), int(begins[block]) * self._layout.record_bytes, run)
         self._used = 0
 
 

@@ -47,7 +47,7 @@ class Moments:
         return Moments(
             weight,
             self.mean + difference * share,
-            self.squares + later.squares + difference * difference * self.weight * share,
+            self.squares + later.squares + difference * (self.weight * share) * difference,
             np.maximum(self.largest, later.largest),
         )
 

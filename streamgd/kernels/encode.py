@@ -146,7 +146,7 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
                 difference = mean - moments[column, 1]
                 moments[column, 0] = before + total
                 moments[column, 1] += difference * (total / (before + total))
-                moments[column, 2] += squares + difference * difference * (before * total / (before + total))
+                moments[column, 2] += squares + difference * (before * total / (before + total)) * difference
 
 
 @compiled(types.void(_i4[::1], types.boolean[::1], _i4[::1], _i4, _i4[:, ::1], _i8))

@@ -51,7 +51,7 @@ class StochasticOptimizer(ABC):
     def init(self, expected_squares: np.ndarray) -> np.ndarray:
         """The slots before the first step, float64, shape ``(n_slots, n_dof)``.
 
-        ``expected_squares`` (n_dof,): what the square of a mini-batch's gradient is expected to be at the best constant.
+        ``expected_squares`` (n_dof,): expected square of a mini-batch's gradient at the best constant.
         """
         return np.zeros((len(self.slots), len(expected_squares)))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding, Finisher
@@ -70,6 +71,7 @@ def _streamed_holdout(task: Task, encoding: Encoding) -> Holdout | None:
     if task.config.validation:
         choice = RowChoice(where=task.choice.where)
         manifest = discover(task.config.validation)
+        check_columns(encoding.columns, manifest)
         return StreamedHoldout(manifest, replace(frozen, choice=choice), task.threads, only_held_out=False)
     if task.config.holdout > 0:
         return StreamedHoldout(task.manifest, frozen, task.threads, only_held_out=True)
@@ -218,6 +220,7 @@ class BatchSession(Session):
         frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
         self._survey = survey
         context.survey_moments = survey.moments
+        self._holdout = _streamed_holdout(task, encoding)
         store = BlockStore(
             task.blocks_dir, task.layout, task.layout.block_rows, count_slices(task.manifest, task.layout.block_rows)
         )
@@ -225,7 +228,6 @@ class BatchSession(Session):
         finisher = Finisher(task.layout, encoding, frozen.vocabularies)
         self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None)
         self._objective = task.objective(encoding)
-        self._holdout = _streamed_holdout(task, encoding)
         self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
 
     def _new_state(self, encoding: Encoding) -> BatchState:

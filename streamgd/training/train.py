@@ -12,6 +12,7 @@ from typing import Any
 
 from streamgd.config import TrainConfig, identity_fields, make_config, option_name
 from streamgd.data.source import Manifest, compare, discover
+from streamgd.data.store import remove_blocks
 from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, RunMismatchError
 from streamgd.model import Model
 from streamgd.state import CorruptStateError
@@ -104,6 +105,8 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
                 and directory.model_path.exists()
                 and not _wants_more(task, stored, saved)
             ):
+                if not config.keep_blocks:
+                    remove_blocks(task.blocks_dir)
                 display.message(f"the run {directory.path} is finished ({saved['stopped_by']}); nothing was changed.")
                 model = Model.load(directory.model_path)
                 return Result(model, directory.path, directory.history(), {**model.facts, "already_finished": True})
