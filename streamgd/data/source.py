@@ -8,15 +8,12 @@ rows in file order, so every later stage speaks of the same rows; its fingerprin
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,28 +23,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from streamgd.data.footers import read_footer, row_counts
+from streamgd.data.listing import Listed, list_source, locate, unique_relatives
+from streamgd.data.storage_failures import count_noun, filesystem_errors
 from streamgd.errors import (
-    AccessError,
     ConfigError,
     CorruptFileError,
     DataChangedError,
     NoInputError,
     SchemaError,
-    StreamgdError,
-    from_os_error,
 )
 
 PartitionValue = str | int | None
 
-_PARQUET_ENDINGS = (".parquet", ".pq", ".parq")
-_TEXT_ENDING = re.compile(r"\.(csv|tsv|json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
-_GLOB = re.compile(r"[*?\[]")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_REFUSED = re.compile(
-    r"ACCESS_DENIED|FORBIDDEN|ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|UNAUTHORIZED|HTTP code 40[13]", re.I
-)
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-_TAIL_BYTES = 65536  # most footers come with the first read
 _FOOTER_THREADS = 16
 
 
@@ -200,23 +190,23 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None) -> Man
     AccessError, StorageError, ConfigError
         No permission; storage that does not answer; a URI that pyarrow does not know.
     """
-    listed: dict[str, _Listed] = {}  # by path: a file that two sources name counts once
+    listed: dict[str, Listed] = {}  # by path: a file that two sources name counts once
     first_store: fs.FileSystem | None = None
     for number, source in enumerate(sources):
-        store, path = _locate(os.fspath(source), filesystem)
+        store, path = locate(os.fspath(source), filesystem)
         if first_store is not None and not store.equals(first_store):
             raise ConfigError(f"'{source}' and '{sources[0]}' are in different stores. Give data of one store.")
         first_store = store
-        for item in _list_source(store, path, number):
+        for item in list_source(store, path, number):
             listed.setdefault(item.info.path, item)
     if first_store is None:
         raise NoInputError("no data were named. Give a Parquet file, a directory, a glob or a URI.")
-    by_relative = _unique_relatives(list(listed.values()))
+    by_relative = unique_relatives(list(listed.values()))
     relatives = sorted(by_relative)
     items = [by_relative[relative] for relative in relatives]
 
     with ThreadPoolExecutor(min(_FOOTER_THREADS, len(items))) as threads:
-        footers = list(threads.map(_read_footer, [first_store] * len(items), [item.info.path for item in items]))
+        footers = list(threads.map(read_footer, [first_store] * len(items), [item.info.path for item in items]))
     _check_same_schema([item.info.path for item in items], [footer.schema for footer in footers])
     partitions, partition_fields = _partitions(items, footers[0].schema.names)
     columns = [pa.field(field.name, logical_type(field.type)) for field in footers[0].schema]
@@ -235,13 +225,13 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None) -> Man
                 first_row=n_rows,
             )
         )
-        for index, rows in enumerate(_row_counts(footer.metadata)):
+        for index, rows in enumerate(row_counts(footer.metadata)):
             if rows:
                 row_groups.append(RowGroup(file_index, index, rows, n_rows))
                 n_rows += rows
     if not n_rows:
         raise NoInputError(
-            f"no rows in {', '.join(map(str, sources))} ({_count(len(files), 'file')}). Give data that have rows."
+            f"no rows in {', '.join(map(str, sources))} ({count_noun(len(files), 'file')}). Give data that have rows."
         )
     return Manifest(
         first_store, tuple(files), pa.schema(columns + partition_fields), tuple(row_groups), n_rows, _fingerprint(files)
@@ -265,7 +255,7 @@ def check_identity(manifest: Manifest, file_index: int) -> None:
     A new time of change alone makes it look again at the footer; the same footer is the same file.
     """
     file = manifest.files[file_index]
-    with _storage_errors(f"look at {file.path}"):
+    with filesystem_errors(f"look at {file.path}"):
         info = manifest.filesystem.get_file_info(file.path)
     advice = "Put the file back, or train afresh with --restart."
     if info.type != fs.FileType.File:
@@ -277,7 +267,7 @@ def check_identity(manifest: Manifest, file_index: int) -> None:
             f"{file.path} changed since the run began: it had {file.size_bytes:,} bytes and has {info.size:,}. {advice}"
         )
     try:
-        digest = _read_footer(manifest.filesystem, file.path).digest
+        digest = read_footer(manifest.filesystem, file.path).digest
     except (CorruptFileError, SchemaError, NoInputError):
         digest = ""
     if digest != file.footer_digest:
@@ -298,215 +288,6 @@ def logical_type(arrow_type: pa.DataType) -> pa.DataType:
     return pa.string() if is_text else arrow_type
 
 
-# Listing -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A file that a source named: ``relative`` below ``root``; ``source`` is the number of the source."""
-
-    info: fs.FileInfo
-    root: str
-    relative: str
-    source: int
-
-
-def _locate(source: str, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
-    """The file system of a source, and its path or glob there."""
-    if filesystem is not None and "://" not in source:
-        local = isinstance(filesystem, fs.LocalFileSystem)
-        return filesystem, _absolute(source) if local else source.rstrip("/")
-    if "://" not in source:
-        return fs.LocalFileSystem(), _absolute(source)
-    address, mark, query = source.partition("?")  # in a URI '?' begins the options, it is no wildcard
-    fixed, pattern = _split_glob(address)
-    try:
-        with _storage_errors(f"open {source}"):
-            found_in, path = fs.FileSystem.from_uri(fixed + mark + query)
-    except pa.ArrowException as error:
-        raise ConfigError(
-            f"cannot open '{source}': {_one_line(error)}. Give a local path, or a URI such as s3://bucket/folder."
-        ) from error
-    return found_in, "/".join([path.rstrip("/"), *pattern])
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path)).replace(os.sep, "/")
-
-
-def _split_glob(path: str) -> tuple[str, list[str]]:
-    """A path cut before the first part that has a wildcard."""
-    parts = path.split("/")
-    fixed = next((number for number, part in enumerate(parts) if _GLOB.search(part)), len(parts))
-    return "/".join(parts[:fixed]), parts[fixed:]
-
-
-def _list_source(filesystem: fs.FileSystem, path: str, source: int) -> list[_Listed]:
-    """The files that one source names, at least one."""
-    with _storage_errors(f"look for data at {path}"):
-        info = filesystem.get_file_info(path)
-        root = path
-        if info.type == fs.FileType.Directory:
-            infos = _parquet_below(filesystem, path)
-        elif info.type != fs.FileType.NotFound:
-            root, infos = path.rpartition("/")[0], [info]
-        else:
-            root, pattern = _split_glob(path)
-            if not pattern:
-                raise NoInputError(f"no such file or directory: {path}. Check the path.")
-            infos = []
-            for match in _matches(filesystem, root, pattern):
-                is_folder = match.type == fs.FileType.Directory
-                infos += _parquet_below(filesystem, match.path) if is_folder else [match]
-            if not infos:
-                raise NoInputError(f"no file matches {path}. Check the pattern.")
-    if not infos:
-        raise _no_parquet(filesystem, path)
-    for info in infos:
-        if _TEXT_ENDING.search(info.path):
-            raise NoInputError(f"{info.path} is not Parquet. Convert it first: {_conversion(info.path, info.path)}")
-        if info.type == fs.FileType.Unknown:
-            raise NoInputError(
-                f"{info.path} is not a regular file; Parquet is read from its end. Write it to a file first."
-            )
-    return [_Listed(info, root, _below(info.path, root), source) for info in infos]
-
-
-def _below(path: str, root: str) -> str:
-    return path[len(root) :].lstrip("/")
-
-
-def _passed_over(relative: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in relative.split("/"))
-
-
-def _files_below(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
-    infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
-    return [
-        info for info in infos if info.type != fs.FileType.Directory and not _passed_over(_below(info.path, folder))
-    ]
-
-
-def _parquet_below(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
-    return [info for info in _files_below(filesystem, folder) if info.path.lower().endswith(_PARQUET_ENDINGS)]
-
-
-def _matches(filesystem: fs.FileSystem, folder: str, pattern: list[str]) -> Iterator[fs.FileInfo]:
-    """What matches the parts of a glob below a folder, possibly twice if ``**`` occurs twice."""
-    part, *rest = pattern
-    if part == "**":
-        if not rest:
-            yield filesystem.get_file_info(folder)
-            return
-        yield from _matches(filesystem, folder, rest)
-    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
-        is_folder = info.type == fs.FileType.Directory
-        if _passed_over(info.base_name) and info.base_name[0] != part[0]:
-            continue
-        if part == "**":
-            if is_folder:
-                yield from _matches(filesystem, info.path, pattern)
-        elif fnmatch.fnmatchcase(info.base_name, part):
-            if not rest:
-                yield info
-            elif is_folder:
-                yield from _matches(filesystem, info.path, rest)
-
-
-def _no_parquet(filesystem: fs.FileSystem, folder: str) -> NoInputError:
-    """The error for a directory without Parquet, with the way out if it holds text."""
-    others = _files_below(filesystem, folder)
-    found = f"no Parquet file (*.parquet, *.pq, *.parq) in {folder}, which holds {_count(len(others), 'other file')}."
-    for info in others:
-        ending = _TEXT_ENDING.search(info.path)
-        if ending:
-            levels = "/**/" if "/" in _below(info.path, folder) else "/"
-            return NoInputError(f"{found} Convert them first: {_conversion(folder + levels + '*' + ending[0], folder)}")
-    return NoInputError(f"{found} Name the files or a glob if they are Parquet under another ending.")
-
-
-def _conversion(text: str, target: str) -> str:
-    """The command that converts text files to Parquet."""
-    text, target = text.replace("'", "''"), _TEXT_ENDING.sub("", target).replace("'", "''")
-    return f"""duckdb -c "COPY (FROM '{text}') TO '{target}.parquet'\""""
-
-
-def _unique_relatives(items: list[_Listed]) -> dict[str, _Listed]:
-    """Relative path -> file; where sources collide, their last folder's name goes before, until all differ."""
-    # Different files have different whole paths, so this ends.
-    depth: Counter[int] = Counter()
-    while True:
-        named: dict[str, list[_Listed]] = {}
-        for item in items:
-            folders = item.root.strip("/").split("/")
-            prefix = folders[max(0, len(folders) - depth[item.source]) :] if depth[item.source] else []
-            named.setdefault("/".join([*prefix, item.relative]), []).append(item)
-        colliding = {item.source for same in named.values() if len(same) > 1 for item in same}
-        if not colliding:
-            return {relative: same[0] for relative, same in named.items()}
-        depth.update(colliding)
-
-
-# Footers -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Footer:
-    size_bytes: int
-    digest: str
-    metadata: pq.FileMetaData
-    schema: pa.Schema
-
-
-def _read_footer(filesystem: fs.FileSystem, path: str) -> _Footer:
-    """Read and parse a footer with one open of the file.
-
-    The bytes are read first and parsed from memory, so that a failure of storage is told from a broken file.
-    """
-    with _storage_errors(f"read {path}"), filesystem.open_input_file(path) as file:
-        size = file.size()
-        tail = file.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES))
-        length = _footer_length(path, size, tail)
-        if length + 8 > len(tail):
-            tail = file.read_at(length + 8, size - length - 8)
-    footer = tail[-length - 8 : -8]
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(tail[-length - 8 :]))
-        schema = metadata.schema.to_arrow_schema()
-        counts = _row_counts(metadata)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise _corrupt(path, size, f"the footer cannot be read ({_one_line(error)})") from error
-    if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
-        raise _corrupt(path, size, f"the footer says {metadata.num_rows} rows, its row groups have {sum(counts)}")
-    repeated = [name for name, times in Counter(schema.names).items() if times > 1]
-    if repeated:
-        raise SchemaError(f"{path} has more than one column '{repeated[0]}'. Rewrite it with a name for each column.")
-    return _Footer(size, hashlib.sha256(footer).hexdigest(), metadata, schema)
-
-
-def _footer_length(path: str, size: int, tail: bytes) -> int:
-    """Bytes of the footer, from the length and magic that end the file."""
-    magic = tail[-4:]
-    if magic == b"PARE":
-        raise CorruptFileError(
-            f"{path} has an encrypted footer, which cannot be read here. Write it without encryption."
-        )
-    if magic != b"PAR1" or size < 12:
-        raise _corrupt(path, size, "no Parquet magic at the end: the file is cut short or not Parquet")
-    length = int.from_bytes(tail[-8:-4], "little")
-    if length > size - 12:
-        raise _corrupt(path, size, f"its end announces a footer of {length:,} bytes: the file is cut short or damaged")
-    return length
-
-
-def _corrupt(path: str, size: int, found: str) -> CorruptFileError:
-    return CorruptFileError(f"{path} ({size:,} bytes): {found}. Copy or write the file again, or leave it out.")
-
-
-def _row_counts(metadata: pq.FileMetaData) -> list[int]:
-    return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-
-
 def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
     """Raise SchemaError for the first column in which a file differs from the first file."""
     first = {field.name: logical_type(field.type) for field in schemas[0]}
@@ -522,9 +303,7 @@ def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
                 )
 
 
-def _partitions(
-    items: list[_Listed], file_columns: list[str]
-) -> tuple[list[dict[str, PartitionValue]], list[pa.Field]]:
+def _partitions(items: list[Listed], file_columns: list[str]) -> tuple[list[dict[str, PartitionValue]], list[pa.Field]]:
     """The Hive partition values of each file and the fields of the partition columns."""
     texts = []
     for item in items:
@@ -550,9 +329,6 @@ def _partitions(
     return partitions, fields
 
 
-# Identity and errors -------------------------------------------------------------------------------------------------
-
-
 def _identity(info: fs.FileInfo) -> str:
     return "" if info.mtime_ns is None else str(info.mtime_ns)
 
@@ -567,32 +343,5 @@ def _describe(file: DataFile) -> dict[str, Any]:
 
 
 def _fingerprint(files: Iterable[DataFile]) -> str:
-    parts = [{**_describe(file), "row_groups": _row_counts(file.metadata)} for file in files]
+    parts = [{**_describe(file), "row_groups": row_counts(file.metadata)} for file in files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _storage_errors(what: str) -> Iterator[None]:
-    """Turn an error of the file system inside the block into streamgd's, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise _storage_error(error, what) from error
-
-
-def _storage_error(error: OSError, what: str) -> StreamgdError:
-    if error.errno is not None:  # pyarrow repeats path and number in its text
-        return from_os_error(OSError(error.errno, os.strerror(error.errno)), what)
-    reason = _one_line(error)
-    if _REFUSED.search(reason):
-        return AccessError(f"cannot {what}: {reason}. Check credentials and permissions.")
-    return from_os_error(OSError(reason), what)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= 300 else text[:300] + "…"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
