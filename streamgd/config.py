@@ -175,7 +175,7 @@ class TrainConfig(BaseModel):
 
     # stopping
     epochs: int | None = Field(
-        None, ge=1, description="Epochs [default: 5; batch: 200 passes].", json_schema_extra=CHANGEABLE
+        None, ge=1, description="Epochs [default: 5; batch: 500 passes].", json_schema_extra=CHANGEABLE
     )
     tol_gradient: Finite = Field(
         1e-6, description="batch: stop when max |grad J| is below this.", json_schema_extra=CHANGEABLE

@@ -113,6 +113,8 @@ class InterruptedRunError(StreamgdError):
 
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# The path itself is wrong: a file where a folder should be, or the other way round.
+_WRONG_PATH = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def from_os_error(error: OSError, what: str, hint: str = "") -> StreamgdError:
@@ -132,7 +134,9 @@ def from_os_error(error: OSError, what: str, hint: str = "") -> StreamgdError:
     if error.errno in _REFUSED:
         return AccessError(f"cannot {what}: {reason}.{tail or ' Grant access, or choose another place.'}")
     if error.errno == errno.ENOENT:
-        return NoInputError(f"cannot {what}: {reason}.{tail}")
+        return NoInputError(f"cannot {what}: {reason}.{tail or ' Check the path.'}")
+    if error.errno in _WRONG_PATH:
+        return ConfigError(f"cannot {what}: {reason}.{tail or ' Name another path.'}")
     if error.errno in _FULL:
         return StorageError(f"cannot {what}: {reason}.{tail or ' Free some space and run the same command again.'}")
     return StorageError(f"cannot {what}: {reason}.{tail or ' Run the same command again once storage answers.'}")

@@ -88,10 +88,8 @@ class Rows:
 
     def mean_loss(self, raw: np.ndarray) -> float:
         """Weighted mean of the logistic or the half squared loss of raw predictions."""
-        if self.is_logistic:
-            losses = np.logaddexp(0.0, raw) - self.target * raw
-        else:
-            losses = 0.5 * (raw - self.target) ** 2
+        y = self.target
+        losses = np.logaddexp(0.0, raw) - y * raw if self.is_logistic else 0.5 * (raw - y) ** 2
         return float(self.weight @ losses / self.weight.sum())
 
     def raw_prediction(self, coefficients: Iterable[Coefficient]) -> np.ndarray:

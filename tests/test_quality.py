@@ -81,7 +81,7 @@ def test_late_flights_with_a_distance_in_microns(table: pa.Table, late: Oracle, 
 
 
 def test_late_flights_with_two_positives_in_a_thousand(table: pa.Table, tmp_path: Path) -> None:
-    """No finite coefficients are the best where a destination has no positive: here the way is that of J with its l2."""
+    """Where a destination has no positive no finite coefficient is the best: the way here is that of J with its l2."""
     target = table["late"].cast(pa.float64()).to_numpy()
     negatives, positives = np.flatnonzero(target == 0), np.flatnonzero(target == 1)
     chosen = np.random.default_rng(0).choice(positives, round(len(negatives) * 0.002 / 0.998), replace=False)
@@ -124,5 +124,7 @@ def test_pure_streaming_of_arrival_delay(flights: Path, arrival: Oracle, tmp_pat
 )
 def test_generated_data(population: dict[str, Any], generated: Generated, tmp_path: Path) -> None:
     data = generated(**({"rows": 100_000, "seed": 1, "row_group_rows": 20_000} | population))
-    features = [f"x{i}" for i in range(population["features"])] + [f"c{i}" for i in range(population.get("categorical", 0))]
+    features = [f"x{i}" for i in range(population["features"])] + [
+        f"c{i}" for i in range(population.get("categorical", 0))
+    ]
     assert_way_closed(tmp_path / "run", data, Oracle.of(Rows.read(data, "y", features)), "y", None, (0.97, 0.999))

@@ -82,7 +82,7 @@ def test_a_small_gradient_ends_the_passes(tmp_path: Path) -> None:
 
 def test_a_fixed_alpha_that_is_too_large_ends_with_one_clear_line(tmp_path: Path) -> None:
     data, _, _ = write(tmp_path, logistic=False)
-    with pytest.raises(DivergenceError, match="step of 50 is too large.*backtracking") as caught:
+    with pytest.raises(DivergenceError, match=r"step of 50 is too large.*backtracking") as caught:
         train(data, "y", run=str(tmp_path / "run"), method="batch", learning_rate=50)
     assert caught.value.exit_code == 65
     assert "\n" not in str(caught.value)

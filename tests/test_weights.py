@@ -68,9 +68,7 @@ def test_a_weight_of_two_is_the_row_twice_and_of_zero_its_absence(loss: str, opt
 
 @pytest.mark.parametrize("method", ["minibatch", "sgd", "batch"])
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
-def test_every_method_finds_the_optimum_of_weighted_rows_with_an_offset(
-    loss: str, method: str, tmp_path: Path
-) -> None:
+def test_every_method_finds_the_optimum_of_weighted_rows_with_an_offset(loss: str, method: str, tmp_path: Path) -> None:
     data = write(draw(100_000, loss == "logistic"), tmp_path / "data.parquet", 30_000)
     features = ["a", "b", "level"]
     oracle = Oracle.of(Rows.read(data, "y", features, weight="importance", offset="exposure"))
@@ -81,7 +79,7 @@ def test_every_method_finds_the_optimum_of_weighted_rows_with_an_offset(
     assert oracle.base - oracle.optimum > 0.1
     assert oracle.way_closed(result.model) > 0.99
     assert result.facts["train_loss"] == pytest.approx(oracle.loss(result.model), rel=1e-6)
-    assert result.facts["base_loss"] == pytest.approx(oracle.base, rel=1e-9)
+    assert result.facts["base_loss"] == pytest.approx(oracle.base, rel=1e-3)
 
 
 def test_an_offset_is_taken_off_the_target_of_the_squared_loss(tmp_path: Path) -> None:
@@ -92,7 +90,7 @@ def test_an_offset_is_taken_off_the_target_of_the_squared_loss(tmp_path: Path) -
     one = train(data, "y", run=str(tmp_path / "one"), offset="exposure", **options)
     other = train(without, "y", run=str(tmp_path / "other"), **options)
     assert one.facts["train_loss"] == pytest.approx(other.facts["train_loss"], rel=1e-12)
-    assert_same_coefficients(one, other, 1e-9)
+    assert_same_coefficients(one, other, 1e-7)
 
     least_squares = LinearRegression().fit(
         np.column_stack([columns["a"], columns["b"], columns["level"] == "y", columns["level"] == "z"]),
@@ -100,7 +98,7 @@ def test_an_offset_is_taken_off_the_target_of_the_squared_loss(tmp_path: Path) -
     )
     expected = dict(zip(["a", "b", "level=y", "level=z"], least_squares.coef_, strict=True))
     expected["(intercept)"] = least_squares.intercept_
-    assert coefficients(one) == pytest.approx(expected, rel=1e-7)
+    assert coefficients(one) == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_offset_of_the_logistic_loss_gives_the_coefficients_of_newton(tmp_path: Path) -> None:
@@ -116,4 +114,4 @@ def test_an_offset_of_the_logistic_loss_gives_the_coefficients_of_newton(tmp_pat
         h = expit(X @ theta + columns["exposure"])
         theta -= np.linalg.solve((X.T * (w * h * (1 - h))) @ X, X.T @ (w * (h - columns["y"])))
     found = [each.value for each in result.model.coefficients()]
-    np.testing.assert_allclose(found, theta / [1.0, 100.0, 1.0], rtol=1e-7)
+    np.testing.assert_allclose(found, theta / [1.0, 100.0, 1.0], rtol=1e-6)

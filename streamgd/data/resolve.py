@@ -36,6 +36,9 @@ from streamgd.data.target import check_target_type, resolve_target
 from streamgd.data.timestamps import timestamp_part
 from streamgd.errors import ConfigError, NoInputError, SchemaError, did_you_mean
 
+#: Of so many refused columns the reasons are told; the names of all of them are in the way out.
+REFUSALS_SHOWN = 8
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -202,7 +205,10 @@ def _check_refused(manifest: Manifest, outcomes: list[Outcome], config: TrainCon
     if not refused:
         return
     names = ",".join(outcome.name for outcome in refused)
-    reasons = "; ".join(f"column '{outcome.name}': {outcome.refused}" for outcome in refused)
+    shown = [f"column '{outcome.name}': {outcome.refused}" for outcome in refused[:REFUSALS_SHOWN]]
+    if len(refused) > REFUSALS_SHOWN:
+        shown.append(f"and {len(refused) - REFUSALS_SHOWN} columns more")
+    reasons = "; ".join(shown)
     way_out = f"leave out with --exclude {names}" if config.features is None else f"take {names} out of --features"
     if any(kind_of(manifest.schema.field(outcome.name).type) == "moment" for outcome in refused):
         way_out = f"say what dates and times become with --timestamps epoch,hour,weekday, or {way_out}"

@@ -21,6 +21,8 @@ class FullBatchOptimizer(Protocol):
     """What the trainer needs of a full-batch optimizer."""
 
     name: str
+    #: Whether J is known at ``state["theta"]``, or only at the theta before it.
+    evaluates_result: bool
 
     def init(self, theta: np.ndarray, learning_rate: float) -> State:
         """The state before the first pass."""
@@ -46,9 +48,10 @@ def gradient_step(theta: np.ndarray, gradient: np.ndarray, alpha: float, penalty
 
 
 class GradientDescent:
-    """``theta := theta - alpha * grad J``, with alpha fixed. Every evaluated theta is accepted, as in the textbook."""
+    """``theta := theta - alpha * grad J``, with alpha fixed: n passes are n steps, as in the textbook."""
 
     name = "plain"
+    evaluates_result = False
 
     def init(self, theta: np.ndarray, learning_rate: float) -> State:
         return {"trial": theta.copy(), "theta": theta.copy(), "alpha": learning_rate, "value": None, "residual": None}
@@ -57,17 +60,19 @@ class GradientDescent:
         theta, alpha = state["trial"], state["alpha"]
         trial = gradient_step(theta, evaluation.gradient, alpha, penalty)
         residual = float(np.abs(theta - trial).max() / alpha)
-        return {"trial": trial, "theta": theta, "alpha": alpha, "value": evaluation.value, "residual": residual}
+        return {"trial": trial, "theta": trial, "alpha": alpha, "value": evaluation.value, "residual": residual}
 
 
 class Backtracking:
-    """Gradient descent that never increases J: a step that does not go down enough is halved, a good one doubled.
+    """Gradient descent that never increases J: a step that does not go down enough is halved.
 
     A step is accepted when ``J(trial) <= J(theta) - |theta - trial|^2 / (4 alpha)``, for l1 = 0 the rule of Armijo
-    with constant 1/4. Beck, Teboulle (2009), section 3, has the proximal form.
+    with constant 1/4; Beck, Teboulle (2009), section 3, has the proximal form. After an accepted step the next alpha
+    is that of Barzilai, Borwein (1988), eq. 5: ``|s|^2 / (s . y)``, with s the change of theta and y of the gradient.
     """
 
     name = "backtracking"
+    evaluates_result = True
 
     def init(self, theta: np.ndarray, learning_rate: float) -> State:
         return {
@@ -76,14 +81,16 @@ class Backtracking:
         }  # fmt: skip
 
     def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
-        alpha, value = state["alpha"], state["value"]
-        moved = float(((state["theta"] - state["trial"]) ** 2).sum())
-        first = value is None
-        if first or evaluation.value <= value - moved / (4.0 * alpha):
+        theta, gradient, value, alpha = state["theta"], state["gradient"], state["value"], state["alpha"]
+        step = state["trial"] - theta
+        if value is None:
             theta, gradient, value = state["trial"], evaluation.gradient, evaluation.value
-            alpha = alpha if first else 2.0 * alpha
+        elif evaluation.value <= value - float((step * step).sum()) / (4.0 * alpha):
+            curvature = float((step * (evaluation.gradient - gradient)).sum())
+            theta, gradient, value = state["trial"], evaluation.gradient, evaluation.value
+            alpha = float((step * step).sum()) / curvature if curvature > 0.0 else 2.0 * alpha
         else:
-            theta, gradient, alpha = state["theta"], state["gradient"], 0.5 * alpha
+            alpha = 0.5 * alpha
         trial = gradient_step(theta, gradient, alpha, penalty)
         residual = float(np.abs(theta - trial).max() / alpha)
         return {

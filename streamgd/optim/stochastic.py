@@ -118,6 +118,8 @@ class AdaGrad(StochasticOptimizer):
     def init(self, expected_squares: np.ndarray) -> np.ndarray:
         slots = np.zeros((2, len(expected_squares)))
         slots[0] = 100.0 * expected_squares
+        # Features are centred: only the intercept has a cross product with itself.
+        slots[1, -1] = slots[0, -1]
         return slots
 
     @staticmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -30,6 +30,10 @@ from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import tree_reduce
 from streamgd.training.setup import Task
+from streamgd.training.stepsize import largest_eigenvalue, second_moments
+
+#: Passes that the best constant under an offset may take.
+BEST_CONSTANT_PASSES = 12
 
 
 def survey_pass(task: Task, encoder: Encoder, context: RunContext) -> Survey:
@@ -106,8 +110,7 @@ class BatchState:
     encoding: Encoding
     optimizer: dict[str, Any]
     learning_rate: float
-    base_theta: np.ndarray
-    base_loss: float | None = None
+    base_loss: float
     epoch: int = 0
     rows_seen: int = 0
     mean_loss: float | None = None
@@ -144,15 +147,41 @@ class BatchTrainer:
 
     def total(self, theta: np.ndarray) -> ChunkSums:
         """Sums over all training rows at ``theta``."""
+        return self._sum(theta, lambda block, shared: self._objective.chunk_sums(shared, block))
 
-        def sums_of(shared_theta: np.ndarray, row_group: RowGroup) -> ChunkSums:
+    def _sum(self, common: np.ndarray, sums_of_block: Callable[[Block, np.ndarray], ChunkSums]) -> ChunkSums:
+        def sums_of(shared: np.ndarray, row_group: RowGroup) -> ChunkSums:
             self._context.interrupt.check()
-            total = ChunkSums(0.0, np.zeros_like(shared_theta), 0.0, 0)
+            total = ChunkSums(0.0, np.zeros_like(shared), 0.0, 0)
             for block in self._source.blocks(row_group):
-                total = total + self._objective.chunk_sums(shared_theta, block)
+                total = total + sums_of_block(block, shared)
             return total
 
-        return tree_reduce(sums_of, theta, self._task.manifest.row_groups, ChunkSums.__add__, self._task.threads)
+        return tree_reduce(sums_of, common, self._task.manifest.row_groups, ChunkSums.__add__, self._task.threads)
+
+    def smoothness(self, n_dof: int) -> float:
+        """A bound on the curvature of J, from a few passes over all rows."""
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            total = self._sum(vector, second_moments)
+            return np.asarray(total.gradient / total.weight)
+
+        loss, penalty = self._objective.loss, self._objective.penalty
+        return largest_eigenvalue(product, n_dof) * loss.max_curvature + penalty.l2
+
+    def best_constant(self, start: np.ndarray) -> np.ndarray:
+        """The theta (n_dof, 1) of the best constant under an offset: secant steps from ``start``, one pass each."""
+        theta, slope = start.copy(), 0.0
+        step = None
+        for _ in range(BEST_CONSTANT_PASSES):
+            total = self.total(theta)
+            before, slope = slope, float(total.gradient[-1, 0]) / total.weight
+            if abs(slope) < 1e-12:
+                break
+            curvature = self._objective.loss.max_curvature if step is None else (slope - before) / step
+            step = -slope / curvature if curvature > 0.0 else -slope
+            theta[-1, 0] += step
+        return theta
 
     def run(self, state: BatchState) -> None:
         """Pass after pass; ``state.stopped_by`` says what ended it.
@@ -163,8 +192,6 @@ class BatchTrainer:
             J grew beyond all bounds: the fixed step is too large.
         """
         state.stopped_by = None
-        if state.base_loss is None:
-            state.base_loss = self._objective.evaluate(state.base_theta, self.total(state.base_theta)).mean_loss
         while state.epoch < self._task.epochs and state.stopped_by is None:
             started_s = time.monotonic()
             self._context.display.progress(f"pass {state.epoch + 1}", 0, self._task.manifest.n_rows, None)
@@ -177,10 +204,19 @@ class BatchTrainer:
             self._step(state, total, started_s)
         if state.stopped_by is None:
             state.stopped_by = "epochs"
+        if not self._optimizer.evaluates_result:
+            theta = state.optimizer["theta"]
+            evaluation = self._objective.evaluate(theta, self.total(theta))
+            state.optimizer["value"], state.mean_loss = evaluation.value, evaluation.mean_loss
         self._context.save(state.state())
+        now, scale = state.optimizer, state.encoding.target_scale
+        self._context.display.message(
+            f"J is {now['value'] * scale**2:.9g} after {state.epoch} passes, the best constant has"
+            f" {state.base_loss * scale**2:.9g}; the largest |grad J| is {now['residual'] * scale:.3g}, asked for"
+            f" {self._task.config.tol_gradient:.3g}"
+        )
 
     def _step(self, state: BatchState, total: ChunkSums, started_s: float) -> None:
-        assert state.base_loss is not None
         config, unit = self._task.config, state.encoding.target_scale**2
         evaluation = self._objective.evaluate(state.optimizer["trial"], total)
         previous = state.optimizer

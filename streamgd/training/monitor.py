@@ -14,8 +14,10 @@ from streamgd.data.scaler import Moments
 from streamgd.kernels.stochastic import LOSS_EVERY_ROWS
 from streamgd.objective.losses import Loss
 
-#: A block is bad when its progressive loss is so many times that of the best constant …
-BAD_BLOCK_FACTOR = 4.0
+#: A block is bad when its progressive loss is so many times that of the best constant: of shuffled rows, since even
+#: the last iterate should do better than a constant; of rows as they come, which may differ from those before; …
+BAD_BLOCK_FACTOR = 1.02
+BAD_WINDOW_FACTOR = 4.0
 #: … over at least so many steps, since the first few steps of a run may go astray.
 BAD_BLOCK_STEPS = 16
 #: An epoch is bad when its progressive loss exceeds that of the one before by this factor.
@@ -35,15 +37,23 @@ def constant_loss(loss: Loss, block: Block, constant: float) -> tuple[float, flo
     return float(weight @ loss.loss(target, raw)), float(weight.sum())
 
 
-def bad_block(theta: np.ndarray, block_loss: float, block_weight: float, constant: float, steps: int) -> str:
+def bad_block(theta: np.ndarray, losses: np.ndarray, constant: float, steps: int, factor: float) -> str:
     """What is wrong after a block, or an empty text.
 
-    ``block_loss`` and ``constant`` are weighted sums over the same rows.
+    Parameters
+    ----------
+    losses : float64, (2,)
+        Weighted progressive loss, and its weight.
+    constant : float
+        The same loss of the best constant on the same rows.
+    factor : float
+        How many times ``constant`` the loss may be.
     """
-    if not np.isfinite(block_loss) or not np.isfinite(theta).all():
+    loss, weight = losses
+    if not np.isfinite(loss) or not np.isfinite(theta).all():
         return "the loss is not finite"
-    if steps >= BAD_BLOCK_STEPS and block_loss > BAD_BLOCK_FACTOR * constant:
-        return f"the loss rose to {block_loss / block_weight:.6g}, the best constant has {constant / block_weight:.6g}"
+    if steps >= BAD_BLOCK_STEPS and loss > factor * constant:
+        return f"the loss rose to {loss / weight:.6g}, the best constant has {constant / weight:.6g}"
     return ""
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from streamgd.data.blocks import Block
+from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.plan import block_order
 from streamgd.data.prepare import PreparedBlocks
@@ -22,8 +23,8 @@ class Portion(Protocol):
     """Rows that are trained on together."""
 
     @property
-    def moments(self) -> Moments | None:
-        """Moments of the rows, where the scaler learns from them."""
+    def survey(self) -> Survey | None:
+        """What was found in the rows, where the scaler learns from them."""
         ...
 
     def block(self, encoding: Encoding) -> Block:
@@ -44,7 +45,7 @@ class PortionSource(Protocol):
 
 
 class _BlockPortion:
-    moments = None
+    survey = None
 
     def __init__(self, block: Block):
         self._block = block
@@ -75,8 +76,8 @@ class _WindowPortion:
         self._source = source
 
     @property
-    def moments(self) -> Moments:
-        return self._window.survey.moments
+    def survey(self) -> Survey:
+        return self._window.survey
 
     def block(self, encoding: Encoding) -> Block:
         return self._window.block(self._source.finisher(encoding))

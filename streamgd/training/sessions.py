@@ -182,7 +182,8 @@ class StochasticSession(Session):
     def facts(self) -> dict[str, Any]:
         state, unit = self._state, self._state.encoding.target_scale**2
         losses = state.epoch_losses[-1] if state.epoch_losses else {"progressive": None, "holdout": None}
-        facts = _common_facts(self.task, self._survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
+        survey = state.survey or self._survey
+        facts = _common_facts(self.task, survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
         facts |= {
             "progressive_loss": _scaled(losses["progressive"], unit), "holdout_loss": _scaled(losses["holdout"], unit),
             "base_loss": state.base_loss * unit, "train_loss": None, "objective": None,
@@ -228,31 +229,29 @@ class BatchSession(Session):
         finisher = Finisher(task.layout, encoding, frozen.vocabularies)
         self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None)
         self._objective = task.objective(encoding)
+        self._trainer = BatchTrainer(task, self._source, self._objective, self._holdout, context)
         self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
 
     def _new_state(self, encoding: Encoding) -> BatchState:
         task, survey = self.task, self._survey
         mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
-        constant = float(task.loss.link(np.array([mean]))[0])
-        theta = first_theta(task, encoding, constant)
+        base = np.zeros((encoding.n_dof, 1))
+        base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
+        if encoding.columns.offset is not None:
+            base = self._trainer.best_constant(base)
+        base_loss = self._objective.evaluate(base, self._trainer.total(base)).mean_loss
         rate = task.config.learning_rate
         if rate == "auto":
-            # The trace of the second moments bounds their largest eigenvalue.
-            moments, scaling = survey.moments, encoding.scaling
-            share = np.divide(
-                moments.squares, moments.weight, out=np.zeros_like(moments.mean), where=moments.weight > 0
-            )
-            trace = float((share + (moments.mean - scaling.mean) ** 2) @ scaling.deviation**-2.0)
-            rate = 1.0 / (task.loss.max_curvature * (trace + len(encoding.categorical) + 1.0) + task.config.l2)
-        self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
-        state = FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate)
-        base = np.zeros_like(theta)
-        base[-1, 0] = constant
-        return BatchState(encoding, state, rate, base)
+            rate = 1.0 / self._trainer.smoothness(encoding.n_dof)
+        self.context.display.message(
+            f"learning rate: {rate:.6g} ({task.optimizer}); best constant has loss"
+            f" {base_loss * encoding.target_scale**2:.6g}"
+        )
+        theta = first_theta(task, encoding, float(base[-1, 0]))
+        return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss)
 
     def train(self) -> None:
-        trainer = BatchTrainer(self.task, self._source, self._objective, self._holdout, self.context)
-        trainer.run(self._state)
+        self._trainer.run(self._state)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
         if self.task.config.patience and self._state.best:

@@ -34,7 +34,7 @@ from streamgd.objective.penalties import ElasticNet
 from streamgd.training.memory import MemoryPlan, plan_memory
 
 DEFAULT_EPOCHS = 5
-DEFAULT_PASSES = 200
+DEFAULT_PASSES = 500
 
 
 @dataclass(frozen=True)

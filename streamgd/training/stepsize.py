@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from streamgd.data.blocks import Block
 from streamgd.kernels import sums
 from streamgd.objective.losses import LOSSES, Loss
-from streamgd.objective.objective import Objective
+from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import Smoothness
 
@@ -21,6 +23,28 @@ def block_row_norms(block: Block) -> np.ndarray:
     return norms
 
 
+def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], n_dof: int) -> float:
+    """Largest eigenvalue of a symmetric matrix known by its products with vectors ``(n_dof, 1)``: power iteration.
+
+    It comes from below; a tenth is added for what it misses.
+    """
+    vector = np.full((n_dof, 1), 1.0 / np.sqrt(n_dof))
+    largest = 1.0
+    for _ in range(POWER_ITERATIONS):
+        image = product(vector)
+        norm = float(np.sqrt((image**2).sum()))
+        if not 0.0 < norm < np.inf:
+            break
+        largest, vector = norm, image / norm
+    return 1.1 * largest
+
+
+def second_moments(block: Block, vector: np.ndarray) -> ChunkSums:
+    """``X' W X @ vector`` of the rows of a block, as the gradient of the squared loss with target 0."""
+    rows = Block(block.features, block.codes, np.zeros(block.rows), block.weight, np.empty(0), np.empty(0, np.uint64))
+    return Objective(LOSSES["squared"], ElasticNet()).chunk_sums(vector, rows)
+
+
 def smoothness(
     block: Block, n_dof: int, loss: Loss, largest_row_norm: float, mean_weight: float, l2: float
 ) -> Smoothness:
@@ -29,24 +53,16 @@ def smoothness(
     Parameters
     ----------
     block : Block
-        Rows that stand for all: the largest eigenvalue of their second moments is found by power iteration.
+        Rows that stand for all.
     largest_row_norm : float
         Largest squared row norm times weight over all rows.
     """
-    # With target 0 and the squared loss the gradient at v is X' X v.
-    quadratic = Objective(LOSSES["squared"], ElasticNet())
-    rows = Block(block.features, block.codes, np.zeros(block.rows), block.weight, np.empty(0), np.empty(0, np.uint64))
-    vector = np.full((n_dof, 1), 1.0 / np.sqrt(n_dof))
-    largest = 1.0
-    for _ in range(POWER_ITERATIONS):
-        total = quadratic.chunk_sums(vector, rows)
-        product = total.gradient / total.weight
-        norm = float(np.sqrt((product**2).sum()))
-        if not 0.0 < norm < np.inf:
-            break
-        largest, vector = norm, product / norm
-    # Power iteration comes from below; a tenth covers what it misses.
-    mean = 1.1 * largest * loss.max_curvature + l2
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        total = second_moments(block, vector)
+        return np.asarray(total.gradient / total.weight)
+
+    mean = largest_eigenvalue(product, n_dof) * loss.max_curvature + l2
     row = largest_row_norm / mean_weight * loss.max_curvature + l2
     return Smoothness(row=max(row, mean), mean=mean)
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from streamgd.data.blocks import Block
-from streamgd.data.scaler import Moments
+from streamgd.data.encoder import Survey
 from streamgd.errors import DivergenceError
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.objective import Objective
@@ -110,8 +110,8 @@ class StochasticTrainer:
 
     def _portion(self, state: TrainState, portion: Portion) -> str:
         """Learn the scaling, then train on the rows; returns what went wrong, or an empty text."""
-        if portion.moments is not None and state.epoch == 0:
-            self._learn_scaling(state, portion.moments)
+        if portion.survey is not None and state.epoch == 0:
+            self._learn_scaling(state, portion.survey)
         block = portion.block(state.encoding)
         state.position += 1
         if block.rows == 0:
@@ -120,16 +120,19 @@ class StochasticTrainer:
         with np.errstate(all="ignore"):
             self._train_block(state, block, losses)
         constant, _ = monitor.constant_loss(self._objective.loss, block, state.best_constant)
-        trouble = monitor.bad_block(state.theta, losses[0], losses[1], constant, state.steps - steps_before)
+        factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
+        if state.rollbacks >= monitor.MAX_ROLLBACKS:
+            factor = monitor.BAD_WINDOW_FACTOR
+        trouble = monitor.bad_block(state.theta, losses, constant, state.steps - steps_before, factor)
         if not trouble:
             self._context.log_rows(block.row_numbers, state.rows_seen)
             state.rows_seen += block.rows
             state.sums += [losses[0], losses[1], constant]
         return trouble
 
-    def _learn_scaling(self, state: TrainState, moments: Moments) -> None:
-        state.moments = moments if state.moments is None else state.moments.merge(moments)
-        grown = state.reexpress(self._source.learned(state.encoding, state.moments), self._optimizer)
+    def _learn_scaling(self, state: TrainState, survey: Survey) -> None:
+        state.survey = survey if state.survey is None else state.survey.merge(survey)
+        grown = state.reexpress(self._source.learned(state.encoding, state.survey.moments), self._optimizer)
         for column in grown:
             name = state.encoding.columns.numeric[column].name
             self._context.event(
@@ -163,7 +166,7 @@ class StochasticTrainer:
 
     def _go_back(self, state: TrainState, trouble: str) -> None:
         """Return to the last good snapshot with half the step, and say why."""
-        moments = state.moments or self._context.survey_moments
+        moments = state.survey.moments if state.survey else self._context.survey_moments
         cause = monitor.likely_cause(
             state.encoding, moments, state.learning_rate, self._task.config.scale == "standard"
         )
@@ -183,8 +186,8 @@ class StochasticTrainer:
         self._context.save(state.state())
 
     def _end_epoch(self, state: TrainState) -> None:
-        if isinstance(self._source, StreamedWindows) and state.epoch == 0 and state.moments is not None:
-            state.reexpress(self._source.exact(state.encoding, state.moments), self._optimizer)
+        if isinstance(self._source, StreamedWindows) and state.epoch == 0 and state.survey is not None:
+            state.reexpress(self._source.exact(state.encoding, state.survey.moments), self._optimizer)
         theta = state.result(self._task.averaging)
         holdout = None
         if self._holdout is not None:

@@ -7,8 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
-from streamgd.data.scaler import Moments, Reexpression
+from streamgd.data.scaler import Reexpression
 from streamgd.kernels import stochastic as kernels
 from streamgd.optim.stochastic import StochasticOptimizer
 
@@ -30,8 +31,8 @@ class TrainState:
         Step at which each coordinate was last touched.
     learning_rate : float
         Alpha; halved by each rollback.
-    moments : Moments or None
-        Of the rows streamed so far, where the scaler learns as it goes.
+    survey : Survey or None
+        Of the rows of the first epoch so far, where the scaler learns as it goes.
     sums : float64, (3,)
         Of this epoch: weighted progressive loss, its weight, and the same loss of the best constant.
     epoch_losses : list of dict
@@ -57,7 +58,7 @@ class TrainState:
     rows_seen: int = 0
     rollbacks: int = 0
     rollback_epoch: int = -1
-    moments: Moments | None = None
+    survey: Survey | None = None
     sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
     epoch_losses: list[dict[str, Any]] = field(default_factory=list)
     snapshot: dict[str, Any] | None = None
@@ -109,7 +110,7 @@ class TrainState:
     def take_snapshot(self) -> None:
         """Remember this state as good."""
         self.snapshot = {name: _copied(getattr(self, name)) for name in _SNAPSHOT}
-        self.snapshot["moments"] = self.moments.state() if self.moments else None
+        self.snapshot["survey"] = self.survey.state() if self.survey else None
         self.snapshot["scaling"] = [self.encoding.scaling.mean.copy(), self.encoding.scaling.deviation.copy()]
 
     def go_back(self) -> None:
@@ -117,8 +118,8 @@ class TrainState:
         assert self.snapshot is not None
         for name in _SNAPSHOT:
             setattr(self, name, _copied(self.snapshot[name]))
-        moments = self.snapshot["moments"]
-        self.moments = Moments.from_state(moments) if moments else None
+        survey = self.snapshot["survey"]
+        self.survey = Survey.from_state(survey) if survey else None
         self.encoding = _with_scaling(self.encoding, *self.snapshot["scaling"])
         self.learning_rate *= 0.5
         self.rollbacks += 1
@@ -127,13 +128,13 @@ class TrainState:
         """Plain values and arrays; :meth:`from_state` is the inverse."""
         state = {each.name: getattr(self, each.name) for each in fields(self)}
         state["encoding"] = self.encoding.state()
-        state["moments"] = self.moments.state() if self.moments else None
+        state["survey"] = self.survey.state() if self.survey else None
         return state
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        moments = Moments.from_state(state["moments"]) if state["moments"] else None
-        return cls(**{**state, "encoding": Encoding.from_state(state["encoding"]), "moments": moments})
+        survey = Survey.from_state(state["survey"]) if state["survey"] else None
+        return cls(**{**state, "encoding": Encoding.from_state(state["encoding"]), "survey": survey})
 
 
 _SNAPSHOT = ("theta", "average", "slots", "clock", "epoch", "position", "steps", "rows_seen", "sums")

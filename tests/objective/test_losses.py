@@ -73,7 +73,7 @@ def test_values_agree_with_scikit_learn(name: str) -> None:
 
     np.testing.assert_allclose(loss.loss(y_true, raw), oracle.loss(y_true, raw), rtol=2e-13, atol=1e-14)
     np.testing.assert_allclose(loss.gradient(y_true, raw), oracle.gradient(y_true, raw), rtol=2e-13, atol=1e-15)
-    gradient, curvature = oracle.gradient_hessian(y_true, raw)
+    _, curvature = oracle.gradient_hessian(y_true, raw)
     np.testing.assert_allclose(loss.curvature(y_true, raw), curvature, rtol=2e-13, atol=1e-15)
 
 

@@ -126,11 +126,9 @@ def test_the_first_step_of_adaptive_optimizers_does_not_depend_on_the_unit(name:
     np.testing.assert_allclose([walk.theta[0] for walk in walks], -0.1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "cross" in OPTIMIZERS[name].slots])
 def test_the_cross_products_are_with_the_last_coordinate(name: str) -> None:
     optimizer = OPTIMIZERS[name]
-    if "cross" not in optimizer.slots:
-        pytest.skip("keeps no squares")
     walk = Walk(name, np.zeros(3))
     for _ in range(5):
         walk.take(np.array([1.0, -2.0, 3.0]), 0.1)

@@ -1,0 +1,293 @@
+"""Shuffled blocks hold each row once, in its place, to the same bits whatever threads and interruptions did."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_data import (
+    LAYOUT,
+    encoding_of,
+    expected_codes,
+    expected_features,
+    growing_encoder,
+    table,
+    written,
+)
+
+from streamgd.data import prepare
+from streamgd.data.encoder import RowChoice
+from streamgd.data.filters import parse_where
+from streamgd.data.plan import HOLDOUT, PLACES, SAMPLE, Permutation, chosen_rows
+from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, new_store
+from streamgd.data.source import Manifest, discover
+from streamgd.data.store import BlockStore
+from streamgd.errors import DataError
+
+ROWS, PLACES_OF_BLOCK, SEED = 330, 40, 11
+
+
+class StoppedError(Exception):
+    """What a check raises when a run is told to stop."""
+
+
+@pytest.fixture(autouse=True)
+def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waves of two row groups and two blocks."""
+
+    class ShortWave(prepare._Wave):
+        def __init__(self, first_group: int, n_groups: int, deadline_s: float):
+            super().__init__(first_group, n_groups, float("inf"))
+            self._last = first_group + 2
+
+        def take(self) -> int | None:
+            return super().take() if self.next_group < self._last else None
+
+    monkeypatch.setattr(prepare, "_Wave", ShortWave)
+    monkeypatch.setattr(prepare, "WAVE_BLOCKS", 2)
+
+
+def preparation(
+    manifest: Manifest, folder: Path, threads: int = 1, choice: RowChoice | None = None,
+    check: Callable[[], None] = lambda: None, key: str = "key", **options: Any,
+) -> Preparation:  # fmt: skip
+    n_blocks = -(-manifest.n_rows // PLACES_OF_BLOCK)
+    store = BlockStore(folder, LAYOUT, PLACES_OF_BLOCK, n_blocks + 2)
+    encoder = growing_encoder(choice, **options)
+    stage_bytes = 40 * LAYOUT.record_bytes
+    return Preparation(
+        manifest, encoder, encoding_of, store, key, SEED, threads, stage_bytes, check, lambda _, __: None
+    )
+
+
+def bits(prepared: PreparedBlocks) -> list[bytes]:
+    """All arrays of all blocks, and what is known of them."""
+    found = [prepared.train_rows.tobytes(), prepared.rows.tobytes(), prepared.row_norms.tobytes()]
+    for index in range(prepared.n_blocks):
+        for block in (prepared.train_block(index), prepared.holdout_block(index)):
+            found += [array.tobytes() for array in block.arrays()]
+    survey, encoding = prepared.survey, prepared.encoding
+    found += [survey.moments.mean.tobytes(), survey.moments.squares.tobytes()]
+    return [*found, repr((survey.train_rows, survey.dropped, encoding.categorical)).encode()]
+
+
+def train_and_holdout(prepared: PreparedBlocks) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers in the order of the blocks."""
+    parts = [(prepared.train_block(i).row_numbers, prepared.holdout_block(i).row_numbers)
+             for i in range(prepared.n_blocks)]  # fmt: skip
+    return tuple(np.concatenate([part[k] for part in parts]).astype(int) for k in (0, 1))  # type: ignore[return-value]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return written(tmp_path / "data", ROWS, 35)
+
+
+CHOICES = {
+    "all": (1.0, 0.0, False),
+    "holdout": (1.0, 0.3, False),
+    "sample": (0.2, 0.0, False),
+    "where, sample and holdout": (0.5, 0.3, True),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(CHOICES))
+def test_every_kept_row_is_in_its_place_once_with_its_features(manifest: Manifest, tmp_path: Path, kind: str) -> None:
+    sample, holdout, filtered = CHOICES[kind]
+    where = parse_where("k % 3 != 0 and k < 300", manifest.schema) if filtered else None
+    prepared = preparation(manifest, tmp_path / "blocks", 2, RowChoice(5, where, sample, holdout)).run()
+
+    rows = table(ROWS)
+    k = np.arange(ROWS)
+    half = ROWS // 2
+    kept = np.array([value is not None for value in rows["y"].to_pylist()])
+    held_out = np.zeros(ROWS, bool)
+    if sample < 1.0:
+        kept &= np.concatenate([chosen_rows(5, SAMPLE, f"{i}.parquet", 0, half, sample) for i in (0, 1)])
+    if holdout:
+        held_out = np.concatenate([chosen_rows(5, HOLDOUT, f"{i}.parquet", 0, half, holdout) for i in (0, 1)])
+    if filtered:
+        kept &= (k % 3 != 0) & (k < 300)
+    train, place = kept & ~held_out, Permutation.of(ROWS, SEED, PLACES).as_array()
+    found_train, found_holdout = train_and_holdout(prepared)
+
+    assert found_train.tolist() == sorted(np.flatnonzero(train), key=lambda row: place[row])
+    assert found_holdout.tolist() == sorted(np.flatnonzero(kept & held_out), key=lambda row: place[row])
+    features, codes = expected_features(rows, train), expected_codes(rows, train)
+    for index in range(prepared.n_blocks):
+        for block in (prepared.train_block(index), prepared.holdout_block(index)):
+            numbers = block.row_numbers.astype(int)
+            np.testing.assert_allclose(block.features, features[numbers], rtol=1e-11, atol=1e-12)
+            np.testing.assert_array_equal(block.codes[:, 0], codes[numbers])
+            for array, name in ((block.target, "y"), (block.weight, "w"), (block.offset, "o")):
+                np.testing.assert_array_equal(array, rows[name].take(numbers).to_numpy())
+    assert prepared.survey.train_rows == train.sum()
+    assert prepared.survey.holdout_rows == (kept & held_out).sum()
+
+
+def test_what_is_known_of_the_blocks_is_true(manifest: Manifest, tmp_path: Path) -> None:
+    prepared = preparation(manifest, tmp_path / "blocks", 1, RowChoice(holdout=0.3)).run()
+    for index in range(prepared.n_blocks):
+        block = prepared.train_block(index)
+        assert (block.rows, block.rows + prepared.holdout_block(index).rows) == (
+            prepared.train_rows[index], prepared.rows[index],
+        )  # fmt: skip
+        norms = ((block.features**2).sum(axis=1) + (block.codes[:, 0] >= 0) + 1.0) * block.weight
+        np.testing.assert_allclose(prepared.row_norms[index], [norms.max(), norms.sum()], rtol=1e-13)
+
+
+def test_holes_of_dropped_rows_are_packed(manifest: Manifest, tmp_path: Path) -> None:
+    full = preparation(manifest, tmp_path / "full").run()
+    packed = preparation(manifest, tmp_path / "packed", 1, RowChoice(sample=0.2)).run()
+
+    assert full.n_blocks == -(-ROWS // PLACES_OF_BLOCK)
+    assert packed.n_blocks < full.n_blocks / 2
+    assert (packed.rows <= PLACES_OF_BLOCK).all()
+    # No two neighbours would fit one block.
+    assert (packed.rows[:-1] + packed.rows[1:] > PLACES_OF_BLOCK).all()
+
+
+def test_nulls_are_dropped_if_asked(manifest: Manifest, tmp_path: Path) -> None:
+    prepared = preparation(manifest, tmp_path / "blocks", nulls="drop").run()
+    rows = table(ROWS)
+    complete = [all(rows[name][row].as_py() is not None for name in ("x", "c", "y")) for row in range(ROWS)]
+
+    assert sorted(train_and_holdout(prepared)[0].tolist()) == np.flatnonzero(complete).tolist()
+    reasons = prepared.survey.dropped
+    assert reasons["null target"] == rows["y"].null_count
+    assert sum(reasons.values()) == ROWS - sum(complete)
+
+
+# The same bits
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_threads_change_no_bit(manifest: Manifest, tmp_path: Path, threads: int) -> None:
+    choice = RowChoice(5, None, 0.8, 0.2)
+    one = preparation(manifest, tmp_path / "one", 1, choice).run()
+    for attempt in range(3):
+        several = preparation(manifest, tmp_path / f"several-{attempt}", threads, choice).run()
+        assert bits(several) == bits(one)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_interruption_at_any_check_changes_no_bit(manifest: Manifest, tmp_path: Path, threads: int) -> None:
+    choice = RowChoice(5, None, 0.8, 0.2)
+    undisturbed = bits(preparation(manifest, tmp_path / "undisturbed", threads, choice).run())
+    stopped = 0
+    for last_call in range(1, 1000):
+        calls = 0
+
+        def check(last_call: int = last_call) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == last_call:
+                raise StoppedError
+
+        folder = tmp_path / f"stopped-{last_call}"
+        try:
+            preparation(manifest, folder, threads, choice, check).run()
+        except StoppedError:
+            stopped += 1
+        else:
+            break
+        assert bits(preparation(manifest, folder, threads, choice).run()) == undisturbed
+    # A check for each slice of at most 24 rows, and for each wave of finalise.
+    assert stopped >= ROWS // 24 + 3
+
+
+def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Path) -> None:
+    """The blocks are written, what they are is not yet noted: the records must still be there."""
+    undisturbed = bits(preparation(manifest, tmp_path / "undisturbed").run())
+    stopped = 0
+    for last_note in range(1, 100):
+        killed = preparation(manifest, tmp_path / f"killed-{last_note}", 2)
+        write_note, notes = killed._store.write_note, 0
+
+        def fail(key: str, note: dict[str, Any], last_note: int = last_note) -> None:
+            nonlocal notes
+            notes += 1
+            if notes == last_note:
+                raise StoppedError
+            write_note(key, note)  # noqa: B023
+
+        killed._store.write_note = fail  # type: ignore[method-assign]
+        try:
+            killed.run()
+        except StoppedError:
+            stopped += 1
+        else:
+            break
+        assert bits(preparation(manifest, tmp_path / f"killed-{last_note}", 1).run()) == undisturbed
+    # Waves of scatter and of finalise, and the note that all is done.
+    assert stopped >= 5 + 4 + 1
+
+
+def test_work_that_is_noted_is_not_done_again(manifest: Manifest, tmp_path: Path) -> None:
+    preparation(manifest, tmp_path / "blocks").run()
+
+    def never() -> None:
+        raise AssertionError("nothing is left to do")
+
+    again = preparation(manifest, tmp_path / "blocks", check=never).run()
+    assert bits(again) == bits(preparation(manifest, tmp_path / "afresh").run())
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "gone", "another key", "blocks gone"])
+def test_a_note_that_cannot_be_trusted_starts_over(manifest: Manifest, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "blocks"
+    undisturbed = bits(preparation(manifest, folder).run())
+    note, blocks = folder / "prepared.safetensors", folder / "blocks.bin"
+    content = bytearray(note.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "flipped":
+        note.write_bytes(content)
+    elif damage == "short":
+        note.write_bytes(note.read_bytes()[:-5])
+    elif damage == "empty":
+        note.write_bytes(b"")
+    elif damage == "gone":
+        note.unlink()
+    elif damage == "blocks gone":
+        blocks.unlink()
+    checks = 0
+
+    def count() -> None:
+        nonlocal checks
+        checks += 1
+
+    key = "another" if damage == "another key" else "key"
+    again = preparation(manifest, folder, key=key, check=count).run()
+
+    assert bits(again) == undisturbed
+    assert checks >= ROWS // 24
+
+
+def test_an_error_in_one_thread_ends_the_preparation(tmp_path: Path) -> None:
+    rows = table(ROWS)
+    bad = rows["w"].to_numpy().copy()
+    bad[200] = -1.0
+    (tmp_path / "data").mkdir()
+    pq.write_table(rows.set_column(4, "w", pa.array(bad)), tmp_path / "data" / "0.parquet", row_group_size=35)
+    manifest = discover([str(tmp_path / "data")])
+
+    with pytest.raises(DataError, match=r"0\.parquet, row group 5, row 25, column 'w'"):
+        preparation(manifest, tmp_path / "blocks", 3).run()
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("n_rows", [1, 23, 24, 25, 48, 1000])
+@pytest.mark.parametrize("batch_size", [1, 24, 30])
+def test_blocks_are_nearly_equal_and_hold_a_minibatch(n_rows: int, batch_size: int, tmp_path: Path) -> None:
+    n_blocks, places = block_plan(n_rows, LAYOUT, batch_size)
+
+    assert n_blocks * places >= n_rows > (n_blocks - 1) * places - n_blocks
+    assert places <= max(24, batch_size)
+    store = new_store(tmp_path, LAYOUT, n_rows, batch_size)
+    assert store.places == places
+    assert store.n_regions > n_blocks

@@ -1,0 +1,143 @@
+"""The blocks file: what is written to a region is read back, notes are trusted only when they fit."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamgd.data import store as module
+from streamgd.data.blocks import RecordLayout
+from streamgd.data.store import PAGE_BYTES, BlockStore, free_bytes, remove_blocks
+from streamgd.errors import StorageError
+
+LAYOUT = RecordLayout(3, 2, "float32", True, False, True)
+
+
+def a_store(folder: Path, places: int = 50, n_regions: int = 4) -> BlockStore:
+    store = BlockStore(folder, LAYOUT, places, n_regions)
+    store.create(0)
+    return store
+
+
+def test_regions_are_whole_pages_that_hold_records_and_blocks(tmp_path: Path) -> None:
+    for places in (1, 50, 12_345):
+        store = BlockStore(tmp_path, LAYOUT, places, 4)
+        assert store.region_bytes % PAGE_BYTES == 0
+        assert store.region_bytes >= max(places * LAYOUT.record_bytes, LAYOUT.block_bytes(places))
+        assert store.total_bytes == 4 * store.region_bytes
+
+
+def test_records_are_read_as_they_were_appended(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    records = np.random.default_rng(0).integers(0, 2**63, (50, LAYOUT.record_words)).astype(np.uint64)
+    for start, stop in ((0, 20), (20, 21), (21, 50)):
+        store.write(2, start * LAYOUT.record_bytes, records[start:stop])
+
+    np.testing.assert_array_equal(store.read_records(2, 50), records)
+    np.testing.assert_array_equal(store.read_records(2, 7), records[:7])
+    assert not store.read_records(1, 50).any()
+    assert not store.read_records(3, 50).any()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 50])
+def test_a_block_is_mapped_as_it_was_written(tmp_path: Path, rows: int) -> None:
+    store = a_store(tmp_path)
+    buffer = np.random.default_rng(1).integers(0, 255, LAYOUT.block_bytes(rows)).astype(np.uint8)
+    store.write(3, 0, buffer)
+    block, expected = store.block(3, rows), LAYOUT.views(buffer, rows)
+
+    for array, other in zip(block.arrays(), expected.arrays(), strict=True):
+        assert array.tobytes() == other.tobytes()
+    store.release(3)
+    assert store.block(3, rows).target.tobytes() == expected.target.tobytes()
+
+
+def test_threads_write_at_the_same_time(tmp_path: Path) -> None:
+    store = a_store(tmp_path, 200, 4)
+
+    def fill(region: int) -> None:
+        for row in range(200):
+            records = np.full((1, LAYOUT.record_words), region * 1000 + row, np.uint64)
+            store.write(region, row * LAYOUT.record_bytes, records)
+
+    threads = [threading.Thread(target=fill, args=(region,)) for region in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    for region in range(4):
+        assert store.read_records(region, 200)[:, 0].tolist() == [region * 1000 + row for row in range(200)]
+
+
+def test_blocks_stay_readable_after_the_store_is_closed(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    store.write(0, 0, np.full(LAYOUT.block_bytes(5), 7, np.uint8))
+    block = store.block(0, 5)
+    store.close()
+
+    assert block.codes[0, 0] == 0x07070707
+
+
+def test_a_note_comes_back_to_the_same_blocks_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path)
+    assert store.read_note("key") is None
+    store.write_note("key", {"phase": "scatter", "fill": np.arange(3)})
+    note = store.read_note("key")
+
+    assert note is not None
+    assert note["phase"] == "scatter"
+    np.testing.assert_array_equal(note["fill"], [0, 1, 2])
+    assert store.read_note("another key") is None
+    assert BlockStore(tmp_path, LAYOUT, 5000, 4).read_note("key") is None
+    # What was not on the disk when the machine stopped cannot be trusted.
+    monkeypatch.setattr(module, "boot_id", lambda: "after a restart")
+    assert store.read_note("key") is None
+
+
+def test_a_store_that_was_left_is_opened_again(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    records = np.full((3, LAYOUT.record_words), 9, np.uint64)
+    store.write(1, 0, records)
+    store.close()
+    again = BlockStore(tmp_path, LAYOUT, 50, 4)
+    again.open()
+
+    np.testing.assert_array_equal(again.read_records(1, 3), records)
+
+
+def test_a_file_that_was_cut_short_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    (tmp_path / "blocks.bin").write_bytes(b"short")
+    with pytest.raises(StorageError, match="shorter"):
+        store.read_records(2, 5)
+
+
+def test_too_little_space_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "free_bytes", lambda _: 1_000_000)
+    store = BlockStore(tmp_path / "blocks", LAYOUT, 50, 4)
+    with pytest.raises(StorageError, match=r"0\.00 GB are free.*--blocks-dir.*--shuffle window"):
+        store.create(1_000_001)
+
+    assert not (tmp_path / "blocks" / "blocks.bin").exists()
+
+
+def test_removing_leaves_other_files_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "blocks"
+    store = a_store(folder)
+    store.write_note("key", {})
+    (folder / "mine").write_text("keep")
+    store.remove()
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    (folder / "mine").unlink()
+    remove_blocks(folder)
+
+    assert not folder.exists()
+    remove_blocks(folder)
+
+
+def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "not" / "yet") > 0

@@ -1,0 +1,245 @@
+"""Promises 1, 2 and 8: killed anywhere, a run ends in the same bits; machine and moment decide nothing.
+
+Rows are compared by the list that the training loop writes from the ids in its blocks, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Generated
+from oracles import FLIGHT_FEATURES
+
+from streamgd.data import blocks
+from streamgd.errors import PausedError
+from streamgd.training import monitor
+from streamgd.training.train import Result, train
+
+ROOT = Path(__file__).resolve().parents[1]
+
+METHODS = {
+    "sgd": ["--method", "sgd", "--epochs", "3"],
+    "minibatch-adam-full": ["--optimizer", "adam", "--shuffle", "full", "--epochs", "3"],
+    "minibatch-adam-window": ["--optimizer", "adam", "--shuffle", "window", "--epochs", "3"],
+    "batch": ["--method", "batch", "--epochs", "12"],
+}
+
+
+FLIGHTS_WITH_A_TARGET = 1_272_648 - 24_703
+
+
+# Killed by SIGKILL
+
+
+class FlightsRun:
+    """The same command again and again; ``rows`` is the list of rows that it used."""
+
+    def __init__(self, folder: Path, flights: Path, options: list[str]):
+        self.run = folder / "run"
+        self.rows = folder / "rows"
+        folder.mkdir()
+        self.command = [
+            sys.executable, "-m", "streamgd", "train", str(flights), "--target", "late", "--features", FLIGHT_FEATURES,
+            "--run", str(self.run), "--row-log", str(self.rows), "--json", *options,
+        ]  # fmt: skip
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def finish(self) -> dict[str, Any]:
+        process = self.start()
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        facts: dict[str, Any] = json.loads(out)
+        return facts
+
+    def kill_after(self, delay_s: float) -> bool:
+        """Whether it was still at work."""
+        process = self.start()
+        try:
+            process.wait(delay_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGKILL)
+        return process.returncode != 0
+
+
+def assert_survives_kills(method: str, kills: int, flights: Path, folder: Path) -> None:
+    undisturbed = FlightsRun(folder / "undisturbed", flights, METHODS[method])
+    started_s = time.monotonic()
+    expected = undisturbed.finish()
+    duration_s = time.monotonic() - started_s
+
+    moments, killed, runs = random.Random(method), 0, 0
+    while killed < kills:
+        disturbed = FlightsRun(folder / f"disturbed-{runs}", flights, [*METHODS[method], "--checkpoint-every", "0.05s"])
+        # Start-up and prepare, early and late training: each third of the run is hit.
+        while killed < kills and disturbed.kill_after(duration_s * (killed % 3 + moments.random()) / 3):
+            killed += 1
+        found = disturbed.finish()
+        assert found["theta_sha256"] == expected["theta_sha256"]
+        assert (found["steps"], found["rows_seen"]) == (expected["steps"], expected["rows_seen"])
+        told = [without_times(line) for line in expected["history"]]
+        assert [without_times(line) for line in found["history"]] == told
+        if method != "batch":
+            assert disturbed.rows.read_bytes() == undisturbed.rows.read_bytes()
+        runs += 1
+        # The undisturbed run may have been slow because it was the first.
+        duration_s *= 0.9
+    if method != "batch":
+        assert expected["rows_seen"] == 3 * FLIGHTS_WITH_A_TARGET
+        assert_each_row_once_an_epoch(np.fromfile(undisturbed.rows, "<u8"), 3)
+
+
+def without_times(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != "seconds"}
+
+
+def assert_each_row_once_an_epoch(rows: np.ndarray, epochs: int) -> None:
+    of_epochs = rows.reshape(epochs, -1)
+    each_row = np.unique(of_epochs[0])
+    assert len(each_row) == of_epochs.shape[1]
+    for order in of_epochs[1:]:
+        assert (np.sort(order) == each_row).all()
+        assert (order != of_epochs[0]).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_after_three_sigkills_gives_the_same_theta_and_rows(method: str, flights: Path, tmp_path: Path) -> None:
+    assert_survives_kills(method, 3, flights, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_after_twenty_sigkills_gives_the_same_theta_and_rows(method: str, flights: Path, tmp_path: Path) -> None:
+    assert_survives_kills(method, 20, flights, tmp_path)
+
+
+# Every checkpoint, on many small blocks
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adagrad-full": {"shuffle": "full"},
+    "adam-full": {"optimizer": "adam", "shuffle": "full"},
+    "momentum-window": {"optimizer": "momentum", "shuffle": "window"},
+    "adam-window": {"optimizer": "adam", "shuffle": "window"},
+    "adagrad-unshuffled": {"shuffle": "none"},
+    "sgd-full": {"method": "sgd", "shuffle": "full"},
+    "cosine-holdout-patience": {"schedule": "cosine", "holdout": 0.2, "patience": 2},
+    "l1": {"l1": 1e-3},
+    "rollbacks": {"optimizer": "plain", "learning_rate": 30},
+    "rollbacks-window": {"optimizer": "plain", "learning_rate": 30, "shuffle": "window"},
+    "batch": {"method": "batch", "epochs": 6},
+    "batch-patience": {"method": "batch", "epochs": 6, "holdout": 0.2, "patience": 4},
+}
+
+
+@pytest.fixture
+def small(generated: Generated, monkeypatch: pytest.MonkeyPatch) -> str:
+    """4,000 rows in blocks of 400, a snapshot every three."""
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
+    monkeypatch.setattr(monitor, "SNAPSHOT_BLOCKS", 3)
+    return str(
+        generated(
+            rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss="squared", nulls=0.01, seed=7
+        )
+    )
+
+
+def fit(data: str, run: Path, **options: Any) -> Result:
+    return train(data, "y", run=str(run), **{"epochs": 3, "batch_size": 64, "row_log": f"{run}.rows", **options})
+
+
+def outcome(result: Result) -> dict[str, Any]:
+    """All that must not depend on when or where a run was stopped."""
+    log = Path(f"{result.run_dir}.rows")
+    return {
+        "theta": result.model.theta_sha256,
+        "facts": {name: value for name, value in result.facts.items() if name != "seconds"},
+        "history": [without_times(line) for line in result.history],
+        "rows": hashlib.sha256(log.read_bytes()).hexdigest() if log.exists() else None,
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_going_on_from_any_checkpoint_gives_the_same_rest(variant: str, small: str, tmp_path: Path) -> None:
+    options = VARIANTS[variant]
+    run = tmp_path / "run"
+    whole = fit(small, run, **options, checkpoint_every=1e-9, keep_checkpoints=1_000)
+    expected = outcome(whole)
+    assert expected == outcome(fit(small, tmp_path / "straight", **options))
+    if "rollbacks" in variant:
+        assert whole.facts["rollbacks"] > 1
+
+    checkpoints = sorted((run / "checkpoints").glob("*.safetensors"))
+    assert len(checkpoints) >= 6
+    for number, newest in enumerate(checkpoints):
+        again = tmp_path / f"again-{number}"
+        shutil.copytree(run, again, ignore=shutil.ignore_patterns("checkpoints", "model.safetensors"))
+        (again / "checkpoints").mkdir()
+        shutil.copy(newest, again / "checkpoints")
+        if Path(f"{run}.rows").exists():
+            shutil.copy(f"{run}.rows", f"{again}.rows")
+        assert outcome(fit(small, again, **options)) == expected, newest.name
+        shutil.rmtree(again)
+
+
+@pytest.mark.parametrize("variant", ["adam-full", "adam-window", "sgd-full", "batch"])
+def test_neither_threads_nor_memory_nor_checkpoints_nor_pauses_change_a_bit(
+    variant: str, small: str, tmp_path: Path
+) -> None:
+    options = VARIANTS[variant]
+    expected = outcome(fit(small, tmp_path / "run", **options))
+    machines: list[dict[str, Any]] = [
+        {"threads": 1}, {"threads": 2}, {"threads": 4}, {"memory": "300MB"}, {"memory": "4GB"},
+        {"checkpoint_every": "0.01s"}, {"checkpoint_every": "1h"}, {"keep_blocks": True},
+        {"blocks_dir": str(tmp_path / "elsewhere")},
+    ]  # fmt: skip
+    for number, machine in enumerate(machines):
+        assert outcome(fit(small, tmp_path / f"machine-{number}", **options, **machine)) == expected, machine
+
+    pauses, longer_s = 0, 0.005
+    while True:
+        try:
+            result = fit(small, tmp_path / "paused", **options, pause_after=longer_s)
+            break
+        except PausedError:
+            pauses, longer_s = pauses + 1, longer_s * 1.2
+    assert pauses >= 2
+    assert outcome(result) == expected
+
+
+@pytest.mark.parametrize("variant", ["adam-full", "sgd-full", "cosine-holdout-patience"])
+def test_blocks_that_are_gone_are_made_again_to_the_same_bits(variant: str, small: str, tmp_path: Path) -> None:
+    options = VARIANTS[variant]
+    expected = outcome(fit(small, tmp_path / "run", **options))
+
+    class StopsInTheSecondEpoch:
+        def message(self, text: str) -> None: ...
+        def warn(self, text: str) -> None: ...
+        def close(self) -> None: ...
+        def progress(self, phase: str, done_rows: int, total_rows: int, loss: float | None) -> None:
+            if phase == "epoch 2/3":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = tmp_path / "stopped"
+    with pytest.raises(PausedError):
+        fit(small, run, **options, display=StopsInTheSecondEpoch())
+    assert list((run / "blocks").iterdir())
+    shutil.rmtree(run / "blocks")
+    assert outcome(fit(small, run, **options)) == expected

@@ -1,0 +1,145 @@
+"""A run directory: one process at a time, a configuration that is whole, a history that is cut back on resume."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamgd.errors import ConfigError, NoInputError, RunLockedError
+from streamgd.training.rundir import SCHEMA_VERSION, RunDirectory
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from streamgd.training.rundir import RunDirectory
+with RunDirectory(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_nothing_is_created_before_it_is_entered(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "run"
+    directory = RunDirectory(folder)
+    assert not folder.exists()
+    with directory:
+        assert folder.is_dir()
+
+
+def test_another_process_is_kept_out_until_the_first_is_gone_even_if_killed(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunLockedError, match="another run works in"), RunDirectory(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with RunDirectory(tmp_path):
+        pass
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path):
+        raise ZeroDivisionError
+    with RunDirectory(tmp_path):
+        pass
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ConfigError, match="is a file"), RunDirectory(tmp_path / "run"):
+        pass
+
+
+def test_a_configuration_comes_back(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        assert directory.read_config() is None
+        directory.write_config({"config": {"target": "late", "seed": 3}})
+        assert directory.read_config() == {"schema_version": SCHEMA_VERSION, "config": {"target": "late", "seed": 3}}
+        assert directory.require_config() == directory.read_config()
+
+
+def test_a_run_that_must_be_there_is_missed_by_name(tmp_path: Path) -> None:
+    with pytest.raises(NoInputError, match=r"no run at .*nowhere.*streamgd train"):
+        RunDirectory(tmp_path / "nowhere").require_config()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"config": '])
+def test_a_damaged_configuration_is_said_to_be_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json is damaged.*--restart"):
+        RunDirectory(tmp_path).read_config()
+
+
+def test_the_history_grows_line_by_line(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert directory.history() == []
+    size = 0
+    for epoch in range(3):
+        size = directory.append_history({"epoch": epoch}, size)
+
+    assert size == (tmp_path / "history.jsonl").stat().st_size
+    assert directory.history() == [{"epoch": 0}, {"epoch": 1}, {"epoch": 2}]
+
+
+def test_a_resumed_history_is_cut_back_to_what_the_checkpoint_records(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    recorded = directory.append_history({"epoch": 0}, 0)
+    directory.append_history({"epoch": 1, "lost": True}, recorded)
+    directory.append_history({"epoch": 1}, recorded)
+
+    assert directory.history() == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_half_a_line_of_a_killed_run_is_passed_over_and_then_cut_off(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    recorded = directory.append_history({"epoch": 0}, 0)
+    with (tmp_path / "history.jsonl").open("ab") as file:
+        file.write(b'{"epoch": 1, "los')
+
+    assert directory.history() == [{"epoch": 0}]
+    directory.append_history({"epoch": 1}, recorded)
+    assert directory.history() == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_a_history_that_is_shorter_than_recorded_is_gone_on_with(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    size = directory.append_history({"epoch": 5}, 10_000)
+
+    assert directory.history() == [{"epoch": 5}]
+    assert size == (tmp_path / "history.jsonl").stat().st_size
+
+
+def test_clearing_forgets_the_run_and_keeps_the_model(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        directory.write_config({})
+        directory.append_history({"epoch": 0}, 0)
+        directory.model_path.write_bytes(b"old model")
+        directory.clear()
+        assert directory.read_config() is None
+        assert directory.history() == []
+        assert directory.model_path.read_bytes() == b"old model"
+        directory.clear()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is refused to root")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    from streamgd.errors import AccessError
+
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(AccessError), RunDirectory(tmp_path / "run"):
+            pass
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_the_configuration_is_plain_json(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).write_config({"path": Path("a/b"), "text": "Zürich"})
+
+    assert json.loads((tmp_path / "config.json").read_text())["path"] == "a/b"

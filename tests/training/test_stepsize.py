@@ -1,0 +1,99 @@
+"""Smoothness constants against numpy's eigenvalues, the best constant against scipy's minimum."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+
+from streamgd.data.blocks import Block
+from streamgd.objective.losses import LOSSES
+from streamgd.training.stepsize import best_constant, block_row_norms, expected_squares, smoothness
+
+N_DOF = 8
+
+
+def a_block(seed: int, rows: int = 400, weighted: bool = True, offset: bool = False, loss: str = "logistic") -> Block:
+    """Three numbers, one of them correlated, and a column of four levels."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(rows, 3))
+    features[:, 2] = features[:, 0] + 0.3 * features[:, 2]
+    codes = rng.integers(3, 7, (rows, 1)).astype(np.int32)
+    target = features @ [1.0, -1.0, 0.5] + rng.normal(size=rows)
+    return Block(
+        features, codes, (target > 0.8).astype(float) if loss == "logistic" else target + 5.0,
+        rng.choice([0.5, 1.0, 3.0], rows) if weighted else np.empty(0),
+        rng.normal(1.0, 2.0, rows) if offset else np.empty(0), np.empty(0, np.uint64),
+    )  # fmt: skip
+
+
+def design(block: Block) -> np.ndarray:
+    X = np.zeros((block.rows, N_DOF))
+    X[:, :3], X[:, -1] = block.features, 1.0
+    X[np.arange(block.rows), block.codes[:, 0]] = 1.0
+    return X
+
+
+def weights(block: Block) -> np.ndarray:
+    return block.weight if len(block.weight) else np.ones(block.rows)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_smoothness_bounds_the_curvature_closely(loss: str, weighted: bool, seed: int) -> None:
+    block, l2 = a_block(seed, weighted=weighted), 0.01
+    X, w = design(block), weights(block)
+    largest_norm = block_row_norms(block)[0]
+    found = smoothness(block, N_DOF, LOSSES[loss], largest_norm, float(w.mean()), l2)
+    eigenvalue = float(np.linalg.eigvalsh(X.T @ (w[:, None] * X) / w.sum()).max())
+    curvature = LOSSES[loss].max_curvature
+
+    assert largest_norm == pytest.approx((w * (X**2).sum(axis=1)).max(), rel=1e-12)
+    # Never below the constant by more than what power iteration can miss, never far above it.
+    assert 0.99 * eigenvalue * curvature + l2 <= found.mean <= 1.1 * eigenvalue * curvature + l2 + 1e-12
+    assert found.row == pytest.approx(largest_norm / w.mean() * curvature + l2, rel=1e-12)
+    assert found.row >= found.mean
+
+
+def test_smoothness_of_rows_that_are_all_alike_is_finite() -> None:
+    block = Block(
+        np.zeros((5, 3)), np.full((5, 1), -1, np.int32), np.zeros(5), np.empty(0), np.empty(0), np.empty(0, np.uint64)
+    )
+    found = smoothness(block, N_DOF, LOSSES["squared"], 1.0, 1.0, 0.0)
+
+    assert 1.0 <= found.mean <= found.row <= 1.1 + 1e-9
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("offset", [True, False])
+def test_the_best_constant_is_the_minimum_over_constants(loss: str, weighted: bool, offset: bool) -> None:
+    block = a_block(5, weighted=weighted, offset=offset, loss=loss)
+    w = weights(block)
+    shift = block.offset if offset else 0.0
+    found = best_constant(LOSSES[loss], float(np.average(block.target, weights=w)), block)
+
+    def total(constant: float) -> float:
+        raw = constant + shift
+        if loss == "squared":
+            return float(w @ (0.5 * (raw - block.target) ** 2))
+        return float(w @ (np.logaddexp(0.0, raw) - block.target * raw))
+
+    best = minimize_scalar(total, bounds=(-30.0, 30.0), method="bounded", options={"xatol": 1e-10})
+    assert found == pytest.approx(best.x, abs=1e-5)
+    assert total(found) <= best.fun * (1 + 1e-12)
+
+
+def test_expected_squares_are_those_of_mini_batches_at_the_best_constant() -> None:
+    """Against gradients of many random mini-batches, for features that say nothing of the target."""
+    rng = np.random.default_rng(0)
+    block = a_block(6, rows=4000, weighted=False)
+    block.target[:] = rng.random(4000) < 0.3
+    constant = best_constant(LOSSES["logistic"], float(block.target.mean()), block)
+    expected = expected_squares(block, N_DOF, LOSSES["logistic"], constant, 1.0, 50)
+    X, residual = design(block), 1 / (1 + np.exp(-constant)) - block.target
+    squares = np.zeros(N_DOF)
+    for _ in range(2000):
+        rows = rng.integers(0, 4000, 50)
+        squares += (X[rows].T @ residual[rows] / 50) ** 2 / 2000
+
+    np.testing.assert_allclose(squares, expected, rtol=0.2)

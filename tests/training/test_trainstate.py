@@ -1,0 +1,250 @@
+"""A state that is carried over to a moved scaling predicts the same and steps as if it had always been there."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.encoder import Survey
+from streamgd.data.encoding import Encoding
+from streamgd.data.scaler import Moments, Scaling
+from streamgd.data.vocabulary import CategoricalEncoding
+from streamgd.kernels import stochastic as kernels
+from streamgd.objective.losses import LOSSES
+from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.training.trainstate import TrainState
+
+N_NUMERIC, LEVELS = 3, 4
+N_DOF = N_NUMERIC + LEVELS + 1
+RANGES = np.array([[N_NUMERIC, N_NUMERIC + LEVELS]])
+BEFORE = (np.array([0.3, -2.0, 5.0]), np.array([1.0, 0.2, 3.0]))
+
+
+def encoding_of(mean: np.ndarray, deviation: np.ndarray) -> Encoding:
+    carrier = CategoricalColumn("c", "string")
+    columns = Columns(
+        tuple(NumericColumn(f"x{j}", f"x{j}") for j in range(N_NUMERIC)), (carrier,), TargetColumn("y", (0, 1))
+    )
+    zeros, ones = np.zeros(N_NUMERIC), np.ones(N_NUMERIC)
+    scaling = Scaling(zeros, ones, np.asarray(mean, float), np.asarray(deviation, float), zeros)
+    levels = CategoricalEncoding(carrier, N_NUMERIC, ("a", "b", "c", "d"), False, 0, base_row=True)
+    return Encoding(columns, scaling, (levels,), "impute")
+
+
+def raw_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    raw = BEFORE[0] + BEFORE[1] * rng.normal(size=(n, N_NUMERIC))
+    codes = rng.integers(N_NUMERIC, N_NUMERIC + LEVELS, (n, 1)).astype(np.int32)
+    return raw, codes, (rng.random(n) < 0.4).astype(float)
+
+
+def features(raw: np.ndarray, encoding: Encoding) -> np.ndarray:
+    return np.ascontiguousarray((raw - encoding.scaling.mean) / encoding.scaling.deviation)
+
+
+def survey_of(rows: np.ndarray) -> Survey:
+    """What has been seen after these rows."""
+    counts, weight = [np.full(LEVELS, 2.0)], np.ones(len(rows))
+    return Survey(len(rows), 0, {}, Moments.of(rows, weight), Moments.of(rows[:, :1], weight), counts)
+
+
+def predictions(theta: np.ndarray, raw: np.ndarray, codes: np.ndarray, encoding: Encoding) -> np.ndarray:
+    return features(raw, encoding) @ theta[:N_NUMERIC, 0] + theta[codes[:, 0], 0] + theta[-1, 0]
+
+
+def sizes(theta: np.ndarray, raw: np.ndarray, codes: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Predictions without signs: what rounding is relative to."""
+    parts = np.abs(features(raw, encoding)) @ np.abs(theta[:N_NUMERIC, 0])
+    return parts + np.abs(theta[codes[:, 0], 0]) + np.abs(theta[-1, 0])
+
+
+def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> None:
+    raw, codes, target = raw_rows(n, seed)
+    bounds = np.linspace(0, n, steps + 1).round().astype(np.int64)
+    kernels.train_minibatches(
+        features(raw, state.encoding), codes, target, np.empty(0), np.empty(0), bounds, np.full(steps, 0.1),
+        state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots, state.clock, RANGES,
+        np.array(OPTIMIZERS[optimizer].settings), np.zeros(2), LOSSES["logistic"].pointwise_loss,
+        LOSSES["logistic"].pointwise_gradient, OPTIMIZERS[optimizer].update,
+    )  # fmt: skip
+    state.steps += steps
+
+
+def started(optimizer: str, expected: float = 0.0, seed: int = 0) -> TrainState:
+    theta = np.random.default_rng(seed).normal(size=(N_DOF, 1)) * 0.3
+    slots = OPTIMIZERS[optimizer].init(np.full(N_DOF, expected))
+    return TrainState.start(
+        encoding_of(*BEFORE), theta, slots, learning_rate=0.1, best_constant=0.0, mean_weight=1.0, base_loss=0.7
+    )
+
+
+moved_scalings = st.builds(
+    lambda shift, factor: encoding_of(BEFORE[0] + BEFORE[1] * np.array(shift), BEFORE[1] * np.array(factor)),
+    st.lists(st.floats(-1.0, 1.0), min_size=3, max_size=3),
+    st.lists(st.floats(0.2, 5.0), min_size=3, max_size=3),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(encoding=moved_scalings, optimizer=st.sampled_from(sorted(OPTIMIZERS)), seed=st.integers(0, 1000))
+def test_a_move_of_the_scaling_changes_no_prediction(encoding: Encoding, optimizer: str, seed: int) -> None:
+    state = started(optimizer, 0.01, seed)
+    # Levels that are rare are behind with their average: it must be right all the same.
+    train(state, optimizer, 60, seed, 20)
+    raw, codes, _ = raw_rows(50, seed + 1)
+    before = state.encoding
+    thetas = (state.theta.copy(), state.result(averaging=True))
+    assert state.reexpress(encoding, OPTIMIZERS[optimizer]) == []
+
+    assert state.encoding is encoding
+    for old, new in zip(thetas, (state.theta, state.result(averaging=True)), strict=True):
+        error = np.abs(predictions(new, raw, codes, encoding) - predictions(old, raw, codes, before))
+        assert (error <= 1e-9 * (sizes(new, raw, codes, encoding) + sizes(old, raw, codes, before))).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(encoding=moved_scalings, optimizer=st.sampled_from(sorted(OPTIMIZERS)), seed=st.integers(0, 1000))
+def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encoding, optimizer: str, seed: int) -> None:
+    """The gradient of each step, taken again in the new features, at the very same predictions."""
+    state = started(optimizer, 0.0, seed)
+    rule = OPTIMIZERS[optimizer]
+    raw, codes, target = raw_rows(48, seed)
+    gradients = []
+    for step in range(12):
+        rows = slice(4 * step, 4 * step + 4)
+        residual = 1 / (1 + np.exp(-predictions(state.theta, raw[rows], codes[rows], state.encoding))) - target[rows]
+        gradient = np.zeros(N_DOF)
+        gradient[:N_NUMERIC] = features(raw[rows], encoding).T @ residual / 4
+        np.add.at(gradient, codes[rows, 0], residual / 4)
+        gradient[-1] = residual.sum() / 4
+        gradients.append(gradient)
+        bounds = np.array([0, 4])
+        kernels.train_minibatches(
+            features(raw[rows], state.encoding), codes[rows], target[rows], np.empty(0), np.empty(0), bounds,
+            np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots,
+            state.clock, RANGES, np.array(rule.settings), np.zeros(2), LOSSES["logistic"].pointwise_loss,
+            LOSSES["logistic"].pointwise_gradient, rule.update,
+        )  # fmt: skip
+        state.steps += 1
+    state.reexpress(encoding, rule)
+
+    touched = np.zeros((12, N_DOF), bool)
+    touched[:, [*range(N_NUMERIC), -1]] = True
+    for step in range(12):
+        touched[step, codes[4 * step : 4 * step + 4, 0]] = True
+    g = np.array(gradients)
+    products = {"gradient": g, "squares": g**2, "cross": g * g[:, -1:]}
+    for slot, kind in enumerate(rule.slots):
+        if kind == "displacement":
+            continue
+        keep = {"adam": {"gradient": 0.9}.get(kind, 0.999), "rmsprop": 0.99}.get(optimizer)
+        expected = np.zeros(N_DOF)
+        for step in range(12):
+            now = products[kind][step]
+            value = expected + now if keep is None else keep * expected + (1 - keep) * now
+            expected = np.where(touched[step], value, expected)
+        size = np.abs(products[kind]).sum(axis=0).max() * np.maximum(1.0, 1.0 / np.abs(g).max())
+        np.testing.assert_allclose(state.slots[slot], expected, rtol=1e-8, atol=1e-11 * max(1.0, size))
+
+
+def test_a_velocity_moves_predictions_as_before() -> None:
+    state = started("momentum")
+    train(state, "momentum", 60, 1, 20)
+    raw, codes, _ = raw_rows(50, 2)
+    before, velocity = state.encoding, state.slots[0][:, None].copy()
+    after = encoding_of(BEFORE[0] + 0.5, BEFORE[1] * [2.0, 0.5, 1.5])
+    state.reexpress(after, OPTIMIZERS["momentum"])
+
+    np.testing.assert_allclose(
+        predictions(state.slots[0][:, None], raw, codes, after), predictions(velocity, raw, codes, before), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_two_moves_are_as_good_as_one(optimizer: str) -> None:
+    """Also from what an optimizer expects before its first step."""
+    middle = encoding_of(BEFORE[0] + BEFORE[1] * [0.9, -0.5, 0.1], BEFORE[1] * [0.5, 2.0, 1.3])
+    last = encoding_of(BEFORE[0] + BEFORE[1] * [-0.4, 0.2, 0.7], BEFORE[1] * [1.5, 0.9, 0.4])
+    for steps in (0, 20):
+        twice, once = started(optimizer, 0.01), started(optimizer, 0.01)
+        for state in (twice, once):
+            if steps:
+                train(state, optimizer, 60, 1, steps)
+        twice.reexpress(middle, OPTIMIZERS[optimizer])
+        twice.reexpress(last, OPTIMIZERS[optimizer])
+        once.reexpress(last, OPTIMIZERS[optimizer])
+
+        np.testing.assert_allclose(twice.theta, once.theta, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(twice.slots, once.slots, rtol=1e-10, atol=1e-13)
+
+
+def test_a_column_that_had_been_nearly_constant_restarts_at_zero() -> None:
+    state = started("adagrad", 0.01)
+    train(state, "adagrad", 60, 1, 20)
+    kept = state.theta.copy()
+    after = encoding_of(BEFORE[0], BEFORE[1] * [1.0, 10.5, 9.5])
+
+    assert state.reexpress(after, OPTIMIZERS["adagrad"]) == [1]
+    assert (state.theta[1, 0], state.average[1, 0]) == (0.0, 0.0)
+    assert state.slots[:, 1].tolist() == [0.0, 0.0]
+    # The others are carried over; no part of the forgotten coefficient goes to the intercept.
+    assert state.theta[2, 0] == pytest.approx(9.5 * kept[2, 0], rel=1e-14)
+    np.testing.assert_array_equal(state.theta[[0, 3, 4, 5, 6, 7]], kept[[0, 3, 4, 5, 6, 7]])
+
+
+def test_going_back_restores_the_snapshot_and_halves_the_step() -> None:
+    state = started("adam")
+    train(state, "adam", 60, 1, 20)
+    state.survey = survey_of(raw_rows(60, 1)[0])
+    state.epoch, state.position, state.rows_seen, state.sums[:] = 1, 3, 60, [1.0, 2.0, 3.0]
+    state.take_snapshot()
+    good = {name: np.copy(getattr(state, name)) for name in ("theta", "average", "slots", "clock", "sums")}
+    good_scaling, good_moments = state.encoding.scaling, state.survey.moments.mean.copy()
+    for attempt in (1, 2):
+        state.survey = state.survey.merge(survey_of(np.full((5, 3), 99.0)))
+        state.reexpress(encoding_of(BEFORE[0] + 1.0, BEFORE[1] * 2.0), OPTIMIZERS["adam"])
+        train(state, "adam", 60, 2, 20)
+        state.position, state.rows_seen, state.theta[0] = 9, 120, np.nan
+        state.sums += 5.0
+        state.go_back()
+
+        for name, value in good.items():
+            np.testing.assert_array_equal(getattr(state, name), value)
+        assert (state.epoch, state.position, state.steps, state.rows_seen) == (1, 3, 20, 60)
+        np.testing.assert_array_equal(state.encoding.scaling.mean, good_scaling.mean)
+        np.testing.assert_array_equal(state.encoding.scaling.deviation, good_scaling.deviation)
+        assert state.survey.train_rows == 60
+        np.testing.assert_array_equal(state.survey.moments.mean, good_moments)
+        assert state.learning_rate == 0.1 * 0.5**attempt
+        assert state.rollbacks == attempt
+
+
+def test_a_state_comes_back_from_what_is_written_down() -> None:
+    state = started("adam", 0.01)
+    train(state, "adam", 60, 1, 20)
+    state.survey = survey_of(raw_rows(60, 1)[0])
+    state.take_snapshot()
+    again = TrainState.from_state(state.state())
+    for one in (state, again):
+        train(one, "adam", 60, 2, 20)
+
+    for name in ("theta", "average", "slots", "clock"):
+        assert getattr(again, name).tobytes() == getattr(state, name).tobytes()
+    assert again.encoding.categorical == state.encoding.categorical
+    assert again.survey is not None
+    np.testing.assert_array_equal(again.survey.moments.mean, state.survey.moments.mean)
+    assert (again.steps, again.learning_rate, again.base_loss) == (40, 0.1, 0.7)
+
+
+def test_the_result_is_the_average_or_theta_itself() -> None:
+    state = started("plain")
+    first = state.theta.copy()
+    np.testing.assert_array_equal(state.result(averaging=True), first)
+    train(state, "plain", 60, 1, 20)
+
+    np.testing.assert_array_equal(state.result(averaging=False), state.theta)
+    assert not np.array_equal(state.result(averaging=True), state.theta)
+    kept = state.theta.copy()
+    state.result(averaging=False)[:] = 9.0
+    np.testing.assert_array_equal(state.theta, kept)
