@@ -40,16 +40,16 @@ class Moments:
         return cls(np.full(values.shape[1], total), mean, squares, np.abs(values).max(axis=0))
 
     def merge(self, later: Moments) -> Moments:
-        """Moments of both sets of rows: Chan, Golub, LeVeque (1983), eq. 2.1."""
+        """Moments of both sets of rows: Chan, Golub, LeVeque (1983), eq. 2.1.
+
+        Squares of values beyond 1e154 become inf; such units are then widened, see ``Task.widened``.
+        """
         weight = self.weight + later.weight
         share = np.divide(later.weight, weight, out=np.zeros_like(weight), where=weight > 0)
         difference = later.mean - self.mean
-        return Moments(
-            weight,
-            self.mean + difference * share,
-            self.squares + later.squares + difference * (self.weight * share) * difference,
-            np.maximum(self.largest, later.largest),
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = self.squares + later.squares + difference * (self.weight * share) * difference
+        return Moments(weight, self.mean + difference * share, squares, np.maximum(self.largest, later.largest))
 
     def deviation(self) -> np.ndarray:
         """Standard deviation of each column (of the population), 1 where the column is constant or empty."""

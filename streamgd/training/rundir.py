@@ -42,11 +42,12 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--run {self.path} is a file. Name a directory.")
         states.make_folder(self.path)
-        try:
-            with storage_errors(f"lock the run directory {self.path}"):
+        with storage_errors(f"lock the run directory {self.path}"):
+            try:
                 self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RunLockedError(f"another run works in {self.path}. Wait for it, or choose another --run.") from None
+            except Timeout:
+                message = f"another run works in {self.path}. Wait for it, or choose another --run."
+                raise RunLockedError(message) from None
         return self
 
     def __exit__(

@@ -27,7 +27,7 @@ from streamgd.training.holdout import Holdout, StreamedHoldout, folded
 from streamgd.training.monitor import constant_loss
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
-from streamgd.training.setup import Task, first_theta
+from streamgd.training.setup import Task, TooWideError, first_theta
 from streamgd.training.stepsize import best_constant, block_row_norms, expected_squares, smoothness
 from streamgd.training.stochastic import StochasticTrainer
 from streamgd.training.trainstate import TrainState
@@ -60,9 +60,11 @@ class Session(ABC):
 
 def open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) -> Session:
     """Make the rows ready for training, from where ``saved`` (a checkpoint's state) left off."""
-    if task.config.method == "batch":
-        return BatchSession(task, context, saved)
-    return StochasticSession(task, context, saved)
+    kind = BatchSession if task.config.method == "batch" else StochasticSession
+    try:
+        return kind(task, context, saved)
+    except TooWideError as error:
+        return kind(task.widened(error.largest), context, saved)
 
 
 def _streamed_holdout(task: Task, encoding: Encoding) -> Holdout | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,19 @@ from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.training.memory import MemoryPlan, plan_memory
 
+#: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
+WIDEST_PROVISIONAL = 1e18
+
 DEFAULT_EPOCHS = 5
 DEFAULT_PASSES = 500
+
+
+class TooWideError(Exception):
+    """Values lie so far outside the provisional units, taken from a sample, that wider ones are needed."""
+
+    def __init__(self, largest: np.ndarray):
+        super().__init__("provisional units are too narrow")
+        self.largest = largest
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,11 @@ class Task:
         """Bytes of the blocks file, were it written whole."""
         return _blocks_bytes(self.manifest, self.layout, self.config)
 
+    def widened(self, largest: np.ndarray) -> Task:
+        """The same task in provisional units that hold values up to ``largest`` (n_numeric,)."""
+        scale = np.where(largest / WIDEST_PROVISIONAL > self.resolved.scale, largest, self.resolved.scale)
+        return replace(self, resolved=replace(self.resolved, scale=scale))
+
     def encoder(self) -> Encoder:
         """An encoder in provisional units with growing vocabularies."""
         config, columns = self.config, self.resolved.columns
@@ -112,8 +128,12 @@ class Task:
             No row is left to train on.
         TargetError
             All rows that are left are of one class.
+        TooWideError
+            See :meth:`widened`.
         """
         config, columns = self.config, self.resolved.columns
+        if config.scale == "standard" and (survey.moments.largest / WIDEST_PROVISIONAL > self.resolved.scale).any():
+            raise TooWideError(survey.moments.largest)
         if survey.train_rows == 0:
             reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in survey.dropped.items()) or "all held out"
             raise NoInputError(

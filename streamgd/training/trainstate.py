@@ -111,7 +111,8 @@ class TrainState:
         """Remember this state as good."""
         self.snapshot = {name: _copied(getattr(self, name)) for name in _SNAPSHOT}
         self.snapshot["survey"] = self.survey.state() if self.survey else None
-        self.snapshot["scaling"] = [self.encoding.scaling.mean.copy(), self.encoding.scaling.deviation.copy()]
+        scaling = self.encoding.scaling
+        self.snapshot["scaling"] = [scaling.mean.copy(), scaling.deviation.copy(), scaling.fill.copy()]
 
     def go_back(self) -> None:
         """Return to the last good state, with half the learning rate."""
@@ -144,5 +145,6 @@ def _copied(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _with_scaling(encoding: Encoding, mean: np.ndarray, deviation: np.ndarray) -> Encoding:
-    return encoding.with_scaling(replace(encoding.scaling, mean=mean.copy(), deviation=deviation.copy()))
+def _with_scaling(encoding: Encoding, mean: np.ndarray, deviation: np.ndarray, fill: np.ndarray) -> Encoding:
+    scaling = replace(encoding.scaling, mean=mean.copy(), deviation=deviation.copy(), fill=fill.copy())
+    return encoding.with_scaling(scaling)
