@@ -19,10 +19,9 @@ The layers, each importing only those above it:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from streamgd import errors
     from streamgd.config import TrainConfig
     from streamgd.evaluation import evaluate
@@ -45,8 +44,10 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that ``streamgd --help`` answers at once."""
+    from importlib import import_module
+
     if name == "errors":
         return import_module("streamgd.errors")
     if name not in _HOMES:
@@ -54,3 +55,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__doc__", "__name__", "__path__"]

@@ -270,17 +270,26 @@ def predict(
 @data_argument
 @click.option("--by", metavar="COL", help="Also rows, actual, predicted and their ratio for each level of COL.")
 @click.option("--where", metavar="EXPR", help="Use the rows for which this holds.")
+@click.option("--part", default="all", metavar="all|train|holdout", help="Use the rows that the run held out, or not.")
 @threads_option
 @json_option
 @click.pass_obj
 def evaluate(
-    output: Output, /, run: str, data: tuple[str, ...], by: str | None, where: str | None, threads: int | None
+    output: Output,
+    /,
+    run: str,
+    data: tuple[str, ...],
+    by: str | None,
+    where: str | None,
+    part: Any,
+    threads: int | None,
 ) -> None:
     """Losses and metrics of the model of RUN on DATA, the base rate beside each."""
     from streamgd.evaluation import evaluate as measure
     from streamgd.model import Model
 
-    facts = measure(Model.load(run), list(data), by=by, where=where, threads=threads, display=output.display).to_json()
+    model = Model.load(run)
+    facts = measure(model, list(data), by, where, part, threads=threads, display=output.display).to_json()
     output.result(facts, lambda: _evaluation_text(facts))
 
 

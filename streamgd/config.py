@@ -8,6 +8,7 @@ refuses to go on with another value. The others (workers, memory, display, time)
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -90,16 +91,22 @@ def parse_rate(value: Any) -> Any:
 
 def parse_sources(value: Any) -> Any:
     """A list of files, directories, globs or URIs from one of them or several."""
-    if isinstance(value, str | Path):
-        return [str(value)]
-    if isinstance(value, list | tuple):
-        return [str(item) for item in value]
-    return value
+    if isinstance(value, str | os.PathLike):
+        return [os.fspath(value)]
+    if isinstance(value, list | tuple) and all(isinstance(item, str | os.PathLike) for item in value):
+        return [os.fspath(item) for item in value]
+    raise ValueError(f"expected a path, a glob or a URI, or a list of them, found {type(value).__name__}")
+
+
+def parse_path(value: Any) -> Any:
+    """A path as text."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration_s), Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 Names = Annotated[list[str], BeforeValidator(parse_names)]
+PathText = Annotated[str, BeforeValidator(parse_path)]
 Sources = Annotated[list[str], BeforeValidator(parse_sources)]
 Rate = Annotated[float | Literal["auto"], BeforeValidator(parse_rate)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction)]
@@ -124,7 +131,9 @@ class TrainConfig(BaseModel):
     # data
     data: Sources = Field(description="Parquet files, directories, globs or URIs.")
     target: str = Field(description="Column to predict.")
-    run: str | None = Field(None, description="Run directory [default: runs/TARGET].", json_schema_extra=CHANGEABLE)
+    run: PathText | None = Field(
+        None, description="Run directory [default: runs/TARGET].", json_schema_extra=CHANGEABLE
+    )
     features: Names | None = Field(None, description="Columns to learn from, comma-separated [default: all others].")
     exclude: Names = Field([], description="Columns to leave out, comma-separated.")
     categorical: Names = Field([], description="Number columns that are labels, comma-separated.")
@@ -198,7 +207,7 @@ class TrainConfig(BaseModel):
     )
 
     # the machine
-    blocks_dir: str | None = Field(
+    blocks_dir: PathText | None = Field(
         None, description="Where the shuffled blocks are kept [default: RUN/blocks].", json_schema_extra=CHANGEABLE
     )
     blocks_max: Bytes = Field(200 * 10**9, description="Most bytes of shuffled blocks.")
@@ -211,7 +220,7 @@ class TrainConfig(BaseModel):
     )
     checkpoint_every: Duration = Field(60.0, description="Time between checkpoints.", json_schema_extra=CHANGEABLE)
     keep_checkpoints: int = Field(2, ge=2, description="Checkpoints kept.", json_schema_extra=CHANGEABLE)
-    row_log: str | None = Field(
+    row_log: PathText | None = Field(
         None, description="Debug: write the global row numbers in the order they are used (uint64) to this file.",
         json_schema_extra=CHANGEABLE | {"hidden": True},
     )  # fmt: skip

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import in_order, usable_cores
 from streamgd.data.columns import Label
 from streamgd.data.encoder import RowChoice
-from streamgd.data.filters import parse_where
+from streamgd.data.filters import Where, parse_where
 from streamgd.data.kinds import kind_of, type_name
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
@@ -91,10 +92,11 @@ def _finite(value: Any) -> Any:
 
 
 def evaluate(
-    model: Model,
+    model: Model | str | Path,
     data: Sequence[str] | str,
     by: str | None = None,
     where: str | None = None,
+    part: Literal["all", "train", "holdout"] = "all",
     threads: int | None = None,
     check: Callable[[], None] = lambda: None,
     display: Display | None = None,
@@ -103,7 +105,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : Model
+    model : Model, or the path of a run or of a model file
     data : str or sequence of str
         Files, directories, globs or URIs.
     by : str, optional
@@ -111,6 +113,9 @@ def evaluate(
         is taken value by value, not in ranges.
     where : str, optional
         Only the rows that meet this condition.
+    part : {"all", "train", "holdout"}
+        Only the rows that the run trained on, or held out by ``--holdout``: the data must be named as in training,
+        since rows are chosen by their relative path and number.
     threads : int, optional
         One for each core if not given; the result does not depend on it.
     check : callable
@@ -129,8 +134,9 @@ def evaluate(
         ``by`` is no column, has too many levels or a type without levels; ``where`` cannot be read.
     """
     display = display or Silent()
+    model = model if isinstance(model, Model) else Model.load(model)
     manifest = discover(parse_sources(data))
-    compared = _Compared(model, manifest, by, where)
+    compared = _Compared(model, manifest, by, where, part)
     metrics = metrics_of(model.loss)
     table = _LevelTable(by) if by is not None else None
     dropped: dict[str, int] = {}
@@ -153,7 +159,7 @@ def evaluate(
     display.close()
     if metrics.weight == 0.0:
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
-        raise NoInputError(f"no row is left to evaluate on; passed over: {reasons}. Give data whose target is known.")
+        raise NoInputError(f"no row is left to evaluate on; passed over: {reasons}. Look at the target and at --where.")
     levels = table.rows() if table is not None else ()
     return Evaluation(metrics.rows, metrics.weight, dropped, metrics.result(), by, levels)
 
@@ -178,12 +184,13 @@ class _Piece:
 class _Compared:
     """Makes pieces from the row groups of a data set."""
 
-    def __init__(self, model: Model, manifest: Manifest, by: str | None, where: str | None):
+    def __init__(self, model: Model, manifest: Manifest, by: str | None, where: str | None, part: str):
         self._model = model
         self._manifest = manifest
         self._by = by
         condition = parse_where(where, manifest.schema) if where is not None else None
-        self._encoder = model.encoder(with_target=True, choice=RowChoice(where=condition))
+        self._part = part
+        self._encoder = model.encoder(with_target=True, choice=_choice(model, condition, part))
         check_columns(self._encoder.columns, manifest)
         if by is not None:
             _check_by(manifest, by)
@@ -204,7 +211,8 @@ class _Compared:
         ):
             records = encoder.layout.new_records(batch.num_rows)
             found = encoder.encode(batch, origin_of(manifest, row_group, start), records)
-            kept = np.flatnonzero(found.kept)
+            in_part = {"all": True, "train": ~found.holdout, "holdout": found.holdout}[self._part]
+            kept = np.flatnonzero(found.kept & in_part)
             block = self._finisher.finish(records, kept)
             raw = model.raw_prediction(block)
             weight = block.weight if encoder.layout.has_weight else np.ones(len(kept))
@@ -214,6 +222,17 @@ class _Compared:
                 levels, level[kept] if self._by is not None else level,
             )  # fmt: skip
             start += batch.num_rows
+
+
+def _choice(model: Model, where: Where | None, part: str) -> RowChoice:
+    """The rows to look at; those held out are told apart as the run did."""
+    if part not in ("all", "train", "holdout"):
+        raise ConfigError(f"--part: expected all, train or holdout, found {part!r}.")
+    if part == "all":
+        return RowChoice(where=where)
+    if not model.facts.get("holdout"):
+        raise ConfigError(f"--part {part}: the run held out no rows. Train with --holdout 10%, or leave out --part.")
+    return RowChoice(model.facts["seed"], where, holdout=model.facts["holdout"])
 
 
 class _LevelTable:

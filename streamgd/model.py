@@ -31,7 +31,7 @@ class Coefficient:
     value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A trained linear model.
 
@@ -49,6 +49,9 @@ class Model:
     theta: np.ndarray
     encoding: Encoding
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Model({self.loss_name}, {len(self.theta)} coefficients, theta_sha256={self.theta_sha256[:12]!r})"
 
     @classmethod
     def of_training(cls, loss_name: str, theta: np.ndarray, encoding: Encoding, facts: dict[str, Any]) -> Self:
@@ -171,8 +174,10 @@ class Model:
         file = Path(path)
         if file.is_dir():
             file = file / "model.safetensors"
+            if not file.exists():
+                raise NoInputError(f"no model in {path} yet. Finish the run with: streamgd resume {path}")
         if not file.exists():
-            raise NoInputError(f"no model at {file}. Finish the run with: streamgd train … --run {file.parent}")
+            raise NoInputError(f"no run or model at {path}. Check the path.")
         with storage_errors(f"read {file}"):
             data = file.read_bytes()
         return cls.from_bytes(data, str(file))

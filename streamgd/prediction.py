@@ -41,7 +41,7 @@ _ARROW_TYPES: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), floa
 
 
 def predict(
-    model: Model,
+    model: Model | str | Path,
     data: Sequence[str] | str,
     out: str,
     keep: Sequence[str] = (),
@@ -58,7 +58,7 @@ def predict(
 
     Parameters
     ----------
-    model : Model
+    model : Model, or the path of a run or of a model file
     data : str or sequence of str
         Files, directories, globs or URIs.
     out : str
@@ -89,11 +89,12 @@ def predict(
     StorageError, AccessError
         Writing failed.
 
-    >>> streamgd.prediction(model, "new.parquet", "predictions", keep=["id"])  # doctest: +SKIP
+    >>> predict(model, "new.parquet", "predictions", keep=["id"])  # doctest: +SKIP
     {'rows': 1000, 'files': 1, 'seconds': 0.1, 'rows_not_predicted': 0}
     """
     started_s = time.monotonic()
     display = display or Silent()
+    model = model if isinstance(model, Model) else Model.load(model)
     manifest = discover(parse_sources(data))
     keep = _kept_names(manifest, keep)
     paths = _output_paths(manifest, out)

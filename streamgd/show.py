@@ -11,7 +11,16 @@ from streamgd.training.rundir import RunDirectory
 
 MOST_COEFFICIENTS = 30
 MOST_HISTORY_LINES = 10
-_HISTORY_COLUMNS = ("epoch", "steps", "objective", "train_loss", "holdout_loss", "learning_rate", "seconds")
+_HISTORY_COLUMNS = (
+    "epoch",
+    "steps",
+    "objective",
+    "train_loss",
+    "progressive_loss",
+    "holdout_loss",
+    "learning_rate",
+    "seconds",
+)
 
 
 def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:

@@ -159,7 +159,14 @@ class TestCoefficients:
 class TestHistory:
     def test_the_last_epochs_are_a_table_and_events_are_lines(self, run_dir: Path) -> None:
         epochs = [
-            {"event": "epoch", "epoch": k, "steps": 10 * k, "train_loss": 0.5 / k, "holdout_loss": None, "seconds": 0.1}
+            {
+                "event": "epoch",
+                "epoch": k,
+                "steps": 10 * k,
+                "progressive_loss": 0.5 / k,
+                "holdout_loss": None,
+                "seconds": 0.1,
+            }
             for k in range(1, 15)
         ]
         write_history(run_dir, [*epochs, {"event": "rollback", "text": "epoch 2: the loss rose"}], '{"event": "cut o')

@@ -16,7 +16,8 @@ from numba import types
 
 from streamgd.kernels.compile import POINTWISE_FUNCTION, UPDATE_FUNCTION, compiled
 
-#: The progressive loss is taken on every n-th row: a log and an exp for each row would cost as much as the step.
+#: The progressive loss is taken on every n-th row, others in each epoch: a log and an exp for each row would cost as
+#: much as the step.
 LOSS_EVERY_ROWS = 8
 
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
@@ -100,8 +101,8 @@ def train_minibatches(
         Changed in place, as are ``slots`` (n_slots, n_dof) and ``clock`` (int64, n_dof).
     level_ranges : int64, (n_columns, 2)
         First row and end of the categorical columns whose base level has a row; l1 must then be 0.
-    losses : float64, (2,)
-        Incremented: weighted sum of the losses before each update, and the weight.
+    losses : float64, (3,)
+        Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
     """
     n_numeric = features.shape[1]
     n_categorical = codes.shape[1]
@@ -117,6 +118,7 @@ def train_minibatches(
     touched_at = np.full(theta.shape[0], -1, np.int64)
     weighted = weight.shape[0] > 0
     shifted = offset.shape[0] > 0
+    loss_phase = steps_before % LOSS_EVERY_ROWS
     base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
     level_sum = np.zeros(theta.shape[0])
     _base_levels(theta, level_ranges, base_of, level_sum, level_count)
@@ -145,9 +147,11 @@ def train_minibatches(
             # Compare.
             row_weight = weight[i] if weighted else 1.0
             residual = row_weight * loss_derivative(target[i], raw)
-            if i % LOSS_EVERY_ROWS == 0:
-                losses[0] += row_weight * loss_value(target[i], raw)
+            if i % LOSS_EVERY_ROWS == loss_phase:
+                row_loss = row_weight * loss_value(target[i], raw)
+                losses[0] += row_loss
                 losses[1] += row_weight
+                losses[2] += row_loss * row_loss
             # Gradient.
             residual_numeric = theta_numeric.dtype.type(residual)
             for j in range(n_numeric):
@@ -219,6 +223,7 @@ def train_rows(
     intercept = theta.shape[0] - 1
     weighted = weight.shape[0] > 0
     shifted = offset.shape[0] > 0
+    loss_phase = steps_before % LOSS_EVERY_ROWS
     base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
     level_sum = np.zeros(theta.shape[0])
     _base_levels(theta, level_ranges, base_of, level_sum, level_count)
@@ -238,9 +243,11 @@ def train_rows(
         # Compare.
         row_weight = weight[i] if weighted else 1.0
         residual = row_weight / mean_weight * loss_derivative(target[i], raw)
-        if i % LOSS_EVERY_ROWS == 0:
-            losses[0] += row_weight * loss_value(target[i], raw)
+        if i % LOSS_EVERY_ROWS == loss_phase:
+            row_loss = row_weight * loss_value(target[i], raw)
+            losses[0] += row_loss
             losses[1] += row_weight
+            losses[2] += row_loss * row_loss
         # Update; the gradient of one row is residual * x.
         share = 4.0 / (step + 3.0)
         kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)

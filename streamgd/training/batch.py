@@ -194,7 +194,6 @@ class BatchTrainer:
         state.stopped_by = None
         while state.epoch < self._task.epochs and state.stopped_by is None:
             started_s = time.monotonic()
-            self._context.display.progress(f"pass {state.epoch + 1}", 0, self._task.manifest.n_rows, None)
             try:
                 total = self.total(state.optimizer["trial"])
             except StreamgdError:

@@ -6,6 +6,8 @@ is the loss of the best constant prediction on the very same rows, so that a few
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from streamgd.data.blocks import Block
@@ -14,12 +16,15 @@ from streamgd.data.scaler import Moments
 from streamgd.kernels.stochastic import LOSS_EVERY_ROWS
 from streamgd.objective.losses import Loss
 
-#: A block is bad when its progressive loss is so many times that of the best constant: of shuffled rows, since even
-#: the last iterate should do better than a constant; of rows as they come, which may differ from those before; …
-BAD_BLOCK_FACTOR = 1.02
+#: A block is bad when its progressive loss exceeds so many times that of the best constant, and by more than chance:
+#: of shuffled rows, since even the last iterate should do better; of rows as they come, which may differ from those …
+BAD_BLOCK_FACTOR = 1.1
 BAD_WINDOW_FACTOR = 4.0
-#: … over at least so many steps, since the first few steps of a run may go astray.
-BAD_BLOCK_STEPS = 16
+#: … by so many standard errors of the loss.
+BAD_BLOCK_ERRORS = 5.0
+#: The first few steps of a run may go astray: then only this factor counts.
+FIRST_STEPS = 16
+FIRST_STEPS_FACTOR = 20.0
 #: An epoch is bad when its progressive loss exceeds that of the one before by this factor.
 BAD_EPOCH_FACTOR = 1.1
 #: A snapshot is taken every so many good blocks.
@@ -29,11 +34,12 @@ MAX_ROLLBACKS = 24
 EXTREME_DEVIATIONS = 50.0
 
 
-def constant_loss(loss: Loss, block: Block, constant: float) -> tuple[float, float]:
+def constant_loss(loss: Loss, block: Block, constant: float, steps_before: int) -> tuple[float, float]:
     """Weighted loss of the best constant on the rows of which the progressive loss is taken, and their weight."""
-    target = block.target[::LOSS_EVERY_ROWS]
-    raw = constant + block.offset[::LOSS_EVERY_ROWS] if len(block.offset) else np.full(len(target), constant)
-    weight = block.weight[::LOSS_EVERY_ROWS] if len(block.weight) else np.ones(len(target))
+    rows = slice(steps_before % LOSS_EVERY_ROWS, None, LOSS_EVERY_ROWS)
+    target = block.target[rows]
+    raw = constant + block.offset[rows] if len(block.offset) else np.full(len(target), constant)
+    weight = block.weight[rows] if len(block.weight) else np.ones(len(target))
     return float(weight @ loss.loss(target, raw)), float(weight.sum())
 
 
@@ -42,17 +48,18 @@ def bad_block(theta: np.ndarray, losses: np.ndarray, constant: float, steps: int
 
     Parameters
     ----------
-    losses : float64, (2,)
-        Weighted progressive loss, and its weight.
+    losses : float64, (3,)
+        Weighted progressive loss, its weight, and the sum of the squared terms of the loss.
     constant : float
         The same loss of the best constant on the same rows.
     factor : float
         How many times ``constant`` the loss may be.
     """
-    loss, weight = losses
+    loss, weight, squares = losses.tolist()
     if not np.isfinite(loss) or not np.isfinite(theta).all():
         return "the loss is not finite"
-    if steps >= BAD_BLOCK_STEPS and loss > factor * constant:
+    factor = factor if steps >= FIRST_STEPS else FIRST_STEPS_FACTOR
+    if loss > factor * constant + BAD_BLOCK_ERRORS * math.sqrt(min(squares, constant * constant)):
         return f"the loss rose to {loss / weight:.6g}, the best constant has {constant / weight:.6g}"
     return ""
 

@@ -8,6 +8,7 @@ blocks/       the shuffled rows, while training    lock
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from streamgd import state as states
-from streamgd.errors import ConfigError, NoInputError, RunLockedError, storage_errors
+from streamgd.errors import ConfigError, DataError, NoInputError, RunLockedError, storage_errors
 from streamgd.training.checkpoint import CheckpointStore
 
 SCHEMA_VERSION = 1
@@ -37,10 +38,12 @@ class RunDirectory:
         self._config_path = path / "config.json"
         self._history_path = path / "history.jsonl"
         self._lock = FileLock(path / "lock")
+        self._made_here = self._begun_here = False
 
     def __enter__(self) -> Self:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--run {self.path} is a file. Name a directory.")
+        self._made_here = not self.path.exists()
         states.make_folder(self.path)
         with storage_errors(f"lock the run directory {self.path}"):
             try:
@@ -53,17 +56,32 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        mistake = isinstance(error, DataError | NoInputError | ConfigError)
+        if mistake and self._begun_here and not self.checkpoints.list():
+            self._forget_beginning()
         self._lock.release()
+
+    def _forget_beginning(self) -> None:
+        """After a mistake in data or options: keep nothing that the mended command would have to agree with."""
+        self.clear()
+        if self._made_here:
+            with suppress(OSError):  # something else is in it
+                (self.path / "lock").unlink()
+                for folder in (self.path / "checkpoints", self.path):
+                    if folder.exists():
+                        folder.rmdir()
 
     def read_config(self) -> dict[str, Any] | None:
         """What was stored when the run began, or None for a new run."""
         if not self._config_path.exists():
             return None
         with storage_errors(f"read {self._config_path}"):
-            text = self._config_path.read_text()
+            text = self._config_path.read_bytes()
         try:
             stored: dict[str, Any] = json.loads(text)
-        except json.JSONDecodeError as error:
+            if "data" not in stored["config"]:
+                raise ValueError("it is not whole")
+        except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self._config_path} is damaged ({error}). Start over with --restart.") from None
         return stored
 
@@ -77,6 +95,7 @@ class RunDirectory:
         return stored
 
     def write_config(self, stored: dict[str, Any]) -> None:
+        self._begun_here = self._begun_here or not self._config_path.exists()
         text = json.dumps({"schema_version": SCHEMA_VERSION, **stored}, indent=2, default=str)
         states.write_atomically(self._config_path, text.encode())
 
@@ -102,5 +121,10 @@ class RunDirectory:
         if not self._history_path.exists():
             return []
         with storage_errors(f"read {self._history_path}"):
-            lines = self._history_path.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+            lines = self._history_path.read_bytes().splitlines()
+        history = []
+        for line in lines:
+            # A torn line is what a kill left behind; it is cut off when the run goes on.
+            with suppress(ValueError):
+                history.append(json.loads(line))
+        return history

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding, Finisher
@@ -18,19 +18,21 @@ from streamgd.data.source import discover
 from streamgd.data.store import BlockStore, free_bytes
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
-from streamgd.errors import InterruptedRunError, PausedError
+from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer, BlockSource, count_slices, survey_pass
 from streamgd.training.holdout import Holdout, StreamedHoldout, folded
-from streamgd.training.monitor import constant_loss
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.setup import Task, TooWideError, first_theta
 from streamgd.training.stepsize import best_constant, block_row_norms, expected_squares, smoothness
 from streamgd.training.stochastic import StochasticTrainer
 from streamgd.training.trainstate import TrainState
+
+#: Part of the whole gain that the last epoch may bring before more epochs are advised; the rest is noise.
+STILL_FALLING = 0.02
 
 
 class Session(ABC):
@@ -54,6 +56,10 @@ class Session(ABC):
         """What is worth knowing of the run, as plain values."""
 
     @abstractmethod
+    def hint(self) -> str:
+        """What the user should know of how far it came; empty if nothing."""
+
+    @abstractmethod
     def close(self, remove: bool = False) -> None:
         """Let go of the blocks; ``remove`` deletes them."""
 
@@ -73,7 +79,6 @@ def _streamed_holdout(task: Task, encoding: Encoding) -> Holdout | None:
     if task.config.validation:
         choice = RowChoice(where=task.choice.where)
         manifest = discover(task.config.validation)
-        check_columns(encoding.columns, manifest)
         return StreamedHoldout(manifest, replace(frozen, choice=choice), task.threads, only_held_out=False)
     if task.config.holdout > 0:
         return StreamedHoldout(task.manifest, frozen, task.threads, only_held_out=True)
@@ -109,7 +114,8 @@ class StochasticSession(Session):
             store.close()
             raise
         except BaseException:
-            store.remove()
+            with suppress(StreamgdError):  # the first error is the one to tell
+                store.remove()
             raise
         self._survey, self._encoding = prepared.survey, prepared.encoding
         self._source = self._blocks = ShuffledBlocks(prepared, task.config.seed)
@@ -146,20 +152,18 @@ class StochasticSession(Session):
         optimizer, mean_weight = OPTIMIZERS[task.optimizer], survey.weight / survey.train_rows
         mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
         constant = best_constant(task.loss, mean, sample)
-        loss, weight = constant_loss(task.loss, sample, constant)
         bounds = smoothness(sample, encoding.n_dof, task.loss, largest_row_norm, mean_weight, task.config.l2)
         batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
         rate = task.config.learning_rate
         if rate == "auto":
             rate = optimizer.default_learning_rate(bounds, batch_size)
         self.context.display.message(
-            f"learning rate: {rate:.6g} ({task.schedule}); smoothness {bounds.mean:.3g}, of one row {bounds.row:.3g};"
-            f" best constant has loss {loss / weight * encoding.target_scale**2:.6g}"
+            f"learning rate: {rate:.6g} ({task.schedule}); smoothness {bounds.mean:.3g}, of one row {bounds.row:.3g}"
         )
         squares = expected_squares(sample, encoding.n_dof, task.loss, constant, mean_weight, batch_size)
         return TrainState.start(
             encoding, first_theta(task, encoding, constant), optimizer.init(squares), learning_rate=rate,
-            best_constant=constant, mean_weight=mean_weight, base_loss=loss / weight,
+            best_constant=constant, mean_weight=mean_weight,
         )  # fmt: skip
 
     def train(self) -> None:
@@ -183,12 +187,12 @@ class StochasticSession(Session):
 
     def facts(self) -> dict[str, Any]:
         state, unit = self._state, self._state.encoding.target_scale**2
-        losses = state.epoch_losses[-1] if state.epoch_losses else {"progressive": None, "holdout": None}
+        losses = state.epoch_losses[-1] if state.epoch_losses else dict.fromkeys(("progressive", "holdout", "constant"))
         survey = state.survey or self._survey
         facts = _common_facts(self.task, survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
         facts |= {
             "progressive_loss": _scaled(losses["progressive"], unit), "holdout_loss": _scaled(losses["holdout"], unit),
-            "base_loss": state.base_loss * unit, "train_loss": None, "objective": None,
+            "base_loss": _scaled(losses["constant"], unit), "train_loss": None, "objective": None,
             "learning_rate": state.learning_rate, "rollbacks": state.rollbacks,
         }  # fmt: skip
         if self._blocks is not None:
@@ -201,6 +205,20 @@ class StochasticSession(Session):
                 "objective": (mean_loss + penalty) * unit,
             }  # fmt: skip
         return facts
+
+    def hint(self) -> str:
+        if len(self._state.epoch_losses) < 2 or self._state.stopped_by != "epochs":
+            return ""
+        before, last = self._state.epoch_losses[-2:]
+        if None in (before["progressive"], last["progressive"], last["constant"]):
+            return ""
+        gained, whole = before["progressive"] - last["progressive"], last["constant"] - last["progressive"]
+        if gained <= STILL_FALLING * whole:
+            return ""
+        return (
+            f"the loss still fell by {gained / whole:.1%} of all that was gained in the last epoch: more --epochs than"
+            f" {self._state.epoch} will do better"
+        )
 
     def close(self, remove: bool = False) -> None:
         if self._blocks is not None:
@@ -272,6 +290,16 @@ class BatchSession(Session):
         }  # fmt: skip
         return facts
 
+    def hint(self) -> str:
+        gradient = self._state.optimizer["residual"]
+        if self._state.stopped_by != "epochs" or gradient is None:
+            return ""
+        return (
+            f"not converged: the largest |grad J| is {gradient * self._state.encoding.target_scale:.3g} after"
+            f" {self._state.epoch} passes, asked for {self.task.config.tol_gradient:.3g}. Raise --epochs, or take"
+            f" --method minibatch"
+        )
+
     def close(self, remove: bool = False) -> None:  # noqa: ARG002
         # The blocks of full batch are made anew by the first pass after a start.
         self._source.close()
@@ -320,7 +348,8 @@ def _common_facts(
         "rows": task.manifest.n_rows, "train_rows": survey.train_rows, "holdout_rows": survey.holdout_rows,
         "dropped": survey.dropped, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
         "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
-        "l2": task.config.l2, "epochs": epochs, "steps": steps, "rows_seen": rows_seen, "stopped_by": stopped_by,
+        "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout,
+        "epochs": epochs, "steps": steps, "rows_seen": rows_seen, "stopped_by": stopped_by,
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamgd.config import TrainConfig, identity_fields
+from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import usable_cores
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.encoder import Encoder, RowChoice, Survey
@@ -23,7 +24,7 @@ from streamgd.data.plan import INIT, derive_key
 from streamgd.data.prepare import WAVE_BLOCKS, block_plan
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.scaler import Scaling
-from streamgd.data.source import Manifest
+from streamgd.data.source import Manifest, discover
 from streamgd.data.store import free_bytes
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import count_lanes
@@ -192,6 +193,8 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
     where = parse_where(config.where, manifest.schema) if config.where else None
     resolved = resolve(manifest, config, where)
     columns = resolved.columns
+    if config.validation:
+        check_columns(columns, discover(config.validation))
     layout = RecordLayout(
         len(columns.numeric), len(columns.categorical), config.dtype,
         columns.weight is not None, columns.offset is not None, config.row_log is not None,

@@ -116,10 +116,10 @@ class StochasticTrainer:
         state.position += 1
         if block.rows == 0:
             return ""
-        steps_before, losses = state.steps, np.zeros(2)
+        steps_before, losses = state.steps, np.zeros(3)
         with np.errstate(all="ignore"):
             self._train_block(state, block, losses)
-        constant, _ = monitor.constant_loss(self._objective.loss, block, state.best_constant)
+        constant, _ = monitor.constant_loss(self._objective.loss, block, state.best_constant, steps_before)
         factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
         if state.rollbacks >= monitor.MAX_ROLLBACKS:
             factor = monitor.BAD_WINDOW_FACTOR
@@ -173,7 +173,7 @@ class StochasticTrainer:
         if state.rollbacks >= monitor.MAX_ROLLBACKS:
             raise DivergenceError(
                 f"{trouble}, after the step was halved {state.rollbacks} times: {cause}. Leave such values out with"
-                f" --where, leave out the column with --exclude, or start with a smaller --learning-rate."
+                f" --where, leave out the column with --exclude, or --restart with a smaller --learning-rate."
             )
         where = f"epoch {state.epoch + 1}, step {state.steps:,}"
         state.rollback_epoch = state.epoch
@@ -197,6 +197,7 @@ class StochasticTrainer:
         moved = float(np.abs(theta - state.best["previous"]).max()) if state.best else None
         entry = {
             "epoch": state.epoch + 1, "rows": self._rows_of_epoch(state), "progressive": progressive,
+            "constant": float(state.sums[2] / state.sums[1]) if state.sums[1] > 0 else None,
             "holdout": holdout,
         }  # fmt: skip
         state.epoch_losses.append(entry)
@@ -209,7 +210,7 @@ class StochasticTrainer:
         unit = self._unit
         line = {
             "event": "epoch", "epoch": state.epoch, "steps": state.steps, "rows": entry["rows"],
-            "rows_seen": state.rows_seen, "train_loss": None if progressive is None else progressive * unit,
+            "rows_seen": state.rows_seen, "progressive_loss": None if progressive is None else progressive * unit,
             "holdout_loss": None if holdout is None else holdout * unit, "learning_rate": state.learning_rate,
             "seconds": round(self._context.epoch_s, 3),
         }  # fmt: skip

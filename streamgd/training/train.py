@@ -24,7 +24,7 @@ from streamgd.training.sessions import open_session
 from streamgd.training.setup import Task, make_task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A trained model and how it came about; ``facts`` are plain values, as in ``--json``."""
 
@@ -32,6 +32,9 @@ class Result:
     run_dir: Path
     history: list[dict[str, Any]]
     facts: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Result({self.model!r}, run_dir={str(self.run_dir)!r}, stopped_by={self.stopped_by!r})"
 
     @property
     def stopped_by(self) -> str:
@@ -75,6 +78,9 @@ def train(
 
 def plan(config: TrainConfig) -> dict[str, Any]:
     """What ``train`` would do, without doing it: see ``Task.summary``."""
+    stored = RunDirectory(config.run_dir).read_config()
+    if stored is not None:
+        _check_options(config, stored, config.run_dir)
     task = make_task(config, discover(config.data))
     return {**task.summary(), "notes": list(task.notes)}
 
@@ -91,6 +97,9 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             manifest = discover(config.data)
             task = make_task(config, manifest)
             directory.clear()
+            stored = None
+        if stored is not None and not directory.checkpoints.list() and not directory.model_path.exists():
+            # Nothing was trained yet: there is nothing that other options could spoil.
             stored = None
         if stored is not None:
             _check_options(config, stored, directory.path)
@@ -114,6 +123,9 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             task = task or make_task(config, discover(config.data))
             saved = None
         _tell(task, display)
+        if saved is not None:
+            done = f"{saved['epoch']} epochs done, {saved['rows_seen']:,} rows used"
+            display.message(f"going on from the last checkpoint: {done}")
         directory.write_config(
             {"config": config.model_dump(mode="json"), "resolved": task.summary(), "manifest": task.manifest.to_json()}
         )
@@ -133,6 +145,9 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             session.close(remove=not config.keep_blocks)
             raise
         session.close(remove=not config.keep_blocks)
+        hint = session.hint()
+        if hint:
+            display.warn(hint)
         display.close()
         return Result(model, directory.path, directory.history(), facts | {"warnings": list(task.notes)})
 

@@ -51,7 +51,6 @@ class TrainState:
     learning_rate: float
     best_constant: float
     mean_weight: float
-    base_loss: float
     epoch: int = 0
     position: int = 0
     steps: int = 0
