@@ -61,6 +61,7 @@ class Descent:
     step: int = 0
     progressive_loss: float = 0.0
     progressive_weight: float = 0.0
+    progressive_squares: float = 0.0
 
     @classmethod
     def start(cls, theta: np.ndarray) -> Descent:
@@ -75,6 +76,7 @@ def take_steps(
 ) -> None:  # fmt: skip
     """One step for each mini-batch ``bounds[k]:bounds[k + 1]``."""
     n_numeric, n_dof = rows.features.shape[1], len(descent.theta)
+    watched_phase = descent.step % 8
     X = design_matrix(rows.features, rows.codes, n_dof)
     for start, stop, alpha in zip(bounds[:-1], bounds[1:], rates, strict=True):
         descent.step += 1
@@ -82,8 +84,10 @@ def take_steps(
         weight = rows.weights()[batch]
 
         raw = X[batch] @ descent.theta + rows.offsets()[batch]
-        watched = np.arange(start, stop) % 8 == 0
-        descent.progressive_loss += float((weight * loss_value(loss, rows.target[batch], raw))[watched].sum())
+        watched = np.arange(start, stop) % 8 == watched_phase
+        losses = (weight * loss_value(loss, rows.target[batch], raw))[watched]
+        descent.progressive_loss += float(losses.sum())
+        descent.progressive_squares += float((losses**2).sum())
         descent.progressive_weight += float(weight[watched].sum())
 
         residual = weight * loss_derivative(loss, rows.target[batch], raw)

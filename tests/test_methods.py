@@ -149,7 +149,8 @@ def test_a_learning_rate_that_is_far_too_large_is_halved_until_it_works(
     assert result.facts["rollbacks"] == len(told) > 5
     assert result.facts["learning_rate"] == 1e4 * 0.5 ** len(told)
     assert all("step" in line["text"] and "Back to step" in line["text"] for line in told)
-    assert oracle.way_closed(result.model) > 0.9
+    # A rate at which the loss beats a constant is left alone, though a smaller one would do better.
+    assert oracle.way_closed(result.model) > 0.8
 
 
 def test_the_flights_survive_a_learning_rate_that_is_far_too_large(flights: Path, tmp_path: Path) -> None:

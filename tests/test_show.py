@@ -173,7 +173,7 @@ class TestHistory:
         facts = show(run_dir)
         assert len(facts["history"]) == 15
         text = format_show(facts)
-        assert "history, the last 10 of 14\nepoch  steps  train loss  seconds\n    5     50" in text
+        assert "history, the last 10 of 14\nepoch  steps  progressive loss  seconds\n    5     50" in text
         assert "rollback: epoch 2: the loss rose" in text
         assert "holdout" not in text
 

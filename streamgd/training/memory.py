@@ -74,6 +74,6 @@ def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:
 def _require(memory_bytes: int, needed_bytes: int, what: str) -> None:
     if needed_bytes > memory_bytes:
         raise ConfigError(
-            f"--memory of {memory_bytes:,} bytes is too small for these data: {needed_bytes / 1e6:.0f} MB are needed"
+            f"--memory {memory_bytes / 1e6:g}MB is too small for these data: {needed_bytes / 1e6:.0f} MB are needed"
             f" ({what}). Give at least --memory {-(-needed_bytes // 1_000_000)}MB."
         )

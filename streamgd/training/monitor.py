@@ -25,8 +25,9 @@ BAD_BLOCK_ERRORS = 5.0
 #: The first few steps of a run may go astray: then only this factor counts.
 FIRST_STEPS = 16
 FIRST_STEPS_FACTOR = 20.0
-#: An epoch is bad when its progressive loss exceeds that of the one before by this factor.
-BAD_EPOCH_FACTOR = 1.1
+#: An epoch is bad when its progressive loss exceeds that of the best constant, or of the epoch before, by this factor
+#: and by more than chance.
+BAD_EPOCH_FACTOR = 1.05
 #: A snapshot is taken every so many good blocks.
 SNAPSHOT_BLOCKS = 16
 MAX_ROLLBACKS = 24
@@ -61,6 +62,26 @@ def bad_block(theta: np.ndarray, losses: np.ndarray, constant: float, steps: int
     factor = factor if steps >= FIRST_STEPS else FIRST_STEPS_FACTOR
     if loss > factor * constant + BAD_BLOCK_ERRORS * math.sqrt(min(squares, constant * constant)):
         return f"the loss rose to {loss / weight:.6g}, the best constant has {constant / weight:.6g}"
+    return ""
+
+
+def bad_epoch(sums: np.ndarray, before: float | None) -> str:
+    """What is wrong with a whole epoch of shuffled rows, or an empty text.
+
+    Parameters
+    ----------
+    sums : float64, (4,)
+        Weighted progressive loss, its weight, the sum of its squared terms, and the loss of the best constant.
+    before : float or None
+        Mean progressive loss of the epoch before.
+    """
+    loss, weight, squares, constant = sums.tolist()
+    if weight == 0.0:
+        return ""
+    chance = BAD_BLOCK_ERRORS * math.sqrt(min(squares, constant * constant))
+    for other, name in ((constant, "the best constant has"), ((before or math.inf) * weight, "the epoch before had")):
+        if loss > BAD_EPOCH_FACTOR * other + chance:
+            return f"the loss of the epoch was {loss / weight:.6g}, {name} {other / weight:.6g}"
     return ""
 
 

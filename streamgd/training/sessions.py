@@ -56,8 +56,8 @@ class Session(ABC):
         """What is worth knowing of the run, as plain values."""
 
     @abstractmethod
-    def hint(self) -> str:
-        """What the user should know of how far it came; empty if nothing."""
+    def hint(self) -> str | None:
+        """What the user should know of how far it came."""
 
     @abstractmethod
     def close(self, remove: bool = False) -> None:
@@ -206,15 +206,15 @@ class StochasticSession(Session):
             }  # fmt: skip
         return facts
 
-    def hint(self) -> str:
+    def hint(self) -> str | None:
         if len(self._state.epoch_losses) < 2 or self._state.stopped_by != "epochs":
-            return ""
+            return None
         before, last = self._state.epoch_losses[-2:]
         if None in (before["progressive"], last["progressive"], last["constant"]):
-            return ""
+            return None
         gained, whole = before["progressive"] - last["progressive"], last["constant"] - last["progressive"]
         if gained <= STILL_FALLING * whole:
-            return ""
+            return None
         return (
             f"the loss still fell by {gained / whole:.1%} of all that was gained in the last epoch: more --epochs than"
             f" {self._state.epoch} will do better"
@@ -290,10 +290,10 @@ class BatchSession(Session):
         }  # fmt: skip
         return facts
 
-    def hint(self) -> str:
+    def hint(self) -> str | None:
         gradient = self._state.optimizer["residual"]
         if self._state.stopped_by != "epochs" or gradient is None:
-            return ""
+            return None
         return (
             f"not converged: the largest |grad J| is {gradient * self._state.encoding.target_scale:.3g} after"
             f" {self._state.epoch} passes, asked for {self.task.config.tol_gradient:.3g}. Raise --epochs, or take"

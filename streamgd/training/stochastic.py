@@ -89,12 +89,10 @@ class StochasticTrainer:
                 return ""
         self._context.epoch_s = time.monotonic() - started_s
         # An epoch is judged once: after a rollback its sums still hold the bad part.
-        judged = state.rollback_epoch != state.epoch
-        if judged and state.epoch_losses and self._task.order == "full" and state.sums[1] > 0:
-            now, before = state.sums[0] / state.sums[1], state.epoch_losses[-1]["progressive"]
-            if now > monitor.BAD_EPOCH_FACTOR * before and now > state.sums[2] / state.sums[1]:
-                return f"the loss of the epoch rose from {before * self._unit:.6g} to {now * self._unit:.6g}"
-        return ""
+        judged = state.rollback_epoch != state.epoch and state.rollbacks < monitor.MAX_ROLLBACKS
+        if not judged or self._task.order != "full":
+            return ""
+        return monitor.bad_epoch(state.sums, state.epoch_losses[-1]["progressive"] if state.epoch_losses else None)
 
     def _tell(self, state: TrainState) -> None:
         self._context.display.progress(
@@ -127,7 +125,7 @@ class StochasticTrainer:
         if not trouble:
             self._context.log_rows(block.row_numbers, state.rows_seen)
             state.rows_seen += block.rows
-            state.sums += [losses[0], losses[1], constant]
+            state.sums += [*losses, constant]
         return trouble
 
     def _learn_scaling(self, state: TrainState, survey: Survey) -> None:
@@ -197,11 +195,11 @@ class StochasticTrainer:
         moved = float(np.abs(theta - state.best["previous"]).max()) if state.best else None
         entry = {
             "epoch": state.epoch + 1, "rows": self._rows_of_epoch(state), "progressive": progressive,
-            "constant": float(state.sums[2] / state.sums[1]) if state.sums[1] > 0 else None,
+            "constant": float(state.sums[3] / state.sums[1]) if state.sums[1] > 0 else None,
             "holdout": holdout,
         }  # fmt: skip
         state.epoch_losses.append(entry)
-        state.epoch, state.position, state.sums = state.epoch + 1, 0, np.zeros(3)
+        state.epoch, state.position, state.sums = state.epoch + 1, 0, np.zeros(4)
         best = state.best
         if best is None or (holdout is not None and (best["loss"] is None or holdout < best["loss"])):
             best = {"epoch": state.epoch, "loss": holdout, "theta": theta}

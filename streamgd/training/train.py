@@ -134,7 +134,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         session = open_session(task, context, saved)
         try:
             session.train()
-            facts = session.facts() | {"seconds": round(time.monotonic() - started_s, 3)}
+            facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
             encoding, theta = session.result()
             model = Model.of_training(task.resolved.loss, theta, encoding, facts)
             model.save(directory.model_path)
@@ -145,9 +145,6 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             session.close(remove=not config.keep_blocks)
             raise
         session.close(remove=not config.keep_blocks)
-        hint = session.hint()
-        if hint:
-            display.warn(hint)
         display.close()
         return Result(model, directory.path, directory.history(), facts | {"warnings": list(task.notes)})
 

@@ -33,8 +33,9 @@ class TrainState:
         Alpha; halved by each rollback.
     survey : Survey or None
         Of the rows of the first epoch so far, where the scaler learns as it goes.
-    sums : float64, (3,)
-        Of this epoch: weighted progressive loss, its weight, and the same loss of the best constant.
+    sums : float64, (4,)
+        Of this epoch: weighted progressive loss, its weight, the sum of its squared terms, and the same loss of the
+        best constant.
     epoch_losses : list of dict
         One entry for each epoch done.
     snapshot : dict or None
@@ -58,7 +59,7 @@ class TrainState:
     rollbacks: int = 0
     rollback_epoch: int = -1
     survey: Survey | None = None
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(4))
     epoch_losses: list[dict[str, Any]] = field(default_factory=list)
     snapshot: dict[str, Any] | None = None
     best: dict[str, Any] | None = None

@@ -42,7 +42,7 @@ class Compiled:
         self.optimizer = OPTIMIZERS[optimizer]
         self.theta, self.average = theta.copy(), theta.copy()
         self.slots, self.clock = self.optimizer.init(np.zeros(len(theta))), np.zeros(len(theta), np.int64)
-        self.losses, self.step = np.zeros(2), 0
+        self.losses, self.step = np.zeros(3), 0
 
     def minibatches(
         self, rows: Rows, bounds: np.ndarray, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
@@ -79,7 +79,7 @@ def agree(compiled: Compiled, descent: Descent, rtol: float = 1e-10) -> None:
     np.testing.assert_allclose(compiled.theta, descent.theta, rtol=rtol, atol=atol)
     np.testing.assert_allclose(compiled.averaged(), descent.average, rtol=rtol, atol=atol)
     np.testing.assert_array_equal(compiled.clock, descent.last_touched)
-    expected = [descent.progressive_loss, descent.progressive_weight]
+    expected = [descent.progressive_loss, descent.progressive_weight, descent.progressive_squares]
     np.testing.assert_allclose(compiled.losses, expected, rtol=rtol)
 
 
