@@ -6,7 +6,12 @@ date when it is touched again.
 
 The base level of a categorical column may have a row of its own, the first of the column's ``level_ranges``. The
 objective depends on the differences to it alone, so this changes no optimum; but the steps that would move all other
-levels against the intercept become one. The penalty then pulls each level towards its base level.
+other levels against the intercept become one. The penalty then pulls each level towards its base level.
+
+Numeric coordinates may be rotated: with ``rotation`` R, theta holds phi and the coefficients of the features are
+``R' phi``. With R = L^-1/2 V' from the eigenvalues L and eigenvectors V of the features' second moments, steps that
+treat each coordinate by itself no longer crawl along correlated columns. The objective is the same: since V is
+orthogonal, the l2 penalty of phi is still one of each coordinate, times the squared norm of its row of R.
 """
 
 from __future__ import annotations
@@ -71,7 +76,7 @@ def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):
 def _minibatch_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[::1], _f8[::1],
+        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[:, ::1], _f8[::1], _f8[::1],
         POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
@@ -79,7 +84,7 @@ def _minibatch_signature(feature):
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, theta, average, slots, clock, level_ranges, settings, losses,
+    averaging, theta, average, slots, clock, level_ranges, rotation, settings, losses,
     loss_value, loss_derivative, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
@@ -101,6 +106,8 @@ def train_minibatches(
         Changed in place, as are ``slots`` (n_slots, n_dof) and ``clock`` (int64, n_dof).
     level_ranges : int64, (n_columns, 2)
         First row and end of the categorical columns whose base level has a row; l1 must then be 0.
+    rotation : float64, (n_numeric, n_numeric) or (0, 0)
+        Rows are the numeric coordinates of theta in terms of the features; l1 must then be 0.
     losses : float64, (3,)
         Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
     """
@@ -122,13 +129,23 @@ def train_minibatches(
     base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
     level_sum = np.zeros(theta.shape[0])
     _base_levels(theta, level_ranges, base_of, level_sum, level_count)
+    rotated = rotation.shape[0] > 0
+    l2_numeric = np.full(n_numeric, l2)
+    if rotated:
+        for k in range(n_numeric):
+            l2_numeric[k] = l2 * (rotation[k] * rotation[k]).sum()
 
     for batch in range(bounds.shape[0] - 1):
         step = steps_before + batch + 1
         start, stop = bounds[batch], bounds[batch + 1]
         n_touched = n_numeric + 1
         for j in range(n_numeric):
-            theta_numeric[j] = theta[j]
+            coefficient = np.float64(theta[j])
+            if rotated:
+                coefficient = np.float64(0.0)
+                for k in range(n_numeric):
+                    coefficient += rotation[k, j] * theta[k]
+            theta_numeric[j] = coefficient
             gradient_numeric[j] = 0.0
         gradient_intercept = 0.0
 
@@ -168,7 +185,12 @@ def train_minibatches(
 
         divisor = 1.0 / ((stop - start) * mean_weight)
         for j in range(n_numeric):
-            gradient[j] = gradient_numeric[j] * divisor
+            slope = np.float64(gradient_numeric[j])
+            if rotated:
+                slope = np.float64(0.0)
+                for i in range(n_numeric):
+                    slope += rotation[j, i] * gradient_numeric[i]
+            gradient[j] = slope * divisor
         for k in range(n_numeric + 1, n_touched):
             gradient[touched[k]] *= divisor
         gradient[intercept] = gradient_intercept * divisor
@@ -192,7 +214,8 @@ def train_minibatches(
             j = touched[k]
             if j != intercept:
                 missed, before = step - clock[j], theta[j]
-                theta[j] = penalised(theta, j, rate[j] * missed, l1, l2, base_of, level_sum, level_count)
+                penalty = l2_numeric[j] if j < n_numeric else l2
+                theta[j] = penalised(theta, j, rate[j] * missed, l1, penalty, base_of, level_sum, level_count)
                 if base_of[j] >= 0 and base_of[j] != j:
                     level_sum[base_of[j]] += theta[j] - before
             if averaging:

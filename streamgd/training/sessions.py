@@ -27,7 +27,13 @@ from streamgd.training.holdout import Holdout, StreamedHoldout, folded
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.setup import Task, TooWideError, first_theta
-from streamgd.training.stepsize import best_constant, block_row_norms, expected_squares, smoothness
+from streamgd.training.stepsize import (
+    best_constant,
+    block_row_norms,
+    decorrelating_rotation,
+    expected_squares,
+    smoothness,
+)
 from streamgd.training.stochastic import StochasticTrainer
 from streamgd.training.trainstate import TrainState
 
@@ -160,11 +166,25 @@ class StochasticSession(Session):
         self.context.display.message(
             f"learning rate: {rate:.6g} ({task.schedule}); smoothness {bounds.mean:.3g}, of one row {bounds.row:.3g}"
         )
+        rotation = decorrelating_rotation(sample) if self._may_rotate() else np.empty((0, 0))
+        if len(rotation):
+            self.context.display.message("coordinates: correlated numeric columns are decorrelated for the steps")
         squares = expected_squares(sample, encoding.n_dof, task.loss, constant, mean_weight, batch_size)
         return TrainState.start(
-            encoding, first_theta(task, encoding, constant), optimizer.init(squares), learning_rate=rate,
+            encoding, first_theta(task, encoding, constant), optimizer.init(squares),
+            rotation=rotation, learning_rate=rate,
             best_constant=constant, mean_weight=mean_weight,
         )  # fmt: skip
+
+    def _may_rotate(self) -> bool:
+        """Whether the steps may be taken in decorrelated coordinates.
+
+        Rules that rescale each coordinate gain by it; plain and momentum stay those of the textbook. The penalty l1 is
+        one of the coefficients themselves, and a scaler that still learns would have to move full matrices.
+        """
+        task = self.task
+        rescales = "squares" in OPTIMIZERS[task.optimizer].slots
+        return rescales and task.order == "full" and task.config.method == "minibatch" and task.config.l1 == 0.0
 
     def train(self) -> None:
         task = self.task

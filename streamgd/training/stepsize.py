@@ -103,3 +103,31 @@ def expected_squares(
     counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof)[n_numeric:-1]
     squares[n_numeric:-1] = (counts + 1.0) / (block.rows + 1.0)
     return np.asarray(float((residual**2).mean()) * squares / batch_size)
+
+
+#: Beyond so many columns the rotation of each mini-batch's gradient would cost more than the gradient.
+MOST_ROTATED = 512
+#: Rows a column that the moments are estimated from, at least.
+ROWS_PER_COLUMN = 20
+#: Eigenvalues below this are taken for it: what is left of such a direction is rounding.
+SMALLEST_EIGENVALUE = 1e-4
+#: Columns whose smallest eigenvalue is above this are left as they are.
+NEARLY_UNCORRELATED = 0.5
+
+
+def decorrelating_rotation(block: Block) -> np.ndarray:
+    """``L^-1/2 V'`` of the numeric features' second moments ``V L V'`` on the rows of ``block``.
+
+    Returns
+    -------
+    float64, (n_numeric, n_numeric) or (0, 0)
+        Empty where there is nothing to gain: columns that are hardly correlated, too many, or too few rows.
+    """
+    n_columns = block.features.shape[1]
+    if not 2 <= n_columns <= min(MOST_ROTATED, block.rows // ROWS_PER_COLUMN):
+        return np.empty((0, 0))
+    features = block.features.astype(np.float64)
+    eigenvalues, vectors = np.linalg.eigh(features.T @ features / block.rows)
+    if eigenvalues[0] > NEARLY_UNCORRELATED:
+        return np.empty((0, 0))
+    return np.ascontiguousarray(vectors.T / np.sqrt(np.maximum(eigenvalues, SMALLEST_EIGENVALUE))[:, None])

@@ -157,7 +157,7 @@ class StochasticTrainer:
                 block.features, block.codes, block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.theta[:, 0], state.average[:, 0], state.slots, state.clock,
-                self._level_ranges, self._settings, losses,
+                self._level_ranges, state.rotation, self._settings, losses,
                 loss.pointwise_loss, loss.pointwise_gradient, self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps

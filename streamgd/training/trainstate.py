@@ -29,6 +29,8 @@ class TrainState:
         Of the optimizer.
     clock : int64, (n_dof,)
         Step at which each coordinate was last touched.
+    rotation : float64, (n_numeric, n_numeric) or (0, 0)
+        Coordinates of the loop, see ``kernels.stochastic``; empty: the coefficients themselves.
     learning_rate : float
         Alpha; halved by each rollback.
     survey : Survey or None
@@ -49,6 +51,7 @@ class TrainState:
     average: np.ndarray
     slots: np.ndarray
     clock: np.ndarray
+    rotation: np.ndarray
     learning_rate: float
     best_constant: float
     mean_weight: float
@@ -72,11 +75,12 @@ class TrainState:
         return cls(encoding, theta, theta.copy(), slots, np.zeros(len(theta), np.int64), **values)
 
     def result(self, averaging: bool) -> np.ndarray:
-        """The theta to predict with: the average brought up to now, or theta itself; ``(n_dof, 1)``."""
-        if not averaging or self.steps == 0:
-            return self.theta.copy()
-        out = np.empty_like(self.theta)
-        kernels.averaged_theta(self.theta[:, 0], self.average[:, 0], self.clock, self.steps, out[:, 0])
+        """The coefficients to predict with, of the averaged iterate up to now or of theta itself; ``(n_dof, 1)``."""
+        out = self.theta.copy()
+        if averaging and self.steps:
+            kernels.averaged_theta(self.theta[:, 0], self.average[:, 0], self.clock, self.steps, out[:, 0])
+        n = len(self.rotation)
+        out[:n] = self.rotation.T @ out[:n]
         return out
 
     def reexpress(self, encoding: Encoding, optimizer: StochasticOptimizer) -> list[int]:

@@ -1,5 +1,7 @@
 """The compiled loops against the textbook loop of ``reference``, and the penalty's step against scipy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -42,7 +44,7 @@ class Compiled:
         self.optimizer = OPTIMIZERS[optimizer]
         self.theta, self.average = theta.copy(), theta.copy()
         self.slots, self.clock = self.optimizer.init(np.zeros(len(theta))), np.zeros(len(theta), np.int64)
-        self.losses, self.step = np.zeros(3), 0
+        self.losses, self.step, self.rotation = np.zeros(3), 0, np.empty((0, 0))
 
     def minibatches(
         self, rows: Rows, bounds: np.ndarray, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
@@ -51,7 +53,8 @@ class Compiled:
         kernels.train_minibatches(
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset, bounds,
             rates, self.step, mean_weight, l1, l2, averaging, self.theta, self.average, self.slots, self.clock,
-            np.array(level_ranges, np.int64).reshape(-1, 2), np.array(self.optimizer.settings), self.losses,
+            np.array(level_ranges, np.int64).reshape(-1, 2), self.rotation,
+            np.array(self.optimizer.settings), self.losses,
             LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient, self.optimizer.update,
         )  # fmt: skip
         self.step += len(rates)
@@ -264,3 +267,32 @@ def test_the_penalty_of_base_rows_is_the_argmin_over_the_differences(
     best = minimize_scalar(claimed, bounds=(-6.0, 6.0), method="bounded", options={"xatol": 1e-10})
     assert claimed(found) <= best.fun + 1e-11
     assert abs(found - best.x) <= 1e-4
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_rotated_coordinates_are_the_textbook_loop_on_rotated_features(optimizer: str) -> None:
+    rows = some_rows(11, 150, "logistic", weighted=True, base_level=False)
+    rotation = np.random.default_rng(12).normal(size=(N_NUMERIC, N_NUMERIC))
+    theta = np.random.default_rng(13).normal(size=N_DOF) * 0.3
+    compiled, descent = Compiled(theta, optimizer), Descent.start(theta)
+    compiled.rotation = rotation
+    bounds, rates = np.arange(0, 151, 10), np.full(15, 0.1)
+    compiled.minibatches(rows, bounds, rates, "logistic", 1.3, 0.0, 0.0, BASE_ROWS)
+    rotated = replace(rows, features=rows.features @ rotation.T)
+    take_steps(descent, rotated, bounds, rates, "logistic", optimizer, 1.3, 0.0, 0.0, BASE_ROWS)
+    agree(compiled, descent)
+
+
+def test_the_penalty_of_rotated_coordinates_is_that_of_the_coefficients() -> None:
+    """Without a gradient the penalty alone moves phi: by the implicit step of l2/2 |R' phi|^2, diagonal in phi."""
+    rng = np.random.default_rng(14)
+    vectors = np.linalg.qr(rng.normal(size=(N_NUMERIC, N_NUMERIC)))[0]
+    rotation = np.ascontiguousarray(vectors.T / np.array([0.1, 1.0, 2.0])[:N_NUMERIC, None])
+    theta = rng.normal(size=N_NUMERIC + 1)
+    rows = Rows(np.zeros((4, N_NUMERIC)), np.empty((4, 0), np.int32), np.full(4, theta[-1]), np.empty(0), np.empty(0))
+    compiled = Compiled(theta, "plain")
+    compiled.rotation = rotation
+    compiled.minibatches(rows, np.array([0, 4]), np.array([0.3]), "squared", 1.0, 0.0, 0.7, [])
+    hessian = 0.7 * rotation @ rotation.T
+    expected = np.linalg.solve(np.eye(N_NUMERIC) + 0.3 * hessian, theta[:-1])
+    np.testing.assert_allclose(compiled.theta[:-1], expected, rtol=1e-12)

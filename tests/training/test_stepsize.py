@@ -6,7 +6,13 @@ from scipy.optimize import minimize_scalar
 
 from streamgd.data.blocks import Block
 from streamgd.objective.losses import LOSSES
-from streamgd.training.stepsize import best_constant, block_row_norms, expected_squares, smoothness
+from streamgd.training.stepsize import (
+    best_constant,
+    block_row_norms,
+    decorrelating_rotation,
+    expected_squares,
+    smoothness,
+)
 
 N_DOF = 8
 
@@ -97,3 +103,39 @@ def test_expected_squares_are_those_of_mini_batches_at_the_best_constant() -> No
         squares += (X[rows].T @ residual[rows] / 50) ** 2 / 2000
 
     np.testing.assert_allclose(squares, expected, rtol=0.2)
+
+
+def test_the_rotation_makes_correlated_features_uncorrelated() -> None:
+    rng = np.random.default_rng(3)
+    common = rng.normal(size=(4_000, 1))
+    features = (common + 0.3 * rng.normal(size=(4_000, 4))).astype(np.float32)
+    codes = np.empty((4_000, 0), np.int32)
+    block = Block(features, codes, np.zeros(4_000), np.empty(0), np.empty(0), np.empty(0, np.uint64))
+    rotation = decorrelating_rotation(block)
+    rotated = features.astype(np.float64) @ rotation.T
+    np.testing.assert_allclose(rotated.T @ rotated / 4_000, np.eye(4), atol=1e-9)
+    # The penalty stays one of each coordinate.
+    gram = rotation @ rotation.T
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-9 * gram.max())
+
+
+def test_there_is_no_rotation_where_there_is_nothing_to_gain() -> None:
+    rng = np.random.default_rng(4)
+
+    def rotation(features: np.ndarray) -> np.ndarray:
+        rows = len(features)
+        return decorrelating_rotation(
+            Block(
+                features,
+                np.empty((rows, 0), np.int32),
+                np.zeros(rows),
+                np.empty(0),
+                np.empty(0),
+                np.empty(0, np.uint64),
+            )
+        )
+
+    assert rotation(rng.normal(size=(5_000, 3))).size == 0
+    assert rotation(np.repeat(rng.normal(size=(5_000, 1)), 2, axis=1)).shape == (2, 2)
+    assert rotation(np.repeat(rng.normal(size=(30, 1)), 2, axis=1)).size == 0
+    assert rotation(rng.normal(size=(5_000, 1))).size == 0

@@ -65,7 +65,7 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
     kernels.train_minibatches(
         features(raw, state.encoding), codes, target, np.empty(0), np.empty(0), bounds, np.full(steps, 0.1),
         state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots, state.clock, RANGES,
-        np.array(OPTIMIZERS[optimizer].settings), np.zeros(2), LOSSES["logistic"].pointwise_loss,
+        state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3), LOSSES["logistic"].pointwise_loss,
         LOSSES["logistic"].pointwise_gradient, OPTIMIZERS[optimizer].update,
     )  # fmt: skip
     state.steps += steps
@@ -74,7 +74,15 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
 def started(optimizer: str, expected: float = 0.0, seed: int = 0) -> TrainState:
     theta = np.random.default_rng(seed).normal(size=(N_DOF, 1)) * 0.3
     slots = OPTIMIZERS[optimizer].init(np.full(N_DOF, expected))
-    return TrainState.start(encoding_of(*BEFORE), theta, slots, learning_rate=0.1, best_constant=0.0, mean_weight=1.0)
+    return TrainState.start(
+        encoding_of(*BEFORE),
+        theta,
+        slots,
+        rotation=np.empty((0, 0)),
+        learning_rate=0.1,
+        best_constant=0.0,
+        mean_weight=1.0,
+    )
 
 
 moved_scalings = st.builds(
@@ -121,7 +129,8 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
         kernels.train_minibatches(
             features(raw[rows], state.encoding), codes[rows], target[rows], np.empty(0), np.empty(0), bounds,
             np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots,
-            state.clock, RANGES, np.array(rule.settings), np.zeros(2), LOSSES["logistic"].pointwise_loss,
+            state.clock, RANGES, state.rotation, np.array(rule.settings), np.zeros(3),
+            LOSSES["logistic"].pointwise_loss,
             LOSSES["logistic"].pointwise_gradient, rule.update,
         )  # fmt: skip
         state.steps += 1
