@@ -325,7 +325,7 @@ def _show_run(output: Output, result: Any) -> None:
     from streamgd.console import format_facts
 
     facts = result.to_json()
-    told = ("history", "warnings")
+    told = ("history", "warnings", "key")
     brief = {name: value for name, value in facts.items() if name not in told and value is not None}
     output.result(facts, lambda: format_facts(brief))
 

@@ -188,6 +188,8 @@ class _Compared:
         self._model = model
         self._manifest = manifest
         self._by = by
+        if part != "all" and model.facts.get("where"):
+            where = f"({where}) and ({model.facts['where']})" if where else model.facts["where"]
         condition = parse_where(where, manifest.schema) if where is not None else None
         self._part = part
         self._encoder = model.encoder(with_target=True, choice=_choice(model, condition, part))
@@ -232,7 +234,8 @@ def _choice(model: Model, where: Where | None, part: str) -> RowChoice:
         return RowChoice(where=where)
     if not model.facts.get("holdout"):
         raise ConfigError(f"--part {part}: the run held out no rows. Train with --holdout 10%, or leave out --part.")
-    return RowChoice(model.facts["seed"], where, holdout=model.facts["holdout"])
+    facts = model.facts
+    return RowChoice(facts["seed"], where, facts["sample"], facts["holdout"])
 
 
 class _LevelTable:

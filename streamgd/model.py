@@ -78,13 +78,11 @@ class Model:
             digest.update(np.ascontiguousarray(array, "<f8").tobytes())
         return digest.hexdigest()
 
-    def encoder(self, with_target: bool, choice: RowChoice | None = None, extra_weight: bool = True) -> Encoder:
+    def encoder(self, with_target: bool, choice: RowChoice | None = None) -> Encoder:
         """An encoder for new data: every row is kept without target, rows without a target are dropped with it."""
         columns = self.encoding.columns
         if not with_target:
             columns = replace(columns, target=None, weight=None)
-        elif not extra_weight:
-            columns = replace(columns, weight=None)
         layout = RecordLayout(
             len(columns.numeric), len(columns.categorical), "float64",
             columns.weight is not None, columns.offset is not None, False,

@@ -49,8 +49,7 @@ def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
     latest = directory.checkpoints.latest()
     saved = latest.state if latest else {}
     model = Model.load(directory.model_path) if directory.model_path.exists() else None
-    # --max-time ends with a model, but the same command goes on.
-    finished = model is not None and saved.get("stopped_by") not in (None, "max_time")
+    finished = directory.model_of(latest.state if latest else None) is not None
     facts = {
         "run": str(run_dir),
         "state": "finished" if finished else "unfinished",

@@ -32,14 +32,14 @@ def small_model() -> Model:
     categorical = (CategoricalEncoding(carrier, 1, ("UA", "AA", None), False, 0),)
     encoding = Encoding(columns, scaling([100.0], [50.0]), categorical, "impute")
     theta = np.array([[0.5], [-2.0], [0.25], [1.0]])
-    return Model("logistic", theta, encoding, {"steps": 30, "loss": 0.45})
+    return Model("logistic", theta, encoding, {"steps": 30, "loss": 0.45, "key": "k", "epochs": 3, "rows_seen": 7680})
 
 
 def wide_model(n_columns: int) -> Model:
     columns = Columns(tuple(NumericColumn(f"x{i}", f"x{i}") for i in range(n_columns)), (), TargetColumn("y"))
     encoding = Encoding(columns, scaling([0.0] * n_columns, [1.0] * n_columns), (), "impute")
     theta = np.arange(n_columns + 1, dtype=np.float64)[:, None] * (-1.0) ** np.arange(n_columns + 1)[:, None]
-    return Model("squared", theta, encoding)
+    return Model("squared", theta, encoding, {"key": "k", "epochs": 3, "rows_seen": 7680})
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def save_checkpoint(run_dir: Path, **values: Any) -> None:
-    state = {"epoch": 3, "steps": 30, "rows_seen": 7680, "stopped_by": None, "theta": np.zeros((4, 1))} | values
+    state = {"epoch": 3, "steps": 30, "rows_seen": 7680, "stopped_by": None, "key": "k"} | values
     RunDirectory(run_dir).checkpoints.save(state)
 
 

@@ -168,6 +168,16 @@ class Encoder:
         return [column.name for column in self.columns.categorical if column.values == "string"]
 
     def encode(self, batch: pa.RecordBatch, origin: Origin, records: np.ndarray) -> EncodedRows:
+        """As :meth:`_encode`; what Arrow cannot convert is told with its place."""
+        try:
+            return self._encode(batch, origin, records)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DataError(
+                f"{origin}: a value cannot be read ({reason}). Mend it, or leave the column out."
+            ) from error
+
+    def _encode(self, batch: pa.RecordBatch, origin: Origin, records: np.ndarray) -> EncodedRows:
         """Encode ``batch`` into ``records`` (uint64, (n_rows, record_words)); dropped rows are written too.
 
         Raises

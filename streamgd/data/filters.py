@@ -97,9 +97,10 @@ class Where:
     def surviving_row_groups(self, manifest: Manifest, file_index: int) -> set[int]:
         """Indices of the row groups of a file that may hold rows to use, judged by the footers alone."""
         count = manifest.files[file_index].metadata.num_row_groups
-        return {index for index in range(count) if self._possible(manifest, file_index, index)}
+        return {index for index in range(count) if self.may_hold(manifest, file_index, index)}
 
-    def _possible(self, manifest: Manifest, file_index: int, index: int) -> bool:
+    def may_hold(self, manifest: Manifest, file_index: int, index: int) -> bool:
+        """Whether one row group may hold rows to use, judged by its footer alone."""
         return self.possible(lambda column: manifest.bounds(file_index, index, column))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ from streamgd.data.plan import PLACES, Permutation
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.store import BlockStore
-from streamgd.data.stream import can_hold_rows, origin_of
+from streamgd.data.stream import can_hold_rows, origin_of, passed_over
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import encode as kernels
 from streamgd.kernels import sums
@@ -319,8 +319,7 @@ class _Stage:
         manifest, encoder = self._scatter.manifest, self._scatter.encoder
         survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
         if not can_hold_rows(manifest, row_group, encoder):
-            survey.dropped["where"] = row_group.rows
-            return survey
+            return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey
         start = 0
         batches = read_batches(
             manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.block_rows

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.source import Manifest, RowGroup, check_identity
 from streamgd.errors import CorruptFileError, DataChangedError, StreamgdError, from_os_error
 
 READ_BUFFER_BYTES = 65_536
@@ -73,6 +73,7 @@ def read_batches(
         raise _corrupt(where, error) from error
     except (pa.ArrowException, ValueError) as error:
         raise _corrupt(where, error) from error
+    check_identity(manifest, row_group.file_index)
     if rows_read != row_group.rows:
         raise CorruptFileError(
             f"{where}: the footer says {row_group.rows:,} rows, {rows_read:,} were decoded. Write the file anew."

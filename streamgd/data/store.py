@@ -18,7 +18,7 @@ from streamgd import state as states
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.errors import StorageError, storage_errors
 
-PAGE_BYTES = 4096
+PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
 _WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shuffle window, which needs none."
 
 
@@ -169,3 +169,11 @@ def free_bytes(folder: Path) -> int:
     with storage_errors(f"look at the free space of {folder}"):
         status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
+
+
+def written_bytes(folder: Path) -> int:
+    """Bytes on the disk of the blocks in ``folder``."""
+    try:
+        return (folder / "blocks.bin").stat().st_blocks * 512
+    except OSError:
+        return 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamgd.data.blocks import Block
-from streamgd.data.encoder import EncodedRows, Encoder, Origin
+from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
 from streamgd.data.encoding import Finisher
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup
@@ -22,10 +22,12 @@ class EncodedSlice:
     records: np.ndarray
     rows: EncodedRows
 
-    def kept(self) -> np.ndarray:
-        """Indices of the rows that are used, those held out last; int64."""
-        train = np.flatnonzero(self.rows.kept & ~self.rows.holdout)
-        return np.concatenate([train, np.flatnonzero(self.rows.kept & self.rows.holdout)])
+    def front(self, rows: int) -> EncodedSlice:
+        """A copy of the first ``rows`` training rows; their survey is that of the whole slice."""
+        found = self.rows
+        first = np.flatnonzero(found.kept & ~found.holdout)[:rows]
+        kept = EncodedRows(found.kept[first], found.holdout[first], found.has_null[first], found.survey)
+        return EncodedSlice(self.origin, self.records[first], kept)
 
 
 def origin_of(manifest: Manifest, row_group: RowGroup, start: int) -> Origin:
@@ -40,14 +42,24 @@ def can_hold_rows(manifest: Manifest, row_group: RowGroup, encoder: Encoder) -> 
     where = encoder.choice.where
     if where is None or encoder.every_row:
         return True
-    return row_group.index in where.surviving_row_groups(manifest, row_group.file_index)
+    return where.may_hold(manifest, row_group.file_index, row_group.index)
+
+
+def passed_over(manifest: Manifest, row_group: RowGroup, encoder: Encoder, rows: int) -> EncodedSlice:
+    """A slice without rows that counts ``rows`` of a row group which ``--where`` rules out."""
+    survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
+    survey.dropped["where"] = rows
+    none = np.empty(0, np.bool_)
+    origin = origin_of(manifest, row_group, 0)
+    return EncodedSlice(origin, encoder.layout.new_records(0), EncodedRows(none, none, none, survey))
 
 
 def encoded_slices(
     manifest: Manifest, row_group: RowGroup, encoder: Encoder, slice_rows: int
 ) -> Iterator[EncodedSlice]:
-    """The slices of one row group, in order; none if ``--where`` rules the row group out."""
+    """The slices of one row group, in order; one without rows if ``--where`` rules the row group out."""
     if not can_hold_rows(manifest, row_group, encoder):
+        yield passed_over(manifest, row_group, encoder, row_group.rows)
         return
     start = 0
     batches = read_batches(manifest, row_group, encoder.read_columns, encoder.dictionary_columns, slice_rows)

@@ -19,7 +19,7 @@ from streamgd.data.encoding import Finisher
 from streamgd.data.plan import Slice, file_order, window_order, window_rows_order
 from streamgd.data.reader import READ_BUFFER_BYTES, read_batches
 from streamgd.data.source import Manifest, RowGroup
-from streamgd.data.stream import EncodedSlice, can_hold_rows, encoded_slices, origin_of
+from streamgd.data.stream import EncodedSlice, can_hold_rows, encoded_slices, origin_of, passed_over
 
 #: Row groups are open at once as far as their readers fit this, whatever the memory budget: it decides the order.
 LANES_BYTES = 128_000_000
@@ -29,13 +29,14 @@ PAGE_BYTES = 1_048_576
 #: Rows looked at, spread over the row groups, before pure streaming begins.
 LOOK_ROWS = 262_144
 LOOK_ROW_GROUPS = 64
+#: Of these rows so many bytes are kept, to judge the step size by.
+LOOK_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
 class Window:
     """Encoded rows that are learned together: records in the order they were read, and the order to train in."""
 
-    index: int
     records: np.ndarray
     order: np.ndarray
     survey: Survey
@@ -86,7 +87,7 @@ class WindowStream:
             plan = iter([piece] for piece in file_order(self._manifest, window_rows))
         readers: dict[RowGroup, Iterator[pa.RecordBatch]] = {}
         with ThreadPoolExecutor(self._threads) as pool:
-            ahead: tuple[int, list[Future[EncodedSlice | None]]] | None = None
+            ahead: tuple[int, list[Future[EncodedSlice]]] | None = None
             for index, pieces in enumerate(plan):
                 if index < first:
                     continue
@@ -108,21 +109,21 @@ class WindowStream:
         if not can_hold_rows(self._manifest, row_group, encoder):
             return piece, None, 0
         slice_rows = encoder.layout.block_rows // max(1, self._lanes) or 1
-        passed_over = 0
+        skipped = 0
         if row_group not in readers:
             readers[row_group] = read_batches(
                 self._manifest, row_group, encoder.read_columns, encoder.dictionary_columns, slice_rows
             )
-            passed_over = piece.start // slice_rows
+            skipped = piece.start // slice_rows
         reader = readers[row_group]
         if piece.stop == row_group.rows:
             del readers[row_group]
-        return piece, reader, passed_over
+        return piece, reader, skipped
 
-    def _encode(self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, passed_over: int) -> EncodedSlice | None:
+    def _encode(self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, skipped: int) -> EncodedSlice:
         if reader is None:
-            return None
-        for _ in range(passed_over):
+            return passed_over(self._manifest, piece.row_group, self._encoder, piece.rows)
+        for _ in range(skipped):
             next(reader)
         batch = next(reader)
         if piece.stop == piece.row_group.rows:
@@ -132,46 +133,53 @@ class WindowStream:
         origin = origin_of(self._manifest, piece.row_group, piece.start)
         return EncodedSlice(origin, records, self._encoder.encode(batch, origin, records))
 
-    def _gather(self, epoch: int, index: int, futures: list[Future[EncodedSlice | None]]) -> Window:
+    def _gather(self, epoch: int, index: int, futures: list[Future[EncodedSlice]]) -> Window:
         survey = Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies))
         records = [self._encoder.layout.new_records(0)]
         kept = []
         for future in futures:
             piece = future.result()
-            if piece is not None:
-                survey = survey.merge(piece.rows.survey)
-                records.append(piece.records)
-                kept.append(piece.rows.kept & ~piece.rows.holdout)
+            survey = survey.merge(piece.rows.survey)
+            records.append(piece.records)
+            kept.append(piece.rows.kept & ~piece.rows.holdout)
         chosen = np.flatnonzero(np.concatenate([*kept, np.empty(0, np.bool_)]))
         if self._lanes and len(chosen):
             shuffled = np.empty_like(chosen)
             shuffled[window_rows_order(self._seed, epoch, index, len(chosen))] = chosen
             chosen = shuffled
-        return Window(index, np.concatenate(records), chosen, survey)
+        return Window(np.concatenate(records), chosen, survey)
 
 
 def first_look(
-    manifest: Manifest, encoder: Encoder, enough: Callable[[Survey], bool]
+    manifest: Manifest, encoder: Encoder, enough: Callable[[Survey], bool], check: Callable[[], None]
 ) -> tuple[Survey, list[EncodedSlice]]:
-    """Survey of slices spread over all row groups, and the slices: what streaming knows before it begins.
+    """Survey of slices spread over all row groups, and some rows of each: what streaming knows before it begins.
 
-    Where that is not ``enough`` (data sorted by the target, a narrow filter), every row is surveyed.
+    Where that is not ``enough`` (data sorted by the target, a narrow filter), every row is surveyed. The rows that are
+    kept take 16 MB at most. ``check`` is called often; it raises to stop.
     """
     chosen = np.unique(np.linspace(0, len(manifest.row_groups) - 1, LOOK_ROW_GROUPS).round().astype(int))
     rows = max(1, min(encoder.layout.block_rows, LOOK_ROWS // len(chosen)))
+    fronts = (next(encoded_slices(manifest, manifest.row_groups[index], encoder, rows)) for index in chosen)
+    found = _surveyed(fronts, len(chosen), encoder, check)
+    if enough(found[0]):
+        return found
+    block_rows = encoder.layout.block_rows
+    everything = (
+        piece for row_group in manifest.row_groups for piece in encoded_slices(manifest, row_group, encoder, block_rows)
+    )
+    return _surveyed(everything, len(file_order(manifest, block_rows)), encoder, check)
+
+
+def _surveyed(
+    pieces: Iterator[EncodedSlice], count: int, encoder: Encoder, check: Callable[[], None]
+) -> tuple[Survey, list[EncodedSlice]]:
+    """Survey of all pieces, and the first rows of each of them."""
+    rows_each = max(1, LOOK_BYTES // encoder.layout.record_bytes // count)
     survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
-    pieces = []
-    for index in chosen:
-        piece = next(encoded_slices(manifest, manifest.row_groups[index], encoder, rows), None)
-        if piece is not None:
-            survey = survey.merge(piece.rows.survey)
-            pieces.append(piece)
-    if enough(survey):
-        return survey, pieces
-    survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
-    for row_group in manifest.row_groups:
-        for piece in encoded_slices(manifest, row_group, encoder, encoder.layout.block_rows):
-            survey = survey.merge(piece.rows.survey)
-            if len(pieces) < LOOK_ROW_GROUPS and piece.rows.survey.train_rows:
-                pieces.append(piece)
-    return survey, pieces
+    fronts = []
+    for piece in pieces:
+        check()
+        survey = survey.merge(piece.rows.survey)
+        fronts.append(piece.front(rows_each))
+    return survey, fronts

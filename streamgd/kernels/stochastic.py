@@ -76,15 +76,15 @@ def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):
 def _minibatch_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[:, ::1], _f8[::1], _f8[::1],
-        POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
+        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[:, ::1],
+        _f8[::1], _f8[::1], _f8[::1], POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, theta, average, slots, clock, level_ranges, rotation, settings, losses,
+    averaging, theta, average, slots, clock, level_ranges, rotation, settings, rate, losses,
     loss_value, loss_derivative, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
@@ -108,6 +108,8 @@ def train_minibatches(
         First row and end of the categorical columns whose base level has a row; l1 must then be 0.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Rows are the numeric coordinates of theta in terms of the features; l1 must then be 0.
+    rate : float64, (n_dof,)
+        Written: the rate of each coordinate when it was last touched, by which it owes the penalty of missed steps.
     losses : float64, (3,)
         Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
     """
@@ -117,7 +119,6 @@ def train_minibatches(
     theta_numeric = np.empty(n_numeric, features.dtype)
     gradient_numeric = np.empty(n_numeric, features.dtype)
     gradient = np.zeros(theta.shape[0])
-    rate = np.zeros(theta.shape[0])
     touched = np.empty(min(theta.shape[0], n_numeric + 1 + n_categorical * (bounds[-1] - bounds[0])), np.int64)
     for j in range(n_numeric):
         touched[j] = j
@@ -227,7 +228,7 @@ def train_minibatches(
 def _rows_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[::1], _f8[::1], _i8[::1], _i8[:, ::1], _f8[::1],
+        types.boolean, _f8[::1], _f8[::1], _i8[::1], _i8[:, ::1], _f8[::1], _f8[::1],
         POINTWISE_FUNCTION, POINTWISE_FUNCTION,
     )  # fmt: skip
 
@@ -235,7 +236,7 @@ def _rows_signature(feature):
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(
     features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, theta, average, clock, level_ranges, losses, loss_value, loss_derivative,
+    averaging, theta, average, clock, level_ranges, rate, losses, loss_value, loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
@@ -295,6 +296,7 @@ def train_rows(
                 if averaging:
                     average[j] += share * (theta[j] - average[j])
                 clock[j] = step
+                rate[j] = alpha
         theta[intercept] -= alpha * residual
         if averaging:
             average[intercept] += share * (theta[intercept] - average[intercept])
@@ -311,3 +313,10 @@ def averaged_theta(theta, average, clock, step, out):
         out[j] = average[j]
         if clock[j] < step:
             out[j] = average_decay(np.float64(clock[j]), np.float64(step), average[j], theta[j])
+
+
+@compiled(types.void(_f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8))
+def pay_penalty(theta, clock, rate, step, l1, l2):
+    """Shrink every coordinate but the intercept by the penalty of the steps since it was last touched."""
+    for j in range(theta.shape[0] - 1):
+        theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2)

@@ -14,7 +14,7 @@ def learning_rates(schedule: str, alpha: float, first_step: int, steps: int, tot
     Parameters
     ----------
     schedule : {"constant", "inverse", "cosine"}
-        constant: ``alpha``; inverse scaling: ``alpha / sqrt(1 + t / t0)`` with t0 a tenth of an epoch-long run's
+        constant: ``alpha``; inverse scaling: ``alpha / sqrt(1 + t / t0)`` with t0 a tenth of
         ``total_steps``; cosine: from alpha to zero over ``total_steps`` (Loshchilov, Hutter 2017, eq. 5).
     total_steps : int
         Steps of the whole run.

@@ -8,9 +8,9 @@ they are the same blocks as those made anew, so the sums are too.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import tree_reduce
+from streamgd.training.rundir import is_final
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import largest_eigenvalue, second_moments
 
@@ -62,7 +63,6 @@ class BlockSource:
         self._store = store
         self._first_region: dict[RowGroup, int] = {}
         self._rows: dict[RowGroup, list[int]] = {}
-        self._lock = threading.Lock()
         regions = 0
         for row_group in manifest.row_groups:
             self._first_region[row_group] = regions
@@ -105,12 +105,18 @@ def count_slices(manifest: Manifest, block_rows: int) -> int:
 
 @dataclass
 class BatchState:
-    """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this."""
+    """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this.
+
+    ``closing`` has J and mean loss at the result, where the optimizer does not know them.
+    """
 
     encoding: Encoding
     optimizer: dict[str, Any]
     learning_rate: float
     base_loss: float
+    key: str
+    asked_epochs: int = 0
+    closing: dict[str, float] | None = None
     epoch: int = 0
     rows_seen: int = 0
     mean_loss: float | None = None
@@ -191,14 +197,17 @@ class BatchTrainer:
         DivergenceError
             J grew beyond all bounds: the fixed step is too large.
         """
-        state.stopped_by = None
+        if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
+            return
+        state.stopped_by, state.asked_epochs, state.closing = None, self._task.epochs, None
         while state.epoch < self._task.epochs and state.stopped_by is None:
             started_s = time.monotonic()
             try:
                 total = self.total(state.optimizer["trial"])
             except StreamgdError:
                 # The pass is repeated after a resume; what came before it is kept.
-                self._context.save(state.state())
+                with suppress(StreamgdError):  # the first error is the one to tell
+                    self._context.save(state.state())
                 raise
             self._step(state, total, started_s)
         if state.stopped_by is None:
@@ -206,9 +215,9 @@ class BatchTrainer:
         if not self._optimizer.evaluates_result:
             theta = state.optimizer["theta"]
             evaluation = self._objective.evaluate(theta, self.total(theta))
-            state.optimizer["value"], state.mean_loss = evaluation.value, evaluation.mean_loss
+            state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
         self._context.save(state.state())
-        now, scale = state.optimizer, state.encoding.target_scale
+        now, scale = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale
         self._context.display.message(
             f"J is {now['value'] * scale**2:.9g} after {state.epoch} passes, the best constant has"
             f" {state.base_loss * scale**2:.9g}; the largest |grad J| is {now['residual'] * scale:.3g}, asked for"
@@ -261,10 +270,15 @@ class BatchTrainer:
             state.stopped_by = "max_time"
         self._context.after_step(state.state)
 
+    @staticmethod
+    def _moved(state: BatchState, previous: dict[str, Any]) -> float:
+        """Largest change of a coefficient, in units of the target."""
+        return float(np.abs(state.optimizer["theta"] - previous["theta"]).max()) * state.encoding.target_scale
+
     def _small_change(self, state: BatchState, previous: dict[str, Any]) -> str | None:
         config, now = self._task.config, state.optimizer
         if config.tol_loss > 0 and previous["value"] - now["value"] < config.tol_loss * abs(previous["value"]):
             return "tol_loss"
-        if config.tol_theta > 0 and np.abs(now["theta"] - previous["theta"]).max() <= config.tol_theta:
+        if config.tol_theta > 0 and self._moved(state, previous) <= config.tol_theta:
             return "tol_theta"
         return None

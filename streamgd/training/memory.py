@@ -16,6 +16,8 @@ from streamgd.errors import ConfigError
 BASE_BYTES = 130_000_000
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
 COLUMN_READER_BYTES = 420_000
+#: theta, its average, the optimizer's slots, two snapshots, a checkpoint on its way, and what the loop works with.
+COEFFICIENT_BYTES = 8 * 28
 #: Bytes of a decoded value, in Arrow and on the way to the record.
 VALUE_BYTES = 16
 
@@ -29,7 +31,13 @@ class MemoryPlan:
 
 
 def plan_memory(
-    memory_bytes: int, manifest: Manifest, columns: list[str], layout: RecordLayout, threads: int, lanes: int
+    memory_bytes: int,
+    manifest: Manifest,
+    columns: list[str],
+    layout: RecordLayout,
+    threads: int,
+    lanes: int,
+    hashed_rows: int,
 ) -> MemoryPlan:
     """Share out the budget.
 
@@ -37,12 +45,15 @@ def plan_memory(
     ----------
     lanes : int
         Row groups that are open at once in window order, else 0.
+    hashed_rows : int
+        Coefficients of hashed columns, which are known before the start.
 
     Raises
     ------
     ConfigError
         Not even one thread fits; the message has the number that would be needed.
     """
+    fixed_bytes = BASE_BYTES + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
     slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
@@ -50,15 +61,15 @@ def plan_memory(
         # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
         # they cannot be fewer.
         window_bytes = layout.block_rows * (2 * VALUE_BYTES * len(columns) + 5 * layout.record_bytes)
-        needed = BASE_BYTES + lanes * reader + window_bytes
+        needed = fixed_bytes + lanes * reader + window_bytes
         _require(memory_bytes, needed, f"{lanes} row groups open at once")
         return MemoryPlan(threads, STAGE_BYTES)
     smallest_stage = slice_rows * layout.record_bytes
-    needed = BASE_BYTES + reader + slice_bytes + 2 * smallest_stage
+    needed = fixed_bytes + reader + slice_bytes + 2 * smallest_stage
     _require(memory_bytes, needed, "one row group being decoded")
     each = reader + slice_bytes + 2 * smallest_stage
-    fitting = max(1, min(threads, (memory_bytes - BASE_BYTES) // each))
-    spare = (memory_bytes - BASE_BYTES) // fitting - reader - slice_bytes
+    fitting = max(1, min(threads, (memory_bytes - fixed_bytes) // each))
+    spare = (memory_bytes - fixed_bytes) // fitting - reader - slice_bytes
     return MemoryPlan(int(fitting), int(min(STAGE_BYTES, max(smallest_stage, spare // 2))))
 
 

@@ -7,6 +7,7 @@ only module that imports Dask.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import dask
@@ -31,15 +32,13 @@ def tree_reduce(
     common : object
         What every task needs (theta); one node of the graph.
     """
-    shared = dask.delayed(_identity, pure=False)(dask.delayed(common, traverse=False))
+    shared = dask.delayed(common, traverse=False)
     run, fold = dask.delayed(task, pure=False), dask.delayed(combine, pure=False)
     level = [run(shared, chunk) for chunk in chunks]
     while len(level) > 1:
         pairs = [fold(*level[i : i + 2]) for i in range(0, len(level) - 1, 2)]
         level = pairs + level[len(level) // 2 * 2 :]
-    (result,) = dask.compute(level[0], scheduler="threads", num_workers=threads)
+    # A pool of our own: leaving it waits for tasks that still run when another one has failed.
+    with ThreadPoolExecutor(threads) as pool:
+        (result,) = dask.compute(level[0], scheduler="threads", pool=pool, num_workers=threads)
     return result  # type: ignore[no-any-return]
-
-
-def _identity(value: Any) -> Any:
-    return value

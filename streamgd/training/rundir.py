@@ -17,9 +17,15 @@ from filelock import FileLock, Timeout
 
 from streamgd import state as states
 from streamgd.errors import ConfigError, DataError, NoInputError, RunLockedError, storage_errors
+from streamgd.model import Model
 from streamgd.training.checkpoint import CheckpointStore
 
 SCHEMA_VERSION = 1
+
+
+def is_final(stopped_by: str | None) -> bool:
+    """Whether what stopped a run was its end; after ``--max-time`` the same command goes on."""
+    return stopped_by not in (None, "max_time")
 
 
 class RunDirectory:
@@ -57,9 +63,11 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         mistake = isinstance(error, DataError | NoInputError | ConfigError)
-        if mistake and self._begun_here and not self.checkpoints.list():
-            self._forget_beginning()
-        self._lock.release()
+        try:
+            if mistake and self._begun_here and not self.checkpoints.list():
+                self._forget_beginning()
+        finally:
+            self._lock.release()
 
     def _forget_beginning(self) -> None:
         """After a mistake in data or options: keep nothing that the mended command would have to agree with."""
@@ -94,6 +102,14 @@ class RunDirectory:
             )
         return stored
 
+    def model_of(self, saved: dict[str, Any] | None) -> Model | None:
+        """The model, if it is that of a checkpoint's state ``saved`` and the run had come to its end there."""
+        if saved is None or not is_final(saved["stopped_by"]) or not self.model_path.exists():
+            return None
+        model = Model.load(self.model_path)
+        same = (model.facts.get("key"), model.facts.get("epochs"), model.facts.get("rows_seen"))
+        return model if same == (saved["key"], saved["epoch"], saved["rows_seen"]) else None
+
     def write_config(self, stored: dict[str, Any]) -> None:
         self._begun_here = self._begun_here or not self._config_path.exists()
         text = json.dumps({"schema_version": SCHEMA_VERSION, **stored}, indent=2, default=str)
@@ -101,11 +117,12 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Forget the run, but keep the model until a new one replaces it."""
-        for path in (self._config_path, self._history_path):
-            if path.exists():
-                states.remove(path)
+        # Checkpoints first: without them the configuration binds nobody, the other way round they would be adopted.
         for info in self.checkpoints.list():
             states.remove(info.path)
+        for path in (self._history_path, self._config_path):
+            if path.exists():
+                states.remove(path)
 
     def append_history(self, line: dict[str, Any], size_bytes: int) -> int:
         """Write ``line`` after the first ``size_bytes`` bytes of the history; returns the new size."""

@@ -14,7 +14,6 @@ from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.prepare import Preparation, PreparedBlocks, new_store
-from streamgd.data.source import discover
 from streamgd.data.store import BlockStore, free_bytes
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
@@ -79,13 +78,19 @@ def open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) 
         return kind(task.widened(error.largest), context, saved)
 
 
+def _tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:
+    for name in task.hashed_now(encoding):
+        context.display.message(
+            f"{name}: more than {task.config.max_levels:,} levels, hashed into {task.config.hash_buckets:,} buckets"
+        )
+
+
 def _streamed_holdout(task: Task, encoding: Encoding) -> Holdout | None:
     """Held out rows that are decoded anew each time, if there are any."""
     frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
-    if task.config.validation:
+    if task.validation is not None:
         choice = RowChoice(where=task.choice.where)
-        manifest = discover(task.config.validation)
-        return StreamedHoldout(manifest, replace(frozen, choice=choice), task.threads, only_held_out=False)
+        return StreamedHoldout(task.validation, replace(frozen, choice=choice), task.threads, only_held_out=False)
     if task.config.holdout > 0:
         return StreamedHoldout(task.manifest, frozen, task.threads, only_held_out=True)
     return None
@@ -105,6 +110,7 @@ class StochasticSession(Session):
         context.survey_moments = self._survey.moments
         self._state = TrainState.from_state(saved) if saved else self._new_state(sample, largest_row_norm)
         self._objective = task.objective(self._encoding)
+        _tell_hashed(task, self._encoding, context)
 
     def _open_blocks(self) -> tuple[Block, float]:
         """Prepare the shuffled blocks; returns the rows of one of them and the largest row norm."""
@@ -131,7 +137,7 @@ class StochasticSession(Session):
         """Look at slices of all row groups; returns their rows and the largest row norm among them."""
         task = self.task
         encoder = task.encoder()
-        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough)
+        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, self.context.interrupt.check)
         self._encoding = self._make_encoding(self._survey, encoder.vocabularies, with_other=True)
         frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
         stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads)
@@ -173,7 +179,7 @@ class StochasticSession(Session):
         return TrainState.start(
             encoding, first_theta(task, encoding, constant), optimizer.init(squares),
             rotation=rotation, learning_rate=rate,
-            best_constant=constant, mean_weight=mean_weight,
+            best_constant=constant, mean_weight=mean_weight, key=task.key,
         )  # fmt: skip
 
     def _may_rotate(self) -> bool:
@@ -200,7 +206,7 @@ class StochasticSession(Session):
         """The theta to predict with, in the encoding of the loops."""
         if self.task.config.patience and self._state.best and self._state.best["loss"] is not None:
             return np.array(self._state.best["theta"])
-        return self._state.result(self.task.averaging)
+        return self._state.result(self.task.averaging, self._objective.penalty)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
         return self._state.encoding.without_base_rows(self._theta())
@@ -260,7 +266,6 @@ class BatchSession(Session):
         encoding = task.encoding(survey, encoder.vocabularies)
         frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
         self._survey = survey
-        context.survey_moments = survey.moments
         self._holdout = _streamed_holdout(task, encoding)
         store = BlockStore(
             task.blocks_dir, task.layout, task.layout.block_rows, count_slices(task.manifest, task.layout.block_rows)
@@ -269,8 +274,13 @@ class BatchSession(Session):
         finisher = Finisher(task.layout, encoding, frozen.vocabularies)
         self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None)
         self._objective = task.objective(encoding)
+        _tell_hashed(task, encoding, context)
         self._trainer = BatchTrainer(task, self._source, self._objective, self._holdout, context)
-        self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
+        try:
+            self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
+        except BaseException:
+            self._source.close()
+            raise
 
     def _new_state(self, encoding: Encoding) -> BatchState:
         task, survey = self.task, self._survey
@@ -288,7 +298,7 @@ class BatchSession(Session):
             f" {base_loss * encoding.target_scale**2:.6g}"
         )
         theta = first_theta(task, encoding, float(base[-1, 0]))
-        return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss)
+        return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss, task.key)
 
     def train(self) -> None:
         self._trainer.run(self._state)
@@ -302,10 +312,11 @@ class BatchSession(Session):
         state, unit = self._state, self._state.encoding.target_scale**2
         facts = _common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
         gradient = state.optimizer["residual"]
+        closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"], **(state.closing or {})}
         facts |= {
             "progressive_loss": None, "holdout_loss": _scaled(state.best["loss"] if state.best else None, unit),
-            "base_loss": _scaled(state.base_loss, unit), "train_loss": _scaled(state.mean_loss, unit),
-            "objective": _scaled(state.optimizer["value"], unit), "learning_rate": state.optimizer["alpha"],
+            "base_loss": _scaled(state.base_loss, unit), "train_loss": _scaled(closing["mean_loss"], unit),
+            "objective": _scaled(closing["value"], unit), "learning_rate": state.optimizer["alpha"],
             "gradient": None if gradient is None else gradient * state.encoding.target_scale, "rollbacks": 0,
         }  # fmt: skip
         return facts
@@ -365,10 +376,12 @@ def _common_facts(
     task: Task, survey: Survey, epochs: int, steps: int, rows_seen: int, stopped_by: str | None
 ) -> dict[str, Any]:
     return {
-        "rows": task.manifest.n_rows, "train_rows": survey.train_rows, "holdout_rows": survey.holdout_rows,
+        "key": task.key, "rows": task.manifest.n_rows, "train_rows": survey.train_rows,
+        "holdout_rows": survey.holdout_rows,
         "dropped": survey.dropped, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
         "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
-        "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout,
+        "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout, "sample": task.config.sample,
+        "where": task.config.where,
         "epochs": epochs, "steps": steps, "rows_seen": rows_seen, "stopped_by": stopped_by,
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ from streamgd.data.prepare import WAVE_BLOCKS, block_plan
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.scaler import Scaling
 from streamgd.data.source import Manifest, discover
-from streamgd.data.store import free_bytes
+from streamgd.data.store import free_bytes, written_bytes
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import count_lanes
 from streamgd.errors import ConfigError, NoInputError, TargetError
@@ -59,6 +59,7 @@ class Task:
 
     config: TrainConfig
     manifest: Manifest
+    validation: Manifest | None
     resolved: Resolved
     layout: RecordLayout
     choice: RowChoice
@@ -92,10 +93,7 @@ class Task:
     @property
     def blocks_dir(self) -> Path:
         """Where this run keeps its blocks: under ``--blocks-dir`` in a folder named after the run."""
-        if self.config.blocks_dir is None:
-            return self.config.run_dir / "blocks"
-        run = hashlib.sha256(str(self.config.run_dir.resolve()).encode()).hexdigest()[:12]
-        return Path(self.config.blocks_dir) / f"streamgd-{run}"
+        return blocks_dir(self.config)
 
     @property
     def blocks_bytes(self) -> int:
@@ -162,6 +160,10 @@ class Task:
             shift, scale = mean, float(survey.target_moments.deviation()[0])
         return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale)
 
+    def hashed_now(self, encoding: Encoding) -> list[str]:
+        """Columns that have more levels than ``--max-levels``, and were not asked to be hashed."""
+        return [column.column.name for column in encoding.categorical if column.hashed and not column.column.hashed]
+
     def objective(self, encoding: Encoding) -> Objective:
         """The objective in units of the standardised target, stated for the original one: l1 follows the unit."""
         return Objective(self.loss, ElasticNet(self.config.l1 / encoding.target_scale, self.config.l2))
@@ -193,8 +195,9 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
     where = parse_where(config.where, manifest.schema) if config.where else None
     resolved = resolve(manifest, config, where)
     columns = resolved.columns
-    if config.validation:
-        check_columns(columns, discover(config.validation))
+    validation = discover(config.validation) if config.validation else None
+    if validation is not None:
+        check_columns(columns, validation)
     layout = RecordLayout(
         len(columns.numeric), len(columns.categorical), config.dtype,
         columns.weight is not None, columns.offset is not None, config.row_log is not None,
@@ -216,6 +219,7 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
     return Task(
         config=config,
         manifest=manifest,
+        validation=validation,
         resolved=resolved,
         layout=layout,
         choice=RowChoice(config.seed, where, config.sample, config.holdout),
@@ -225,9 +229,25 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
         averaging=not batch and (config.average == "on" or (config.average == "auto" and config.l1 == 0.0)),
         epochs=config.epochs or (DEFAULT_PASSES if batch else DEFAULT_EPOCHS),
         lanes=lanes,
-        memory=plan_memory(config.memory, manifest, read, layout, config.threads or usable_cores(), lanes),
+        memory=plan_memory(
+            config.memory,
+            manifest,
+            read,
+            layout,
+            config.threads or usable_cores(),
+            lanes,
+            config.hash_buckets * sum(column.hashed for column in columns.categorical),
+        ),
         notes=(*resolved.warnings, *notes),
     )
+
+
+def blocks_dir(config: TrainConfig) -> Path:
+    """See ``Task.blocks_dir``."""
+    if config.blocks_dir is None:
+        return config.run_dir / "blocks"
+    run = hashlib.sha256(str(config.run_dir.resolve()).encode()).hexdigest()[:12]
+    return Path(config.blocks_dir) / f"streamgd-{run}"
 
 
 def _blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
@@ -243,7 +263,8 @@ def _order(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> tup
         return config.shuffle, []
     needed = int(_blocks_bytes(manifest, layout, config) * config.sample)
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir
-    free = free_bytes(folder)
+    # Blocks of an earlier start of the same run are in its own way only seemingly.
+    free = free_bytes(folder) + written_bytes(blocks_dir(config))
     if needed <= config.blocks_max and needed <= 0.9 * free:
         return "full", []
     why = (

@@ -13,7 +13,8 @@ import numpy as np
 
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Survey
-from streamgd.errors import DivergenceError
+from streamgd.data.encoding import Encoding
+from streamgd.errors import DataError, DivergenceError
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.objective import Objective
 from streamgd.optim.schedules import learning_rates
@@ -22,7 +23,8 @@ from streamgd.training import monitor
 from streamgd.training.holdout import Holdout
 from streamgd.training.portions import Portion, PortionSource, StreamedWindows
 from streamgd.training.progress import RunContext
-from streamgd.training.setup import Task
+from streamgd.training.rundir import is_final
+from streamgd.training.setup import WIDEST_PROVISIONAL, Task
 from streamgd.training.trainstate import TrainState
 
 
@@ -59,13 +61,19 @@ class StochasticTrainer:
         """Train until the last epoch or until something stops it; ``state.stopped_by`` says what."""
         self._unit = state.encoding.target_scale**2
         self._level_ranges = state.encoding.level_ranges()
-        state.stopped_by = None
+        if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
+            return
+        state.stopped_by, state.asked_epochs = None, self._task.epochs
         if state.snapshot is None:
             state.take_snapshot()
         while state.epoch < self._task.epochs and state.stopped_by is None:
             trouble = self._epoch(state)
             if trouble:
-                self._go_back(state, trouble)
+                self._go_back(state, trouble, whole_epoch=False)
+                continue
+            trouble = "" if state.stopped_by else self._judge_epoch(state)
+            if trouble:
+                self._go_back(state, trouble, whole_epoch=True)
             elif state.stopped_by is None:
                 self._end_epoch(state)
         if state.stopped_by is None:
@@ -88,9 +96,11 @@ class StochasticTrainer:
                 state.stopped_by = "max_time"
                 return ""
         self._context.epoch_s = time.monotonic() - started_s
-        # An epoch is judged once: after a rollback its sums still hold the bad part.
-        judged = state.rollback_epoch != state.epoch and state.rollbacks < monitor.MAX_ROLLBACKS
-        if not judged or self._task.order != "full":
+        return ""
+
+    def _judge_epoch(self, state: TrainState) -> str:
+        """What is wrong with the epoch as a whole, or an empty text."""
+        if self._task.order != "full" or state.rollbacks >= monitor.MAX_ROLLBACKS:
             return ""
         return monitor.bad_epoch(state.sums, state.epoch_losses[-1]["progressive"] if state.epoch_losses else None)
 
@@ -129,12 +139,24 @@ class StochasticTrainer:
         return trouble
 
     def _learn_scaling(self, state: TrainState, survey: Survey) -> None:
+        self._check_range(state.encoding, survey)
         state.survey = survey if state.survey is None else state.survey.merge(survey)
         grown = state.reexpress(self._source.learned(state.encoding, state.survey.moments), self._optimizer)
         for column in grown:
             name = state.encoding.columns.numeric[column].name
             self._context.event(
                 state, "restart", f"feature '{name}' had been nearly constant: its coefficient restarts at 0"
+            )
+
+    def _check_range(self, encoding: Encoding, survey: Survey) -> None:
+        """Refuse values that the units taken from the first look cannot hold."""
+        wide = np.flatnonzero(survey.moments.largest / WIDEST_PROVISIONAL > encoding.scaling.scale0)
+        if len(wide) and self._task.config.scale == "standard":
+            name, largest = encoding.columns.numeric[wide[0]].name, survey.moments.largest[wide[0]]
+            usual = encoding.scaling.scale[wide[0]]
+            raise DataError(
+                f"feature '{name}' reaches {largest:.3g}, rows before it about {usual:.3g}: too wide for a stream."
+                f" Leave such rows out with --where, or take --shuffle full --restart."
             )
 
     def _train_block(self, state: TrainState, block: Block, losses: np.ndarray) -> None:
@@ -147,7 +169,7 @@ class StochasticTrainer:
             kernels.train_rows(
                 block.features, block.codes, block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.theta[:, 0], state.average[:, 0], state.clock, self._level_ranges, losses,
+                state.theta[:, 0], state.average[:, 0], state.clock, self._level_ranges, state.rate, losses,
                 loss.pointwise_loss, loss.pointwise_gradient,
             )  # fmt: skip
         else:
@@ -157,13 +179,13 @@ class StochasticTrainer:
                 block.features, block.codes, block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.theta[:, 0], state.average[:, 0], state.slots, state.clock,
-                self._level_ranges, state.rotation, self._settings, losses,
+                self._level_ranges, state.rotation, self._settings, state.rate, losses,
                 loss.pointwise_loss, loss.pointwise_gradient, self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps
 
-    def _go_back(self, state: TrainState, trouble: str) -> None:
-        """Return to the last good snapshot with half the step, and say why."""
+    def _go_back(self, state: TrainState, trouble: str, whole_epoch: bool) -> None:
+        """Return to a good snapshot with half the step, and say why."""
         moments = state.survey.moments if state.survey else self._context.survey_moments
         cause = monitor.likely_cause(
             state.encoding, moments, state.learning_rate, self._task.config.scale == "standard"
@@ -174,8 +196,7 @@ class StochasticTrainer:
                 f" --where, leave out the column with --exclude, or --restart with a smaller --learning-rate."
             )
         where = f"epoch {state.epoch + 1}, step {state.steps:,}"
-        state.rollback_epoch = state.epoch
-        state.go_back()
+        state.go_back(whole_epoch)
         self._context.event(
             state, "rollback",
             f"{where}: {trouble}: {cause}. Back to step {state.steps:,}, the learning rate is now"
@@ -186,13 +207,16 @@ class StochasticTrainer:
     def _end_epoch(self, state: TrainState) -> None:
         if isinstance(self._source, StreamedWindows) and state.epoch == 0 and state.survey is not None:
             state.reexpress(self._source.exact(state.encoding, state.survey.moments), self._optimizer)
-        theta = state.result(self._task.averaging)
+        theta = state.result(self._task.averaging, self._objective.penalty)
         holdout = None
         if self._holdout is not None:
             self._context.display.progress("evaluate", 0, 0, None)
             holdout = self._holdout.mean_loss(self._objective, state.encoding, theta)
         progressive = float(state.sums[0] / state.sums[1]) if state.sums[1] > 0 else None
-        moved = float(np.abs(theta - state.best["previous"]).max()) if state.best else None
+        coefficients = state.encoding.without_base_rows(theta)[1] * state.encoding.target_scale
+        before = state.previous_coefficients
+        moved = float(np.abs(coefficients - before).max()) if before is not None else None
+        state.previous_coefficients = coefficients
         entry = {
             "epoch": state.epoch + 1, "rows": self._rows_of_epoch(state), "progressive": progressive,
             "constant": float(state.sums[3] / state.sums[1]) if state.sums[1] > 0 else None,
@@ -203,7 +227,7 @@ class StochasticTrainer:
         best = state.best
         if best is None or (holdout is not None and (best["loss"] is None or holdout < best["loss"])):
             best = {"epoch": state.epoch, "loss": holdout, "theta": theta}
-        state.best = {**best, "previous": theta}
+        state.best = best
         state.take_snapshot()
         unit = self._unit
         line = {
@@ -229,6 +253,7 @@ class StochasticTrainer:
             before, now = losses[-2][name], losses[-1][name]
             if before - now < config.tol_loss * abs(before):
                 return "tol_loss"
-        if config.patience and state.best and state.epoch - state.best["epoch"] >= config.patience:
+        best = state.best
+        if config.patience and best and best["loss"] is not None and state.epoch - best["epoch"] >= config.patience:
             return "patience"
         return None

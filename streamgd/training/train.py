@@ -6,21 +6,24 @@ run directory ── task ── sessions.open: rows ready, state new or from th
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from streamgd.config import TrainConfig, identity_fields, make_config, option_name
 from streamgd.data.source import Manifest, compare, discover
 from streamgd.data.store import remove_blocks
-from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, RunMismatchError
+from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, RunMismatchError, StreamgdError
 from streamgd.model import Model
 from streamgd.state import CorruptStateError
 from streamgd.training.display import Display, Silent
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
-from streamgd.training.rundir import RunDirectory
-from streamgd.training.sessions import open_session
+from streamgd.training.rundir import RunDirectory, is_final
+from streamgd.training.sessions import Session, open_session
 from streamgd.training.setup import Task, make_task
 
 
@@ -91,67 +94,85 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
     directory = RunDirectory(config.run_dir, config.keep_checkpoints)
     # A mistake in the options or the data leaves no directory behind.
     task = None if directory.path.exists() else make_task(config, discover(config.data))
-    with Interrupt(config.pause_after, config.max_time) as interrupt, directory:
-        stored = directory.read_config()
-        if restart:
-            manifest = discover(config.data)
-            task = make_task(config, manifest)
-            directory.clear()
-            stored = None
+    # The number of BLAS threads changes bits.
+    with Interrupt(config.pause_after, config.max_time) as interrupt, directory, threadpool_limits(1, "blas"):
+        stored = None if restart else directory.read_config()
         if stored is not None and not directory.checkpoints.list() and not directory.model_path.exists():
             # Nothing was trained yet: there is nothing that other options could spoil.
             stored = None
+        saved = None
         if stored is not None:
             _check_options(config, stored, directory.path)
-            manifest = discover(config.data)
             saved = _latest(directory, display)
-            finished = saved is not None and saved["stopped_by"] not in (None, "max_time")
-            _check_data(stored, manifest, config, finished)
-            task = make_task(config, manifest, stored["resolved"]["order"])
-            if (
-                saved is not None
-                and finished
-                and directory.model_path.exists()
-                and not _wants_more(task, stored, saved)
-            ):
-                if not config.keep_blocks:
-                    remove_blocks(task.blocks_dir)
-                display.message(f"the run {directory.path} is finished ({saved['stopped_by']}); nothing was changed.")
-                model = Model.load(directory.model_path)
-                return Result(model, directory.path, directory.history(), {**model.facts, "already_finished": True})
-        else:
-            task = task or make_task(config, discover(config.data))
-            saved = None
+            task = _checked_task(config, stored, saved is not None and is_final(saved["stopped_by"]))
+            model = directory.model_of(saved)
+            if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
+                return _finished(task, directory, model, display)
+        task = task or make_task(config, discover(config.data))
         _tell(task, display)
         if saved is not None:
             done = f"{saved['epoch']} epochs done, {saved['rows_seen']:,} rows used"
             display.message(f"going on from the last checkpoint: {done}")
-        directory.write_config(
-            {"config": config.model_dump(mode="json"), "resolved": task.summary(), "manifest": task.manifest.to_json()}
-        )
+        if not restart:
+            _begin(directory, task, forget=stored is None)
         row_log = Path(config.row_log) if config.row_log else None
         context = RunContext(directory, display, interrupt, config.checkpoint_every, row_log)
         session = open_session(task, context, saved)
-        try:
-            session.train()
-            facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
-            encoding, theta = session.result()
-            model = Model.of_training(task.resolved.loss, theta, encoding, facts)
-            model.save(directory.model_path)
-        except (PausedError, InterruptedRunError):
-            session.close()
-            raise
-        except BaseException:
-            session.close(remove=not config.keep_blocks)
-            raise
-        session.close(remove=not config.keep_blocks)
+        if restart:
+            # Only now: had the data been at fault, the old run would still be whole.
+            _begin(directory, task, forget=True)
+        facts, model = _train(task, session, directory, started_s)
         display.close()
         return Result(model, directory.path, directory.history(), facts | {"warnings": list(task.notes)})
 
 
-def _wants_more(task: Task, stored: dict[str, Any], saved: dict[str, Any]) -> bool:
-    """Whether a finished run was asked for more epochs than it was before."""
-    return task.epochs > max(int(stored["resolved"]["epochs"]), int(saved["epoch"]))
+def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:
+    """Write down what the run is; ``forget`` what the directory held before, but for the model."""
+    if forget:
+        directory.clear()
+    stored: dict[str, Any] = {"config": task.config.model_dump(mode="json"), "resolved": task.summary()}
+    stored |= {"manifest": task.manifest.to_json()}
+    stored |= {"validation": task.validation.to_json() if task.validation is not None else None}
+    directory.write_config(stored)
+
+
+def _train(task: Task, session: Session, directory: RunDirectory, started_s: float) -> tuple[dict[str, Any], Model]:
+    """Run the loop and save the model; blocks stay only where they serve another start."""
+    keep = task.config.keep_blocks
+    try:
+        session.train()
+        facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
+        encoding, theta = session.result()
+        model = Model.of_training(task.resolved.loss, theta, encoding, facts)
+        model.save(directory.model_path)
+    except (PausedError, InterruptedRunError):
+        session.close()
+        raise
+    except BaseException:
+        with suppress(StreamgdError):  # the first error is the one to tell
+            session.close(remove=not keep)
+        raise
+    session.close(remove=not keep)
+    return facts, model
+
+
+def _finished(task: Task, directory: RunDirectory, model: Model, display: Display) -> Result:
+    """Say that there is nothing to do; only blocks that a kill left behind are cleared away."""
+    if not task.config.keep_blocks:
+        remove_blocks(task.blocks_dir)
+    display.message(f"the run {directory.path} is finished ({model.facts['stopped_by']}); nothing was changed.")
+    return Result(model, directory.path, directory.history(), {**model.facts, "already_finished": True})
+
+
+def _checked_task(config: TrainConfig, stored: dict[str, Any], finished: bool) -> Task:
+    """The task of a run that goes on, on the data that it began with."""
+    manifest = discover(config.data)
+    _check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
+    if config.validation:
+        validation = discover(config.validation)
+        before = stored["config"]["validation"]
+        _check_data(stored["validation"], before, validation, config.validation, config, finished)
+    return make_task(config, manifest, stored["resolved"]["order"])
 
 
 def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
@@ -173,9 +194,12 @@ def _shown(value: Any) -> str:
     return "not given" if value is None else str(value)
 
 
-def _check_data(stored: dict[str, Any], manifest: Manifest, config: TrainConfig, finished: bool) -> None:
+def _check_data(
+    before: dict[str, Any], sources_before: list[str], manifest: Manifest, sources: list[str], config: TrainConfig,
+    finished: bool,
+) -> None:  # fmt: skip
     """Refuse to go on with other data than the run began with."""
-    changes = compare(stored["manifest"], manifest)
+    changes = compare(before, manifest)
     if not changes:
         return
     told = [
@@ -184,7 +208,7 @@ def _check_data(stored: dict[str, Any], manifest: Manifest, config: TrainConfig,
         if names
     ]
     listed = "; ".join(told)
-    if stored["config"]["data"] != config.model_dump(mode="json")["data"]:
+    if sources_before != sources:
         raise RunMismatchError(
             f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or use --restart."
         )

@@ -11,6 +11,7 @@ from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Reexpression
 from streamgd.kernels import stochastic as kernels
+from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import StochasticOptimizer
 
 
@@ -20,15 +21,20 @@ class TrainState:
 
     Attributes
     ----------
+    key, asked_epochs : str, int
+        What the run is (``Task.key``), and the epochs it was last asked for.
     epoch, position : int
         The consumer's cursor: epochs done, and blocks or windows of this one that were trained on.
     steps, rows_seen : int
         Updates and rows since the start.
     theta, average : float64, (n_dof, 1)
+        In the coordinates of the loop: see ``rotation`` and ``Encoding.with_base_rows``.
     slots : float64, (n_slots, n_dof)
         Of the optimizer.
     clock : int64, (n_dof,)
         Step at which each coordinate was last touched.
+    rate : float64, (n_dof,)
+        Its rate then.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Coordinates of the loop, see ``kernels.stochastic``; empty: the coefficients themselves.
     learning_rate : float
@@ -40,10 +46,12 @@ class TrainState:
         best constant.
     epoch_losses : list of dict
         One entry for each epoch done.
-    snapshot : dict or None
-        The last good state, to go back to.
+    snapshot, epoch_snapshot : dict or None
+        The last good state, and the one at the start of the epoch, to go back to.
     best : dict or None
         Epoch, holdout loss and theta of the best epoch so far.
+    previous_coefficients : float64, or None
+        Of the result after the last epoch, in units of the target.
     """
 
     encoding: Encoding
@@ -51,32 +59,39 @@ class TrainState:
     average: np.ndarray
     slots: np.ndarray
     clock: np.ndarray
+    rate: np.ndarray
     rotation: np.ndarray
     learning_rate: float
     best_constant: float
     mean_weight: float
+    key: str
+    asked_epochs: int = 0
     epoch: int = 0
     position: int = 0
     steps: int = 0
     rows_seen: int = 0
     rollbacks: int = 0
-    rollback_epoch: int = -1
     survey: Survey | None = None
     sums: np.ndarray = field(default_factory=lambda: np.zeros(4))
     epoch_losses: list[dict[str, Any]] = field(default_factory=list)
     snapshot: dict[str, Any] | None = None
+    epoch_snapshot: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
+    previous_coefficients: np.ndarray | None = None
     history_bytes: int = 0
     stopped_by: str | None = None
 
     @classmethod
     def start(cls, encoding: Encoding, theta: np.ndarray, slots: np.ndarray, **values: Any) -> Self:
         """The state before the first step."""
-        return cls(encoding, theta, theta.copy(), slots, np.zeros(len(theta), np.int64), **values)
+        return cls(encoding, theta, theta.copy(), slots, np.zeros(len(theta), np.int64), np.zeros(len(theta)), **values)
 
-    def result(self, averaging: bool) -> np.ndarray:
+    def result(self, averaging: bool, penalty: ElasticNet) -> np.ndarray:
         """The coefficients to predict with, of the averaged iterate up to now or of theta itself; ``(n_dof, 1)``."""
         out = self.theta.copy()
+        if penalty.l1 > 0.0:
+            # Levels that were not touched of late owe the penalty of these steps; only then are zeros exact.
+            kernels.pay_penalty(out[:, 0], self.clock, self.rate, self.steps, penalty.l1, penalty.l2)
         if averaging and self.steps:
             kernels.averaged_theta(self.theta[:, 0], self.average[:, 0], self.clock, self.steps, out[:, 0])
         n = len(self.rotation)
@@ -113,13 +128,18 @@ class TrainState:
 
     def take_snapshot(self) -> None:
         """Remember this state as good."""
-        self.snapshot = {name: _copied(getattr(self, name)) for name in _SNAPSHOT}
-        self.snapshot["survey"] = self.survey.state() if self.survey else None
+        snapshot = {name: _copied(getattr(self, name)) for name in _SNAPSHOT}
+        snapshot["survey"] = self.survey.state() if self.survey else None
         scaling = self.encoding.scaling
-        self.snapshot["scaling"] = [scaling.mean.copy(), scaling.deviation.copy(), scaling.fill.copy()]
+        snapshot["scaling"] = [scaling.mean.copy(), scaling.deviation.copy(), scaling.fill.copy()]
+        self.snapshot = snapshot
+        if self.position == 0:
+            self.epoch_snapshot = snapshot
 
-    def go_back(self) -> None:
-        """Return to the last good state, with half the learning rate."""
+    def go_back(self, whole_epoch: bool) -> None:
+        """Return to the last good state, or to the start of the epoch, with half the learning rate."""
+        if whole_epoch:
+            self.snapshot = self.epoch_snapshot
         assert self.snapshot is not None
         for name in _SNAPSHOT:
             setattr(self, name, _copied(self.snapshot[name]))
@@ -142,7 +162,7 @@ class TrainState:
         return cls(**{**state, "encoding": Encoding.from_state(state["encoding"]), "survey": survey})
 
 
-_SNAPSHOT = ("theta", "average", "slots", "clock", "epoch", "position", "steps", "rows_seen", "sums")
+_SNAPSHOT = ("theta", "average", "slots", "clock", "rate", "epoch", "position", "steps", "rows_seen", "sums")
 
 
 def _copied(value: Any) -> Any:

@@ -26,7 +26,7 @@ def manifest(tmp_path: Path) -> Manifest:
 def frozen(manifest: Manifest, choice: RowChoice | None = None) -> tuple[Encoder, Encoding]:
     """An encoder and encoding that know all training rows."""
     encoder = growing_encoder(choice)
-    survey, _ = first_look(manifest, encoder, lambda _: False)
+    survey, _ = first_look(manifest, encoder, lambda _: False, lambda: None)
     encoding = encoding_of(survey, encoder.vocabularies)
     return Encoder.of_encoding(encoding, LAYOUT, choice), encoding
 
@@ -137,7 +137,7 @@ def test_no_row_group_is_decoded_twice(manifest: Manifest, monkeypatch: pytest.M
 
 def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
     encoder = growing_encoder()
-    survey, pieces = first_look(manifest, encoder, lambda _: True)
+    survey, pieces = first_look(manifest, encoder, lambda _: True, lambda: None)
     looked_at = np.concatenate([np.arange(piece.origin.first_row, piece.origin.first_row + 24) for piece in pieces])
 
     assert [piece.origin.first_row for piece in pieces] == [group.first_row for group in manifest.row_groups]
@@ -147,14 +147,14 @@ def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
 
 
 def test_where_a_look_is_not_enough_every_row_is_surveyed(manifest: Manifest) -> None:
-    survey, pieces = first_look(manifest, growing_encoder(), lambda _: False)
+    survey, pieces = first_look(manifest, growing_encoder(), lambda _: False, lambda: None)
 
     assert survey.train_rows == trained(manifest).sum()
     assert pieces
 
 
 def test_a_look_changes_nothing_from_one_start_to_the_next(manifest: Manifest) -> None:
-    first, second = (first_look(manifest, growing_encoder(), lambda _: True)[0] for _ in range(2))
+    first, second = (first_look(manifest, growing_encoder(), lambda _: True, lambda: None)[0] for _ in range(2))
 
     np.testing.assert_array_equal(first.moments.mean, second.moments.mean)
     np.testing.assert_array_equal(first.level_counts[0], second.level_counts[0])

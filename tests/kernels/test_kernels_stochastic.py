@@ -45,6 +45,7 @@ class Compiled:
         self.theta, self.average = theta.copy(), theta.copy()
         self.slots, self.clock = self.optimizer.init(np.zeros(len(theta))), np.zeros(len(theta), np.int64)
         self.losses, self.step, self.rotation = np.zeros(3), 0, np.empty((0, 0))
+        self.rate = np.zeros(len(theta))
 
     def minibatches(
         self, rows: Rows, bounds: np.ndarray, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
@@ -54,7 +55,7 @@ class Compiled:
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset, bounds,
             rates, self.step, mean_weight, l1, l2, averaging, self.theta, self.average, self.slots, self.clock,
             np.array(level_ranges, np.int64).reshape(-1, 2), self.rotation,
-            np.array(self.optimizer.settings), self.losses,
+            np.array(self.optimizer.settings), self.rate, self.losses,
             LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient, self.optimizer.update,
         )  # fmt: skip
         self.step += len(rates)
@@ -66,7 +67,7 @@ class Compiled:
         kernels.train_rows(
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset,
             rates, self.step, mean_weight, l1, l2, averaging, self.theta, self.average, self.clock,
-            np.array(level_ranges, np.int64).reshape(-1, 2), self.losses,
+            np.array(level_ranges, np.int64).reshape(-1, 2), self.rate, self.losses,
             LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient,
         )  # fmt: skip
         self.step += len(rates)

@@ -12,6 +12,7 @@ from streamgd.data.scaler import Moments, Scaling
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.losses import LOSSES
+from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.trainstate import TrainState
 
@@ -65,8 +66,8 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
     kernels.train_minibatches(
         features(raw, state.encoding), codes, target, np.empty(0), np.empty(0), bounds, np.full(steps, 0.1),
         state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots, state.clock, RANGES,
-        state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3), LOSSES["logistic"].pointwise_loss,
-        LOSSES["logistic"].pointwise_gradient, OPTIMIZERS[optimizer].update,
+        state.rotation, np.array(OPTIMIZERS[optimizer].settings), state.rate, np.zeros(3),
+        LOSSES["logistic"].pointwise_loss, LOSSES["logistic"].pointwise_gradient, OPTIMIZERS[optimizer].update,
     )  # fmt: skip
     state.steps += steps
 
@@ -82,6 +83,7 @@ def started(optimizer: str, expected: float = 0.0, seed: int = 0) -> TrainState:
         learning_rate=0.1,
         best_constant=0.0,
         mean_weight=1.0,
+        key="k",
     )
 
 
@@ -100,11 +102,11 @@ def test_a_move_of_the_scaling_changes_no_prediction(encoding: Encoding, optimiz
     train(state, optimizer, 60, seed, 20)
     raw, codes, _ = raw_rows(50, seed + 1)
     before = state.encoding
-    thetas = (state.theta.copy(), state.result(averaging=True))
+    thetas = (state.theta.copy(), state.result(True, ElasticNet()))
     assert state.reexpress(encoding, OPTIMIZERS[optimizer]) == []
 
     assert state.encoding is encoding
-    for old, new in zip(thetas, (state.theta, state.result(averaging=True)), strict=True):
+    for old, new in zip(thetas, (state.theta, state.result(True, ElasticNet())), strict=True):
         error = np.abs(predictions(new, raw, codes, encoding) - predictions(old, raw, codes, before))
         assert (error <= 1e-9 * (sizes(new, raw, codes, encoding) + sizes(old, raw, codes, before))).all()
 
@@ -129,7 +131,7 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
         kernels.train_minibatches(
             features(raw[rows], state.encoding), codes[rows], target[rows], np.empty(0), np.empty(0), bounds,
             np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots,
-            state.clock, RANGES, state.rotation, np.array(rule.settings), np.zeros(3),
+            state.clock, RANGES, state.rotation, np.array(rule.settings), state.rate, np.zeros(3),
             LOSSES["logistic"].pointwise_loss,
             LOSSES["logistic"].pointwise_gradient, rule.update,
         )  # fmt: skip
@@ -214,7 +216,7 @@ def test_going_back_restores_the_snapshot_and_halves_the_step() -> None:
         train(state, "adam", 60, 2, 20)
         state.position, state.rows_seen, state.theta[0] = 9, 120, np.nan
         state.sums += 5.0
-        state.go_back()
+        state.go_back(whole_epoch=False)
 
         for name, value in good.items():
             np.testing.assert_array_equal(getattr(state, name), value)
@@ -247,11 +249,11 @@ def test_a_state_comes_back_from_what_is_written_down() -> None:
 def test_the_result_is_the_average_or_theta_itself() -> None:
     state = started("plain")
     first = state.theta.copy()
-    np.testing.assert_array_equal(state.result(averaging=True), first)
+    np.testing.assert_array_equal(state.result(True, ElasticNet()), first)
     train(state, "plain", 60, 1, 20)
 
-    np.testing.assert_array_equal(state.result(averaging=False), state.theta)
-    assert not np.array_equal(state.result(averaging=True), state.theta)
+    np.testing.assert_array_equal(state.result(False, ElasticNet()), state.theta)
+    assert not np.array_equal(state.result(True, ElasticNet()), state.theta)
     kept = state.theta.copy()
-    state.result(averaging=False)[:] = 9.0
+    state.result(False, ElasticNet())[:] = 9.0
     np.testing.assert_array_equal(state.theta, kept)

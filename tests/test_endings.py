@@ -1,0 +1,167 @@
+"""How a run ends, and what a kill between its last steps leaves: the next start tells the truth and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streamgd.errors import DataError
+from streamgd.model import Model
+from streamgd.show import show
+from streamgd.training.train import Result, train
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at a place that a timer would seldom hit."""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    x, z = rng.normal(size=(2, 4_000))
+    y = (rng.random(4_000) < 1.0 / (1.0 + np.exp(-x - 0.5 * z))).astype(np.int8)
+    level = rng.choice(["a", "b", "c"], 4_000)
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"x": x, "z": z, "level": level, "y": y}), path, row_group_size=1_000)
+    return path
+
+
+def fit(data: Path, run: Path, **options: Any) -> Result:
+    return train(data, "y", run=run, **options)
+
+
+def killed_before_the_model(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Run until the last checkpoint is written and the model is not."""
+
+    def die(self: Model, path: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "save", die)
+        with pytest.raises(Killed):
+            fit(data, run, **options)
+
+
+METHODS = [
+    {"epochs": 3}, {"method": "sgd", "epochs": 3}, {"shuffle": "window", "epochs": 3}, {"epochs": 30, "tol_loss": 0.01},
+    {"method": "batch", "epochs": 60}, {"method": "batch", "learning_rate": 0.5, "epochs": 60, "tol_loss": 1e-4},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", METHODS)
+def test_a_kill_between_the_last_checkpoint_and_the_model_costs_nothing(
+    options: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = fit(data, tmp_path / "straight", **options)
+    killed_before_the_model(data, tmp_path / "run", monkeypatch, **options)
+    assert show(tmp_path / "run")["state"] == "unfinished"
+    again = fit(data, tmp_path / "run", **options)
+    assert again.model.theta_sha256 == straight.model.theta_sha256
+    assert again.facts["epochs"] == straight.facts["epochs"]
+    assert again.facts["stopped_by"] == straight.facts["stopped_by"]
+    assert show(tmp_path / "run")["state"] == "finished"
+
+
+def test_the_model_of_fewer_epochs_is_not_taken_for_that_of_more(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = fit(data, tmp_path / "straight", epochs=4)
+    fit(data, tmp_path / "run", epochs=2)
+    killed_before_the_model(data, tmp_path / "run", monkeypatch, epochs=4)
+    assert show(tmp_path / "run")["state"] == "unfinished"
+    assert fit(data, tmp_path / "run", epochs=4).model.theta_sha256 == straight.model.theta_sha256
+
+
+def test_more_epochs_that_never_began_are_still_wanted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = fit(data, tmp_path / "straight", epochs=4)
+    fit(data, tmp_path / "run", epochs=2)
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("streamgd.training.train.open_session", die)
+        with pytest.raises(Killed):
+            fit(data, tmp_path / "run", epochs=4)
+    assert fit(data, tmp_path / "run", epochs=4).model.theta_sha256 == straight.model.theta_sha256
+
+
+def test_stopping_rules_do_not_see_where_a_run_was_extended(data: Path, tmp_path: Path) -> None:
+    options = {"method": "batch", "learning_rate": 0.5, "tol_loss": 1e-4}
+    straight = fit(data, tmp_path / "straight", epochs=60, **options)
+    fit(data, tmp_path / "run", epochs=5, **options)
+    extended = fit(data, tmp_path / "run", epochs=60, **options)
+    assert (extended.facts["epochs"], extended.model.theta_sha256) == (
+        straight.facts["epochs"], straight.model.theta_sha256,
+    )  # fmt: skip
+
+
+def test_a_restart_that_meets_bad_data_leaves_the_old_run_whole(data: Path, tmp_path: Path) -> None:
+    fit(data, tmp_path / "run", epochs=2)
+    before = show(tmp_path / "run")
+    table = pq.read_table(data)
+    pq.write_table(table.set_column(0, "x", pa.array([np.inf] * 4_000)), data)
+    with pytest.raises(DataError):
+        fit(data, tmp_path / "run", epochs=3, restart=True)
+    assert show(tmp_path / "run") == before
+
+
+def test_a_restart_does_not_take_the_old_model_for_its_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(data, tmp_path / "run", epochs=2)
+    straight = fit(data, tmp_path / "straight", epochs=2, seed=1)
+    killed_before_the_model(data, tmp_path / "run", monkeypatch, epochs=2, seed=1, restart=True)
+    assert fit(data, tmp_path / "run", epochs=2, seed=1).model.theta_sha256 == straight.model.theta_sha256
+
+
+def test_validation_data_that_changed_are_noticed(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "validation.parquet"
+    table = pq.read_table(data)
+    pq.write_table(table.slice(0, 500), other)
+    fit(data, tmp_path / "run", epochs=1, validation=other)
+    pq.write_table(table.slice(500, 600), other)
+    with pytest.raises(DataError, match=r"changed: validation\.parquet"):
+        fit(data, tmp_path / "run", epochs=2, validation=other)
+
+
+def test_the_l1_penalty_leaves_the_zeros_of_the_optimum(tmp_path: Path) -> None:
+    """Rare levels owe the penalty of the steps in which they did not occur."""
+    rng = np.random.default_rng(2)
+    n = 20_000
+    level = np.where(rng.random(n) < 0.02, rng.choice([f"rare{k}" for k in range(20)], n), "common")
+    x = rng.normal(size=n)
+    pq.write_table(pa.table({"x": x, "level": level, "y": x + rng.normal(size=n)}), tmp_path / "data.parquet")
+    for options in ({}, {"method": "sgd"}, {"method": "batch", "epochs": 300}):
+        run = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        model = train(tmp_path / "data.parquet", "y", run=run, l1=0.005, **options).model
+        rare = [each.value for each in model.coefficients() if each.level is not None]
+        assert rare == [0.0] * len(rare), options
+
+
+def test_the_number_of_blas_threads_changes_no_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    common = rng.normal(size=(20_000, 1))
+    features = common + rng.normal(size=(20_000, 40))
+    columns = {f"x{k}": features[:, k] for k in range(40)} | {"y": features @ rng.normal(size=40)}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    digests = set()
+    for threads in ("1", "2"):
+        command = [sys.executable, "-m", "streamgd", "train", str(tmp_path / "data.parquet"), "--target", "y", "--json"]
+        command += ["--run", str(tmp_path / f"run-{threads}"), "--epochs", "1", "--quiet"]
+        done = subprocess.run(
+            command, env={**os.environ, "OPENBLAS_NUM_THREADS": threads}, capture_output=True, check=True, text=True
+        )
+        digests.add(json.loads(done.stdout)["theta_sha256"])
+    assert len(digests) == 1
