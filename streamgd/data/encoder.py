@@ -66,6 +66,7 @@ class Survey:
     moments: Moments
     target_moments: Moments
     level_counts: list[np.ndarray]
+    nulls: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, n_numeric: int, n_categorical: int) -> Self:
@@ -73,16 +74,14 @@ class Survey:
         return cls(0, 0, {}, Moments.empty(n_numeric), Moments.empty(1), counts)
 
     def merge(self, later: Survey) -> Survey:
-        dropped = dict(self.dropped)
-        for reason, rows in later.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + rows
         return Survey(
             self.train_rows + later.train_rows,
             self.holdout_rows + later.holdout_rows,
-            dropped,
+            _summed(self.dropped, later.dropped),
             self.moments.merge(later.moments),
             self.target_moments.merge(later.target_moments),
             [_added(a, b) for a, b in zip(self.level_counts, later.level_counts, strict=True)],
+            _summed(self.nulls, later.nulls),
         )
 
     @property
@@ -94,15 +93,25 @@ class Survey:
         return {
             "train_rows": self.train_rows, "holdout_rows": self.holdout_rows, "dropped": self.dropped,
             "moments": self.moments.state(), "target_moments": self.target_moments.state(),
-            "level_counts": self.level_counts,
+            "level_counts": self.level_counts, "nulls": self.nulls,
         }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         moments, target = Moments.from_state(state["moments"]), Moments.from_state(state["target_moments"])
         return cls(
-            state["train_rows"], state["holdout_rows"], state["dropped"], moments, target, list(state["level_counts"])
+            state["train_rows"],
+            state["holdout_rows"],
+            state["dropped"],
+            moments,
+            target,
+            list(state["level_counts"]),
+            state["nulls"],
         )
+
+
+def _summed(counts: dict[str, int], later: dict[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) + later.get(name, 0) for name in dict.fromkeys((*counts, *later))}
 
 
 def _added(counts: np.ndarray, later: np.ndarray) -> np.ndarray:
@@ -234,10 +243,17 @@ class Encoder:
                 raise self._null_error(batch, has_null & kept, origin)
             drop("null feature", has_null)
         learned = np.where(kept & ~holdout, weight, 0.0)
-        moments = self._write_numeric(batch, records, learned, kept, has_null, origin)
+        nulls = {
+            column.name: int((_is_null(batch.column(column.name)) & kept).sum())
+            for column in self.columns.categorical
+            if batch.column(column.name).null_count
+        }
+        moments, numeric_nulls = self._write_numeric(batch, records, learned, kept, has_null, origin)
+        nulls |= {column.name: n for column, n in zip(self.columns.numeric, numeric_nulls, strict=True) if n}
         survey = Survey(
             int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments,
             Moments.of(target[:, None], learned), [_level_counts(column, learned) for column in codes],
+            nulls,
         )  # fmt: skip
         return EncodedRows(kept, holdout, has_null, survey)
 
@@ -247,7 +263,7 @@ class Encoder:
     def _write_numeric(
         self, batch: pa.RecordBatch, records: np.ndarray, weight: np.ndarray, kept: np.ndarray, has_null: np.ndarray,
         origin: Origin,
-    ) -> Moments:  # fmt: skip
+    ) -> tuple[Moments, list[int]]:  # fmt: skip
         arrays = [_readable(batch.column(column.source), column) for column in self.columns.numeric]
         n_columns = len(arrays)
         addresses, validity, offsets, kinds = (np.zeros(n_columns, np.int64) for _ in range(4))
@@ -257,7 +273,7 @@ class Encoder:
             validity[j] = bitmap.address if bitmap is not None and array.null_count else 0
             offsets[j] = array.offset
             kinds[j] = _KIND_OF_TYPE[str(array.type)]
-        moments = np.empty((n_columns, 4))
+        moments = np.empty((n_columns, 5))
         features, first = records.view(self.layout.feature_type), self.layout.features_position
         kernels.encode_numeric(
             addresses,
@@ -281,7 +297,8 @@ class Encoder:
                     f"{origin.row(row)}, column '{self.columns.numeric[j].source}': found {values[row]}, expected a"
                     f" finite number. Mend the data, or leave it out with --exclude or --where."
                 )
-        return Moments(*(np.ascontiguousarray(moments[:, k]) for k in range(4)))
+        found = Moments(*(np.ascontiguousarray(moments[:, k]) for k in range(4)))
+        return found, moments[:, 4].astype(int).tolist()
 
     def _write_codes(self, batch: pa.RecordBatch, words: np.ndarray, has_null: np.ndarray) -> list[np.ndarray]:
         written = []

@@ -92,9 +92,9 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
     shift, scale : float64, (n_columns,)
     out : float32 or float64, (n_rows, record length)
         Records, written from position ``first``.
-    moments : float64, (n_columns, 4)
+    moments : float64, (n_columns, 5)
         Written: total weight, mean, sum of squared deviations, and largest magnitude of the values as they were
-        read; the last over the rows that are kept.
+        read, and the number of nulls; the last two over the rows that are kept.
     kept : bool, (n_rows,)
     has_null : bool, (n_rows,)
         Set where any column is null or NaN.
@@ -132,6 +132,8 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
                 for i in range(count):
                     if tile[i] != tile[i]:
                         has_null[start + i] = True
+                    if tile[i] != tile[i] and kept[start + i]:
+                        moments[column, 4] += 1.0
             moments[column, 3] = max(moments[column, 3], largest)
             if total > 0.0:
                 mean = weighted / total

@@ -378,7 +378,8 @@ def _common_facts(
     return {
         "key": task.key, "rows": task.manifest.n_rows, "train_rows": survey.train_rows,
         "holdout_rows": survey.holdout_rows,
-        "dropped": survey.dropped, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
+        "dropped": survey.dropped,
+        "nulls": survey.nulls, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
         "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
         "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout, "sample": task.config.sample,
         "where": task.config.where,

@@ -26,12 +26,13 @@ def encoded(
     kinds = np.array([kernels.KINDS.index(str(array.type)) for array in arrays])
     # Two elements stand before the features, one after them, and must be left alone.
     out = np.full((len(weight), len(arrays) + 3), 77.0, dtype)
-    moments, has_null = np.full((len(arrays), 4), np.nan), np.zeros(len(weight), np.bool_)
+    moments, has_null = np.full((len(arrays), 5), np.nan), np.zeros(len(weight), np.bool_)
     kept = weight > 0 if kept is None else kept
     kernels.encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, 2, moments, kept, has_null)
     assert (out[:, :2] == 77.0).all()
     assert (out[:, -1] == 77.0).all()
-    return out[:, 2:-1], moments, has_null
+    np.testing.assert_array_equal(moments[:, 4], np.isnan(out[kept][:, 2:-1]).sum(axis=0))
+    return out[:, 2:-1], moments[:, :4], has_null
 
 
 def plain_values(array: pa.Array) -> np.ndarray:
