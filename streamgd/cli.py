@@ -326,8 +326,8 @@ def _show_run(output: Output, result: Any) -> None:
 
     facts = result.to_json()
     told = ("history", "warnings", "key")
-    empty = (name for name, value in facts.items() if value is None or (isinstance(value, dict) and not value))
-    brief = {name: facts[name] for name in facts if name not in {*told, *empty}}
+    empty = [name for name, value in facts.items() if value is None or (isinstance(value, dict) and not value)]
+    brief = {name: value for name, value in facts.items() if name not in (*told, *empty)}
     output.result(facts, lambda: format_facts(brief))
 
 
