@@ -77,7 +77,7 @@ class PreparedBlocks:
 
 
 def block_plan(n_rows: int, layout: RecordLayout, batch_size: int) -> tuple[int, int]:
-    """How many blocks there are, and how many places each has: nearly equal, never fewer than one mini-batch."""
+    """How many blocks there are, and how many places each has: nearly equal, with room for a mini-batch."""
     n_blocks = -(-n_rows // max(layout.block_rows, batch_size))
     return n_blocks, -(-n_rows // n_blocks)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Self
 
 import numpy as np
 
@@ -35,10 +34,6 @@ class Metrics(ABC):
         weight : float64, (n_rows,), or None
             None: 1 for each row.
         """
-
-    @abstractmethod
-    def merge(self, later: Self) -> None:
-        """Add the rows of ``later``, as if they had come after."""
 
     @property
     @abstractmethod
@@ -81,13 +76,6 @@ class ClassifierMetrics(Metrics):
         kernels.add_ranks(target, raw, weight, self._bins)
         self._totals += totals
         self.rows += len(target)
-
-    def merge(self, later: ClassifierMetrics) -> None:
-        self._totals += later._totals
-        self._bins[:2] += later._bins[:2]
-        self._bins[2] = np.minimum(self._bins[2], later._bins[2])
-        self._bins[3] = np.maximum(self._bins[3], later._bins[3])
-        self.rows += later.rows
 
     @property
     def weight(self) -> float:
@@ -141,11 +129,6 @@ class RegressionMetrics(Metrics):
         self._totals += totals[:5]
         self._target = self._target.merge(Moments(totals[:1], totals[5:6], totals[6:], np.zeros(1)))
         self.rows += len(target)
-
-    def merge(self, later: RegressionMetrics) -> None:
-        self._totals += later._totals
-        self._target = self._target.merge(later._target)
-        self.rows += later.rows
 
     @property
     def weight(self) -> float:

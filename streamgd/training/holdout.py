@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -26,19 +26,24 @@ class Holdout(Protocol):
 class StreamedHoldout:
     """Held out rows that are decoded anew each time: those of ``manifest``, or only those a hash holds out.
 
-    Sums are folded in the order of the row groups, so the number of threads changes no bit.
+    ``check`` is called for each row group; it raises to stop. Sums are folded in the order of the row groups, so the
+    number of threads changes no bit.
     """
 
-    def __init__(self, manifest: Manifest, encoder: Encoder, threads: int, only_held_out: bool):
+    def __init__(
+        self, manifest: Manifest, encoder: Encoder, threads: int, only_held_out: bool, check: Callable[[], None]
+    ):
         self._manifest = manifest
         self._encoder = encoder
         self._threads = threads
         self._only_held_out = only_held_out
+        self._check = check
 
     def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:
         finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
 
         def sums_of(row_group: RowGroup) -> ChunkSums | None:
+            self._check()
             return folded(
                 objective.chunk_sums(theta, block)
                 for block in blocks_of(self._manifest, row_group, self._encoder, finisher, self._only_held_out)

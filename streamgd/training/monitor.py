@@ -35,13 +35,13 @@ MAX_ROLLBACKS = 24
 EXTREME_DEVIATIONS = 50.0
 
 
-def constant_loss(loss: Loss, block: Block, constant: float, steps_before: int) -> tuple[float, float]:
-    """Weighted loss of the best constant on the rows of which the progressive loss is taken, and their weight."""
+def constant_loss(loss: Loss, block: Block, constant: float, steps_before: int) -> float:
+    """Weighted loss of the best constant on the rows of which the progressive loss is taken."""
     rows = slice(steps_before % LOSS_EVERY_ROWS, None, LOSS_EVERY_ROWS)
     target = block.target[rows]
     raw = constant + block.offset[rows] if len(block.offset) else np.full(len(target), constant)
     weight = block.weight[rows] if len(block.weight) else np.ones(len(target))
-    return float(weight @ loss.loss(target, raw)), float(weight.sum())
+    return float(weight @ loss.loss(target, raw))
 
 
 def bad_block(theta: np.ndarray, losses: np.ndarray, constant: float, steps: int, factor: float) -> str:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from streamgd.data.scaler import Moments
 from streamgd.errors import storage_errors
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
@@ -38,7 +37,6 @@ class RunContext:
     interrupt: Interrupt
     checkpoint_every_s: float
     row_log: Path | None = None
-    survey_moments: Moments = field(default_factory=lambda: Moments.empty(0))
     epoch_s: float = 0.0
     _saved_s: float = field(default_factory=time.monotonic)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -85,14 +86,14 @@ def _tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:
         )
 
 
-def _streamed_holdout(task: Task, encoding: Encoding) -> Holdout | None:
+def _streamed_holdout(task: Task, encoding: Encoding, check: Callable[[], None]) -> Holdout | None:
     """Held out rows that are decoded anew each time, if there are any."""
     frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
     if task.validation is not None:
         choice = RowChoice(where=task.choice.where)
-        return StreamedHoldout(task.validation, replace(frozen, choice=choice), task.threads, only_held_out=False)
+        return StreamedHoldout(task.validation, replace(frozen, choice=choice), task.threads, False, check)
     if task.config.holdout > 0:
-        return StreamedHoldout(task.manifest, frozen, task.threads, only_held_out=True)
+        return StreamedHoldout(task.manifest, frozen, task.threads, True, check)
     return None
 
 
@@ -107,7 +108,6 @@ class StochasticSession(Session):
             sample, largest_row_norm = self._open_blocks()
         else:
             sample, largest_row_norm = self._open_windows()
-        context.survey_moments = self._survey.moments
         self._state = TrainState.from_state(saved) if saved else self._new_state(sample, largest_row_norm)
         self._objective = task.objective(self._encoding)
         _tell_hashed(task, self._encoding, context)
@@ -198,9 +198,12 @@ class StochasticSession(Session):
         if self._blocks is not None and task.config.holdout > 0:
             holdout = _BlocksHoldout(self._blocks.prepared, task.threads)
         else:
-            holdout = _streamed_holdout(task, self._encoding)
+            holdout = _streamed_holdout(task, self._encoding, self.context.interrupt.check)
         train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
-        StochasticTrainer(task, self._source, self._objective, holdout, train_rows, self.context).run(self._state)
+        trainer = StochasticTrainer(
+            task, self._source, self._objective, holdout, train_rows, self._survey.moments, self.context
+        )
+        trainer.run(self._state)
 
     def _theta(self) -> np.ndarray:
         """The theta to predict with, in the encoding of the loops."""
@@ -266,7 +269,7 @@ class BatchSession(Session):
         encoding = task.encoding(survey, encoder.vocabularies)
         frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
         self._survey = survey
-        self._holdout = _streamed_holdout(task, encoding)
+        self._holdout = _streamed_holdout(task, encoding, context.interrupt.check)
         store = BlockStore(
             task.blocks_dir, task.layout, task.layout.block_rows, count_slices(task.manifest, task.layout.block_rows)
         )

@@ -14,6 +14,7 @@ import numpy as np
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
+from streamgd.data.scaler import Moments
 from streamgd.errors import DataError, DivergenceError
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.objective import Objective
@@ -35,6 +36,8 @@ class StochasticTrainer:
     ----------
     train_rows : int
         Training rows of an epoch (an upper bound where it is not known), for progress and schedules.
+    moments : Moments
+        Of the numeric columns as far as they are known before the start, to say what is extreme.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class StochasticTrainer:
         objective: Objective,
         holdout: Holdout | None,
         train_rows: int,
+        moments: Moments,
         context: RunContext,
     ):
         self._task = task
@@ -51,6 +55,7 @@ class StochasticTrainer:
         self._objective = objective
         self._holdout = holdout
         self._train_rows = train_rows
+        self._moments = moments
         self._context = context
         self._optimizer = OPTIMIZERS[task.optimizer]
         self._settings = np.array(self._optimizer.settings)
@@ -127,7 +132,7 @@ class StochasticTrainer:
         steps_before, losses = state.steps, np.zeros(3)
         with np.errstate(all="ignore"):
             self._train_block(state, block, losses)
-        constant, _ = monitor.constant_loss(self._objective.loss, block, state.best_constant, steps_before)
+        constant = monitor.constant_loss(self._objective.loss, block, state.best_constant, steps_before)
         factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
         if state.rollbacks >= monitor.MAX_ROLLBACKS:
             factor = monitor.BAD_WINDOW_FACTOR
@@ -186,7 +191,7 @@ class StochasticTrainer:
 
     def _go_back(self, state: TrainState, trouble: str, whole_epoch: bool) -> None:
         """Return to a good snapshot with half the step, and say why."""
-        moments = state.survey.moments if state.survey else self._context.survey_moments
+        moments = state.survey.moments if state.survey else self._moments
         cause = monitor.likely_cause(
             state.encoding, moments, state.learning_rate, self._task.config.scale == "standard"
         )

@@ -171,19 +171,6 @@ def test_a_constant_target_has_no_r2() -> None:
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
-def test_merging_is_as_adding_later(loss: str) -> None:
-    target, raw, weight = classified(3, 400, 1.0, True)
-    at_once = added(loss, target, raw, weight, [150]).result()
-    assert weight is not None
-
-    merged = added(loss, target[:150], raw[:150], weight[:150])
-    merged.merge(added(loss, target[150:], raw[150:], weight[150:]))
-
-    assert merged.rows == 400
-    assert merged.result() == pytest.approx(at_once, rel=1e-13)
-
-
-@pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_a_weight_of_two_is_the_row_twice_and_zero_its_absence(loss: str) -> None:
     target, raw, _ = classified(4, 300, 1.0, False)
     weight = np.random.default_rng(0).integers(0, 3, 300)
