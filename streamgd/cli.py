@@ -10,11 +10,14 @@ import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -112,6 +115,25 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+@contextmanager
+def _sigterm_is_a_pause() -> Iterator[None]:
+    """Outside training, which has handlers of its own, SIGTERM ends the command as any other pause: exit 75."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        from streamgd.errors import PausedError
+
+        raise PausedError("stopped by a signal. Run the same command again.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Face(click.Group):
     """The group of commands, with streamgd's errors and exit codes in place of click's."""
 
@@ -125,7 +147,8 @@ class Face(click.Group):
             if not sys.warnoptions:  # python -W … shows them to developers
                 warnings.simplefilter("ignore")
             try:
-                exit_code = super().main(arguments, *positional, **keywords) or 0
+                with _sigterm_is_a_pause():
+                    exit_code = super().main(arguments, *positional, **keywords) or 0
             except Exception as error:
                 exit_code = _fail(error, output)
         sys.exit(exit_code)

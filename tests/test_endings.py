@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,23 @@ def test_the_number_of_blas_threads_changes_no_bit(tmp_path: Path) -> None:
         )
         digests.add(json.loads(done.stdout)["theta_sha256"])
     assert len(digests) == 1
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether the process has a handler for SIGTERM by now, as the kernel tells."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_sigterm_before_the_training_begins_is_a_pause_too(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "streamgd", "train", str(data), "--target", "y", "--run", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # The command line takes the signal on at once; the imports of training take a second more.
+    deadline_s = time.monotonic() + 30
+    while not catches_sigterm(process.pid) and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    process.terminate()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "Traceback" not in told
