@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mistakes import make_data
 
 from data_gen import generate
 
@@ -41,3 +42,17 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Generated:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of ``mistakes``; commands run in it, with run directories below ``runs``."""
+    made = tmp_path_factory.mktemp("bad_input")
+    make_data(made)
+    return made
+
+
+@pytest.fixture
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder

@@ -11,22 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mistakes import Ending, contents, here, make_data, message, process
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data; commands run in it, with run directories below ``runs``."""
-    made = tmp_path_factory.mktemp("bad_input")
-    make_data(made)
-    return made
-
-
-@pytest.fixture
-def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(folder)
-    return folder
-
+from mistakes import Ending, contents, here, message, process
 
 # What the issue lists, each in a process of its own
 

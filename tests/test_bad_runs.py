@@ -17,21 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import Generated
 from filelock import FileLock
-from mistakes import ROOT, Ending, contents, here, make_data, message, process
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data; commands run in it, with run directories below ``runs``."""
-    made = tmp_path_factory.mktemp("bad_input")
-    make_data(made)
-    return made
-
-
-@pytest.fixture
-def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(folder)
-    return folder
+from mistakes import ROOT, Ending, contents, here, message, process
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 ``J(theta) = (1 / sum w) * sum w_i * loss(y_i, raw_i) + l2/2 * |beta|^2 + l1 * |beta|_1``
 
 theta has shape ``(n_dof, n_outputs)``, the intercept last. ``chunk_sums`` gives sums over the rows of a block;
-``evaluate`` divides by the total weight, and is the only place that does.
+``ChunkSums.mean_loss`` and ``evaluate`` divide by the total weight, and nothing else does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class ChunkSums:
     gradient: np.ndarray
     weight: float
     rows: int
+
+    @property
+    def mean_loss(self) -> float:
+        """The weighted mean of the loss."""
+        return self.loss / self.weight
 
     def __add__(self, other: ChunkSums) -> ChunkSums:
         return ChunkSums(
@@ -60,9 +65,8 @@ class Objective:
 
     def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:
         """The objective from the sums over all rows."""
-        mean_loss = total.loss / total.weight
         gradient = total.gradient / total.weight + self.penalty.smooth_gradient(theta)
-        return Evaluation(mean_loss + self.penalty.value(theta), mean_loss, gradient)
+        return Evaluation(total.mean_loss + self.penalty.value(theta), total.mean_loss, gradient)
 
 
 def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:

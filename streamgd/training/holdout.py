@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.stream import blocks_of
 from streamgd.objective.objective import ChunkSums, Objective
+
+Chunk = TypeVar("Chunk")
 
 
 class Holdout(Protocol):
@@ -49,9 +52,28 @@ class StreamedHoldout:
                 for block in blocks_of(self._manifest, row_group, self._encoder, finisher, self._only_held_out)
             )
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            total = folded(pool.map(sums_of, self._manifest.row_groups))
-        return objective.evaluate(theta, total).mean_loss if total is not None and total.weight > 0 else None
+        return _mean_loss(sums_of, self._manifest.row_groups, self._threads)
+
+
+class BlocksHoldout:
+    """The held out rows at the end of each shuffled block, folded in the order of the blocks."""
+
+    def __init__(self, prepared: PreparedBlocks, threads: int):
+        self._prepared = prepared
+        self._threads = threads
+
+    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
+        def sums_of(index: int) -> ChunkSums:
+            return objective.chunk_sums(theta, self._prepared.holdout_block(index))
+
+        return _mean_loss(sums_of, range(self._prepared.n_blocks), self._threads)
+
+
+def _mean_loss(sums_of: Callable[[Chunk], ChunkSums | None], chunks: Iterable[Chunk], threads: int) -> float | None:
+    """Mean loss over all chunks, worked on by ``threads`` and folded in order; None without rows."""
+    with ThreadPoolExecutor(threads) as pool:
+        total = folded(pool.map(sums_of, chunks))
+    return total.mean_loss if total is not None and total.weight > 0 else None
 
 
 def folded(sums: Iterator[ChunkSums | None] | Iterator[ChunkSums]) -> ChunkSums | None:

@@ -23,7 +23,7 @@ from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer, BlockSource, count_slices, survey_pass
-from streamgd.training.holdout import Holdout, StreamedHoldout, folded
+from streamgd.training.holdout import BlocksHoldout, Holdout, StreamedHoldout, folded
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.setup import Task, TooWideError, first_theta
@@ -196,7 +196,7 @@ class StochasticSession(Session):
         task = self.task
         holdout: Holdout | None = None
         if self._blocks is not None and task.config.holdout > 0:
-            holdout = _BlocksHoldout(self._blocks.prepared, task.threads)
+            holdout = BlocksHoldout(self._blocks.prepared, task.threads)
         else:
             holdout = _streamed_holdout(task, self._encoding, self.context.interrupt.check)
         train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
@@ -228,10 +228,10 @@ class StochasticSession(Session):
             total, constant = _losses_over_blocks(
                 self._blocks.prepared, self._objective, self._theta(), state.best_constant, self.task.threads
             )
-            mean_loss, penalty = total.loss / total.weight, self._objective.penalty.value(self.result()[1])
+            penalty = self._objective.penalty.value(self.result()[1])
             facts |= {
-                "base_loss": constant / total.weight * unit, "train_loss": mean_loss * unit,
-                "objective": (mean_loss + penalty) * unit,
+                "base_loss": constant / total.weight * unit, "train_loss": total.mean_loss * unit,
+                "objective": (total.mean_loss + penalty) * unit,
             }  # fmt: skip
         return facts
 
@@ -337,22 +337,6 @@ class BatchSession(Session):
     def close(self, remove: bool = False) -> None:  # noqa: ARG002
         # The blocks of full batch are made anew by the first pass after a start.
         self._source.close()
-
-
-class _BlocksHoldout:
-    """The held out rows at the end of each block, folded in the order of the blocks."""
-
-    def __init__(self, prepared: PreparedBlocks, threads: int):
-        self._prepared = prepared
-        self._threads = threads
-
-    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
-        def sums_of(index: int) -> ChunkSums:
-            return objective.chunk_sums(theta, self._prepared.holdout_block(index))
-
-        with ThreadPoolExecutor(self._threads) as pool:
-            total = folded(pool.map(sums_of, range(self._prepared.n_blocks)))
-        return objective.evaluate(theta, total).mean_loss if total is not None and total.weight > 0 else None
 
 
 def _losses_over_blocks(
