@@ -12,6 +12,9 @@ from numba import types
 
 from streamgd.kernels.compile import compiled
 
+#: Rows that walk through the network together.
+TILE_ROWS = 1024
+
 _u64 = types.uint64
 
 
@@ -43,13 +46,55 @@ def permute(index, n, bits, keys):
             return value
 
 
+@compiled(types.void(_u64[::1], _u64, _u64, _u64, _u64, _u64, _u64))
+def _rounds(values, left_bits, right_bits, key_0, key_1, key_2, key_3):
+    """One walk of every value through the network, as in ``permute``; several values at a time."""
+    one = np.uint64(1)
+    left_mask = (one << left_bits) - one
+    right_mask = (one << right_bits) - one
+    for i in range(values.shape[0]):
+        left = values[i] >> right_bits
+        right = values[i] & right_mask
+        left = left ^ (mix(right + key_0) & left_mask)
+        right = right ^ (mix(left + key_1) & right_mask)
+        left = left ^ (mix(right + key_2) & left_mask)
+        right = right ^ (mix(left + key_3) & right_mask)
+        values[i] = (left << right_bits) | right
+
+
 @compiled(types.void(_u64, _u64, _u64, _u64[::1], _u64, types.int64[::1], types.int32[::1]))
 def place_rows(first_row, n, bits, keys, block_places, block, slot):
     """Block and slot of ``len(block)`` consecutive rows: ``divmod(permute(row), block_places)``."""
-    for i in range(block.shape[0]):
-        place = permute(first_row + np.uint64(i), n, bits, keys)
-        block[i] = place // block_places
-        slot[i] = place % block_places
+    left_bits = bits // np.uint64(2)
+    right_bits = bits - left_bits
+    places = np.empty(min(TILE_ROWS, block.shape[0]), np.uint64)
+    walking = np.empty(places.shape[0], np.uint64)
+    index = np.empty(places.shape[0], np.int64)
+    for start in range(0, block.shape[0], TILE_ROWS):
+        count = min(TILE_ROWS, block.shape[0] - start)
+        for i in range(count):
+            walking[i] = first_row + np.uint64(start + i)
+            index[i] = i
+        left = count
+        while left > 0:
+            _rounds(walking[:left], left_bits, right_bits, keys[0], keys[1], keys[2], keys[3])
+            still = 0
+            for i in range(left):
+                places[index[i]] = walking[i]
+                walking[still] = walking[i]
+                index[still] = index[i]
+                still += 1 if walking[i] >= n else 0
+            left = still
+        blocks, slots = block[start : start + count], slot[start : start + count]
+        divisor = np.int64(block_places)
+        for i in range(count):
+            # Exact below 2^52, but for a reciprocal that is rounded.
+            place = np.int64(places[i])
+            quotient = np.int64(np.float64(place) / np.float64(divisor))
+            rest = place - quotient * divisor
+            quotient += (1 if rest >= divisor else 0) - (1 if rest < 0 else 0)
+            blocks[i] = quotient
+            slots[i] = np.int32(place - quotient * divisor)
 
 
 @compiled(types.void(_u64, _u64, _u64[::1], types.int64[::1]))
