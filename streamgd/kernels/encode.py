@@ -13,13 +13,21 @@ from numba.extending import intrinsic
 
 from streamgd.kernels.compile import compiled
 
-TILE_ROWS = 1024
+TILE_ROWS = 256
 FINISH_TILE_ROWS = 256
+
+_MAGNITUDE_BITS = np.int64(0x7FFFFFFFFFFFFFFF)
+_INFINITY_BITS = np.int64(0x7FF0000000000000)
 
 # The element types that are read as they are; anything else is cast by pyarrow first.
 KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
 
 _f8, _f4, _i8, _i4 = types.float64, types.float32, types.int64, types.int32
+
+_READ_TYPES = (
+    types.float64, types.float32, types.int64, types.int32, types.int16, types.int8,
+    types.uint32, types.uint16, types.uint8,
+)  # fmt: skip
 
 
 @intrinsic
@@ -32,29 +40,35 @@ def _pointer(typing_context, address):
     return types.voidptr(types.int64), generate
 
 
+@compiled([types.void(value[::1], _f8[::1]) for value in _READ_TYPES])
+def _copy(values, tile):
+    for i in range(tile.shape[0]):
+        tile[i] = values[i]
+
+
 @compiled(types.void(_i8, _i8, _i8, _i8, _f8[::1]))
 def _copy_values(address, kind, first, count, tile):
     """``tile[:count]`` = the values ``first … first + count - 1`` of an Arrow buffer, as float64."""
     pointer = _pointer(address)
     n = first + count
     if kind == 0:
-        tile[:count] = carray(pointer, n, np.float64)[first:n]
+        _copy(carray(pointer, n, np.float64)[first:], tile)
     elif kind == 1:
-        tile[:count] = carray(pointer, n, np.float32)[first:n]
+        _copy(carray(pointer, n, np.float32)[first:], tile)
     elif kind == 2:
-        tile[:count] = carray(pointer, n, np.int64)[first:n]
+        _copy(carray(pointer, n, np.int64)[first:], tile)
     elif kind == 3:
-        tile[:count] = carray(pointer, n, np.int32)[first:n]
+        _copy(carray(pointer, n, np.int32)[first:], tile)
     elif kind == 4:
-        tile[:count] = carray(pointer, n, np.int16)[first:n]
+        _copy(carray(pointer, n, np.int16)[first:], tile)
     elif kind == 5:
-        tile[:count] = carray(pointer, n, np.int8)[first:n]
+        _copy(carray(pointer, n, np.int8)[first:], tile)
     elif kind == 6:
-        tile[:count] = carray(pointer, n, np.uint32)[first:n]
+        _copy(carray(pointer, n, np.uint32)[first:], tile)
     elif kind == 7:
-        tile[:count] = carray(pointer, n, np.uint16)[first:n]
+        _copy(carray(pointer, n, np.uint16)[first:], tile)
     elif kind == 8:
-        tile[:count] = carray(pointer, n, np.uint8)[first:n]
+        _copy(carray(pointer, n, np.uint8)[first:], tile)
     else:
         bits = carray(pointer, (n + 7) // 8, np.uint8)
         for i in range(count):
@@ -70,6 +84,57 @@ def _mark_nulls(validity, first, count, tile):
     for i in range(count):
         if (bits[(first + i) >> 3] >> ((first + i) & 7)) & 1 == 0:
             tile[i] = np.nan
+
+
+@compiled(types.Tuple((_f8, _i8))(_f8[::1], types.boolean[::1]))
+def _largest_and_nulls(values, kept):
+    """The largest magnitude, and the number of NaN, in the rows that are kept.
+
+    Magnitudes are compared as integers, in which NaN comes after infinity: numbers that may be NaN are compared one at
+    a time only.
+    """
+    bits = values.view(np.int64)
+    largest, nulls = np.int64(0), np.int64(0)
+    for i in range(bits.shape[0]):
+        magnitude = bits[i] & _MAGNITUDE_BITS if kept[i] else np.int64(0)
+        nulls += np.int64(1) if magnitude > _INFINITY_BITS else np.int64(0)
+        largest = max(largest, magnitude if magnitude <= _INFINITY_BITS else np.int64(0))
+    return np.array([largest]).view(np.float64)[0], nulls
+
+
+@compiled(types.void(_f8[::1], _f8, _f8))
+def _standardise(values, shift, scale):
+    for i in range(values.shape[0]):
+        values[i] = (values[i] - shift) / scale
+
+
+@compiled(types.Tuple((_f8, _f8))(_f8[::1], _f8[::1], _f8))
+def _mean_and_squares(values, weight, total):
+    """Weighted mean and sum of squared deviations; not finite where a value is not."""
+    weighted = 0.0
+    for i in range(values.shape[0]):
+        weighted += weight[i] * values[i]
+    mean = weighted / total if total > 0.0 else weighted
+    squares = 0.0
+    for i in range(values.shape[0]):
+        deviation = values[i] - mean
+        squares += weight[i] * deviation * deviation
+    return mean, squares
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8[::1]))
+def _numbers_alone(values, weight, numbers, weight_of_numbers):
+    """Values and weights with zeros in place of rows that have no value or no weight: these may hold anything."""
+    for i in range(values.shape[0]):
+        counts = weight[i] > 0.0 and values[i] == values[i]
+        numbers[i] = values[i] if counts else 0.0
+        weight_of_numbers[i] = weight[i] if counts else 0.0
+
+
+@compiled(types.void(_f8[::1], types.boolean[::1]))
+def _mark_nan(values, is_nan):
+    for i in range(values.shape[0]):
+        is_nan[i] |= values[i] != values[i]
 
 
 def _encode_signature(feature):
@@ -99,56 +164,43 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
     has_null : bool, (n_rows,)
         Set where any column is null or NaN.
     """
-    n_rows = weight.shape[0]
-    tile = np.empty(TILE_ROWS, np.float64)
-    for column in range(addresses.shape[0]):
-        moments[column, :] = 0.0
+    n_rows, n_columns = weight.shape[0], addresses.shape[0]
+    numbers, weight_of_numbers = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
+    scaled = np.empty((n_columns, TILE_ROWS), out.dtype)
+    buffer = np.empty(TILE_ROWS)
+    moments[:] = 0.0
     for start in range(0, n_rows, TILE_ROWS):
         count = min(TILE_ROWS, n_rows - start)
-        for column in range(addresses.shape[0]):
+        stop = start + count
+        tile, tile_weight = buffer[:count], weight[start:stop]
+        total_weight = tile_weight.sum()
+        for column in range(n_columns):
             _copy_values(addresses[column], kinds[column], offsets[column] + start, count, tile)
             _mark_nulls(validity[column], offsets[column] + start, count, tile)
-            largest = 0.0
-            total = 0.0
-            weighted = 0.0
-            nulls = 0
-            column_shift = shift[column]
-            column_scale = scale[column]
-            for i in range(count):
-                value = tile[i]
-                row_weight = weight[start + i]
-                is_value = value == value
-                # Rows of weight zero may hold anything, and zero times infinity is NaN.
-                counts = row_weight > 0.0 and is_value
-                if kept[start + i] and is_value:
-                    largest = max(largest, abs(value))
-                nulls += 0 if is_value else 1
-                z = (value - column_shift) / column_scale
-                tile[i] = z
-                out[start + i, first + column] = z
-                total += row_weight if counts else 0.0
-                weighted += row_weight * z if counts else 0.0
-            if nulls > 0:
-                for i in range(count):
-                    if tile[i] != tile[i]:
-                        has_null[start + i] = True
-                    if tile[i] != tile[i] and kept[start + i]:
-                        moments[column, 4] += 1.0
+            largest, nulls = _largest_and_nulls(tile, kept[start:stop])
+            _standardise(tile, shift[column], scale[column])
+            total = total_weight
+            mean, squares = _mean_and_squares(tile, tile_weight, total)
+            if not np.isfinite(squares):
+                _numbers_alone(tile, tile_weight, numbers[:count], weight_of_numbers[:count])
+                total = weight_of_numbers[:count].sum()
+                mean, squares = _mean_and_squares(numbers[:count], weight_of_numbers[:count], total)
+                _mark_nan(tile, has_null[start:stop])
             moments[column, 3] = max(moments[column, 3], largest)
+            moments[column, 4] += nulls
             if total > 0.0:
-                mean = weighted / total
-                squares = 0.0
-                for i in range(count):
-                    z = tile[i]
-                    row_weight = weight[start + i]
-                    deviation = z - mean if row_weight > 0.0 and z == z else 0.0
-                    squares += row_weight * deviation * deviation
                 # Chan, Golub, LeVeque (1983), eq. 2.1: merge the tile into the column.
                 before = moments[column, 0]
                 difference = mean - moments[column, 1]
                 moments[column, 0] = before + total
                 moments[column, 1] += difference * (total / (before + total))
                 moments[column, 2] += squares + difference * (before * total / (before + total)) * difference
+            for i in range(count):
+                scaled[column, i] = tile[i]
+        rows = out[start:stop, first : first + n_columns]
+        for i in range(count):
+            for column in range(n_columns):
+                rows[i, column] = scaled[column, i]
 
 
 @compiled(types.void(_i4[::1], types.boolean[::1], _i4[::1], _i4, _i4[:, ::1], _i8))
@@ -183,6 +235,17 @@ def slot_order(records, slot_position, n_places, holdout_bit, at, order):
     return n_train
 
 
+def _features_signature(feature):
+    return types.void(feature[::1], _f8[::1], _f8[::1], _f8[::1], feature[::1])
+
+
+@compiled([_features_signature(_f4), _features_signature(_f8)])
+def _finish_features(record, mean, inverse_scale, fill, features):
+    for column in range(features.shape[0]):
+        z = np.float64(record[column])
+        features[column] = (z - mean[column]) * inverse_scale[column] if z == z else fill[column]
+
+
 def _finish_signature(feature):
     words = types.uint64
     return types.void(
@@ -215,7 +278,8 @@ def finish_records(
     features, codes, target, weight, offset, row_numbers
         The arrays of the block, written; empty where the block has none.
     """
-    n_words = records.shape[1]
+    n_words, n_numeric, first = records.shape[1], features.shape[1], positions[0]
+    inverse_scale = 1.0 / scale
     tile = np.empty((FINISH_TILE_ROWS, n_words), np.uint64)
     tile_features = tile.view(features.dtype)
     tile_codes = tile.view(np.int32)
@@ -228,9 +292,7 @@ def finish_records(
                 tile[i, word] = records[source, word]
         for i in range(count):
             row = start + i
-            for column in range(features.shape[1]):
-                z = np.float64(tile_features[i, positions[0] + column])
-                features[row, column] = (z - mean[column]) / scale[column] if z == z else fill[column]
+            _finish_features(tile_features[i, first : first + n_numeric], mean, inverse_scale, fill, features[row])
             for column in range(codes.shape[1]):
                 code = tile_codes[i, positions[1] + column]
                 if code >= 0:
