@@ -25,6 +25,10 @@ from streamgd.kernels.compile import POINTWISE_FUNCTION, UPDATE_FUNCTION, compil
 #: much as the step.
 LOSS_EVERY_ROWS = 8
 
+#: Rows that are predicted, compared and summed together: few enough to stay in the nearest cache. Their products are
+#: summed in the type of the features, the tiles in float64.
+TILE_ROWS = 256
+
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
 
@@ -73,6 +77,54 @@ def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):
     return (theta[j] + rate * l2 * level_sum[j]) / (1.0 + rate * l2 * level_count[j])
 
 
+def _predict_signature(feature):
+    return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _i8, _i8, _f8[::1], feature[::1], _f8[::1])
+
+
+@compiled([_predict_signature(types.float32), _predict_signature(_f8)])
+def _predict(features, codes, offset, first, count, theta, theta_numeric, raw):
+    """``raw[:count]`` = the raw predictions of the rows from ``first`` on."""
+    n_numeric, n_categorical = features.shape[1], codes.shape[1]
+    intercept = theta[theta.shape[0] - 1]
+    for i in range(count):
+        dot = theta_numeric.dtype.type(0.0)
+        for j in range(n_numeric):
+            dot += features[first + i, j] * theta_numeric[j]
+        raw[i] = intercept + dot
+    for i in range(count if n_categorical > 0 else 0):
+        for c in range(n_categorical):
+            j = codes[first + i, c]
+            if j >= 0:
+                raw[i] += theta[j]
+    if offset.shape[0] > 0:
+        for i in range(count):
+            raw[i] += offset[first + i]
+
+
+def _gradient_signature(feature):
+    return types.void(feature[:, ::1], _i8, _i8, _f8[::1], feature[::1])
+
+
+@compiled([_gradient_signature(types.float32), _gradient_signature(_f8)])
+def _gradient_of_tile(features, first, count, residual, gradient):
+    """``gradient[:]`` = residual times features, summed over the rows from ``first`` on; four rows at a time."""
+    n_numeric = features.shape[1]
+    gradient[:] = 0.0
+    of_type = gradient.dtype.type
+    by_four = count - count % 4
+    for i in range(0, by_four, 4):
+        a, b, c, d = of_type(residual[i]), of_type(residual[i + 1]), of_type(residual[i + 2]), of_type(residual[i + 3])
+        row = first + i
+        for j in range(n_numeric):
+            gradient[j] += (
+                a * features[row, j] + b * features[row + 1, j] + c * features[row + 2, j] + d * features[row + 3, j]
+            )
+    for i in range(by_four, count):
+        a = of_type(residual[i])
+        for j in range(n_numeric):
+            gradient[j] += a * features[first + i, j]
+
+
 def _minibatch_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
@@ -117,7 +169,9 @@ def train_minibatches(
     n_categorical = codes.shape[1]
     intercept = theta.shape[0] - 1
     theta_numeric = np.empty(n_numeric, features.dtype)
-    gradient_numeric = np.empty(n_numeric, features.dtype)
+    tile_gradient = np.empty(n_numeric, features.dtype)
+    gradient_numeric = np.empty(n_numeric)
+    raw, residual = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
     gradient = np.zeros(theta.shape[0])
     touched = np.empty(min(theta.shape[0], n_numeric + 1 + n_categorical * (bounds[-1] - bounds[0])), np.int64)
     for j in range(n_numeric):
@@ -125,7 +179,6 @@ def train_minibatches(
     touched[n_numeric] = intercept
     touched_at = np.full(theta.shape[0], -1, np.int64)
     weighted = weight.shape[0] > 0
-    shifted = offset.shape[0] > 0
     loss_phase = steps_before % LOSS_EVERY_ROWS
     base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
     level_sum = np.zeros(theta.shape[0])
@@ -150,43 +203,37 @@ def train_minibatches(
             gradient_numeric[j] = 0.0
         gradient_intercept = 0.0
 
-        for i in range(start, stop):
-            # Predict.
-            dot = theta_numeric.dtype.type(0.0)
-            for j in range(n_numeric):
-                dot += features[i, j] * theta_numeric[j]
-            raw = theta[intercept] + dot
-            for c in range(n_categorical):
-                j = codes[i, c]
-                if j >= 0:
-                    raw += theta[j]
-            if shifted:
-                raw += offset[i]
+        for first in range(start, stop, TILE_ROWS):
+            count = min(TILE_ROWS, stop - first)
+            _predict(features, codes, offset, first, count, theta, theta_numeric, raw)
             # Compare.
-            row_weight = weight[i] if weighted else 1.0
-            residual = row_weight * loss_derivative(target[i], raw)
-            if i % LOSS_EVERY_ROWS == loss_phase:
-                row_loss = row_weight * loss_value(target[i], raw)
+            for i in range(count):
+                row_weight = weight[first + i] if weighted else 1.0
+                residual[i] = row_weight * loss_derivative(target[first + i], raw[i])
+                gradient_intercept += residual[i]
+            for i in range((loss_phase - first) % LOSS_EVERY_ROWS, count, LOSS_EVERY_ROWS):
+                row_weight = weight[first + i] if weighted else 1.0
+                row_loss = row_weight * loss_value(target[first + i], raw[i])
                 losses[0] += row_loss
                 losses[1] += row_weight
                 losses[2] += row_loss * row_loss
             # Gradient.
-            residual_numeric = theta_numeric.dtype.type(residual)
+            _gradient_of_tile(features, first, count, residual, tile_gradient)
             for j in range(n_numeric):
-                gradient_numeric[j] += residual_numeric * features[i, j]
-            for c in range(n_categorical):
-                j = codes[i, c]
-                if j >= 0:
-                    if touched_at[j] != batch:
-                        touched_at[j] = batch
-                        touched[n_touched] = j
-                        n_touched += 1
-                    gradient[j] += residual
-            gradient_intercept += residual
+                gradient_numeric[j] += tile_gradient[j]
+            for i in range(count):
+                for c in range(n_categorical):
+                    j = codes[first + i, c]
+                    if j >= 0:
+                        if touched_at[j] != batch:
+                            touched_at[j] = batch
+                            touched[n_touched] = j
+                            n_touched += 1
+                        gradient[j] += residual[i]
 
         divisor = 1.0 / ((stop - start) * mean_weight)
         for j in range(n_numeric):
-            slope = np.float64(gradient_numeric[j])
+            slope = gradient_numeric[j]
             if rotated:
                 slope = np.float64(0.0)
                 for i in range(n_numeric):
@@ -275,13 +322,16 @@ def train_rows(
         # Update; the gradient of one row is residual * x.
         share = 4.0 / (step + 3.0)
         kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
-        for j in range(n_numeric):
-            theta[j] = (theta[j] - alpha * residual * features[i, j]) * kept
-        if l1 > 0.0:
+        if averaging and l1 == 0.0:
             for j in range(n_numeric):
+                theta[j] = (theta[j] - alpha * residual * features[i, j]) * kept
+                average[j] += share * (theta[j] - average[j])
+        else:
+            for j in range(n_numeric):
+                theta[j] = (theta[j] - alpha * residual * features[i, j]) * kept
+            for j in range(n_numeric if l1 > 0.0 else 0):
                 theta[j] = shrink(theta[j], alpha, l1, l2)
-        if averaging:
-            for j in range(n_numeric):
+            for j in range(n_numeric if averaging else 0):
                 average[j] += share * (theta[j] - average[j])
         for c in range(n_categorical):
             j = codes[i, c]
