@@ -31,10 +31,8 @@ def _softplus(_: float, raw: float) -> float:
 @pointwise
 def _expit(_: float, raw: float) -> float:
     """``1 / (1 + exp(-raw))`` without overflow."""
-    if raw >= 0.0:
-        return 1.0 / (1.0 + math.exp(-raw))
-    power = math.exp(raw)
-    return power / (1.0 + power)
+    power = math.exp(-abs(raw))
+    return (1.0 if raw >= 0.0 else power) / (1.0 + power)
 
 
 class Loss(ABC):
@@ -59,13 +57,20 @@ class Loss(ABC):
     def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
         """Prediction of a raw prediction."""
 
+    @abstractmethod
+    def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Loss of each row and its first derivative by the raw prediction; both new, float64, shape ``(n,)``.
+
+        The same as the pointwise functions but for the last digits, and faster for many rows at once.
+        """
+
     def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Loss of each row, float64, shape ``(n,)``."""
-        return _mapped(self.pointwise_loss, y_true, raw_prediction)
+        return self.loss_and_gradient(y_true, raw_prediction)[0]
 
     def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """First derivative by the raw prediction of each row, float64, shape ``(n,)``."""
-        return _mapped(self.pointwise_gradient, y_true, raw_prediction)
+        return self.loss_and_gradient(y_true, raw_prediction)[1]
 
     def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Second derivative by the raw prediction of each row, float64, shape ``(n,)``."""
@@ -109,6 +114,10 @@ class HalfSquaredError(Loss):
     def pointwise_curvature(y_true: float, raw: float) -> float:
         return 1.0
 
+    def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        residual = raw_prediction - y_true
+        return 0.5 * residual * residual, residual
+
     def link(self, prediction: np.ndarray) -> np.ndarray:
         return prediction
 
@@ -151,6 +160,20 @@ class HalfBinomialLoss(Loss):
     def pointwise_curvature(y_true: float, raw: float) -> float:
         probability = _expit(0.0, raw)
         return probability * (1.0 - probability)
+
+    def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        power = np.abs(raw_prediction)
+        np.exp(np.negative(power, out=power), out=power)
+        # log1p(exp(raw)) = max(raw, 0) + log1p(exp(-|raw|)), and nothing cancels where raw and y_true agree.
+        loss = np.log1p(power)
+        positive_part = np.maximum(raw_prediction, 0.0)
+        positive_part -= y_true * raw_prediction
+        loss += positive_part
+        gradient = np.where(raw_prediction >= 0.0, 1.0, power)
+        power += 1.0
+        gradient /= power
+        gradient -= y_true
+        return loss, gradient
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
         return np.asarray(np.log(prediction) - np.log1p(-prediction))

@@ -17,6 +17,10 @@ from streamgd.kernels import sums
 from streamgd.objective.losses import Loss
 from streamgd.objective.penalties import ElasticNet
 
+#: Rows that are predicted, compared and summed together: few enough to stay in the cache between the three. Fixed, so
+#: that the bits of a sum depend on nothing but the block.
+TILE_ROWS = 8192
+
 
 @dataclass(frozen=True)
 class ChunkSums:
@@ -56,12 +60,18 @@ class Objective:
 
     def chunk_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
         """Sums of loss and gradient over the rows of ``block`` at ``theta``."""
-        totals, gradient = np.empty(2), np.empty(len(theta))
-        sums.loss_and_gradient(
-            block.features, block.codes, block.target, block.weight, block.offset, np.ascontiguousarray(theta[:, 0]),
-            self.loss.pointwise_loss, self.loss.pointwise_gradient, totals, gradient,
-        )  # fmt: skip
-        return ChunkSums(float(totals[0]), gradient[:, None], float(totals[1]), block.rows)
+        gradient, loss, weight = np.zeros(len(theta)), 0.0, 0.0
+        for start in range(0, block.rows, TILE_ROWS):
+            tile = block.part(start, start + TILE_ROWS)
+            raw = raw_prediction(tile, theta)
+            losses, residual = self.loss.loss_and_gradient(tile.target, raw)
+            if len(tile.weight):
+                losses *= tile.weight
+                residual *= tile.weight
+            loss += float(losses.sum())
+            weight += float(tile.weight.sum()) if len(tile.weight) else tile.rows
+            sums.add_gradient(tile.features, tile.codes, residual, gradient)
+        return ChunkSums(loss, gradient[:, None], weight, block.rows)
 
     def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:
         """The objective from the sums over all rows."""

@@ -144,3 +144,16 @@ def test_the_logistic_prediction_is_the_expit_of_scipy(raw: float) -> None:
     if abs(raw) < 30.0:
         probability = expit(np.array([raw]))
         np.testing.assert_allclose(loss.link(probability), logit(probability), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_many_rows_at_once_agree_with_the_pointwise_functions(name: str) -> None:
+    loss = LOSSES[name]
+    y_true, raw = pairs(name, np.concatenate([EXTREMES, np.linspace(-40.0, 40.0, 81)]))
+
+    values, gradients = loss.loss_and_gradient(y_true, raw)
+
+    one_by_one = np.array([loss.pointwise_loss(y, r) for y, r in zip(y_true, raw, strict=True)])
+    np.testing.assert_allclose(values, one_by_one, rtol=1e-13, atol=1e-15)
+    one_by_one = np.array([loss.pointwise_gradient(y, r) for y, r in zip(y_true, raw, strict=True)])
+    np.testing.assert_allclose(gradients, one_by_one, rtol=1e-13, atol=1e-15)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from streamgd.data.blocks import Block
-from streamgd.kernels.sums import TILE_ROWS, row_norms
+from streamgd.kernels.sums import row_norms
 from streamgd.objective.losses import LOSSES
-from streamgd.objective.objective import ChunkSums, Objective, raw_prediction
+from streamgd.objective.objective import TILE_ROWS, ChunkSums, Objective, raw_prediction
 from streamgd.objective.penalties import ElasticNet
 
 N_NUMERIC, N_LEVELS = 4, 5
