@@ -12,6 +12,9 @@ from streamgd.data.kinds import kind_of
 from streamgd.data.numbers import as_float64
 
 LEAK_AUC = 0.999
+#: A first look takes one row in so many; what it finds below this AUC is no leak.
+SCREEN_EVERY = 8
+SCREEN_AUC = 0.97
 FEWEST_ROWS_PER_CLASS = 100
 FEWEST_ROWS_PER_LEVEL = 10
 
@@ -65,6 +68,12 @@ def numeric_auc(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> flo
     rank_sum = float(mean_ranks[places][positive].sum())
     auc = (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
     return max(auc, 1.0 - auc)
+
+
+def screened_auc(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
+    """As :func:`numeric_auc`, from every eighth row alone where that is far from ``LEAK_AUC``: sorting takes time."""
+    some = numeric_auc(values[::SCREEN_EVERY], positive[::SCREEN_EVERY])
+    return some if some is not None and some < SCREEN_AUC else numeric_auc(values, positive)
 
 
 def categorical_auc(codes: NDArray[np.int64], positive: NDArray[np.bool_]) -> float | None:

@@ -19,7 +19,7 @@ from streamgd.config import TrainConfig
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
-from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, numeric_auc
+from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, screened_auc
 from streamgd.data.numbers import as_float64
 from streamgd.data.outcomes import (
     LARGEST_EXACT_INTEGER,
@@ -264,7 +264,7 @@ def _leaks(columns: Columns, target: TargetColumn, numbers: list[NDArray[np.floa
     if target.classes is None:
         return []
     known, positive = class_rows(sample.rows.column(target.name), target.classes)
-    aucs = [(c.name, numeric_auc(x[known], positive)) for c, x in zip(columns.numeric, numbers, strict=True)]
+    aucs = [(c.name, screened_auc(x[known], positive)) for c, x in zip(columns.numeric, numbers, strict=True)]
     aucs += [(c.name, categorical_auc(_codes(c, sample)[known], positive)) for c in columns.categorical]
     return [
         f"feature '{name}' alone predicts the target '{target.name}' (AUC {auc:.4f} on a sample)."
