@@ -3,6 +3,7 @@
 The layers, each importing only those above it:
 
     errors, config, state     the face's words; nested state <-> arrays and JSON
+    stopwatch                 where the time goes
     kernels                   all compiled loops
     data                      source, plan, reader, encoder, scaler, blocks: the way of a row
     objective                 losses, penalties, their mean over rows

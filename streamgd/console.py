@@ -35,6 +35,7 @@ class Phase:
     loss: float | None
     first_rows: int
     elapsed_s: float
+    bottleneck: str | None = None
 
     @property
     def rate(self) -> float | None:
@@ -59,7 +60,7 @@ class Phase:
             parts.append(f"loss {self.loss:.6g}")
         if self.remaining_s is not None:
             parts.append(f"ETA {format_duration(self.remaining_s)}")
-        return parts
+        return parts + self._bottleneck()
 
     def last_line(self) -> str:
         """The line that tells how the phase went."""
@@ -69,7 +70,10 @@ class Phase:
             parts.append(format_rate(self.rate))
         if self.loss is not None:
             parts.append(f"loss {self.loss:.6g}")
-        return f"{self.name}: {', '.join(parts)}"
+        return f"{self.name}: {', '.join(parts + self._bottleneck())}"
+
+    def _bottleneck(self) -> list[str]:
+        return [f"bottleneck {self.bottleneck}"] if self.bottleneck else []
 
 
 class Writer(Protocol):
@@ -181,7 +185,7 @@ class ConsoleDisplay:
         self._ended = True
         self._started_s = 0.0
         self._first_rows = 0
-        self._latest: tuple[str, int, int, float | None, float] = ("", 0, 0, None, 0.0)
+        self._latest: tuple[str, int, int, float | None, float, str | None] = ("", 0, 0, None, 0.0, None)
         self._phases_ended = 0
         self._next_last_line_s = 0.0
         self._held_line: str | None = None
@@ -196,14 +200,16 @@ class ConsoleDisplay:
             self.warnings.append(text)
         self._line(f"warning: {text}")
 
-    def progress(self, phase: str, done_rows: int, total_rows: int, loss: float | None) -> None:
+    def progress(
+        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
+    ) -> None:
         if self._writer is None:
             return
         now_s = time.monotonic()
         # Without the lock, so that most calls cost next to nothing: at worst a number is shown a moment later.
         begins = phase != self._name
         if not begins:
-            self._latest = (phase, done_rows, total_rows, loss, now_s)
+            self._latest = (phase, done_rows, total_rows, loss, now_s, bottleneck)
         ends = 0 < total_rows <= done_rows
         if now_s < self._next_update_s and not begins and not ends:
             return
@@ -211,7 +217,7 @@ class ConsoleDisplay:
             if phase != self._name:
                 self._end_phase()
                 self._name, self._ended, self._started_s, self._first_rows = phase, False, now_s, done_rows
-                self._latest = (phase, done_rows, total_rows, loss, now_s)
+                self._latest = (phase, done_rows, total_rows, loss, now_s, bottleneck)
             if ends:
                 self._end_phase()
             elif now_s >= self._next_update_s and not self._ended:
@@ -228,8 +234,8 @@ class ConsoleDisplay:
 
     def _now(self) -> Phase:
         """The latest report of the phase that is under way."""
-        name, done_rows, total_rows, loss, now_s = self._latest
-        return Phase(name, done_rows, total_rows, loss, self._first_rows, now_s - self._started_s)
+        name, done_rows, total_rows, loss, now_s, bottleneck = self._latest
+        return Phase(name, done_rows, total_rows, loss, self._first_rows, now_s - self._started_s, bottleneck)
 
     def _end_phase(self) -> None:
         """Write the last line of the phase that is under way; hold it back when there are too many."""

@@ -20,6 +20,7 @@ _HISTORY_COLUMNS = (
     "holdout_loss",
     "learning_rate",
     "seconds",
+    "bottleneck",
 )
 
 

@@ -29,6 +29,7 @@ from streamgd.data.stream import can_hold_rows, origin_of, passed_over
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import encode as kernels
 from streamgd.kernels import sums
+from streamgd.stopwatch import Stopwatch
 
 #: A wave of scatter lasts about so long, a wave of finalise has so many blocks.
 WAVE_S = 2.0
@@ -116,6 +117,7 @@ class Preparation:
         stage_bytes: int,
         check: Callable[[], None],
         progress: Callable[[str, int], None],
+        stopwatch: Stopwatch,
     ):
         self._manifest = manifest
         self._encoder = encoder
@@ -128,6 +130,7 @@ class Preparation:
         self._stage_bytes = stage_bytes
         self._check = check
         self._progress = progress
+        self._stopwatch = stopwatch
 
     def run(self) -> PreparedBlocks:
         """The finished blocks: from the note if they are there, else by doing what is left to do."""
@@ -159,8 +162,9 @@ class Preparation:
         survey, fill = Survey.from_state(note["survey"]), note["fill"]
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
         scatter = _Scatter(
-            self._manifest, self._encoder, self._store, self._permutation, fill, self._check, self._progress
-        )
+            self._manifest, self._encoder, self._store, self._permutation, fill, self._check, self._progress,
+            self._stopwatch,
+        )  # fmt: skip
         stages = [_Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
         wave_s = WAVE_S
         self._progress("prepare", sum(group.rows for group in self._manifest.row_groups[:next_group]))
@@ -181,10 +185,14 @@ class Preparation:
                     note |= {"phase": "finalise", "regions": np.empty(0, np.int64), "free": self._spare_regions()}
                     note |= {name: np.empty(0, np.int64) for name in ("train_rows", "rows")}
                     note["row_norms"] = np.empty((0, 2))
-                self._store.write_note(self._key, note)
+                self._write_note(note)
                 # A vocabulary of many levels takes long to write down: then seldom.
                 wave_s = max(WAVE_S, 20.0 * (time.monotonic() - noted_s))
         return note
+
+    def _write_note(self, note: dict[str, Any]) -> None:
+        with self._stopwatch.timed("waiting"):
+            self._store.write_note(self._key, note)
 
     def _spare_regions(self) -> np.ndarray:
         return np.arange(self._n_blocks, self._store.n_regions, dtype=np.int64)
@@ -195,6 +203,7 @@ class Preparation:
         """Finish the blocks wave by wave, each wave into the regions that the one before made free."""
         groups = _packed(note["fill"], self._store.places)
         finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
+        finish = self._stopwatch.timed("finalise")(self._finish_block)
         self._progress("finalise", int(note["rows"].sum()))
         with ThreadPoolExecutor(self._threads) as pool:
             while len(note["regions"]) < len(groups):
@@ -202,7 +211,7 @@ class Preparation:
                 free, done = note["free"], len(note["regions"])
                 wave = groups[done : done + len(free)]
                 futures = [
-                    pool.submit(self._finish_block, group, int(region), note["fill"], finisher)
+                    pool.submit(finish, group, int(region), note["fill"], finisher)
                     for group, region in zip(wave, free, strict=False)
                 ]
                 found = [future.result() for future in futures]
@@ -214,10 +223,10 @@ class Preparation:
                     "rows": np.concatenate([note["rows"], np.array([f[1] for f in found], np.int64)]),
                     "row_norms": np.concatenate([note["row_norms"], np.array([f[2] for f in found])]),
                 }
-                self._store.write_note(self._key, note)
+                self._write_note(note)
                 self._progress("finalise", sum(rows for _, rows, _ in found))
         note = note | {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
-        self._store.write_note(self._key, note)
+        self._write_note(note)
         return note
 
     def _finish_block(
@@ -283,6 +292,7 @@ class _Scatter:
     fill: np.ndarray
     check: Callable[[], None]
     progress: Callable[[str, int], None]
+    stopwatch: Stopwatch
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reserve(self, counts: np.ndarray) -> np.ndarray:
@@ -310,13 +320,14 @@ class _Stage:
         try:
             while (index := wave.take()) is not None:
                 wave.surveys[index] = self._encode(self._scatter.manifest.row_groups[index])
-            self._flush()
+            with self._scatter.stopwatch.timed("scatter"):
+                self._flush()
         except BaseException:
             wave.fail()
             raise
 
     def _encode(self, row_group: RowGroup) -> Survey:
-        manifest, encoder = self._scatter.manifest, self._scatter.encoder
+        manifest, encoder, stopwatch = self._scatter.manifest, self._scatter.encoder, self._scatter.stopwatch
         survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
         if not can_hold_rows(manifest, row_group, encoder):
             return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey
@@ -324,14 +335,17 @@ class _Stage:
         batches = read_batches(
             manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.block_rows
         )
-        for batch in batches:
+        for batch in stopwatch.timed_items("decode", batches):
             self._scatter.check()
             if self._used + batch.num_rows > len(self._records):
-                self._flush()
+                with stopwatch.timed("scatter"):
+                    self._flush()
             origin = origin_of(manifest, row_group, start)
             records = self._records[self._used : self._used + batch.num_rows]
-            rows = encoder.encode(batch, origin, records)
-            self._place(rows, origin, records)
+            with stopwatch.timed("encode"):
+                rows = encoder.encode(batch, origin, records)
+            with stopwatch.timed("scatter"):
+                self._place(rows, origin, records)
             survey = survey.merge(rows.survey)
             start += batch.num_rows
         self._scatter.progress("prepare", row_group.rows)

@@ -12,6 +12,7 @@ from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
 from streamgd.data.encoding import Finisher
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup
+from streamgd.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def passed_over(manifest: Manifest, row_group: RowGroup, encoder: Encoder, rows:
 
 
 def encoded_slices(
-    manifest: Manifest, row_group: RowGroup, encoder: Encoder, slice_rows: int
+    manifest: Manifest, row_group: RowGroup, encoder: Encoder, slice_rows: int, stopwatch: Stopwatch
 ) -> Iterator[EncodedSlice]:
     """The slices of one row group, in order; one without rows if ``--where`` rules the row group out."""
     if not can_hold_rows(manifest, row_group, encoder):
@@ -63,17 +64,26 @@ def encoded_slices(
         return
     start = 0
     batches = read_batches(manifest, row_group, encoder.read_columns, encoder.dictionary_columns, slice_rows)
-    for batch in batches:
+    for batch in stopwatch.timed_items("decode", batches):
         records = encoder.layout.new_records(batch.num_rows)
         origin = origin_of(manifest, row_group, start)
-        yield EncodedSlice(origin, records, encoder.encode(batch, origin, records))
+        with stopwatch.timed("encode"):
+            rows = encoder.encode(batch, origin, records)
+        yield EncodedSlice(origin, records, rows)
         start += batch.num_rows
 
 
 def blocks_of(
-    manifest: Manifest, row_group: RowGroup, encoder: Encoder, finisher: Finisher, holdout: bool = False
+    manifest: Manifest,
+    row_group: RowGroup,
+    encoder: Encoder,
+    finisher: Finisher,
+    stopwatch: Stopwatch,
+    holdout: bool = False,
 ) -> Iterator[Block]:
     """The training (or held out) rows of one row group as blocks in file order."""
-    for piece in encoded_slices(manifest, row_group, encoder, encoder.layout.block_rows):
+    for piece in encoded_slices(manifest, row_group, encoder, encoder.layout.block_rows, stopwatch):
         chosen = piece.rows.kept & (piece.rows.holdout if holdout else ~piece.rows.holdout)
-        yield finisher.finish(piece.records, np.flatnonzero(chosen))
+        with stopwatch.timed("finalise"):
+            block = finisher.finish(piece.records, np.flatnonzero(chosen))
+        yield block

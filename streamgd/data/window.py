@@ -20,6 +20,7 @@ from streamgd.data.plan import Slice, file_order, window_order, window_rows_orde
 from streamgd.data.reader import READ_BUFFER_BYTES, read_batches
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.stream import EncodedSlice, can_hold_rows, encoded_slices, origin_of, passed_over
+from streamgd.stopwatch import Stopwatch
 
 #: Row groups are open at once as far as their readers fit this, whatever the memory budget: it decides the order.
 LANES_BYTES = 128_000_000
@@ -70,12 +71,13 @@ class WindowStream:
         Row groups open at once; 0 for the order of the files.
     """
 
-    def __init__(self, manifest: Manifest, encoder: Encoder, seed: int, lanes: int, threads: int):
+    def __init__(self, manifest: Manifest, encoder: Encoder, seed: int, lanes: int, threads: int, stopwatch: Stopwatch):
         self._manifest = manifest
         self._encoder = encoder
         self._seed = seed
         self._lanes = lanes
         self._threads = threads
+        self._stopwatch = stopwatch
         self.layout = encoder.layout
 
     def windows(self, epoch: int, first: int) -> Iterator[Window]:
@@ -123,22 +125,26 @@ class WindowStream:
     def _encode(self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, skipped: int) -> EncodedSlice:
         if reader is None:
             return passed_over(self._manifest, piece.row_group, self._encoder, piece.rows)
-        for _ in range(skipped):
-            next(reader)
-        batch = next(reader)
-        if piece.stop == piece.row_group.rows:
-            # Let the reader find its end, where it checks the number of rows and closes the file.
-            next(reader, None)
+        with self._stopwatch.timed("decode"):
+            for _ in range(skipped):
+                next(reader)
+            batch = next(reader)
+            if piece.stop == piece.row_group.rows:
+                # Let the reader find its end, where it checks the number of rows and closes the file.
+                next(reader, None)
         records = self._encoder.layout.new_records(batch.num_rows)
         origin = origin_of(self._manifest, piece.row_group, piece.start)
-        return EncodedSlice(origin, records, self._encoder.encode(batch, origin, records))
+        with self._stopwatch.timed("encode"):
+            rows = self._encoder.encode(batch, origin, records)
+        return EncodedSlice(origin, records, rows)
 
     def _gather(self, epoch: int, index: int, futures: list[Future[EncodedSlice]]) -> Window:
         survey = Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies))
         records = [self._encoder.layout.new_records(0)]
         kept = []
         for future in futures:
-            piece = future.result()
+            with self._stopwatch.timed("waiting"):
+                piece = future.result()
             survey = survey.merge(piece.rows.survey)
             records.append(piece.records)
             kept.append(piece.rows.kept & ~piece.rows.holdout)
@@ -151,7 +157,11 @@ class WindowStream:
 
 
 def first_look(
-    manifest: Manifest, encoder: Encoder, enough: Callable[[Survey], bool], check: Callable[[], None]
+    manifest: Manifest,
+    encoder: Encoder,
+    enough: Callable[[Survey], bool],
+    check: Callable[[], None],
+    stopwatch: Stopwatch,
 ) -> tuple[Survey, list[EncodedSlice]]:
     """Survey of slices spread over all row groups, and some rows of each: what streaming knows before it begins.
 
@@ -160,13 +170,15 @@ def first_look(
     """
     chosen = np.unique(np.linspace(0, len(manifest.row_groups) - 1, LOOK_ROW_GROUPS).round().astype(int))
     rows = max(1, min(encoder.layout.block_rows, LOOK_ROWS // len(chosen)))
-    fronts = (next(encoded_slices(manifest, manifest.row_groups[index], encoder, rows)) for index in chosen)
+    fronts = (next(encoded_slices(manifest, manifest.row_groups[index], encoder, rows, stopwatch)) for index in chosen)
     found = _surveyed(fronts, len(chosen), encoder, check)
     if enough(found[0]):
         return found
     block_rows = encoder.layout.block_rows
     everything = (
-        piece for row_group in manifest.row_groups for piece in encoded_slices(manifest, row_group, encoder, block_rows)
+        piece
+        for row_group in manifest.row_groups
+        for piece in encoded_slices(manifest, row_group, encoder, block_rows, stopwatch)
     )
     return _surveyed(everything, len(file_order(manifest, block_rows)), encoder, check)
 

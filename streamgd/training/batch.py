@@ -8,7 +8,6 @@ they are the same blocks as those made anew, so the sums are too.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -26,6 +25,7 @@ from streamgd.data.stream import blocks_of, encoded_slices
 from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.stopwatch import Stopwatch
 from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import tree_reduce
@@ -39,13 +39,13 @@ BEST_CONSTANT_PASSES = 12
 
 def survey_pass(task: Task, encoder: Encoder, context: RunContext) -> Survey:
     """Moments, levels and counts of all rows."""
-    counter = RowCounter(context.display, task.manifest.n_rows)
+    counter = RowCounter(context.display, task.manifest.n_rows, context.stopwatch)
     counter.add("prepare", 0)
 
     def survey_of(_: None, row_group: RowGroup) -> Survey:
         context.interrupt.check()
         total = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
-        for piece in encoded_slices(task.manifest, row_group, encoder, encoder.layout.block_rows):
+        for piece in encoded_slices(task.manifest, row_group, encoder, encoder.layout.block_rows, context.stopwatch):
             total = total.merge(piece.rows.survey)
         counter.add("prepare", row_group.rows)
         return total
@@ -56,11 +56,19 @@ def survey_pass(task: Task, encoder: Encoder, context: RunContext) -> Survey:
 class BlockSource:
     """The training blocks of each row group: from the cache on disk once they are there, else made anew."""
 
-    def __init__(self, manifest: Manifest, encoder: Encoder, finisher: Finisher, store: BlockStore | None):
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: Encoder,
+        finisher: Finisher,
+        store: BlockStore | None,
+        stopwatch: Stopwatch,
+    ):
         self._manifest = manifest
         self._encoder = encoder
         self._finisher = finisher
         self._store = store
+        self._stopwatch = stopwatch
         self._first_region: dict[RowGroup, int] = {}
         self._rows: dict[RowGroup, list[int]] = {}
         regions = 0
@@ -79,9 +87,11 @@ class BlockSource:
                 self._store.release(region)
             return
         rows = []
-        for index, block in enumerate(blocks_of(self._manifest, row_group, self._encoder, self._finisher)):
+        made = blocks_of(self._manifest, row_group, self._encoder, self._finisher, self._stopwatch)
+        for index, block in enumerate(made):
             if self._store is not None:
-                self._write(self._first_region[row_group] + index, block)
+                with self._stopwatch.timed("scatter"):
+                    self._write(self._first_region[row_group] + index, block)
             rows.append(block.rows)
             yield block
         self._rows[row_group] = rows
@@ -160,7 +170,8 @@ class BatchTrainer:
             self._context.interrupt.check()
             total = ChunkSums(0.0, np.zeros_like(shared), 0.0, 0)
             for block in self._source.blocks(row_group):
-                total = total + sums_of_block(block, shared)
+                with self._context.stopwatch.timed("compute"):
+                    total = total + sums_of_block(block, shared)
             return total
 
         return tree_reduce(sums_of, common, self._task.manifest.row_groups, ChunkSums.__add__, self._task.threads)
@@ -201,7 +212,6 @@ class BatchTrainer:
             return
         state.stopped_by, state.asked_epochs, state.closing = None, self._task.epochs, None
         while state.epoch < self._task.epochs and state.stopped_by is None:
-            started_s = time.monotonic()
             try:
                 total = self.total(state.optimizer["trial"])
             except StreamgdError:
@@ -209,7 +219,7 @@ class BatchTrainer:
                 with suppress(StreamgdError):  # the first error is the one to tell
                     self._context.save(state.state())
                 raise
-            self._step(state, total, started_s)
+            self._step(state, total)
         if state.stopped_by is None:
             state.stopped_by = "epochs"
         if not self._optimizer.evaluates_result:
@@ -224,7 +234,7 @@ class BatchTrainer:
             f" {self._task.config.tol_gradient:.3g}"
         )
 
-    def _step(self, state: BatchState, total: ChunkSums, started_s: float) -> None:
+    def _step(self, state: BatchState, total: ChunkSums) -> None:
         config, unit = self._task.config, state.encoding.target_scale**2
         evaluation = self._objective.evaluate(state.optimizer["trial"], total)
         previous = state.optimizer
@@ -248,16 +258,17 @@ class BatchTrainer:
             holdout = self._holdout.mean_loss(self._objective, state.encoding, state.optimizer["theta"])
             if state.best is None or (holdout is not None and holdout < state.best["loss"]):
                 state.best = {"epoch": state.epoch, "loss": holdout, "theta": state.optimizer["theta"]}
+        lap = self._context.stopwatch.lap()
         line = {
             "event": "pass", "epoch": state.epoch, "steps": state.epoch, "rows": total.rows,
             "rows_seen": state.rows_seen, "objective": evaluation.value * unit,
             "train_loss": evaluation.mean_loss * unit,
             "holdout_loss": None if holdout is None else holdout * unit, "accepted": accepted, "gradient": residual,
-            "learning_rate": state.optimizer["alpha"], "seconds": round(time.monotonic() - started_s, 3),
+            "learning_rate": state.optimizer["alpha"], **lap,
         }  # fmt: skip
         self._context.append_history(state, line)
         rows = self._task.manifest.n_rows
-        self._context.display.progress(f"pass {state.epoch}", rows, rows, evaluation.value * unit)
+        self._context.display.progress(f"pass {state.epoch}", rows, rows, evaluation.value * unit, lap["bottleneck"])
         if residual <= config.tol_gradient:
             state.stopped_by = "tol_gradient"
         elif accepted and previous["value"] is not None:

@@ -14,7 +14,9 @@ class Display(Protocol):
     def warn(self, text: str) -> None:
         """One line of what the user should look at."""
 
-    def progress(self, phase: str, done_rows: int, total_rows: int, loss: float | None) -> None:
+    def progress(
+        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
+    ) -> None:
         """How far a phase is; called often, so an implementation must be cheap.
 
         Parameters
@@ -26,6 +28,8 @@ class Display(Protocol):
             Rows of this phase; a ``total_rows`` of 0 says that it is not known.
         loss : float or None
             The progressive loss, where there is one.
+        bottleneck : str or None
+            The stage that takes most of the time, see ``streamgd.stopwatch``; None where nothing is known.
         """
 
     def close(self) -> None:
@@ -41,7 +45,9 @@ class Silent:
     def warn(self, text: str) -> None:
         pass
 
-    def progress(self, phase: str, done_rows: int, total_rows: int, loss: float | None) -> None:
+    def progress(
+        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
+    ) -> None:
         pass
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.stream import blocks_of
 from streamgd.objective.objective import ChunkSums, Objective
+from streamgd.stopwatch import Stopwatch
 
 Chunk = TypeVar("Chunk")
 
@@ -34,23 +35,29 @@ class StreamedHoldout:
     """
 
     def __init__(
-        self, manifest: Manifest, encoder: Encoder, threads: int, only_held_out: bool, check: Callable[[], None]
+        self,
+        manifest: Manifest,
+        encoder: Encoder,
+        threads: int,
+        only_held_out: bool,
+        check: Callable[[], None],
+        stopwatch: Stopwatch,
     ):
         self._manifest = manifest
         self._encoder = encoder
         self._threads = threads
         self._only_held_out = only_held_out
         self._check = check
+        self._stopwatch = stopwatch
 
     def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:
         finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
 
         def sums_of(row_group: RowGroup) -> ChunkSums | None:
             self._check()
-            return folded(
-                objective.chunk_sums(theta, block)
-                for block in blocks_of(self._manifest, row_group, self._encoder, finisher, self._only_held_out)
-            )
+            blocks = blocks_of(self._manifest, row_group, self._encoder, finisher, self._stopwatch, self._only_held_out)
+            chunk_sums = self._stopwatch.timed("compute")(objective.chunk_sums)
+            return folded(chunk_sums(theta, block) for block in blocks)
 
         return _mean_loss(sums_of, self._manifest.row_groups, self._threads)
 
@@ -58,13 +65,15 @@ class StreamedHoldout:
 class BlocksHoldout:
     """The held out rows at the end of each shuffled block, folded in the order of the blocks."""
 
-    def __init__(self, prepared: PreparedBlocks, threads: int):
+    def __init__(self, prepared: PreparedBlocks, threads: int, stopwatch: Stopwatch):
         self._prepared = prepared
         self._threads = threads
+        self._stopwatch = stopwatch
 
     def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
         def sums_of(index: int) -> ChunkSums:
-            return objective.chunk_sums(theta, self._prepared.holdout_block(index))
+            with self._stopwatch.timed("compute"):
+                return objective.chunk_sums(theta, self._prepared.holdout_block(index))
 
         return _mean_loss(sums_of, range(self._prepared.n_blocks), self._threads)
 

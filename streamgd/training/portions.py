@@ -17,6 +17,7 @@ from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.scaler import Moments, Scaling
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import Window, WindowStream
+from streamgd.stopwatch import Stopwatch
 
 
 class Portion(Protocol):
@@ -80,7 +81,8 @@ class _WindowPortion:
         return self._window.survey
 
     def block(self, encoding: Encoding) -> Block:
-        return self._window.block(self._source.finisher(encoding))
+        with self._source.stopwatch.timed("finalise"):
+            return self._window.block(self._source.finisher(encoding))
 
 
 class StreamedWindows:
@@ -90,7 +92,15 @@ class StreamedWindows:
     it is trained on. Then it has seen every row, and its moments are exact.
     """
 
-    def __init__(self, stream: WindowStream, encoder_vocabularies: list[Vocabulary], look: Moments, standardise: bool):
+    def __init__(
+        self,
+        stream: WindowStream,
+        encoder_vocabularies: list[Vocabulary],
+        look: Moments,
+        standardise: bool,
+        stopwatch: Stopwatch,
+    ):
+        self.stopwatch = stopwatch
         self._stream = stream
         self._vocabularies = encoder_vocabularies
         self._look = look

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from streamgd.errors import storage_errors
+from streamgd.stopwatch import Stopwatch
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.rundir import RunDirectory
@@ -37,7 +38,7 @@ class RunContext:
     interrupt: Interrupt
     checkpoint_every_s: float
     row_log: Path | None = None
-    epoch_s: float = 0.0
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _saved_s: float = field(default_factory=time.monotonic)
 
     def save(self, state: dict[str, Any]) -> None:
@@ -83,9 +84,10 @@ class RunContext:
 class RowCounter:
     """Adds up the rows that threads have done in each phase, for the display."""
 
-    def __init__(self, display: Display, total_rows: int):
+    def __init__(self, display: Display, total_rows: int, stopwatch: Stopwatch):
         self._display = display
         self._total_rows = total_rows
+        self._stopwatch = stopwatch
         self._rows: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -93,4 +95,6 @@ class RowCounter:
         """Tell that ``rows`` more are done; 0 begins a phase."""
         with self._lock:
             self._rows[phase] = self._rows.get(phase, 0) + rows
-            self._display.progress(phase, self._rows[phase], self._total_rows, None)
+            # Finalise is a stage of its own.
+            bottleneck = self._stopwatch.bottleneck if phase == "prepare" else None
+            self._display.progress(phase, self._rows[phase], self._total_rows, None, bottleneck)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -69,6 +68,12 @@ class Session(ABC):
     def close(self, remove: bool = False) -> None:
         """Let go of the blocks; ``remove`` deletes them."""
 
+    def _record_prepare(self, state: TrainState | BatchState) -> None:
+        """Begin the history with what it took to make the rows ready; a run that goes on has that line already."""
+        lap = self.context.stopwatch.lap()
+        if state.history_bytes == 0:
+            self.context.append_history(state, {"event": "prepare", **lap})
+
 
 def open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) -> Session:
     """Make the rows ready for training, from where ``saved`` (a checkpoint's state) left off."""
@@ -86,14 +91,15 @@ def _tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:
         )
 
 
-def _streamed_holdout(task: Task, encoding: Encoding, check: Callable[[], None]) -> Holdout | None:
+def _streamed_holdout(task: Task, encoding: Encoding, context: RunContext) -> Holdout | None:
     """Held out rows that are decoded anew each time, if there are any."""
     frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
+    check, stopwatch = context.interrupt.check, context.stopwatch
     if task.validation is not None:
         choice = RowChoice(where=task.choice.where)
-        return StreamedHoldout(task.validation, replace(frozen, choice=choice), task.threads, False, check)
+        return StreamedHoldout(task.validation, replace(frozen, choice=choice), task.threads, False, check, stopwatch)
     if task.config.holdout > 0:
-        return StreamedHoldout(task.manifest, frozen, task.threads, True, check)
+        return StreamedHoldout(task.manifest, frozen, task.threads, True, check, stopwatch)
     return None
 
 
@@ -115,12 +121,12 @@ class StochasticSession(Session):
     def _open_blocks(self) -> tuple[Block, float]:
         """Prepare the shuffled blocks; returns the rows of one of them and the largest row norm."""
         task, context = self.task, self.context
-        counter = RowCounter(context.display, task.manifest.n_rows)
+        counter = RowCounter(context.display, task.manifest.n_rows, context.stopwatch)
         store = new_store(task.blocks_dir, task.layout, task.manifest.n_rows, task.config.batch_size)
         try:
             prepared = Preparation(
                 task.manifest, task.encoder(), self._make_encoding, store, task.key, task.config.seed, task.threads,
-                task.memory.stage_bytes, context.interrupt.check, counter.add,
+                task.memory.stage_bytes, context.interrupt.check, counter.add, context.stopwatch,
             ).run()  # fmt: skip
         except (PausedError, InterruptedRunError):
             store.close()
@@ -137,12 +143,13 @@ class StochasticSession(Session):
         """Look at slices of all row groups; returns their rows and the largest row norm among them."""
         task = self.task
         encoder = task.encoder()
-        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, self.context.interrupt.check)
+        check, stopwatch = self.context.interrupt.check, self.context.stopwatch
+        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch)
         self._encoding = self._make_encoding(self._survey, encoder.vocabularies, with_other=True)
         frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
-        stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads)
+        stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads, stopwatch)
         standardise = task.config.scale == "standard"
-        self._source = StreamedWindows(stream, frozen.vocabularies, self._survey.moments, standardise)
+        self._source = StreamedWindows(stream, frozen.vocabularies, self._survey.moments, standardise, stopwatch)
         finisher = Finisher(task.layout, self._encoding, encoder.vocabularies)
         records = np.concatenate([piece.records for piece in pieces])
         chosen = np.concatenate([piece.rows.kept & ~piece.rows.holdout for piece in pieces])
@@ -193,12 +200,13 @@ class StochasticSession(Session):
         return rescales and task.order == "full" and task.config.method == "minibatch" and task.config.l1 == 0.0
 
     def train(self) -> None:
+        self._record_prepare(self._state)
         task = self.task
         holdout: Holdout | None = None
         if self._blocks is not None and task.config.holdout > 0:
-            holdout = BlocksHoldout(self._blocks.prepared, task.threads)
+            holdout = BlocksHoldout(self._blocks.prepared, task.threads, self.context.stopwatch)
         else:
-            holdout = _streamed_holdout(task, self._encoding, self.context.interrupt.check)
+            holdout = _streamed_holdout(task, self._encoding, self.context)
         train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
         trainer = StochasticTrainer(
             task, self._source, self._objective, holdout, train_rows, self._survey.moments, self.context
@@ -269,13 +277,13 @@ class BatchSession(Session):
         encoding = task.encoding(survey, encoder.vocabularies)
         frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
         self._survey = survey
-        self._holdout = _streamed_holdout(task, encoding, context.interrupt.check)
+        self._holdout = _streamed_holdout(task, encoding, context)
         store = BlockStore(
             task.blocks_dir, task.layout, task.layout.block_rows, count_slices(task.manifest, task.layout.block_rows)
         )
         fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
         finisher = Finisher(task.layout, encoding, frozen.vocabularies)
-        self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None)
+        self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None, context.stopwatch)
         self._objective = task.objective(encoding)
         _tell_hashed(task, encoding, context)
         self._trainer = BatchTrainer(task, self._source, self._objective, self._holdout, context)
@@ -304,6 +312,7 @@ class BatchSession(Session):
         return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss, task.key)
 
     def train(self) -> None:
+        self._record_prepare(self._state)
         self._trainer.run(self._state)
 
     def result(self) -> tuple[Encoding, np.ndarray]:

@@ -7,8 +7,6 @@ The state moves only between portions; whatever stops the run, it stops there.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from streamgd.data.blocks import Block
@@ -87,7 +85,6 @@ class StochasticTrainer:
 
     def _epoch(self, state: TrainState) -> str:
         """Train on the rest of an epoch; returns what went wrong, or an empty text."""
-        started_s = time.monotonic()
         self._tell(state)
         for portion in self._source.portions(state.epoch, state.position):
             trouble = self._portion(state, portion)
@@ -100,7 +97,6 @@ class StochasticTrainer:
             if self._context.interrupt.time_is_over:
                 state.stopped_by = "max_time"
                 return ""
-        self._context.epoch_s = time.monotonic() - started_s
         return ""
 
     def _judge_epoch(self, state: TrainState) -> str:
@@ -112,7 +108,7 @@ class StochasticTrainer:
     def _tell(self, state: TrainState) -> None:
         self._context.display.progress(
             f"epoch {state.epoch + 1}/{self._task.epochs}", self._rows_of_epoch(state), self._train_rows,
-            self._progressive_loss(state),
+            self._progressive_loss(state), self._context.stopwatch.bottleneck,
         )  # fmt: skip
 
     def _rows_of_epoch(self, state: TrainState) -> int:
@@ -130,9 +126,9 @@ class StochasticTrainer:
         if block.rows == 0:
             return ""
         steps_before, losses = state.steps, np.zeros(3)
-        with np.errstate(all="ignore"):
+        with self._context.stopwatch.timed("compute"), np.errstate(all="ignore"):
             self._train_block(state, block, losses)
-        constant = monitor.constant_loss(self._objective.loss, block, state.best_constant, steps_before)
+            constant = monitor.constant_loss(self._objective.loss, block, state.best_constant, steps_before)
         factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
         if state.rollbacks >= monitor.MAX_ROLLBACKS:
             factor = monitor.BAD_WINDOW_FACTOR
@@ -239,7 +235,7 @@ class StochasticTrainer:
             "event": "epoch", "epoch": state.epoch, "steps": state.steps, "rows": entry["rows"],
             "rows_seen": state.rows_seen, "progressive_loss": None if progressive is None else progressive * unit,
             "holdout_loss": None if holdout is None else holdout * unit, "learning_rate": state.learning_rate,
-            "seconds": round(self._context.epoch_s, 3),
+            **self._context.stopwatch.lap(),
         }  # fmt: skip
         self._context.append_history(state, line)
         if holdout is not None:

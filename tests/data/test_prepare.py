@@ -26,6 +26,7 @@ from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, new_s
 from streamgd.data.source import Manifest, discover
 from streamgd.data.store import BlockStore
 from streamgd.errors import DataError
+from streamgd.stopwatch import Stopwatch
 
 ROWS, PLACES_OF_BLOCK, SEED = 330, 40, 11
 
@@ -59,7 +60,17 @@ def preparation(
     encoder = growing_encoder(choice, **options)
     stage_bytes = 40 * LAYOUT.record_bytes
     return Preparation(
-        manifest, encoder, encoding_of, store, key, SEED, threads, stage_bytes, check, lambda _, __: None
+        manifest,
+        encoder,
+        encoding_of,
+        store,
+        key,
+        SEED,
+        threads,
+        stage_bytes,
+        check,
+        lambda _, __: None,
+        Stopwatch(),
     )
 
 

@@ -14,6 +14,7 @@ from streamgd.data.filters import parse_where
 from streamgd.data.plan import file_order, window_order, window_rows_order
 from streamgd.data.source import Manifest
 from streamgd.data.window import WindowStream, count_lanes, first_look
+from streamgd.stopwatch import Stopwatch
 
 ROWS = 330
 
@@ -26,7 +27,7 @@ def manifest(tmp_path: Path) -> Manifest:
 def frozen(manifest: Manifest, choice: RowChoice | None = None) -> tuple[Encoder, Encoding]:
     """An encoder and encoding that know all training rows."""
     encoder = growing_encoder(choice)
-    survey, _ = first_look(manifest, encoder, lambda _: False, lambda: None)
+    survey, _ = first_look(manifest, encoder, lambda _: False, lambda: None, Stopwatch())
     encoding = encoding_of(survey, encoder.vocabularies)
     return Encoder.of_encoding(encoding, LAYOUT, choice), encoding
 
@@ -35,7 +36,7 @@ def row_numbers(
     manifest: Manifest, epoch: int, first: int = 0, lanes: int = 4, threads: int = 2, choice: RowChoice | None = None
 ) -> list[list[int]]:
     encoder, encoding = frozen(manifest, choice)
-    stream = WindowStream(manifest, encoder, 3, lanes, threads)
+    stream = WindowStream(manifest, encoder, 3, lanes, threads, Stopwatch())
     finisher = Finisher(LAYOUT, encoding, encoder.vocabularies)
     return [window.block(finisher).row_numbers.tolist() for window in stream.windows(epoch, first)]
 
@@ -93,7 +94,7 @@ def test_features_and_codes_are_those_of_the_rows(manifest: Manifest) -> None:
     features, codes = expected_features(rows, train), expected_codes(rows, train)
     finisher = Finisher(LAYOUT, encoding, encoder.vocabularies)
     survey = Survey.empty(2, 1)
-    for window in WindowStream(manifest, encoder, 3, 4, 2).windows(0, 0):
+    for window in WindowStream(manifest, encoder, 3, 4, 2, Stopwatch()).windows(0, 0):
         block = window.block(finisher)
         numbers = block.row_numbers.astype(int)
         np.testing.assert_allclose(block.features, features[numbers], rtol=1e-11, atol=1e-12)
@@ -127,7 +128,7 @@ def test_no_row_group_is_decoded_twice(manifest: Manifest, monkeypatch: pytest.M
         return read(manifest, row_group, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "read_batches", recording)
-    list(WindowStream(manifest, encoder, 3, 4, 2).windows(0, 0))
+    list(WindowStream(manifest, encoder, 3, 4, 2, Stopwatch()).windows(0, 0))
 
     assert len(opened) == len(set(opened)) == len(manifest.row_groups)
 
@@ -137,7 +138,7 @@ def test_no_row_group_is_decoded_twice(manifest: Manifest, monkeypatch: pytest.M
 
 def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
     encoder = growing_encoder()
-    survey, pieces = first_look(manifest, encoder, lambda _: True, lambda: None)
+    survey, pieces = first_look(manifest, encoder, lambda _: True, lambda: None, Stopwatch())
     looked_at = np.concatenate([np.arange(piece.origin.first_row, piece.origin.first_row + 24) for piece in pieces])
 
     assert [piece.origin.first_row for piece in pieces] == [group.first_row for group in manifest.row_groups]
@@ -147,14 +148,16 @@ def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
 
 
 def test_where_a_look_is_not_enough_every_row_is_surveyed(manifest: Manifest) -> None:
-    survey, pieces = first_look(manifest, growing_encoder(), lambda _: False, lambda: None)
+    survey, pieces = first_look(manifest, growing_encoder(), lambda _: False, lambda: None, Stopwatch())
 
     assert survey.train_rows == trained(manifest).sum()
     assert pieces
 
 
 def test_a_look_changes_nothing_from_one_start_to_the_next(manifest: Manifest) -> None:
-    first, second = (first_look(manifest, growing_encoder(), lambda _: True, lambda: None)[0] for _ in range(2))
+    first, second = (
+        first_look(manifest, growing_encoder(), lambda _: True, lambda: None, Stopwatch())[0] for _ in range(2)
+    )
 
     np.testing.assert_array_equal(first.moments.mean, second.moments.mean)
     np.testing.assert_array_equal(first.level_counts[0], second.level_counts[0])
