@@ -210,7 +210,7 @@ class TrainConfig(BaseModel):
     blocks_dir: PathText | None = Field(
         None, description="Where the shuffled blocks are kept [default: RUN/blocks].", json_schema_extra=CHANGEABLE
     )
-    blocks_max: Bytes = Field(200 * 10**9, description="Most bytes of shuffled blocks.")
+    blocks_max: Bytes = Field(200 * 10**9, description="Most bytes of blocks.", json_schema_extra=CHANGEABLE)
     keep_blocks: bool = Field(
         False, description="Keep the blocks when the run is finished.", json_schema_extra=CHANGEABLE
     )

@@ -17,9 +17,12 @@ import numpy as np
 from streamgd import state as states
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.errors import StorageError, storage_errors
+from streamgd.plain import byte_size
 
 PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
-_WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shuffle window, which needs none."
+#: What a user can do about too little space.
+WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shuffle window, which needs none."
+BATCH_WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --blocks-max 1MB, which keeps none."
 
 
 def boot_id() -> str:
@@ -37,15 +40,19 @@ class BlockStore:
     ----------
     places : int
         Records that fit a region; a block has at most so many rows.
+    way_out : str
+        What the user can do when the disk is full.
     """
 
-    def __init__(self, folder: Path, layout: RecordLayout, places: int, n_regions: int):
+    def __init__(self, folder: Path, layout: RecordLayout, places: int, n_regions: int, way_out: str = WAY_OUT):
         self.layout = layout
         self.places = places
         self.n_regions = n_regions
         needed = max(places * layout.record_bytes, layout.block_bytes(places))
         self.region_bytes = -(-needed // PAGE_BYTES) * PAGE_BYTES
         self.total_bytes = self.region_bytes * n_regions
+        self._needed_bytes = self.total_bytes
+        self._way_out = way_out
         self._folder = folder
         self._path = folder / "blocks.bin"
         self._note = folder / "prepared.safetensors"
@@ -63,26 +70,29 @@ class BlockStore:
         return note if note["key"] == [key, boot_id(), self.total_bytes] else None
 
     def write_note(self, key: str, note: dict[str, Any]) -> None:
-        states.write_atomically(
-            self._note, states.serialize({**note, "key": [key, boot_id(), self.total_bytes]}, "prepare")
-        )
+        data = states.serialize({**note, "key": [key, boot_id(), self.total_bytes]}, "prepare")
+        try:
+            states.write_atomically(self._note, data)
+        except StorageError as error:
+            raise StorageError(f"{error} {self._hint()}") from error
 
-    def create(self, expected_bytes: int) -> None:
+    def create(self, needed_bytes: int) -> None:
         """Make the file, sparse, after a look at the free space.
 
         Raises
         ------
         StorageError
-            The disk has less than ``expected_bytes`` free.
+            The disk has less than ``needed_bytes`` free.
         """
         self.remove()
-        states.make_folder(self._folder)
+        self._needed_bytes = needed_bytes
         free = free_bytes(self._folder)
-        if free < expected_bytes:
+        if free < needed_bytes:
             raise StorageError(
-                f"the shuffled blocks need {expected_bytes / 1e9:.2f} GB in {self._folder}, {free / 1e9:.2f} GB are"
-                f" free. {_WAY_OUT}"
+                f"the blocks need {byte_size(needed_bytes)} in {self._folder}, {byte_size(free)} are free."
+                f" {self._way_out}"
             )
+        states.make_folder(self._folder)
         with storage_errors(f"create {self._path}", self._hint()):
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
             os.ftruncate(self._descriptor, self.total_bytes)
@@ -103,7 +113,7 @@ class BlockStore:
         assert self._descriptor is not None
         view = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data
         position = region * self.region_bytes + offset_bytes
-        with storage_errors(f"write the shuffled blocks to {self._path}", self._hint()):
+        with storage_errors(f"write the blocks to {self._path}", self._hint()):
             while len(view):
                 written = os.pwrite(self._descriptor, view, position)
                 view, position = view[written:], position + written
@@ -114,7 +124,7 @@ class BlockStore:
         records = self.layout.new_records(rows)
         view = records.view(np.uint8).reshape(-1).data
         position, done = region * self.region_bytes, 0
-        with storage_errors(f"read the shuffled blocks from {self._path}"):
+        with storage_errors(f"read the blocks from {self._path}"):
             while done < len(view):
                 count = os.preadv(self._descriptor, [view[done:]], position + done)
                 if count == 0:
@@ -150,7 +160,7 @@ class BlockStore:
         remove_blocks(self._folder)
 
     def _hint(self) -> str:
-        return f"The blocks need {self.total_bytes / 1e9:.2f} GB. {_WAY_OUT}"
+        return f"The blocks need {byte_size(self._needed_bytes)}. {self._way_out}"
 
 
 def remove_blocks(folder: Path) -> None:

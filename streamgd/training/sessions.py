@@ -14,7 +14,7 @@ from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.prepare import Preparation, PreparedBlocks, new_store
-from streamgd.data.store import BlockStore, free_bytes
+from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
@@ -278,9 +278,11 @@ class BatchSession(Session):
         frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
         self._survey = survey
         self._holdout = _streamed_holdout(task, encoding, context)
+        places = min(task.layout.block_rows, max(row_group.rows for row_group in task.manifest.row_groups))
         store = BlockStore(
-            task.blocks_dir, task.layout, task.layout.block_rows, count_slices(task.manifest, task.layout.block_rows)
-        )
+            task.blocks_dir, task.layout, places, count_slices(task.manifest, task.layout.block_rows),
+            BATCH_WAY_OUT,
+        )  # fmt: skip
         fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
         finisher = Finisher(task.layout, encoding, frozen.vocabularies)
         self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None, context.stopwatch)

@@ -32,6 +32,7 @@ from streamgd.errors import ConfigError, NoInputError, TargetError
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
+from streamgd.plain import byte_size
 from streamgd.training.memory import MemoryPlan, plan_memory
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
@@ -203,6 +204,8 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
         columns.weight is not None, columns.offset is not None, config.row_log is not None,
     )  # fmt: skip
     order, notes = _order(config, manifest, layout) if stored_order is None else (stored_order, [])
+    if order == "full":
+        _check_blocks_max(config, manifest, layout)
     if config.batch_size > layout.block_rows and order != "full":
         raise ConfigError(
             f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has"
@@ -255,25 +258,38 @@ def _blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig)
     return (n_blocks + min(WAVE_BLOCKS, n_blocks)) * places * layout.record_bytes
 
 
+def _needed_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
+    return int(_blocks_bytes(manifest, layout, config) * config.sample)
+
+
+def _check_blocks_max(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> None:
+    needed = _needed_bytes(manifest, layout, config)
+    if needed > config.blocks_max:
+        raise ConfigError(
+            f"--blocks-max {byte_size(config.blocks_max)} is too small: the blocks need {byte_size(needed)}. Raise it,"
+            f" or begin a run with --shuffle window, which needs none."
+        )
+
+
 def _order(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> tuple[str, list[str]]:
     """The order of rows, and a line about it where space decides."""
     if config.method == "batch":
         return "none", []
     if config.shuffle != "auto":
         return config.shuffle, []
-    needed = int(_blocks_bytes(manifest, layout, config) * config.sample)
+    needed = _needed_bytes(manifest, layout, config)
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir
     # Blocks of an earlier start of the same run are in its own way only seemingly.
     free = free_bytes(folder) + written_bytes(blocks_dir(config))
     if needed <= config.blocks_max and needed <= 0.9 * free:
         return "full", []
     why = (
-        f"--blocks-max is {config.blocks_max / 1e9:.1f} GB"
+        f"--blocks-max is {byte_size(config.blocks_max)}"
         if needed > config.blocks_max
-        else f"{free / 1e9:.1f} GB are free in {folder}"
+        else f"{byte_size(free)} are free in {folder}"
     )
     return "window", [
-        f"order: window, since shuffling over the whole data needs {needed / 1e9:.1f} GB of blocks and {why};"
+        f"order: window, since shuffling over the whole data needs {byte_size(needed)} of blocks and {why};"
         f" --blocks-dir DIR puts them elsewhere."
     ]
 

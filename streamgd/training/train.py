@@ -18,6 +18,7 @@ from streamgd.data.source import Manifest, compare, discover
 from streamgd.data.store import remove_blocks
 from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, RunMismatchError, StreamgdError
 from streamgd.model import Model
+from streamgd.plain import byte_size
 from streamgd.state import CorruptStateError
 from streamgd.training.display import Display, Silent
 from streamgd.training.interrupt import Interrupt
@@ -244,7 +245,7 @@ def _tell(task: Task, display: Display) -> None:
         f" {task.resolved.loss} loss {loss}"
     )
     order = {
-        "full": f"shuffled over the whole data, blocks of {task.blocks_bytes / 1e9:.2f} GB in {task.blocks_dir}",
+        "full": f"shuffled over the whole data, blocks of {byte_size(task.blocks_bytes)} in {task.blocks_dir}",
         "window": f"windows over {task.lanes} row groups, nothing kept on disk",
         "none": "as in the files",
     }[task.order]

@@ -119,7 +119,7 @@ def test_too_little_space_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(module, "free_bytes", lambda _: 1_000_000)
     store = BlockStore(tmp_path / "blocks", LAYOUT, 50, 4)
-    with pytest.raises(StorageError, match=r"0\.00 GB are free.*--blocks-dir.*--shuffle window"):
+    with pytest.raises(StorageError, match=r"need 1\.0 MB in .*, 1\.0 MB are free.*--blocks-dir.*--shuffle window"):
         store.create(1_000_001)
 
     assert not (tmp_path / "blocks" / "blocks.bin").exists()
