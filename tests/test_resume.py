@@ -22,9 +22,9 @@ import pytest
 from conftest import Generated
 from oracles import FLIGHT_FEATURES
 
-from streamgd.data import blocks
+from streamgd.data import blocks, prepare
 from streamgd.errors import PausedError
-from streamgd.training import monitor
+from streamgd.training import memory, monitor
 from streamgd.training.train import Result, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,14 +199,15 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(variant: str, small: s
         shutil.rmtree(again)
 
 
-@pytest.mark.parametrize("variant", ["adam-full", "adam-window", "sgd-full", "batch"])
+@pytest.mark.parametrize("variant", ["adam-full", "adam-window", "adagrad-unshuffled", "sgd-full", "batch"])
 def test_neither_threads_nor_memory_nor_checkpoints_nor_pauses_change_a_bit(
     variant: str, small: str, tmp_path: Path
 ) -> None:
     options = VARIANTS[variant]
     expected = outcome(fit(small, tmp_path / "run", **options))
     machines: list[dict[str, Any]] = [
-        {"threads": 1}, {"threads": 2}, {"threads": 4}, {"memory": "300MB"}, {"memory": "4GB"},
+        {"threads": 1}, {"threads": 2}, {"threads": 4}, {"memory": "300MB"}, {"memory": "512MB"},
+        {"memory": "4GB"}, {"memory": "300MB", "threads": 4}, {"memory": "4GB", "threads": 1},
         {"checkpoint_every": "0.01s"}, {"checkpoint_every": "1h"}, {"keep_blocks": True},
         {"blocks_dir": str(tmp_path / "elsewhere")},
     ]  # fmt: skip
@@ -222,6 +223,21 @@ def test_neither_threads_nor_memory_nor_checkpoints_nor_pauses_change_a_bit(
             pauses, longer_s = pauses + 1, longer_s * 1.2
     assert pauses >= 2
     assert outcome(result) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("variant", ["adam-full", "batch"])
+def test_how_far_threads_read_and_stage_ahead_changes_no_bit(
+    variant: str, threads: int, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = VARIANTS[variant]
+    expected = outcome(fit(small, tmp_path / "run", **options))
+    for stage_bytes, wave_s, wave_blocks in ((1, 0.0, 1), (200_000, 1e-3, 3), (10**8, 100.0, 16)):
+        monkeypatch.setattr(memory, "STAGE_BYTES", stage_bytes)
+        monkeypatch.setattr(prepare, "WAVE_S", wave_s)
+        monkeypatch.setattr(prepare, "WAVE_BLOCKS", wave_blocks)
+        found = outcome(fit(small, tmp_path / f"{stage_bytes}", **options, threads=threads))
+        assert found == expected, stage_bytes
 
 
 @pytest.mark.parametrize("variant", ["adam-full", "sgd-full", "cosine-holdout-patience"])
