@@ -196,14 +196,13 @@ class _Compared:
         check_columns(self._encoder.columns, manifest)
         if by is not None:
             _check_by(manifest, by)
-        self._finisher = model.finisher(self._encoder)
         columns = [*self._encoder.read_columns, *([by] if by is not None else [])]
         self._columns = list(dict.fromkeys(columns))
 
     def pieces(self, row_group: RowGroup) -> Iterator[_Piece]:
         """The rows of one row group, slice by slice."""
         manifest, encoder, model = self._manifest, self._encoder, self._model
-        if not can_hold_rows(manifest, row_group, encoder):
+        if not can_hold_rows(manifest, row_group, encoder.encoder):
             none = np.empty(0)
             yield _Piece(row_group.rows, {"where": row_group.rows}, none, none, none, none, [], np.empty(0, np.int64))
             return
@@ -211,13 +210,12 @@ class _Compared:
         for batch in read_batches(
             manifest, row_group, self._columns, encoder.dictionary_columns, encoder.layout.block_rows
         ):
-            records = encoder.layout.new_records(batch.num_rows)
-            found = encoder.encode(batch, origin_of(manifest, row_group, start), records)
+            block, found = encoder.encode(batch, origin_of(manifest, row_group, start))
             in_part = {"all": True, "train": ~found.holdout, "holdout": found.holdout}[self._part]
-            kept = np.flatnonzero(found.kept & in_part)
-            block = self._finisher.finish(records, kept)
+            kept = found.kept & in_part
+            block = block.chosen(kept)
             raw = model.raw_prediction(block)
-            weight = block.weight if encoder.layout.has_weight else np.ones(len(kept))
+            weight = block.weight if encoder.layout.has_weight else np.ones(block.rows)
             levels, level = _levels_of(batch.column(self._by), self._by) if self._by is not None else ([], kept)
             yield _Piece(
                 batch.num_rows, found.survey.dropped, block.target, model.loss.inverse_link(raw), raw, weight,

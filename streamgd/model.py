@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd import state as states
+from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import Label
-from streamgd.data.encoder import EncodedRows, Encoder, Origin, RowChoice
-from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.encoder import Origin, RowChoice
+from streamgd.data.encoding import Encoding
 from streamgd.errors import NoInputError, storage_errors
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import raw_prediction
@@ -78,7 +79,7 @@ class Model:
             digest.update(np.ascontiguousarray(array, "<f8").tobytes())
         return digest.hexdigest()
 
-    def encoder(self, with_target: bool, choice: RowChoice | None = None) -> Encoder:
+    def encoder(self, with_target: bool, choice: RowChoice | None = None) -> BlockEncoder:
         """An encoder for new data: every row is kept without target, rows without a target are dropped with it."""
         columns = self.encoding.columns
         if not with_target:
@@ -87,18 +88,7 @@ class Model:
             len(columns.numeric), len(columns.categorical), "float64",
             columns.weight is not None, columns.offset is not None, False,
         )  # fmt: skip
-        scaling = self.encoding.scaling
-        encoding = replace(self.encoding, columns=columns)
-        encoder = Encoder.of_encoding(encoding, layout, choice, every_row=not with_target)
-        # The final scale at once: no second rounding.
-        return replace(encoder, shift0=scaling.shift, scale0=scaling.scale)
-
-    def finisher(self, encoder: Encoder) -> Finisher:
-        """Finishes the records of :meth:`encoder`, which are already in final units."""
-        scaling = self.encoding.scaling
-        zeros, ones = np.zeros_like(scaling.shift), np.ones_like(scaling.scale)
-        final = replace(scaling, shift0=scaling.shift, scale0=scaling.scale, mean=zeros, deviation=ones)
-        return Finisher(encoder.layout, self.encoding.with_scaling(final), encoder.vocabularies)
+        return BlockEncoder(replace(self.encoding, columns=columns), layout, choice, every_row=not with_target)
 
     def raw_prediction(self, block: Block) -> np.ndarray:
         """``X @ theta + offset``, float64, shape ``(n_rows,)``."""
@@ -106,21 +96,15 @@ class Model:
 
     def predict_batch(self, batch: pa.RecordBatch, origin: Origin | None = None) -> np.ndarray:
         """Predictions (probabilities for a classifier) of a record batch, float64, NaN where none can be made."""
-        encoder = self.encoder(with_target=False)
-        finisher = self.finisher(encoder)
-        return self.predict_with(encoder, finisher, batch, origin or Origin("the batch", 0, 0, 0))[0]
+        return self.predict_with(self.encoder(with_target=False), batch, origin or Origin("the batch", 0, 0, 0))
 
-    def predict_with(
-        self, encoder: Encoder, finisher: Finisher, batch: pa.RecordBatch, origin: Origin
-    ) -> tuple[np.ndarray, EncodedRows]:
-        """Predictions by an encoder and finisher that are used again and again."""
-        records = encoder.layout.new_records(batch.num_rows)
-        rows = encoder.encode(batch, origin, records)
-        block = finisher.finish(records, np.arange(batch.num_rows))
+    def predict_with(self, encoder: BlockEncoder, batch: pa.RecordBatch, origin: Origin) -> np.ndarray:
+        """Predictions by an encoder that is used again and again."""
+        block, rows = encoder.encode(batch, origin)
         prediction = self.loss.inverse_link(self.raw_prediction(block))
         if self.encoding.nulls != "impute":
             prediction[rows.has_null] = np.nan
-        return prediction, rows
+        return prediction
 
     def coefficients(self) -> list[Coefficient]:
         """Every row of theta by name, in original units, the intercept last."""

@@ -21,8 +21,8 @@ from pyarrow import fs
 from streamgd.config import parse_names, parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import in_order, usable_cores
+from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.columns import Label
-from streamgd.data.encoder import Encoder
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import origin_of
@@ -137,7 +137,6 @@ class _Predictor:
         self._keep = keep
         self._encoder = model.encoder(with_target=False)
         check_columns(self._encoder.columns, manifest)
-        self._finisher = model.finisher(self._encoder)
         self._columns = list(dict.fromkeys([*self._encoder.read_columns, *keep]))
         # A kept column is read as it is stored, so that it is written as it was.
         self._dictionary_columns = [name for name in self._encoder.dictionary_columns if name not in keep]
@@ -162,7 +161,7 @@ class _Predictor:
         start = 0
         for batch in read_batches(self._manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows):
             origin = origin_of(self._manifest, row_group, start)
-            prediction, _ = self._model.predict_with(self._encoder, self._finisher, batch, origin)
+            prediction = self._model.predict_with(self._encoder, batch, origin)
             columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model.classes)
             yield pa.RecordBatch.from_arrays(columns, schema=self.schemas[row_group.file_index])
             start += batch.num_rows
@@ -212,7 +211,7 @@ def _file_number(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _slice_rows(manifest: Manifest, encoder: Encoder, keep: list[str]) -> int:
+def _slice_rows(manifest: Manifest, encoder: BlockEncoder, keep: list[str]) -> int:
     row_bytes = max(manifest.uncompressed_bytes(group, keep) / group.rows for group in manifest.row_groups)
     fitting = int(_SLICE_BYTES / row_bytes) if row_bytes else encoder.layout.block_rows
     return min(encoder.layout.block_rows, max(_FEWEST_ROWS, fitting))

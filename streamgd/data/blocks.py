@@ -47,9 +47,40 @@ class Block:
         """The rows ``start … stop - 1``, without copying."""
         return Block(*(array[start:stop] for array in self.arrays()))
 
+    def chosen(self, rows: np.ndarray) -> Block:
+        """A copy of the rows where ``rows`` (bool, (n_rows,)) is true."""
+        return Block(*(array[rows] if len(array) else array for array in self.arrays()))
+
     def arrays(self) -> tuple[np.ndarray, ...]:
         """All arrays, in the order of the attributes."""
         return (self.features, self.codes, self.target, self.weight, self.offset, self.row_numbers)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the numbers of encoded rows go: into records, or into a block at once.
+
+    Attributes
+    ----------
+    features, first_feature : C-contiguous, (n_rows, …), and the position of the first numeric column in it
+    codes, first_code : int32, C-contiguous, (n_rows, …), and the position of the first categorical column in it
+    target, weight, offset, row_numbers : (n_rows,), the last three empty where the run has none
+    """
+
+    features: np.ndarray
+    first_feature: int
+    codes: np.ndarray
+    first_code: int
+    target: np.ndarray
+    weight: np.ndarray
+    offset: np.ndarray
+    row_numbers: np.ndarray
+
+    @classmethod
+    def of_block(cls, block: Block) -> Places:
+        return cls(
+            block.features, 0, block.codes, 0, block.target, block.weight, block.offset, block.row_numbers
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -142,6 +173,16 @@ class RecordLayout:
             8 * self.has_weight, 8 * self.has_offset, 8 * self.has_row_number,
         )  # fmt: skip
         return sum(-(-rows * size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for size in row_bytes)
+
+    def places(self, records: np.ndarray) -> Places:
+        """Where the numbers of rows go that become ``records`` (uint64, (n_rows, record_words))."""
+        doubles = records.view(np.float64)
+        return Places(
+            records.view(self.feature_type), self.features_position, records.view(np.int32), self.codes_position,
+            doubles[:, 0], doubles[:, self.weight_position] if self.has_weight else np.empty(0),
+            doubles[:, self.offset_position] if self.has_offset else np.empty(0),
+            records[:, self.row_number_position] if self.has_row_number else np.empty(0, np.uint64),
+        )  # fmt: skip
 
     def new_records(self, rows: int) -> np.ndarray:
         """Uninitialised records, uint64, shape ``(rows, record_words)``."""

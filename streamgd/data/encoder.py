@@ -1,4 +1,4 @@
-"""Record batches -> records: numbers in provisional units, provisional codes, and the facts of the rows passed over.
+"""Record batches -> encoded rows: numbers shifted and scaled, levels as codes, and the facts of the rows passed over.
 
     batch ── rows chosen (where, sample, holdout, nulls) ── columns written side by side ── moments and level counts
 
@@ -7,6 +7,7 @@ Nothing here depends on other batches but the vocabulary's codes, which are put 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamgd.data.blocks import RecordLayout
+from streamgd.data.blocks import Places, RecordLayout
 from streamgd.data.columns import Columns, NumericColumn, TargetColumn
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import Where
@@ -25,6 +26,9 @@ from streamgd.data.timestamps import timestamp_part
 from streamgd.data.vocabulary import Vocabulary, as_dictionary
 from streamgd.errors import DataError, TargetError
 from streamgd.kernels import encode as kernels
+
+#: Gives the row of theta of each provisional code of a categorical column.
+ThetaRows = Callable[[int, np.ndarray], np.ndarray]
 
 _KIND_OF_TYPE = {name: index for index, name in enumerate(kernels.KINDS)}
 
@@ -156,13 +160,11 @@ class Encoder:
     every_row: bool = False
 
     @classmethod
-    def of_encoding(
-        cls, encoding: Encoding, layout: RecordLayout, choice: RowChoice | None = None, every_row: bool = False
-    ) -> Self:
-        """An encoder whose provisional codes and units are those of a final encoding."""
+    def of_encoding(cls, encoding: Encoding, layout: RecordLayout, choice: RowChoice | None = None) -> Self:
+        """An encoder whose provisional units and vocabularies are those of an encoding."""
         return cls(
             encoding.columns, layout, encoding.scaling.shift0, encoding.scaling.scale0, encoding.vocabularies(),
-            encoding.nulls, choice or RowChoice(), every_row,
+            encoding.nulls, choice or RowChoice(),
         )  # fmt: skip
 
     @property
@@ -176,28 +178,35 @@ class Encoder:
         """Text columns that are best read as dictionary codes."""
         return [column.name for column in self.columns.categorical if column.values == "string"]
 
-    def encode(self, batch: pa.RecordBatch, origin: Origin, records: np.ndarray) -> EncodedRows:
-        """As :meth:`_encode`; what Arrow cannot convert is told with its place."""
+    def encode(
+        self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None = None
+    ) -> EncodedRows:
+        """Encode ``batch`` into ``places``; dropped rows are written too.
+
+        Parameters
+        ----------
+        theta_rows : function of (categorical column, provisional codes), optional
+            Gives the row of theta of each code where the encoding is final; then nothing is learned from the rows.
+
+        Raises
+        ------
+        DataError
+            An infinite value, a null where ``nulls`` is ``error``, a weight or offset that is no number, or a value
+            that Arrow cannot convert.
+        TargetError
+            A third class, or an infinite target.
+        """
         try:
-            return self._encode(batch, origin, records)
+            return self._encode(batch, origin, places, theta_rows)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise DataError(
                 f"{origin}: a value cannot be read ({reason}). Mend it, or leave the column out."
             ) from error
 
-    def _encode(self, batch: pa.RecordBatch, origin: Origin, records: np.ndarray) -> EncodedRows:
-        """Encode ``batch`` into ``records`` (uint64, (n_rows, record_words)); dropped rows are written too.
-
-        Raises
-        ------
-        DataError
-            An infinite value, a null where ``nulls`` is ``error``, or a weight or offset that is no number.
-        TargetError
-            A third class, or an infinite target.
-        """
-        layout = self.layout
-        doubles = records.view(np.float64)
+    def _encode(
+        self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None
+    ) -> EncodedRows:
         dropped: dict[str, int] = {}
         kept = np.ones(batch.num_rows, np.bool_)
 
@@ -221,38 +230,41 @@ class Encoder:
             weight = self._side_column(batch, self.columns.weight, kept, origin, minimum=0.0)
             if not self.every_row:
                 drop("zero weight", weight == 0.0)
-            doubles[:, layout.weight_position] = weight
+            places.weight[:] = weight
         if self.columns.target is not None:
             target = self._target(batch, self.columns.target, kept, origin)
             drop("null target", np.isnan(target))
-            doubles[:, 0] = target
+            places.target[:] = target
         else:
             target = np.zeros(batch.num_rows)
-            doubles[:, 0] = np.nan
+            places.target[:] = np.nan
         if self.columns.offset is not None:
-            doubles[:, layout.offset_position] = self._offset(batch, self.columns.offset, kept, origin)
-        if layout.has_row_number:
-            records[:, layout.row_number_position] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
+            places.offset[:] = self._offset(batch, self.columns.offset, kept, origin)
+        if len(places.row_numbers):
+            places.row_numbers[:] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
         has_null = np.zeros(batch.num_rows, np.bool_)
-        codes = self._write_codes(batch, records.view(np.int32), has_null)
+        self._write_codes(batch, places, has_null, theta_rows)
         if self.nulls != "impute" and not self.every_row:
             for column in self.columns.numeric:
                 has_null |= _is_null(batch.column(column.source))
             if self.nulls == "error" and (has_null & kept).any():
                 raise self._null_error(batch, has_null & kept, origin)
             drop("null feature", has_null)
-        learned = np.where(kept & ~holdout, weight, 0.0)
+        learn = theta_rows is None
+        learned = np.where(kept & ~holdout, weight, 0.0) if learn else weight
         nulls = {
             column.name: int((_is_null(batch.column(column.name)) & kept).sum())
             for column in self.columns.categorical
             if batch.column(column.name).null_count
         }
-        moments, numeric_nulls = self._write_numeric(batch, records, learned, kept, has_null, origin)
+        moments, numeric_nulls = self._write_numeric(batch, places, learned, kept, has_null, origin, learn)
         nulls |= {column.name: n for column, n in zip(self.columns.numeric, numeric_nulls, strict=True) if n}
         survey = Survey(
             int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments,
-            Moments.of(target[:, None], learned), [_level_counts(column, learned) for column in codes],
+            Moments.of(target[:, None], learned) if learn else Moments.empty(1),
+            [_level_counts(places.codes[:, places.first_code + c], learned) if learn else np.empty(0)
+             for c in range(len(self.columns.categorical))],
             nulls,
         )  # fmt: skip
         return EncodedRows(kept, holdout, has_null, survey)
@@ -261,8 +273,8 @@ class Encoder:
         return chosen_rows(self.choice.seed, purpose, origin.file, origin.first_row_in_file, rows, fraction)
 
     def _write_numeric(
-        self, batch: pa.RecordBatch, records: np.ndarray, weight: np.ndarray, kept: np.ndarray, has_null: np.ndarray,
-        origin: Origin,
+        self, batch: pa.RecordBatch, places: Places, weight: np.ndarray, kept: np.ndarray, has_null: np.ndarray,
+        origin: Origin, learn: bool,
     ) -> tuple[Moments, list[int]]:  # fmt: skip
         arrays = [_readable(batch.column(column.source), column) for column in self.columns.numeric]
         n_columns = len(arrays)
@@ -274,21 +286,10 @@ class Encoder:
             offsets[j] = array.offset
             kinds[j] = _KIND_OF_TYPE[str(array.type)]
         moments = np.empty((n_columns, 5))
-        features, first = records.view(self.layout.feature_type), self.layout.features_position
         kernels.encode_numeric(
-            addresses,
-            validity,
-            offsets,
-            kinds,
-            weight,
-            self.shift0,
-            self.scale0,
-            features,
-            first,
-            moments,
-            kept,
-            has_null,
-        )
+            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0,
+            places.features, places.first_feature, moments, kept, has_null, learn,
+        )  # fmt: skip
         for j, array in enumerate(arrays):
             if np.isinf(moments[j, 3]):
                 values = _doubles(array)
@@ -300,26 +301,26 @@ class Encoder:
         found = Moments(*(np.ascontiguousarray(moments[:, k]) for k in range(4)))
         return found, moments[:, 4].astype(int).tolist()
 
-    def _write_codes(self, batch: pa.RecordBatch, words: np.ndarray, has_null: np.ndarray) -> list[np.ndarray]:
-        written = []
+    def _write_codes(
+        self, batch: pa.RecordBatch, places: Places, has_null: np.ndarray, theta_rows: ThetaRows | None
+    ) -> None:
         for c, (column, vocabulary) in enumerate(zip(self.columns.categorical, self.vocabularies, strict=True)):
             array = as_dictionary(batch.column(column.name), column.values)
             table = vocabulary.codes(array.dictionary)
-            is_null = np.empty(0, np.bool_)
-            null_code = 0
+            is_null, null_table = np.empty(0, np.bool_), np.zeros(1, np.int32)
             indices = array.indices
             if array.null_count:
                 is_null = _is_null(indices)
                 has_null |= is_null
-                null_code = int(vocabulary.codes(pa.nulls(1, array.dictionary.type))[0])
+                null_table = vocabulary.codes(pa.nulls(1, array.dictionary.type))
                 indices = pc.fill_null(indices, 0)
                 table = table if len(table) else np.zeros(1, np.int32)
-            position = self.layout.codes_position + c
+            if theta_rows is not None:
+                table, null_table = theta_rows(c, table), theta_rows(c, null_table)
             kernels.write_codes(
-                indices.to_numpy(zero_copy_only=False).astype(np.int32), is_null, table, null_code, words, position
-            )
-            written.append(words[:, position])
-        return written
+                indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), is_null, table,
+                int(null_table[0]), places.codes, places.first_code + c,
+            )  # fmt: skip
 
     def _target(self, batch: pa.RecordBatch, column: TargetColumn, kept: np.ndarray, origin: Origin) -> np.ndarray:
         """The target as float64, NaN where null; 0 and 1 if it has classes."""

@@ -343,7 +343,7 @@ class _Stage:
             origin = origin_of(manifest, row_group, start)
             records = self._records[self._used : self._used + batch.num_rows]
             with stopwatch.timed("encode"):
-                rows = encoder.encode(batch, origin, records)
+                rows = encoder.encode(batch, origin, self._layout.places(records))
             with stopwatch.timed("scatter"):
                 self._place(rows, origin, records)
             survey = survey.merge(rows.survey)

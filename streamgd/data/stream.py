@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamgd.data.blocks import Block
 from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
-from streamgd.data.encoding import Finisher
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.stopwatch import Stopwatch
@@ -68,22 +66,6 @@ def encoded_slices(
         records = encoder.layout.new_records(batch.num_rows)
         origin = origin_of(manifest, row_group, start)
         with stopwatch.timed("encode"):
-            rows = encoder.encode(batch, origin, records)
+            rows = encoder.encode(batch, origin, encoder.layout.places(records))
         yield EncodedSlice(origin, records, rows)
         start += batch.num_rows
-
-
-def blocks_of(
-    manifest: Manifest,
-    row_group: RowGroup,
-    encoder: Encoder,
-    finisher: Finisher,
-    stopwatch: Stopwatch,
-    holdout: bool = False,
-) -> Iterator[Block]:
-    """The training (or held out) rows of one row group as blocks in file order."""
-    for piece in encoded_slices(manifest, row_group, encoder, encoder.layout.block_rows, stopwatch):
-        chosen = piece.rows.kept & (piece.rows.holdout if holdout else ~piece.rows.holdout)
-        with stopwatch.timed("finalise"):
-            block = finisher.finish(piece.records, np.flatnonzero(chosen))
-        yield block

@@ -135,7 +135,7 @@ class WindowStream:
         records = self._encoder.layout.new_records(batch.num_rows)
         origin = origin_of(self._manifest, piece.row_group, piece.start)
         with self._stopwatch.timed("encode"):
-            rows = self._encoder.encode(batch, origin, records)
+            rows = self._encoder.encode(batch, origin, self.layout.places(records))
         return EncodedSlice(origin, records, rows)
 
     def _gather(self, epoch: int, index: int, futures: list[Future[EncodedSlice]]) -> Window:

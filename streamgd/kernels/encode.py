@@ -140,12 +140,14 @@ def _mark_nan(values, is_nan):
 def _encode_signature(feature):
     return types.void(
         _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1], _i8, _f8[:, ::1],
-        types.boolean[::1], types.boolean[::1],
+        types.boolean[::1], types.boolean[::1], types.boolean,
     )  # fmt: skip
 
 
 @compiled([_encode_signature(_f4), _encode_signature(_f8)])
-def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, kept, has_null):
+def encode_numeric(
+    addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, kept, has_null, learn
+):
     """Write ``(x - shift) / scale`` of every column into the records, NaN for null, and take moments of it.
 
     Parameters
@@ -163,6 +165,8 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
     kept : bool, (n_rows,)
     has_null : bool, (n_rows,)
         Set where any column is null or NaN.
+    learn : bool
+        Whether the moments are wanted: weight, mean and squared deviations stay zero otherwise.
     """
     n_rows, n_columns = weight.shape[0], addresses.shape[0]
     numbers, weight_of_numbers = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
@@ -179,6 +183,13 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
             _mark_nulls(validity[column], offsets[column] + start, count, tile)
             largest, nulls = _largest_and_nulls(tile, kept[start:stop])
             _standardise(tile, shift[column], scale[column])
+            moments[column, 3] = max(moments[column, 3], largest)
+            moments[column, 4] += nulls
+            for i in range(count):
+                scaled[column, i] = tile[i]
+            if not learn:
+                _mark_nan(tile, has_null[start:stop])
+                continue
             total = total_weight
             mean, squares = _mean_and_squares(tile, tile_weight, total)
             if not np.isfinite(squares):
@@ -186,8 +197,6 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
                 total = weight_of_numbers[:count].sum()
                 mean, squares = _mean_and_squares(numbers[:count], weight_of_numbers[:count], total)
                 _mark_nan(tile, has_null[start:stop])
-            moments[column, 3] = max(moments[column, 3], largest)
-            moments[column, 4] += nulls
             if total > 0.0:
                 # Chan, Golub, LeVeque (1983), eq. 2.1: merge the tile into the column.
                 before = moments[column, 0]
@@ -195,15 +204,25 @@ def encode_numeric(addresses, validity, offsets, kinds, weight, shift, scale, ou
                 moments[column, 0] = before + total
                 moments[column, 1] += difference * (total / (before + total))
                 moments[column, 2] += squares + difference * (before * total / (before + total)) * difference
-            for i in range(count):
-                scaled[column, i] = tile[i]
         rows = out[start:stop, first : first + n_columns]
         for i in range(count):
             for column in range(n_columns):
                 rows[i, column] = scaled[column, i]
 
 
-@compiled(types.void(_i4[::1], types.boolean[::1], _i4[::1], _i4, _i4[:, ::1], _i8))
+@compiled([types.void(feature[:, ::1], _f8[::1]) for feature in (_f4, _f8)])
+def fill_nulls(features, fill):
+    """Put ``fill`` (n_columns,) in the place of NaN."""
+    for i in range(features.shape[0]):
+        for column in range(features.shape[1]):
+            if features[i, column] != features[i, column]:
+                features[i, column] = fill[column]
+
+
+_READ_ONLY_CODES = types.Array(_i4, 1, "C", readonly=True)
+
+
+@compiled(types.void(_READ_ONLY_CODES, types.boolean[::1], _i4[::1], _i4, _i4[:, ::1], _i8))
 def write_codes(indices, is_null, table, null_code, out, position):
     """Write ``table[indices]`` into the records; ``is_null`` is empty where no row is null."""
     if is_null.shape[0] == 0:

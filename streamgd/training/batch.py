@@ -8,6 +8,7 @@ they are the same blocks as those made anew, so the sums are too.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -15,13 +16,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from streamgd.data.block_encoder import BlockEncoder, blocks_of
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, Survey
-from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.encoding import Encoding
 from streamgd.data.plan import slices_of
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.store import BlockStore
-from streamgd.data.stream import blocks_of, encoded_slices
+from streamgd.data.stream import encoded_slices
 from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
@@ -59,14 +61,13 @@ class BlockSource:
     def __init__(
         self,
         manifest: Manifest,
-        encoder: Encoder,
-        finisher: Finisher,
+        encoder: BlockEncoder,
         store: BlockStore | None,
         stopwatch: Stopwatch,
     ):
         self._manifest = manifest
         self._encoder = encoder
-        self._finisher = finisher
+        self._memory = threading.local()
         self._store = store
         self._stopwatch = stopwatch
         self._first_region: dict[RowGroup, int] = {}
@@ -79,6 +80,7 @@ class BlockSource:
             store.create(store.total_bytes)
 
     def blocks(self, row_group: RowGroup) -> Iterator[Block]:
+        """The blocks of a row group; each is valid until the same thread asks for the next."""
         rows = self._rows.get(row_group)
         if self._store is not None and rows is not None:
             for index, count in enumerate(rows):
@@ -87,7 +89,10 @@ class BlockSource:
                 self._store.release(region)
             return
         rows = []
-        made = blocks_of(self._manifest, row_group, self._encoder, self._finisher, self._stopwatch)
+        if not hasattr(self._memory, "block"):
+            layout = self._encoder.layout
+            self._memory.block = np.empty(layout.block_bytes(layout.block_rows), np.uint8)
+        made = blocks_of(self._manifest, row_group, self._encoder, self._stopwatch, memory=self._memory.block)
         for index, block in enumerate(made):
             if self._store is not None:
                 with self._stopwatch.timed("scatter"):

@@ -8,11 +8,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from streamgd.data.encoder import Encoder
-from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.block_encoder import BlockEncoder, blocks_of
+from streamgd.data.encoding import Encoding
 from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.source import Manifest, RowGroup
-from streamgd.data.stream import blocks_of
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.stopwatch import Stopwatch
 
@@ -37,7 +36,7 @@ class StreamedHoldout:
     def __init__(
         self,
         manifest: Manifest,
-        encoder: Encoder,
+        encoder: BlockEncoder,
         threads: int,
         only_held_out: bool,
         check: Callable[[], None],
@@ -51,11 +50,11 @@ class StreamedHoldout:
         self._stopwatch = stopwatch
 
     def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:
-        finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
+        encoder = self._encoder.under(encoding)
 
         def sums_of(row_group: RowGroup) -> ChunkSums | None:
             self._check()
-            blocks = blocks_of(self._manifest, row_group, self._encoder, finisher, self._stopwatch, self._only_held_out)
+            blocks = blocks_of(self._manifest, row_group, encoder, self._stopwatch, self._only_held_out)
             chunk_sums = self._stopwatch.timed("compute")(objective.chunk_sums)
             return folded(chunk_sums(theta, block) for block in blocks)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding, Finisher
@@ -93,13 +93,13 @@ def _tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:
 
 def _streamed_holdout(task: Task, encoding: Encoding, context: RunContext) -> Holdout | None:
     """Held out rows that are decoded anew each time, if there are any."""
-    frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
     check, stopwatch = context.interrupt.check, context.stopwatch
     if task.validation is not None:
-        choice = RowChoice(where=task.choice.where)
-        return StreamedHoldout(task.validation, replace(frozen, choice=choice), task.threads, False, check, stopwatch)
+        encoder = BlockEncoder(encoding, task.layout, RowChoice(where=task.choice.where))
+        return StreamedHoldout(task.validation, encoder, task.threads, False, check, stopwatch)
     if task.config.holdout > 0:
-        return StreamedHoldout(task.manifest, frozen, task.threads, True, check, stopwatch)
+        encoder = BlockEncoder(encoding, task.layout, task.choice)
+        return StreamedHoldout(task.manifest, encoder, task.threads, True, check, stopwatch)
     return None
 
 
@@ -275,7 +275,6 @@ class BatchSession(Session):
         encoder = task.encoder()
         survey = survey_pass(task, encoder, context)
         encoding = task.encoding(survey, encoder.vocabularies)
-        frozen = Encoder.of_encoding(encoding, task.layout, task.choice)
         self._survey = survey
         self._holdout = _streamed_holdout(task, encoding, context)
         places = min(task.layout.block_rows, max(row_group.rows for row_group in task.manifest.row_groups))
@@ -284,8 +283,8 @@ class BatchSession(Session):
             BATCH_WAY_OUT,
         )  # fmt: skip
         fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
-        finisher = Finisher(task.layout, encoding, frozen.vocabularies)
-        self._source = BlockSource(task.manifest, frozen, finisher, store if fits else None, context.stopwatch)
+        final = BlockEncoder(encoding, task.layout, task.choice)
+        self._source = BlockSource(task.manifest, final, store if fits else None, context.stopwatch)
         self._objective = task.objective(encoding)
         _tell_hashed(task, encoding, context)
         self._trainer = BatchTrainer(task, self._source, self._objective, self._holdout, context)

@@ -38,7 +38,7 @@ def encode(
     vocabularies = [Vocabulary(column, 1000, 32) for column in labels]
     encoder = Encoder(columns, layout, shift0, scale0, vocabularies, **options)
     records = layout.new_records(batch.num_rows)
-    rows = encoder.encode(batch, ORIGIN, records)
+    rows = encoder.encode(batch, ORIGIN, layout.places(records))
     # Rows of theta that are the provisional codes themselves.
     n = len(named)
     unscaled = Scaling(shift0, scale0, np.zeros(n), np.ones(n), np.full(n, np.nan))
@@ -417,7 +417,7 @@ def test_batches_of_any_size_give_the_same_rows_and_survey(cuts: list[int], seed
     )  # fmt: skip
     for start, stop in pairwise(bounds):
         origin = Origin(ORIGIN.file, 3, 5000 + start, 700 + start, 40 + start)
-        rows = again.encode(batch.slice(start, stop - start), origin, records[start:stop])
+        rows = again.encode(batch.slice(start, stop - start), origin, again.layout.places(records[start:stop]))
         survey = survey.merge(rows.survey)
         kept += rows.kept.tolist()
     doubles, at = records.view(np.float64), encoder.layout.features_position

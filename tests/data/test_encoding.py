@@ -52,7 +52,7 @@ def predicted(encoding: Encoding, theta: np.ndarray, batch: pa.RecordBatch) -> n
     layout = RecordLayout(2, 4, "float64", False, False, False)
     encoder = Encoder.of_encoding(encoding, layout)
     records = layout.new_records(batch.num_rows)
-    encoder.encode(batch, Origin("f", 0, 0, 0), records)
+    encoder.encode(batch, Origin("f", 0, 0, 0), layout.places(records))
     block = Finisher(layout, encoding, encoder.vocabularies).finish(records, np.arange(batch.num_rows))
     return raw_prediction(block, theta)
 
