@@ -208,11 +208,13 @@ class TrainConfig(BaseModel):
 
     # the machine
     blocks_dir: PathText | None = Field(
-        None, description="Where the shuffled blocks are kept [default: RUN/blocks].", json_schema_extra=CHANGEABLE
+        None, description="Where the blocks are [default: RUN/blocks].", json_schema_extra=CHANGEABLE
     )
     blocks_max: Bytes = Field(200 * 10**9, description="Most bytes of blocks.", json_schema_extra=CHANGEABLE)
     keep_blocks: bool = Field(
-        False, description="Keep the blocks when the run is finished.", json_schema_extra=CHANGEABLE
+        False,
+        description="Keep the blocks; runs on the same data with the same --blocks-dir use them.",
+        json_schema_extra=CHANGEABLE,
     )
     memory: Bytes = Field(512 * 10**6, description="Anonymous memory budget.", json_schema_extra=CHANGEABLE)
     threads: int | None = Field(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,13 @@ class PreparedBlocks:
         """The held out rows of a block."""
         return self._block(index).part(int(self.train_rows[index]), int(self.rows[index]))
 
+    def read_ahead(self, index: int) -> bool:
+        """Have a block that is needed soon read; returns whether it had to be."""
+        return self.store.read_ahead(int(self.regions[index]))
+
+    def wait_for(self, index: int) -> None:
+        self.store.wait_for(int(self.regions[index]))
+
     def release(self, index: int) -> None:
         self.store.release(int(self.regions[index]))
 
@@ -83,7 +91,13 @@ def block_plan(n_rows: int, layout: RecordLayout, batch_size: int) -> tuple[int,
     return n_blocks, -(-n_rows // n_blocks)
 
 
-def new_store(folder: Any, layout: RecordLayout, n_rows: int, batch_size: int) -> BlockStore:
+def is_prepared(store: BlockStore, key: str) -> bool:
+    """Whether the store holds finished blocks of ``key``."""
+    note = store.read_note(key)
+    return note is not None and note["phase"] == "done"
+
+
+def new_store(folder: Path, layout: RecordLayout, n_rows: int, batch_size: int) -> BlockStore:
     """The store for ``n_rows`` rows: a region for each block, and free ones for finalise."""
     n_blocks, places = block_plan(n_rows, layout, batch_size)
     return BlockStore(folder, layout, places, n_blocks + min(WAVE_BLOCKS, n_blocks))

@@ -7,6 +7,7 @@ kill at any moment leaves either the records or the block, and the note says whi
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -20,6 +21,8 @@ from streamgd.errors import StorageError, storage_errors
 from streamgd.plain import byte_size
 
 PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
+#: Of Linux 5.14; Python has no name for it yet.
+MADV_POPULATE_READ = 22
 #: What a user can do about too little space.
 WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shuffle window, which needs none."
 BATCH_WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --blocks-max 1MB, which keeps none."
@@ -134,13 +137,46 @@ class BlockStore:
 
     def block(self, region: int, rows: int) -> Block:
         """The finished block in a region, mapped."""
+        buffer = np.frombuffer(self._mapped(), np.uint8, self.region_bytes, region * self.region_bytes)
+        return self.layout.views(buffer, rows)
+
+    def _mapped(self) -> mmap.mmap:
         if self._map is None:
             assert self._descriptor is not None
             with storage_errors(f"map {self._path}"):
                 # Compiled loops take writable arrays only; nobody writes through the map.
                 self._map = mmap.mmap(self._descriptor, self.total_bytes)
-        buffer = np.frombuffer(self._map, np.uint8, self.region_bytes, region * self.region_bytes)
-        return self.layout.views(buffer, rows)
+        return self._map
+
+    def read_ahead(self, region: int) -> bool:
+        """Have the system read a region that is needed soon; returns whether it had to be read."""
+        assert self._descriptor is not None
+        begin = region * self.region_bytes
+        if not hasattr(os, "RWF_NOWAIT"):
+            return False
+        try:
+            # Asking for what is in memory already would take time; the last page stands for all.
+            os.preadv(self._descriptor, [bytearray(1)], begin + self.region_bytes - PAGE_BYTES, os.RWF_NOWAIT)
+            return False
+        except OSError:
+            with storage_errors(f"read the blocks from {self._path}"):
+                os.posix_fadvise(self._descriptor, begin, self.region_bytes, os.POSIX_FADV_WILLNEED)
+            return True
+
+    def wait_for(self, region: int) -> None:
+        """Wait until the pages of a region are in memory.
+
+        Raises
+        ------
+        StorageError
+            They cannot be read: an error here where a look through the map would kill the process.
+        """
+        with storage_errors(f"read the blocks from {self._path}"):
+            try:
+                self._mapped().madvise(MADV_POPULATE_READ, region * self.region_bytes, self.region_bytes)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a system that does not know it
+                    raise
 
     def release(self, region: int) -> None:
         """Tell the system that the pages of a region are not needed soon."""

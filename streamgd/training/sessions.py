@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding, Finisher
-from streamgd.data.prepare import Preparation, PreparedBlocks, new_store
-from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes
+from streamgd.data.folder import BlocksFolder, claim_folder
+from streamgd.data.prepare import Preparation, PreparedBlocks, is_prepared, new_store
+from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes, remove_blocks
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
@@ -66,7 +68,7 @@ class Session(ABC):
 
     @abstractmethod
     def close(self, remove: bool = False) -> None:
-        """Let go of the blocks; ``remove`` deletes them."""
+        """Let go of the blocks; ``remove`` when no later start needs them, which deletes them unless they are kept."""
 
     def _record_prepare(self, state: TrainState | BatchState) -> None:
         """Begin the history with what it took to make the rows ready; a run that goes on has that line already."""
@@ -109,12 +111,19 @@ class StochasticSession(Session):
     def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
         super().__init__(task, context)
         self._blocks: ShuffledBlocks | None = None
+        self._folder: BlocksFolder
         self._source: PortionSource
         if task.order == "full":
             sample, largest_row_norm = self._open_blocks()
         else:
+            remove_blocks(task.blocks_dir)  # of an earlier start in another order
             sample, largest_row_norm = self._open_windows()
-        self._state = TrainState.from_state(saved) if saved else self._new_state(sample, largest_row_norm)
+        try:
+            self._state = TrainState.from_state(saved) if saved else self._new_state(sample, largest_row_norm)
+        except BaseException:
+            with suppress(StreamgdError):  # the first error is the one to tell
+                self.close(remove=True)
+            raise
         self._objective = task.objective(self._encoding)
         _tell_hashed(task, self._encoding, context)
 
@@ -122,21 +131,36 @@ class StochasticSession(Session):
         """Prepare the shuffled blocks; returns the rows of one of them and the largest row norm."""
         task, context = self.task, self.context
         counter = RowCounter(context.display, task.manifest.n_rows, context.stopwatch)
-        store = new_store(task.blocks_dir, task.layout, task.manifest.n_rows, task.config.batch_size)
+
+        def store_in(path: Path) -> BlockStore:
+            return new_store(path, task.layout, task.manifest.n_rows, task.config.batch_size)
+
+        key = task.blocks_key
+        self._folder = claim_folder(
+            task.blocks_dir, task.common_blocks_dir, task.config.keep_blocks,
+            lambda path: is_prepared(store_in(path), key),
+        )  # fmt: skip
+        if self._folder.ready:
+            context.display.message(f"blocks: those kept in {self._folder.path} are used, nothing is decoded")
+        store = store_in(self._folder.path)
         try:
             prepared = Preparation(
-                task.manifest, task.encoder(), self._make_encoding, store, task.key, task.config.seed, task.threads,
+                task.manifest, task.encoder(), self._make_encoding, store, key, task.config.seed, task.threads,
                 task.memory.stage_bytes, context.interrupt.check, counter.add, context.stopwatch,
             ).run()  # fmt: skip
         except (PausedError, InterruptedRunError):
             store.close()
+            self._folder.close()
             raise
         except BaseException:
-            with suppress(StreamgdError):  # the first error is the one to tell
-                store.remove()
+            if not self._folder.ready:
+                with suppress(StreamgdError):  # the first error is the one to tell
+                    store.remove()
+            self._folder.close()
             raise
+        self._folder.share()
         self._survey, self._encoding = prepared.survey, prepared.encoding
-        self._source = self._blocks = ShuffledBlocks(prepared, task.config.seed)
+        self._source = self._blocks = ShuffledBlocks(prepared, task.config.seed, context.stopwatch)
         return prepared.train_block(0), float(prepared.row_norms[:, 0].max())
 
     def _open_windows(self) -> tuple[Block, float]:
@@ -260,10 +284,11 @@ class StochasticSession(Session):
     def close(self, remove: bool = False) -> None:
         if self._blocks is not None:
             store = self._blocks.prepared.store
-            if remove:
+            if remove and self._folder.passing:
                 store.remove()
             else:
                 store.close()
+            self._folder.close()
 
 
 class BatchSession(Session):
@@ -282,6 +307,7 @@ class BatchSession(Session):
             task.blocks_dir, task.layout, places, count_slices(task.manifest, task.layout.block_rows),
             BATCH_WAY_OUT,
         )  # fmt: skip
+        remove_blocks(task.blocks_dir)  # of a start that was killed
         fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
         final = BlockEncoder(encoding, task.layout, task.choice)
         self._source = BlockSource(task.manifest, final, store if fits else None, context.stopwatch)

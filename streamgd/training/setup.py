@@ -38,6 +38,12 @@ from streamgd.training.memory import MemoryPlan, plan_memory
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
 
+#: Identity options that decide no bit of the blocks, or by what they resolve to.
+NOT_OF_BLOCKS = {
+    "data", "validation", "loss", "l1", "l2", "method", "optimizer", "learning_rate", "schedule", "average", "init",
+    "shuffle",
+}  # fmt: skip
+
 DEFAULT_EPOCHS = 5
 DEFAULT_PASSES = 500
 
@@ -84,17 +90,24 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Digest of everything that decides the blocks."""
-        config = self.config.model_dump(mode="json")
-        parts: list[Any] = [self.manifest.fingerprint, [config[name] for name in identity_fields() if name != "data"]]
-        parts += [self.resolved.columns.to_json(), repr(self.layout), self.resolved.shift.tolist()]
-        parts += [self.resolved.scale.tolist(), self.order]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        """Digest of everything that decides the result."""
+        names = [name for name in identity_fields() if name != "data"]
+        return _digest(self.config, names, self.manifest, self.resolved, self.layout, self.order)
+
+    @property
+    def blocks_key(self) -> str:
+        """Digest of everything that decides the blocks: what trains on them does not."""
+        return _blocks_key(self.config, self.manifest, self.resolved, self.layout)
 
     @property
     def blocks_dir(self) -> Path:
-        """Where this run keeps its blocks: under ``--blocks-dir`` in a folder named after the run."""
+        """Where the blocks of this run alone are."""
         return blocks_dir(self.config)
+
+    @property
+    def common_blocks_dir(self) -> Path | None:
+        """Where blocks are kept for all runs that have the same, if ``--blocks-dir`` gives a place."""
+        return _common_blocks_dir(self.config, self.blocks_key)
 
     @property
     def blocks_bytes(self) -> int:
@@ -203,7 +216,7 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
         len(columns.numeric), len(columns.categorical), config.dtype,
         columns.weight is not None, columns.offset is not None, config.row_log is not None,
     )  # fmt: skip
-    order, notes = _order(config, manifest, layout) if stored_order is None else (stored_order, [])
+    order, notes = _order(config, manifest, resolved, layout) if stored_order is None else (stored_order, [])
     if order == "full":
         _check_blocks_max(config, manifest, layout)
     if config.batch_size > layout.block_rows and order != "full":
@@ -246,11 +259,32 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
 
 
 def blocks_dir(config: TrainConfig) -> Path:
-    """See ``Task.blocks_dir``."""
+    """See ``Task.blocks_dir``: under ``--blocks-dir`` in a folder named after the run."""
     if config.blocks_dir is None:
         return config.run_dir / "blocks"
     run = hashlib.sha256(str(config.run_dir.resolve()).encode()).hexdigest()[:12]
     return Path(config.blocks_dir) / f"streamgd-{run}"
+
+
+def _common_blocks_dir(config: TrainConfig, key: str) -> Path | None:
+    return Path(config.blocks_dir) / f"streamgd-{key[:16]}" if config.blocks_dir else None
+
+
+def _blocks_key(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> str:
+    """See ``Task.blocks_key``."""
+    names = [name for name in identity_fields() if name not in NOT_OF_BLOCKS]
+    # Exact zeros want the base levels left out: see ``StochasticSession``.
+    return _digest(config, names, manifest, resolved, layout, resolved.loss, config.l1 > 0)
+
+
+def _digest(
+    config: TrainConfig, names: list[str], manifest: Manifest, resolved: Resolved, layout: RecordLayout, *more: Any
+) -> str:
+    """Of the data, the options ``names``, what they resolve to, and ``more``."""
+    options = config.model_dump(mode="json")
+    parts: list[Any] = [manifest.fingerprint, [options[name] for name in names]]
+    parts += [resolved.columns.to_json(), repr(layout), resolved.shift.tolist(), resolved.scale.tolist(), *more]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
@@ -271,7 +305,7 @@ def _check_blocks_max(config: TrainConfig, manifest: Manifest, layout: RecordLay
         )
 
 
-def _order(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> tuple[str, list[str]]:
+def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> tuple[str, list[str]]:
     """The order of rows, and a line about it where space decides."""
     if config.method == "batch":
         return "none", []
@@ -279,8 +313,10 @@ def _order(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> tup
         return config.shuffle, []
     needed = _needed_bytes(manifest, layout, config)
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir
-    # Blocks of an earlier start of the same run are in its own way only seemingly.
+    # Blocks of an earlier start, or those kept for all, are in the way only seemingly.
     free = free_bytes(folder) + written_bytes(blocks_dir(config))
+    common = _common_blocks_dir(config, _blocks_key(config, manifest, resolved, layout))
+    free += written_bytes(common) if common else 0
     if needed <= config.blocks_max and needed <= 0.9 * free:
         return "full", []
     why = (

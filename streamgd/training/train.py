@@ -25,7 +25,7 @@ from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, is_final
 from streamgd.training.sessions import Session, open_session
-from streamgd.training.setup import Task, make_task
+from streamgd.training.setup import Task, blocks_dir, make_task
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,7 +97,8 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
     task = None if directory.path.exists() else make_task(config, discover(config.data))
     # The number of BLAS threads changes bits.
     with Interrupt(config.pause_after, config.max_time) as interrupt, directory, threadpool_limits(1, "blas"):
-        stored = None if restart else directory.read_config()
+        before = directory.read_config()
+        stored = None if restart else before
         if stored is not None and not directory.checkpoints.list() and not directory.model_path.exists():
             # Nothing was trained yet: there is nothing that other options could spoil.
             stored = None
@@ -110,6 +111,11 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
         task = task or make_task(config, discover(config.data))
+        if before is not None:
+            # The start before this one may have been killed when its blocks were in another place.
+            there = blocks_dir(config.model_copy(update={"blocks_dir": before["config"].get("blocks_dir")}))
+            if there != task.blocks_dir:
+                remove_blocks(there)
         _tell(task, display)
         if saved is not None:
             done = f"{saved['epoch']} epochs done, {saved['rows_seen']:,} rows used"
@@ -139,7 +145,6 @@ def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:
 
 def _train(task: Task, session: Session, directory: RunDirectory, started_s: float) -> tuple[dict[str, Any], Model]:
     """Run the loop and save the model; blocks stay only where they serve another start."""
-    keep = task.config.keep_blocks
     try:
         session.train()
         facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
@@ -151,9 +156,9 @@ def _train(task: Task, session: Session, directory: RunDirectory, started_s: flo
         raise
     except BaseException:
         with suppress(StreamgdError):  # the first error is the one to tell
-            session.close(remove=not keep)
+            session.close(remove=True)
         raise
-    session.close(remove=not keep)
+    session.close(remove=True)
     return facts, model
 
 

@@ -1,5 +1,6 @@
 """The blocks file: what is written to a region is read back, notes are trusted only when they fit."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -51,6 +52,31 @@ def test_a_block_is_mapped_as_it_was_written(tmp_path: Path, rows: int) -> None:
         assert array.tobytes() == other.tobytes()
     store.release(3)
     assert store.block(3, rows).target.tobytes() == expected.target.tobytes()
+
+
+def test_blocks_are_read_ahead_where_they_are_not_in_memory(tmp_path: Path) -> None:
+    store = a_store(tmp_path, 5_000)
+    buffer = np.random.default_rng(1).integers(0, 255, LAYOUT.block_bytes(5_000)).astype(np.uint8)
+    for region in range(4):
+        store.write(region, 0, buffer)
+    with (tmp_path / "blocks.bin").open("rb") as file:
+        os.fsync(file.fileno())
+        assert not store.read_ahead(3)  # just written: in memory
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for region in (2, 0):
+        store.read_ahead(region)
+        store.wait_for(region)
+        assert not store.read_ahead(region)
+        assert store.block(region, 5_000).target.tobytes() == LAYOUT.views(buffer, 5_000).target.tobytes()
+
+
+def test_blocks_that_cannot_be_read_are_an_error_before_they_are_looked_at(tmp_path: Path) -> None:
+    store = a_store(tmp_path, 5_000)
+    store.block(3, 5_000)
+    os.truncate(tmp_path / "blocks.bin", 10)
+    store.read_ahead(3)
+    with pytest.raises(StorageError, match="read the blocks"):
+        store.wait_for(3)
 
 
 def test_threads_write_at_the_same_time(tmp_path: Path) -> None:
