@@ -67,7 +67,7 @@ class Permutation:
     def as_array(self) -> np.ndarray:
         """Where each index goes, int64, shape ``(n,)``."""
         out = np.empty(self.n, np.int64)
-        kernels.permutation(self.n, self.bits, self.keys, out)
+        kernels.permute_rows(0, self.n, self.bits, self.keys, out)
         return out
 
     def place_rows(self, first_row: int, rows: int, block_places: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,13 +6,16 @@ groups at once (``plan.window_order``), or of one slice in file order; its rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 
+from streamgd.data.ahead import in_order
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Finisher
@@ -36,14 +39,18 @@ LOOK_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class Window:
-    """Encoded rows that are learned together: records in the order they were read, and the order to train in."""
+    """Encoded rows that are learned together: records in the order they were read, and the order to train in.
+
+    It is valid until the next window is asked for, as is its block, which is written to ``memory``.
+    """
 
     records: np.ndarray
     order: np.ndarray
     survey: Survey
+    memory: np.ndarray
 
     def block(self, finisher: Finisher) -> Block:
-        return finisher.finish(self.records, self.order)
+        return finisher.finish(self.records, self.order, self.memory)
 
 
 def count_lanes(manifest: Manifest, columns: list[str]) -> int:
@@ -88,20 +95,26 @@ class WindowStream:
         else:
             plan = iter([piece] for piece in file_order(self._manifest, window_rows))
         readers: dict[RowGroup, Iterator[pa.RecordBatch]] = {}
+        # One window is trained on while the next is decoded; fresh memory for each would cost as much as encoding.
+        records = [self.layout.new_records(window_rows) for _ in range(2)]
+        memory = np.empty(self.layout.block_bytes(window_rows), np.uint8)
         with ThreadPoolExecutor(self._threads) as pool:
-            ahead: tuple[int, list[Future[EncodedSlice]]] | None = None
+            ahead: tuple[int, list[Future[tuple[np.ndarray, Survey]]]] | None = None
             for index, pieces in enumerate(plan):
                 if index < first:
                     continue
+                ready = self._gather(epoch, *ahead, records[(index - 1) % 2], memory) if ahead is not None else None
                 tasks = [self._reader_of(piece, readers) for piece in pieces]
-                if ahead is not None:
-                    ready = self._gather(epoch, *ahead)
-                    ahead = (index, [pool.submit(self._encode, *task) for task in tasks])
+                ends = np.cumsum([piece.rows for piece in pieces])
+                parts = np.split(records[index % 2][: ends[-1]], ends[:-1])
+                ahead = (
+                    index,
+                    [pool.submit(self._encode, *task, part) for task, part in zip(tasks, parts, strict=True)],
+                )
+                if ready is not None:
                     yield ready
-                else:
-                    ahead = (index, [pool.submit(self._encode, *task) for task in tasks])
             if ahead is not None:
-                yield self._gather(epoch, *ahead)
+                yield self._gather(epoch, *ahead, records[ahead[0] % 2], memory)
 
     def _reader_of(
         self, piece: Slice, readers: dict[RowGroup, Iterator[pa.RecordBatch]]
@@ -122,9 +135,13 @@ class WindowStream:
             del readers[row_group]
         return piece, reader, skipped
 
-    def _encode(self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, skipped: int) -> EncodedSlice:
+    def _encode(
+        self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, skipped: int, records: np.ndarray
+    ) -> tuple[np.ndarray, Survey]:
+        """Which of the rows to train on, which are encoded into ``records``, and their survey."""
         if reader is None:
-            return passed_over(self._manifest, piece.row_group, self._encoder, piece.rows)
+            none = passed_over(self._manifest, piece.row_group, self._encoder, piece.rows)
+            return np.zeros(piece.rows, np.bool_), none.rows.survey
         with self._stopwatch.timed("decode"):
             for _ in range(skipped):
                 next(reader)
@@ -132,28 +149,32 @@ class WindowStream:
             if piece.stop == piece.row_group.rows:
                 # Let the reader find its end, where it checks the number of rows and closes the file.
                 next(reader, None)
-        records = self._encoder.layout.new_records(batch.num_rows)
         origin = origin_of(self._manifest, piece.row_group, piece.start)
         with self._stopwatch.timed("encode"):
             rows = self._encoder.encode(batch, origin, self.layout.places(records))
-        return EncodedSlice(origin, records, rows)
+        return rows.kept & ~rows.holdout, rows.survey
 
-    def _gather(self, epoch: int, index: int, futures: list[Future[EncodedSlice]]) -> Window:
+    def _gather(
+        self,
+        epoch: int,
+        index: int,
+        futures: list[Future[tuple[np.ndarray, Survey]]],
+        records: np.ndarray,
+        memory: np.ndarray,
+    ) -> Window:
         survey = Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies))
-        records = [self._encoder.layout.new_records(0)]
         kept = []
         for future in futures:
             with self._stopwatch.timed("waiting"):
-                piece = future.result()
-            survey = survey.merge(piece.rows.survey)
-            records.append(piece.records)
-            kept.append(piece.rows.kept & ~piece.rows.holdout)
-        chosen = np.flatnonzero(np.concatenate([*kept, np.empty(0, np.bool_)]))
+                to_train, found = future.result()
+            survey = survey.merge(found)
+            kept.append(to_train)
+        chosen = np.flatnonzero(np.concatenate(kept))
         if self._lanes and len(chosen):
             shuffled = np.empty_like(chosen)
             shuffled[window_rows_order(self._seed, epoch, index, len(chosen))] = chosen
             chosen = shuffled
-        return Window(np.concatenate(records), chosen, survey)
+        return Window(records, chosen, survey, memory)
 
 
 def first_look(
@@ -162,36 +183,47 @@ def first_look(
     enough: Callable[[Survey], bool],
     check: Callable[[], None],
     stopwatch: Stopwatch,
+    threads: int,
 ) -> tuple[Survey, list[EncodedSlice]]:
     """Survey of slices spread over all row groups, and some rows of each: what streaming knows before it begins.
 
     Where that is not ``enough`` (data sorted by the target, a narrow filter), every row is surveyed. The rows that are
     kept take 16 MB at most. ``check`` is called often; it raises to stop.
     """
+
+    def pieces_of(row_group: RowGroup, slice_rows: int) -> Iterator[EncodedSlice]:
+        return encoded_slices(manifest, row_group, encoder, slice_rows, stopwatch)
+
     chosen = np.unique(np.linspace(0, len(manifest.row_groups) - 1, LOOK_ROW_GROUPS).round().astype(int))
     rows = max(1, min(encoder.layout.block_rows, LOOK_ROWS // len(chosen)))
-    fronts = (next(encoded_slices(manifest, manifest.row_groups[index], encoder, rows, stopwatch)) for index in chosen)
-    found = _surveyed(fronts, len(chosen), encoder, check)
+    row_groups = [manifest.row_groups[index] for index in chosen]
+    found = _surveyed(row_groups, lambda group: islice(pieces_of(group, rows), 1), len(chosen), encoder, check, threads)
     if enough(found[0]):
         return found
     block_rows = encoder.layout.block_rows
-    everything = (
-        piece
-        for row_group in manifest.row_groups
-        for piece in encoded_slices(manifest, row_group, encoder, block_rows, stopwatch)
-    )
-    return _surveyed(everything, len(file_order(manifest, block_rows)), encoder, check)
+    count = len(file_order(manifest, block_rows))
+    return _surveyed(manifest.row_groups, lambda group: pieces_of(group, block_rows), count, encoder, check, threads)
 
 
 def _surveyed(
-    pieces: Iterator[EncodedSlice], count: int, encoder: Encoder, check: Callable[[], None]
+    row_groups: Sequence[RowGroup],
+    pieces_of: Callable[[RowGroup], Iterator[EncodedSlice]],
+    count: int,
+    encoder: Encoder,
+    check: Callable[[], None],
+    threads: int,
 ) -> tuple[Survey, list[EncodedSlice]]:
-    """Survey of all pieces, and the first rows of each of them."""
+    """Survey of all ``count`` pieces of the row groups, and the first rows of each piece."""
     rows_each = max(1, LOOK_BYTES // encoder.layout.record_bytes // count)
     survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
     fronts = []
-    for piece in pieces:
-        check()
-        survey = survey.merge(piece.rows.survey)
-        fronts.append(piece.front(rows_each))
+
+    def fronts_of(row_group: RowGroup) -> Iterator[EncodedSlice]:
+        return (piece.front(rows_each) for piece in pieces_of(row_group))
+
+    with closing(in_order(row_groups, fronts_of, threads)) as found:
+        for _, front in found:
+            check()
+            survey = survey.merge(front.rows.survey)
+            fronts.append(front)
     return survey, fronts

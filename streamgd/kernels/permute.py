@@ -62,45 +62,42 @@ def _rounds(values, left_bits, right_bits, key_0, key_1, key_2, key_3):
         values[i] = (left << right_bits) | right
 
 
-@compiled(types.void(_u64, _u64, _u64, _u64[::1], _u64, types.int64[::1], types.int32[::1]))
-def place_rows(first_row, n, bits, keys, block_places, block, slot):
-    """Block and slot of ``len(block)`` consecutive rows: ``divmod(permute(row), block_places)``."""
+@compiled(types.void(_u64, _u64, _u64, _u64[::1], types.int64[::1]))
+def permute_rows(first, n, bits, keys, out):
+    """``permute`` of ``len(out)`` consecutive indices."""
     left_bits = bits // np.uint64(2)
     right_bits = bits - left_bits
-    places = np.empty(min(TILE_ROWS, block.shape[0]), np.uint64)
-    walking = np.empty(places.shape[0], np.uint64)
-    index = np.empty(places.shape[0], np.int64)
-    for start in range(0, block.shape[0], TILE_ROWS):
-        count = min(TILE_ROWS, block.shape[0] - start)
+    walking = np.empty(min(TILE_ROWS, out.shape[0]), np.uint64)
+    index = np.empty(walking.shape[0], np.int64)
+    for start in range(0, out.shape[0], TILE_ROWS):
+        count = min(TILE_ROWS, out.shape[0] - start)
         for i in range(count):
-            walking[i] = first_row + np.uint64(start + i)
-            index[i] = i
+            walking[i] = first + np.uint64(start + i)
+            index[i] = start + i
         left = count
         while left > 0:
             _rounds(walking[:left], left_bits, right_bits, keys[0], keys[1], keys[2], keys[3])
             still = 0
             for i in range(left):
-                places[index[i]] = walking[i]
+                out[index[i]] = walking[i]
                 walking[still] = walking[i]
                 index[still] = index[i]
                 still += 1 if walking[i] >= n else 0
             left = still
-        blocks, slots = block[start : start + count], slot[start : start + count]
-        divisor = np.int64(block_places)
-        for i in range(count):
-            # Exact below 2^52, but for a reciprocal that is rounded.
-            place = np.int64(places[i])
-            quotient = np.int64(np.float64(place) / np.float64(divisor))
-            rest = place - quotient * divisor
-            quotient += (1 if rest >= divisor else 0) - (1 if rest < 0 else 0)
-            blocks[i] = quotient
-            slots[i] = np.int32(place - quotient * divisor)
 
 
-@compiled(types.void(_u64, _u64, _u64[::1], types.int64[::1]))
-def permutation(n, bits, keys, out):
-    for i in range(out.shape[0]):
-        out[i] = permute(np.uint64(i), n, bits, keys)
+@compiled(types.void(_u64, _u64, _u64, _u64[::1], types.int64, types.int64[::1], types.int32[::1]))
+def place_rows(first_row, n, bits, keys, block_places, block, slot):
+    """Block and slot of ``len(block)`` consecutive rows: ``divmod(permute(row), block_places)``."""
+    permute_rows(first_row, n, bits, keys, block)
+    for i in range(block.shape[0]):
+        # Exact below 2^52, but for a reciprocal that is rounded.
+        place = block[i]
+        quotient = np.int64(np.float64(place) / np.float64(block_places))
+        rest = place - quotient * block_places
+        quotient += (1 if rest >= block_places else 0) - (1 if rest < 0 else 0)
+        block[i] = quotient
+        slot[i] = np.int32(place - quotient * block_places)
 
 
 @compiled(types.void(_u64, _u64, _u64, types.boolean[::1]))

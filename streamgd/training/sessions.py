@@ -168,7 +168,7 @@ class StochasticSession(Session):
         task = self.task
         encoder = task.encoder()
         check, stopwatch = self.context.interrupt.check, self.context.stopwatch
-        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch)
+        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch, task.threads)
         self._encoding = self._make_encoding(self._survey, encoder.vocabularies, with_other=True)
         frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
         stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads, stopwatch)

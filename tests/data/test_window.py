@@ -27,7 +27,7 @@ def manifest(tmp_path: Path) -> Manifest:
 def frozen(manifest: Manifest, choice: RowChoice | None = None) -> tuple[Encoder, Encoding]:
     """An encoder and encoding that know all training rows."""
     encoder = growing_encoder(choice)
-    survey, _ = first_look(manifest, encoder, lambda _: False, lambda: None, Stopwatch())
+    survey, _ = first_look(manifest, encoder, lambda _: False, lambda: None, Stopwatch(), 2)
     encoding = encoding_of(survey, encoder.vocabularies)
     return Encoder.of_encoding(encoding, LAYOUT, choice), encoding
 
@@ -138,7 +138,7 @@ def test_no_row_group_is_decoded_twice(manifest: Manifest, monkeypatch: pytest.M
 
 def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
     encoder = growing_encoder()
-    survey, pieces = first_look(manifest, encoder, lambda _: True, lambda: None, Stopwatch())
+    survey, pieces = first_look(manifest, encoder, lambda _: True, lambda: None, Stopwatch(), 2)
     looked_at = np.concatenate([np.arange(piece.origin.first_row, piece.origin.first_row + 24) for piece in pieces])
 
     assert [piece.origin.first_row for piece in pieces] == [group.first_row for group in manifest.row_groups]
@@ -148,19 +148,22 @@ def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
 
 
 def test_where_a_look_is_not_enough_every_row_is_surveyed(manifest: Manifest) -> None:
-    survey, pieces = first_look(manifest, growing_encoder(), lambda _: False, lambda: None, Stopwatch())
+    survey, pieces = first_look(manifest, growing_encoder(), lambda _: False, lambda: None, Stopwatch(), 2)
 
     assert survey.train_rows == trained(manifest).sum()
     assert pieces
 
 
 def test_a_look_changes_nothing_from_one_start_to_the_next(manifest: Manifest) -> None:
-    first, second = (
-        first_look(manifest, growing_encoder(), lambda _: True, lambda: None, Stopwatch())[0] for _ in range(2)
-    )
+    def look(threads: int) -> tuple[np.ndarray, dict[object, float]]:
+        encoder = growing_encoder()
+        survey, _ = first_look(manifest, encoder, lambda _: True, lambda: None, Stopwatch(), threads)
+        return survey.moments.mean, dict(zip(encoder.vocabularies[0].levels, survey.level_counts[0], strict=True))
 
-    np.testing.assert_array_equal(first.moments.mean, second.moments.mean)
-    np.testing.assert_array_equal(first.level_counts[0], second.level_counts[0])
+    (first_mean, first_counts), (second_mean, second_counts) = look(1), look(4)
+
+    np.testing.assert_array_equal(first_mean, second_mean)
+    assert first_counts == second_counts
 
 
 def test_lanes_are_as_many_as_fit_and_there_is_always_one(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
