@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import dask
-
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
@@ -32,6 +30,8 @@ def tree_reduce(
     common : object
         What every task needs (theta); one node of the graph.
     """
+    import dask  # takes long, and only full batch needs it
+
     shared = dask.delayed(common, traverse=False)
     run, fold = dask.delayed(task, pure=False), dask.delayed(combine, pure=False)
     level = [run(shared, chunk) for chunk in chunks]
