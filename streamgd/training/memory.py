@@ -16,8 +16,11 @@ from streamgd.errors import ConfigError
 BASE_BYTES = 130_000_000
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
 COLUMN_READER_BYTES = 420_000
-#: theta, its average, the optimizer's slots, two snapshots, a checkpoint on its way, and what the loop works with.
-COEFFICIENT_BYTES = 8 * 28
+#: theta, its average, the optimizer's slots, two snapshots, a checkpoint on its way, and what the loop works with;
+#: measured with 2.6 million coefficients.
+COEFFICIENT_BYTES = 8 * 40
+#: A level of a vocabulary: its text, its places in tables, and its way into a note; measured with 530,000 levels.
+LEVEL_BYTES = 450
 #: Bytes of a decoded value, in Arrow and on the way to the record.
 VALUE_BYTES = 16
 
@@ -71,6 +74,18 @@ def plan_memory(
     fitting = max(1, min(threads, (memory_bytes - fixed_bytes) // each))
     spare = (memory_bytes - fixed_bytes) // fitting - reader - slice_bytes
     return MemoryPlan(int(fitting), int(min(STAGE_BYTES, max(smallest_stage, spare // 2))))
+
+
+def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int) -> None:
+    """Refuse more coefficients and levels than fit the budget, which are known when every row has been seen.
+
+    Raises
+    ------
+    ConfigError
+        They do not fit; the message has the number that would be needed.
+    """
+    needed = BASE_BYTES + n_dof * COEFFICIENT_BYTES + n_levels * LEVEL_BYTES
+    _require(memory_bytes, needed, f"{n_dof:,} coefficients; --max-levels, --hash-buckets or --exclude make them fewer")
 
 
 def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:

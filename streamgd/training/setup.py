@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from streamgd.config import TrainConfig, identity_fields
 from streamgd.data.agreement import check_columns
@@ -33,7 +34,7 @@ from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.plain import byte_size
-from streamgd.training.memory import MemoryPlan, plan_memory
+from streamgd.training.memory import MemoryPlan, check_coefficients, plan_memory
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
@@ -169,6 +170,8 @@ class Task:
                 encoded = CategoricalEncoding(column, first_row, final_levels(vocabulary, counts), with_other, 0)
             categorical.append(encoded)
             first_row += encoded.n_rows
+        n_levels = sum(len(each.levels) for each in categorical)
+        check_coefficients(config.memory, first_row + 1, n_levels)
         shift, scale = (0.0, 1.0)
         if self.resolved.loss == "squared" and standardise:
             shift, scale = mean, float(survey.target_moments.deviation()[0])
@@ -208,6 +211,7 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
     """
     where = parse_where(config.where, manifest.schema) if config.where else None
     resolved = resolve(manifest, config, where)
+    pa.default_memory_pool().release_unused()  # what the sample took
     columns = resolved.columns
     validation = discover(config.validation) if config.validation else None
     if validation is not None:

@@ -1,0 +1,93 @@
+"""Anonymous memory stays below --memory, measured from outside; what cannot fit is refused with the number needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streamgd.errors import ConfigError
+from streamgd.training.train import train
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+
+
+def write_numbers(path: Path, rows: int, columns: int, row_group_rows: int) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"x{i}" for i in range(columns)] + ["y"]
+    schema = pa.schema([(name, pa.float64()) for name in names])
+    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+        for start in range(0, rows, row_group_rows):
+            count = min(row_group_rows, rows - start)
+            writer.write_table(pa.table([rng.normal(size=count) for _ in names], schema=schema))
+
+
+def write_levels(path: Path, rows: int, columns: int, levels: int) -> None:
+    rng = np.random.default_rng(0)
+    text = pa.array([f"level-{level:06d}" for level in range(levels)])
+    made: dict[str, Any] = {f"c{i}": text.take(pa.array(rng.integers(0, levels, rows))) for i in range(columns)}
+    pq.write_table(pa.table(made | {"y": rng.normal(size=rows)}), path, row_group_size=100_000)
+
+
+def peak_anonymous_bytes(*arguments: str) -> int:
+    """Of ``streamgd train``, looked at every few milliseconds."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "streamgd", "train", *arguments, "--quiet"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    peak = 0
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        found = re.search(r"RssAnon:\s+(\d+) kB", status)
+        peak = max(peak, int(found.group(1)) * 1024 if found else 0)
+        time.sleep(0.004)
+    assert process.stderr is not None
+    assert process.returncode == 0, process.stderr.read()
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "row_group_rows", "memory_mb", "options"),
+    [
+        (200_000, 10, 1_000, 320, []),
+        (5_000, 1_000, 1_000, 600, []),
+        pytest.param(5_000_000, 10, 1_000_000, 320, [], marks=pytest.mark.slow),
+        pytest.param(5_000_000, 10, 1_000_000, 512, ["--shuffle", "window"], marks=pytest.mark.slow),
+        pytest.param(1_000_000, 10, 1_000, 320, ["--method", "batch", "--epochs", "3"], marks=pytest.mark.slow),
+        pytest.param(100_000, 1_000, 50_000, 650, [], marks=pytest.mark.slow),
+    ],
+)
+def test_anonymous_memory_stays_below_the_budget(
+    rows: int, columns: int, row_group_rows: int, memory_mb: int, options: list[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data.parquet"
+    write_numbers(data, rows, columns, row_group_rows)
+    arguments = [str(data), "--target", "y", "--run", str(tmp_path / "run"), "--epochs", "1", *options]
+    assert peak_anonymous_bytes(*arguments, "--memory", f"{memory_mb}MB") < memory_mb * 1e6
+
+
+@pytest.mark.slow
+def test_anonymous_memory_stays_below_the_budget_with_many_levels(tmp_path: Path) -> None:
+    data = tmp_path / "data.parquet"
+    write_levels(data, 400_000, 10, 60_000)
+    arguments = [str(data), "--target", "y", "--run", str(tmp_path / "run"), "--epochs", "1", "--memory", "650MB"]
+    assert peak_anonymous_bytes(*arguments) < 650e6
+
+
+@pytest.mark.parametrize("method", ["minibatch", "batch"])
+def test_more_coefficients_than_fit_are_refused_with_the_number_needed(method: Any, tmp_path: Path) -> None:
+    data, run = tmp_path / "data.parquet", tmp_path / "run"
+    write_levels(data, 200_000, 2, 30_000)
+    told = r"--memory 165MB is too small.*: 176 MB are needed \(\d\d,\d\d\d coefficients.*at least --memory 177MB"
+    with pytest.raises(ConfigError, match=told):
+        train(str(data), "y", run=str(run), memory="165MB", method=method, threads=1, epochs=1)
+    assert not run.exists()
