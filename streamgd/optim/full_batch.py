@@ -88,7 +88,9 @@ class Backtracking:
         elif evaluation.value <= value - float((step * step).sum()) / (4.0 * alpha):
             curvature = float((step * (evaluation.gradient - gradient)).sum())
             theta, gradient, value = state["trial"], evaluation.gradient, evaluation.value
-            alpha = float((step * step).sum()) / curvature if curvature > 0.0 else 2.0 * alpha
+            ratio = float((step * step).sum()) / curvature if curvature > 0.0 else np.inf
+            # Rounding alone is left of the curvature where the step was next to nothing.
+            alpha = ratio if ratio < np.inf else 2.0 * alpha
         else:
             alpha = 0.5 * alpha
         trial = gradient_step(theta, gradient, alpha, penalty)

@@ -122,13 +122,14 @@ def count_slices(manifest: Manifest, block_rows: int) -> int:
 class BatchState:
     """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this.
 
-    ``closing`` has J and mean loss at the result, where the optimizer does not know them.
+    ``closing`` has J and mean loss at the result, where the optimizer does not know them. ``base_loss``, of the best
+    constant, is None until a pass has told it.
     """
 
     encoding: Encoding
     optimizer: dict[str, Any]
     learning_rate: float
-    base_loss: float
+    base_loss: float | None
     key: str
     asked_epochs: int = 0
     closing: dict[str, float] | None = None
@@ -235,8 +236,8 @@ class BatchTrainer:
         now, scale = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale
         self._context.display.message(
             f"J is {now['value'] * scale**2:.9g} after {state.epoch} passes, the best constant has"
-            f" {state.base_loss * scale**2:.9g}; the largest |grad J| is {now['residual'] * scale:.3g}, asked for"
-            f" {self._task.config.tol_gradient:.3g}"
+            f" {(state.base_loss or 0.0) * scale**2:.9g}; the largest |grad J| is {now['residual'] * scale:.3g},"
+            f" asked for {self._task.config.tol_gradient:.3g}"
         )
 
     def _step(self, state: BatchState, total: ChunkSums) -> None:
@@ -245,6 +246,8 @@ class BatchTrainer:
         previous = state.optimizer
         if not np.isfinite(evaluation.value) and previous["value"] is None:
             raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
+        if state.base_loss is None:
+            state.base_loss = evaluation.mean_loss
         if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss):
             raise DivergenceError(
                 f"J grew to {evaluation.value * unit:.3g} after {state.epoch} passes: a step of"

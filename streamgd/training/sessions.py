@@ -33,6 +33,7 @@ from streamgd.training.stepsize import (
     block_row_norms,
     decorrelating_rotation,
     expected_squares,
+    mean_row_norm,
     smoothness,
 )
 from streamgd.training.stochastic import StochasticTrainer
@@ -327,15 +328,17 @@ class BatchSession(Session):
         base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
         if encoding.columns.offset is not None:
             base = self._trainer.best_constant(base)
-        base_loss = self._objective.evaluate(base, self._trainer.total(base)).mean_loss
         rate = task.config.learning_rate
-        if rate == "auto":
+        if rate == "auto" and task.optimizer == "backtracking":
+            # It finds its own steps; no pass is spent on the first.
+            mean = mean_row_norm(survey.moments, encoding.scaling, len(encoding.categorical))
+            rate = 1.0 / (mean * task.loss.max_curvature + task.config.l2)
+        elif rate == "auto":
             rate = 1.0 / self._trainer.smoothness(encoding.n_dof)
-        self.context.display.message(
-            f"learning rate: {rate:.6g} ({task.optimizer}); best constant has loss"
-            f" {base_loss * encoding.target_scale**2:.6g}"
-        )
+        self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
         theta = first_theta(task, encoding, float(base[-1, 0]))
+        # Where theta starts at the best constant, the first pass tells its loss.
+        base_loss = None if (theta == base).all() else self._trainer.total(base).mean_loss
         return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss, task.key)
 
     def train(self) -> None:

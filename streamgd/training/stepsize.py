@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from streamgd.data.blocks import Block
+from streamgd.data.scaler import Moments, Scaling
 from streamgd.kernels import sums
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import ChunkSums, Objective
@@ -37,6 +38,15 @@ def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], n_dof: int) 
             break
         largest, vector = norm, image / norm
     return 1.1 * largest
+
+
+def mean_row_norm(moments: Moments, scaling: Scaling, n_categorical: int) -> float:
+    """Mean squared norm of a row with a 1 for the intercept, from the moments of all rows: a bound on the mean's
+    largest eigenvalue, since it is the sum of them all. Each categorical column adds 1 at most.
+    """
+    weight = np.maximum(moments.weight, 1e-300)
+    squares = (moments.squares / weight + (moments.mean - scaling.mean) ** 2) / scaling.deviation**2
+    return 1.0 + float(squares.sum()) + n_categorical
 
 
 def second_moments(block: Block, vector: np.ndarray) -> ChunkSums:
