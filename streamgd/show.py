@@ -68,7 +68,15 @@ def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
         "coefficients": [],
         "history": directory.history(),
         "checkpoints": [
-            {"file": info.path.name, "size_bytes": info.size_bytes, "valid": info.valid, "problem": info.problem}
+            {
+                "file": info.path.name,
+                "epoch": info.epoch,
+                "steps": info.steps,
+                "holdout_loss": info.holdout_loss,
+                "size_bytes": info.size_bytes,
+                "valid": info.valid,
+                "problem": info.problem,
+            }
             for info in directory.checkpoints.list()
         ],
     }
@@ -142,5 +150,8 @@ def _history_parts(history: list[dict[str, Any]]) -> list[str]:
 def _checkpoints(checkpoints: list[dict[str, Any]]) -> str:
     if not checkpoints:
         return "none"
-    rows = [[each["file"], each["size_bytes"], "whole" if each["valid"] else each["problem"]] for each in checkpoints]
-    return format_table(["file", "bytes", "state"], rows)
+    rows = [
+        [each["file"], each["epoch"], each["steps"], each["size_bytes"], "whole" if each["valid"] else each["problem"]]
+        for each in checkpoints
+    ]
+    return format_table(["file", "epoch", "steps", "bytes", "state"], rows)

@@ -160,6 +160,29 @@ def serialize(state: object, kind: str) -> bytes:
     ValueError
         The tree is longer than a safetensors header may be; long lists of numbers belong into arrays.
     """
+    parts = _parts(state, kind)
+    checksum = hashlib.sha256()
+    for part in parts:
+        checksum.update(part)
+    return b"".join([*parts, checksum.digest()])
+
+
+def draft(state: object, kind: str) -> bytearray:
+    """What :func:`serialize` gives, but for the checksum, which :func:`seal` fills in, on any thread.
+
+    Taking it holds a training loop up for no longer than its arrays take to be copied.
+    """
+    return bytearray().join([*_parts(state, kind), bytes(_CHECKSUM_BYTES)])
+
+
+def seal(data: bytearray) -> bytearray:
+    """Fill in the checksum of a :func:`draft`, in place, and return it."""
+    data[-_CHECKSUM_BYTES:] = hashlib.sha256(memoryview(data)[:-_CHECKSUM_BYTES]).digest()
+    return data
+
+
+def _parts(state: object, kind: str) -> list[bytes | memoryview]:
+    """Length, header and arrays of the file, the arrays not copied."""
     arrays, tree = split(state)
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
     metadata = {"format_version": str(FORMAT_VERSION), "kind": kind, "tree": tree}
@@ -175,11 +198,7 @@ def serialize(state: object, kind: str) -> bytes:
     if len(text) > _HEADER_MAX_BYTES:
         raise ValueError(f"the {kind}'s header takes {len(text)} bytes, {_HEADER_MAX_BYTES} are allowed")
     parts: list[bytes | memoryview] = [struct.pack("<Q", len(text)), text]
-    parts += [array.reshape(-1).view(np.uint8).data for _, array in ordered]
-    checksum = hashlib.sha256()
-    for part in parts:
-        checksum.update(part)
-    return b"".join([*parts, checksum.digest()])
+    return parts + [array.reshape(-1).view(np.uint8).data for _, array in ordered]
 
 
 def _tensor(code: str, shape: tuple[int, ...], begin: int, size_bytes: int) -> dict[str, object]:
@@ -239,7 +258,7 @@ class FileSystem:
         """A new, unbuffered file for writing; its mode follows the umask."""
         return open(path, "wb", buffering=0)
 
-    def write(self, file: BinaryIO, data: bytes) -> None:
+    def write(self, file: BinaryIO, data: bytes | bytearray) -> None:
         """Write all of ``data``; a single call to the operating system may take less, at most 2 GB."""
         rest = memoryview(data)
         while rest:
@@ -273,7 +292,7 @@ class FileSystem:
 files = FileSystem()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | bytearray) -> None:
     """Write a file so that, whenever it is interrupted, ``path`` holds either what it held before or all of ``data``.
 
     Raises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,16 @@ class TestState:
         assert facts["steps"] == 10
         assert [each["valid"] for each in facts["checkpoints"]] == [True, False]
         assert "damaged" in format_show(facts)
+
+    def test_checkpoints_are_listed_with_where_they_stand_and_their_size(self, run_dir: Path) -> None:
+        save_checkpoint(run_dir, epoch=1, steps=1_234, best={"epoch": 1, "loss": 0.25})
+        save_checkpoint(run_dir, epoch=2, steps=2_468, best={"epoch": 1, "loss": 0.25})
+        facts = show(run_dir)
+        assert [(each["epoch"], each["steps"]) for each in facts["checkpoints"]] == [(1, 1_234), (2, 2_468)]
+        assert [each["holdout_loss"] for each in facts["checkpoints"]] == [0.25, None]
+        sizes = [path.stat().st_size for path in sorted((run_dir / "checkpoints").iterdir())]
+        assert [each["size_bytes"] for each in facts["checkpoints"]] == sizes
+        assert re.search(rf"00000002.safetensors +2 +2,468 +{sizes[1]:,} +whole", format_show(facts))
 
     def test_a_finished_run_has_the_models_digest(self, run_dir: Path) -> None:
         model = small_model()

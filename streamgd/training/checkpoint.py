@@ -1,13 +1,16 @@
 """The checkpoints of a run: numbered files, each whole or absent, of which the newest that validates counts.
 
-Writing goes through ``state.write_atomically``. A file is trusted only after its checksum was compared, and no file is
-deleted unless enough newer ones are known to be whole.
+Writing goes through ``state.write_atomically``, on a thread of its own: the training loop waits for the copy of its
+state, not for the disk. A file is trusted only after its checksum was compared, and no file is deleted unless enough
+newer ones are known to be whole.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,11 @@ from streamgd.errors import NoInputError, StreamgdError, storage_errors
 from streamgd.state import (
     CorruptStateError,
     deserialize,
+    draft,
     make_folder,
     remove,
     remove_leftovers,
-    serialize,
+    seal,
     write_atomically,
 )
 
@@ -38,13 +42,20 @@ class Loaded:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """One line of a listing; ``problem`` says why a checkpoint is not valid."""
+    """One line of a listing.
+
+    ``problem`` says why a checkpoint is not valid; ``epoch``, ``steps`` and ``holdout_loss`` (of a checkpoint at the
+    end of the best epoch so far) are None where the checkpoint does not tell.
+    """
 
     path: Path
     sequence: int
     size_bytes: int
     valid: bool
     problem: str | None
+    epoch: int | None = None
+    steps: int | None = None
+    holdout_loss: float | None = None
 
 
 class CheckpointStore:
@@ -69,28 +80,53 @@ class CheckpointStore:
         self.folder = Path(folder)
         self.keep = keep
         self.damaged: list[tuple[Path, str]] = []
-        self._known_whole: set[Path] = set()  # written or validated by this process
+        self._known_whole: dict[Path, float | None] = {}  # written or validated by this process; the holdout loss
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._in_flight: Future[Path] | None = None
 
-    def save(self, state: object) -> Path:
-        """Write ``state`` as the newest checkpoint, then delete what is older than the ``keep`` newest whole ones.
+    def save(self, state: dict[str, Any]) -> Path:
+        """Write ``state`` as the newest checkpoint, then delete older ones.
 
-        Leftovers of killed processes are removed first, since they may be what fills the disk. The state is copied at
-        once and not changed.
+        The ``keep`` newest whole ones stay, and the one with the lowest holdout loss. Leftovers of killed processes
+        are removed first, since they may be what fills the disk.
 
         Raises
         ------
         StorageError, AccessError
-            Writing or deleting failed; the checkpoints that were there are whole.
+            Writing or deleting failed, now or in what :meth:`begin` began; the checkpoints that were there are whole.
         TypeError
             The state holds a value that cannot be stored.
         """
-        data = serialize(state, _KIND)
+        self.wait()
+        return self._write(draft(state, _KIND), _holdout_loss(state))
+
+    def begin(self, state: dict[str, Any]) -> None:
+        """As :meth:`save`, but only the state is copied now; one write at a time is under way.
+
+        An error of the write is raised by whichever of ``begin``, ``poll``, ``wait`` and ``save`` comes next.
+        """
+        self.wait()
+        self._in_flight = self._writer.submit(self._write, draft(state, _KIND), _holdout_loss(state))
+
+    def poll(self) -> None:
+        """Raise the error of a write that failed meanwhile."""
+        if self._in_flight is not None and self._in_flight.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until no write is under way."""
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
+            in_flight.result()
+
+    def _write(self, data: bytearray, holdout_loss: float | None) -> Path:
+        seal(data)
         make_folder(self.folder)
         remove_leftovers(self.folder)
         sequence = max((number for number, _ in self._newest_first()), default=0) + 1
         path = self.folder / f"{sequence:08d}.safetensors"
         write_atomically(path, data)
-        self._known_whole.add(path)
+        self._known_whole[path] = holdout_loss
         self._prune()
         return path
 
@@ -120,8 +156,14 @@ class CheckpointStore:
                 size_bytes = path.stat().st_size
             except FileNotFoundError:
                 continue  # deleted meanwhile by the process that trains
-            problem = self._problem(path)
-            found.append(CheckpointInfo(path, sequence, size_bytes, problem is None, problem))
+            try:
+                state = self._read(path)
+            except StreamgdError as error:
+                found.append(CheckpointInfo(path, sequence, size_bytes, False, str(error)))
+                continue
+            epoch = state.get("epoch")
+            steps = state.get("steps", epoch)  # a full-batch step is a pass
+            found.append(CheckpointInfo(path, sequence, size_bytes, True, None, epoch, steps, _holdout_loss(state)))
         return found[::-1]
 
     def _newest_first(self) -> Iterator[tuple[int, Path]]:
@@ -133,22 +175,32 @@ class CheckpointStore:
         with storage_errors(f"read {path}"):
             data = path.read_bytes()
         state = deserialize(data, _KIND, str(path))
-        self._known_whole.add(path)
+        self._known_whole[path] = _holdout_loss(state)
         return state
 
-    def _problem(self, path: Path) -> str | None:
-        """Why the file cannot be used, or None."""
-        try:
-            self._read(path)
-        except StreamgdError as error:
-            return str(error)
-        return None
+    def _is_whole(self, path: Path) -> bool:
+        if path not in self._known_whole:
+            with suppress(StreamgdError):
+                self._read(path)
+        return path in self._known_whole
 
     def _prune(self) -> None:
-        whole = 0
-        for _, path in self._newest_first():
-            if whole == self.keep:
+        paths = [path for _, path in self._newest_first()]
+        whole = [path for path in paths if self._is_whole(path)]
+        if len(whole) < self.keep:
+            return
+        oldest = whole[self.keep - 1]
+        losses = {path: loss for path in whole if (loss := self._known_whole[path]) is not None}
+        best = min(losses, key=losses.__getitem__, default=None)
+        for path in paths[paths.index(oldest) + 1 :]:
+            if path != best:
                 remove(path)
-                self._known_whole.discard(path)
-            elif path in self._known_whole or self._problem(path) is None:
-                whole += 1
+                self._known_whole.pop(path, None)
+
+
+def _holdout_loss(state: dict[str, Any]) -> float | None:
+    """The holdout loss of a state that stands at the end of its best epoch."""
+    best = state.get("best")
+    if not best or best["epoch"] != state["epoch"] or state.get("position", 0) != 0:
+        return None
+    return best["loss"]  # type: ignore[no-any-return]

@@ -42,17 +42,24 @@ class RunContext:
     _saved_s: float = field(default_factory=time.monotonic)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint now."""
+        """Write a checkpoint now, and wait for it."""
         self.run.checkpoints.save(state)
         self._saved_s = time.monotonic()
 
+    def begin_save(self, state: dict[str, Any]) -> None:
+        """Copy the state for a checkpoint; it is written while the loop goes on."""
+        self.run.checkpoints.begin(state)
+        self._saved_s = time.monotonic()
+
     def after_step(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write a checkpoint if one is due, or if the run is asked to stop; then stop."""
+        """Begin a checkpoint if one is due; write one and stop if the run is asked to."""
+        self.run.checkpoints.poll()
         error = self.interrupt.requested()
-        if error is not None or time.monotonic() - self._saved_s >= self.checkpoint_every_s:
-            self.save(state())
         if error is not None:
+            self.save(state())
             raise error
+        if time.monotonic() - self._saved_s >= self.checkpoint_every_s:
+            self.begin_save(state())
 
     def append_history(self, state: HasHistory, line: dict[str, Any]) -> None:
         """Add a line to the history; what a killed run wrote after its last checkpoint is cut off."""

@@ -16,7 +16,14 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from streamgd import state as states
-from streamgd.errors import ConfigError, DataError, NoInputError, RunLockedError, storage_errors
+from streamgd.errors import (
+    ConfigError,
+    DataError,
+    NoInputError,
+    RunLockedError,
+    StreamgdError,
+    storage_errors,
+)
 from streamgd.model import Model
 from streamgd.training.checkpoint import CheckpointStore
 
@@ -64,6 +71,12 @@ class RunDirectory:
     ) -> None:
         mistake = isinstance(error, DataError | NoInputError | ConfigError)
         try:
+            # Nothing is written once the lock is given back.
+            try:
+                self.checkpoints.wait()
+            except StreamgdError:
+                if error is None:  # the first error is the one to tell
+                    raise
             if mistake and self._begun_here and not self.checkpoints.list():
                 self._forget_beginning()
         finally:

@@ -203,7 +203,7 @@ class StochasticTrainer:
             f"{where}: {trouble}: {cause}. Back to step {state.steps:,}, the learning rate is now"
             f" {state.learning_rate:.3g}",
         )  # fmt: skip
-        self._context.save(state.state())
+        self._context.begin_save(state.state())
 
     def _end_epoch(self, state: TrainState) -> None:
         if isinstance(self._source, StreamedWindows) and state.epoch == 0 and state.survey is not None:
@@ -242,7 +242,7 @@ class StochasticTrainer:
             self._context.display.message(f"holdout loss after epoch {state.epoch}: {holdout * unit:.6g}")
         state.stopped_by = self._stop_reason(state, moved)
         if state.epoch < self._task.epochs and state.stopped_by is None:
-            self._context.save(state.state())
+            self._context.begin_save(state.state())
 
     def _stop_reason(self, state: TrainState, moved: float | None) -> str | None:
         """Which rule ends the run after this epoch, if any."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,92 @@ class TestPruning:
         for step in range(2, 6):
             store.save(state_at(step))
         assert reads == numbered(1)
+
+    def test_the_one_with_the_lowest_holdout_loss_is_kept_too(self, tmp_path: Path) -> None:
+        def save(epoch: int, best: int, loss: float, position: int = 0) -> None:
+            # As another process does after each start.
+            state = {"epoch": epoch, "position": position, "best": {"epoch": best, "loss": loss}}
+            CheckpointStore(tmp_path).save(state)
+
+        save(1, 1, 0.7)
+        save(2, 2, 0.5)
+        assert [info.holdout_loss for info in CheckpointStore(tmp_path).list()] == [0.7, 0.5]
+        save(2, 2, 0.5, position=3)
+        save(3, 2, 0.5)
+        assert names(tmp_path) == numbered(2, 3, 4)
+        save(4, 2, 0.5)
+        assert names(tmp_path) == numbered(2, 4, 5)
+        save(5, 5, 0.4)
+        save(6, 5, 0.4)
+        save(7, 5, 0.4)
+        assert names(tmp_path) == numbered(6, 7, 8)
+        damage(tmp_path / numbered(6)[0])
+        save(8, 5, 0.4)
+        assert names(tmp_path) == numbered(8, 9)
+
+
+class HeldUp(FileSystem):
+    """A disk that does not answer before it is told to."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.answers = threading.Event()
+        self.error = error
+
+    def fsync(self, file: Any) -> None:
+        assert self.answers.wait(10)
+        if self.error is not None:
+            raise self.error
+        super().fsync(file)
+
+
+class TestBegin:
+    def test_the_caller_goes_on_and_what_it_changes_does_not_reach_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = HeldUp()
+        monkeypatch.setattr(state_module, "files", files)
+        store, state = CheckpointStore(tmp_path), state_at(1)
+        store.begin(state)
+        store.poll()
+        state["theta"][:] = np.nan
+        assert store.latest() is None
+        files.answers.set()
+        store.wait()
+        assert latest_step(tmp_path) == 1
+
+    def test_one_write_is_under_way_at_a_time_and_the_order_is_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = HeldUp()
+        monkeypatch.setattr(state_module, "files", files)
+        store = CheckpointStore(tmp_path, keep=9)
+        store.begin(state_at(1))
+        threading.Timer(0.05, files.answers.set).start()
+        for step in (2, 3):
+            store.begin(state_at(step))
+            assert latest_step(tmp_path) in (step - 1, step)
+        store.save(state_at(4))
+        assert names(tmp_path) == numbered(1, 2, 3, 4)
+        assert latest_step(tmp_path) == 4
+
+    @pytest.mark.parametrize("then", ["poll", "wait", "begin", "save"])
+    def test_an_error_is_raised_by_what_comes_next_and_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+    ) -> None:
+        store = CheckpointStore(tmp_path)
+        store.save(state_at(1))
+        files = HeldUp(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        with monkeypatch.context() as patch:
+            patch.setattr(state_module, "files", files)
+            store.begin(state_at(2))
+            files.answers.set()
+            while store._in_flight is not None and not store._in_flight.done():
+                time.sleep(0.001)
+            with pytest.raises(StorageError, match="No space left"):
+                getattr(store, then)(*([state_at(3)] if then in ("begin", "save") else []))
+        store.wait()
+        assert latest_step(tmp_path) == 1
+        assert store.save(state_at(2)).name == numbered(2)[0]
 
 
 class Killed(BaseException):
