@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from streamgd.data.chunk_check import check_chunks
 from streamgd.data.storage_failures import filesystem_errors, one_line
 from streamgd.errors import CorruptFileError, SchemaError
 
@@ -40,6 +41,7 @@ def read_footer(filesystem: fs.FileSystem, path: str) -> Footer:
         metadata = pq.read_metadata(pa.BufferReader(tail[-length - 8 :]))
         schema = metadata.schema.to_arrow_schema()
         counts = row_counts(metadata)
+        check_chunks(footer, metadata)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _corrupt(path, size, f"the footer cannot be read ({one_line(error)})") from error
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from streamgd.data.source import Manifest, RowGroup, check_identity
@@ -59,6 +60,7 @@ def read_batches(
         with open_parquet(manifest, row_group.file_index, dictionary_columns) as parquet:
             decoded = parquet.iter_batches(batch_rows, [row_group.index], in_file, use_threads=False)
             for batch in _regular(decoded, batch_rows) if in_file else _empty(row_group.rows, batch_rows):
+                _check_codes(batch)
                 rows_read += batch.num_rows
                 yield _with_partitions(batch, manifest.schema, file.partition, columns)
     except StreamgdError:
@@ -78,6 +80,15 @@ def read_batches(
         raise CorruptFileError(
             f"{where}: the footer says {row_group.rows:,} rows, {rows_read:,} were decoded. Write the file anew."
         )
+
+
+def _check_codes(batch: pa.RecordBatch) -> None:
+    """Refuse codes outside their dictionary, which pyarrow hands on as they stand in a damaged page."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_dictionary(column.type):
+            ends = pc.min_max(column.indices).as_py()
+            if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < len(column.dictionary):
+                raise ValueError(f"column '{name}' has codes outside its dictionary")
 
 
 def _corrupt(where: str, error: Exception) -> CorruptFileError:
