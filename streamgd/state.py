@@ -264,6 +264,26 @@ class FileSystem:
         while rest:
             rest = rest[file.write(rest) :]
 
+    def append(self, path: Path, kept_bytes: int, data: bytes) -> int:
+        """Write ``data`` after the first ``kept_bytes`` of a file, or after all if it has fewer; returns its size."""
+        with open(path, "ab", buffering=0) as file:
+            kept_bytes = min(kept_bytes, file.seek(0, os.SEEK_END))
+            file.truncate(kept_bytes)
+            self.write(file, data)
+        return kept_bytes + len(data)
+
+    def create(self, path: Path, size_bytes: int) -> int:
+        """A new, sparse file to be written by position; returns its descriptor."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.ftruncate(descriptor, size_bytes)
+        return descriptor
+
+    def write_at(self, descriptor: int, data: memoryview, position: int) -> None:
+        """Write all of ``data`` at a position; threads may do so at the same time."""
+        while data:
+            written = os.pwrite(descriptor, data, position)
+            data, position = data[written:], position + written
+
     def fsync(self, file: BinaryIO) -> None:
         """Wait until the file's content is on the device. Not to be retried: a second call may falsely succeed."""
         os.fsync(file.fileno())

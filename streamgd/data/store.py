@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,7 @@ class BlockStore:
             )
         states.make_folder(self._folder)
         with storage_errors(f"create {self._path}", self._hint()):
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            os.ftruncate(self._descriptor, self.total_bytes)
+            self._descriptor = states.files.create(self._path, self.total_bytes)
 
     def open(self) -> None:
         """Open the file that is there."""
@@ -117,9 +117,7 @@ class BlockStore:
         view = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data
         position = region * self.region_bytes + offset_bytes
         with storage_errors(f"write the blocks to {self._path}", self._hint()):
-            while len(view):
-                written = os.pwrite(self._descriptor, view, position)
-                view, position = view[written:], position + written
+            states.files.write_at(self._descriptor, view, position)
 
     def read_records(self, region: int, rows: int) -> np.ndarray:
         """The first ``rows`` records of a region, uint64, shape ``(rows, record_words)``."""
@@ -202,8 +200,8 @@ class BlockStore:
 def remove_blocks(folder: Path) -> None:
     """Delete the blocks in ``folder``, if there are any."""
     for name in ("prepared.safetensors", "blocks.bin"):
-        with storage_errors(f"remove {folder / name}"):
-            (folder / name).unlink(missing_ok=True)
+        with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError):
+            states.files.remove(folder / name)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

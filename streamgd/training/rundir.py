@@ -140,11 +140,8 @@ class RunDirectory:
     def append_history(self, line: dict[str, Any], size_bytes: int) -> int:
         """Write ``line`` after the first ``size_bytes`` bytes of the history; returns the new size."""
         text = (json.dumps(line) + "\n").encode()
-        with storage_errors(f"write {self._history_path}"), self._history_path.open("ab") as file:
-            kept_bytes = min(size_bytes, file.seek(0, 2))
-            file.truncate(kept_bytes)
-            file.write(text)
-        return kept_bytes + len(text)
+        with storage_errors(f"write {self._history_path}"):
+            return states.files.append(self._history_path, size_bytes, text)
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of the history, oldest first."""
