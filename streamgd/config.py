@@ -152,6 +152,14 @@ class TrainConfig(BaseModel):
     )
     sample: Fraction = Field(1.0, gt=0, le=1, description="Fraction of rows to use, by hash, e.g. 1%.")
     validation: Sources = Field([], description="Data for the holdout loss.")
+    on_bad_data: Literal["error", "skip"] = Field(
+        "error", description="Row groups that cannot be decoded: end, or go on without them.",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
+    accept_data_change: bool = Field(
+        False, description="Go on with a run, from its next epoch, on data that changed since it began.",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
     holdout: Fraction = Field(0.0, ge=0, lt=1, description="Fraction of rows held out, by hash, e.g. 0.1.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of order, sample and holdout.")
     scale: Literal["standard", "none"] = Field("standard", description="Standardise features, or take them raw.")

@@ -72,8 +72,10 @@ def read_batches(
     except OSError as error:
         if error.errno is not None:
             raise from_os_error(error, f"read {where}") from error
+        check_identity(manifest, row_group.file_index)  # a file that was replaced is told as such
         raise _corrupt(where, error) from error
     except (pa.ArrowException, ValueError) as error:
+        check_identity(manifest, row_group.file_index)
         raise _corrupt(where, error) from error
     check_identity(manifest, row_group.file_index)
     if rows_read != row_group.rows:
@@ -93,7 +95,9 @@ def _check_codes(batch: pa.RecordBatch) -> None:
 
 def _corrupt(where: str, error: Exception) -> CorruptFileError:
     reason = " ".join(str(error).split()).rstrip(".")
-    return CorruptFileError(f"{where}: cannot be decoded ({reason}). Write the file anew, or leave it out.")
+    return CorruptFileError(
+        f"{where}: cannot be decoded ({reason}). Write the file anew, leave it out, or train with --on-bad-data skip."
+    )
 
 
 def _regular(batches: Iterator[pa.RecordBatch], batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -82,6 +82,16 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
+class SkippedRowGroup:
+    """A row group that is passed over since it cannot be decoded; ``problem`` says where and why."""
+
+    relative: str
+    index: int
+    rows: int
+    problem: str
+
+
+@dataclass(frozen=True)
 class Bounds:
     """No value of a column in a row group lies outside; both are None where all are null. NaN is not counted."""
 
@@ -107,7 +117,8 @@ class Manifest:
     """All files of a data set, sorted by relative path, and what their footers say together.
 
     ``schema`` has the columns of the first file, then the partition columns; text is ``string`` however it is stored,
-    and every column may be null. ``row_groups`` leaves out those without rows.
+    and every column may be null. ``row_groups`` leaves out those without rows, and those ``skipped``, whose rows count
+    in ``n_rows``.
     """
 
     filesystem: fs.FileSystem
@@ -116,6 +127,7 @@ class Manifest:
     row_groups: tuple[RowGroup, ...]
     n_rows: int
     fingerprint: str
+    skipped: tuple[SkippedRowGroup, ...] = ()
 
     def uncompressed_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
         """Bytes of these columns of one row group after decompression, as the footer says; partition columns take 0."""
@@ -144,7 +156,7 @@ class Manifest:
             return None  # pyarrow gives the last two as raw bytes and bare counts
         try:
             minimum, maximum = statistics.min, statistics.max
-        except ValueError:  # nanoseconds that Python's datetime cannot hold; text that is no UTF-8
+        except (ValueError, OverflowError):  # moments that Python's datetime cannot hold; text that is no UTF-8
             return None
         known = minimum == minimum and maximum == maximum  # some writers let NaN in
         return Bounds(minimum, maximum, statistics.null_count) if known else None
@@ -167,7 +179,12 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """What a later run needs to tell whether the data are the same; see :func:`compare`."""
-        return {"fingerprint": self.fingerprint, "files": [_describe(file) for file in self.files]}
+        skipped = [[each.relative, each.index] for each in self.skipped]
+        return {
+            "fingerprint": self.fingerprint,
+            "files": [_describe(file) for file in self.files],
+            "skipped": skipped,
+        }
 
 
 def discover(sources: list[str], filesystem: fs.FileSystem | None = None) -> Manifest:
@@ -242,10 +259,13 @@ def compare(old: dict[str, Any], manifest: Manifest) -> Changes:
     """What is different in ``manifest`` from the one that ``old`` (:meth:`Manifest.to_json`) was made of."""
     before = {file["relative"]: file for file in old["files"]}
     now = {file.relative: _describe(file) for file in manifest.files}
+    skipped_before = {(relative, index) for relative, index in old.get("skipped", [])}
+    otherwise_skipped = skipped_before ^ {(each.relative, each.index) for each in manifest.skipped}
+    changed = {relative for relative in now if relative in before and now[relative] != before[relative]}
     return Changes(
         added=sorted(now.keys() - before.keys()),
         removed=sorted(before.keys() - now.keys()),
-        changed=sorted(relative for relative in now.keys() & before.keys() if now[relative] != before[relative]),
+        changed=sorted(changed | {relative for relative, _ in otherwise_skipped if relative in now}),
     )
 
 

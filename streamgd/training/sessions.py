@@ -24,6 +24,7 @@ from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer, BlockSource, count_slices, survey_pass
+from streamgd.training.carry import carried_theta, carry_over
 from streamgd.training.holdout import BlocksHoldout, Holdout, StreamedHoldout, folded
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
@@ -54,6 +55,14 @@ class Session(ABC):
     @abstractmethod
     def train(self) -> None:
         """Run the loop to its end."""
+
+    @abstractmethod
+    def carry_over(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state that was trained on other data, with the next epoch, and checkpoint that."""
+
+    @abstractmethod
+    def record(self, event: str, text: str) -> None:
+        """Write something that happened to the history, and tell it."""
 
     @abstractmethod
     def result(self) -> tuple[Encoding, np.ndarray]:
@@ -238,6 +247,14 @@ class StochasticSession(Session):
         )
         trainer.run(self._state)
 
+    def carry_over(self, saved: dict[str, Any]) -> None:
+        old = TrainState.from_state(saved)
+        carry_over(self._state, old, old.result(self.task.averaging, self._objective.penalty))
+        self.context.save(self._state.state())
+
+    def record(self, event: str, text: str) -> None:
+        self.context.event(self._state, event, text)
+
     def _theta(self) -> np.ndarray:
         """The theta to predict with, in the encoding of the loops."""
         if self.task.config.patience and self._state.best and self._state.best["loss"] is not None:
@@ -345,6 +362,17 @@ class BatchSession(Session):
         self._record_prepare(self._state)
         self._trainer.run(self._state)
 
+    def carry_over(self, saved: dict[str, Any]) -> None:
+        old, state = BatchState.from_state(saved), self._state
+        theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), state.encoding)
+        state.optimizer = FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, state.learning_rate)
+        for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
+            setattr(state, name, getattr(old, name))
+        self.context.save(state.state())
+
+    def record(self, event: str, text: str) -> None:
+        self.context.event(self._state, event, text)
+
     def result(self) -> tuple[Encoding, np.ndarray]:
         if self.task.config.patience and self._state.best:
             return self._state.encoding, np.array(self._state.best["theta"])
@@ -405,6 +433,8 @@ def _common_facts(
         "key": task.key, "rows": task.manifest.n_rows, "train_rows": survey.train_rows,
         "holdout_rows": survey.holdout_rows,
         "dropped": survey.dropped,
+        "skipped_row_groups": len(task.manifest.skipped),
+        "skipped_rows": sum(each.rows for each in task.manifest.skipped),
         "nulls": survey.nulls, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
         "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
         "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout, "sample": task.config.sample,

@@ -14,6 +14,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from streamgd.config import TrainConfig, identity_fields, make_config, option_name
+from streamgd.data.skipping import without_bad_row_groups
 from streamgd.data.source import Manifest, compare, discover
 from streamgd.data.store import remove_blocks
 from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, RunMismatchError, StreamgdError
@@ -85,7 +86,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     stored = RunDirectory(config.run_dir).read_config()
     if stored is not None:
         _check_options(config, stored, config.run_dir)
-    task = make_task(config, discover(config.data))
+    task = make_task(config, _data_of(config))
     return {**task.summary(), "notes": list(task.notes)}
 
 
@@ -94,7 +95,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
     started_s = time.monotonic()
     directory = RunDirectory(config.run_dir, config.keep_checkpoints)
     # A mistake in the options or the data leaves no directory behind.
-    task = None if directory.path.exists() else make_task(config, discover(config.data))
+    task = None if directory.path.exists() else make_task(config, _data_of(config))
     # The number of BLAS threads changes bits.
     with Interrupt(config.pause_after, config.max_time) as interrupt, directory, threadpool_limits(1, "blas"):
         before = directory.read_config()
@@ -102,15 +103,16 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         if stored is not None and not directory.checkpoints.list() and not directory.model_path.exists():
             # Nothing was trained yet: there is nothing that other options could spoil.
             stored = None
-        saved = None
+        saved, changes = None, ""
         if stored is not None:
             _check_options(config, stored, directory.path)
             saved = _latest(directory, display)
-            task = _checked_task(config, stored, saved is not None and is_final(saved["stopped_by"]))
+            finished = saved is not None and is_final(saved["stopped_by"])
+            task, changes = _checked_task(config, stored, finished, interrupt)
             model = directory.model_of(saved)
             if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
-        task = task or make_task(config, discover(config.data))
+        task = task or make_task(config, _data_of(config, interrupt))
         if before is not None:
             # The start before this one may have been killed when its blocks were in another place.
             there = blocks_dir(config.model_copy(update={"blocks_dir": before["config"].get("blocks_dir")}))
@@ -120,14 +122,23 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         if saved is not None:
             done = f"{saved['epoch']} epochs done, {saved['rows_seen']:,} rows used"
             display.message(f"going on from the last checkpoint: {done}")
-        if not restart:
+        carry = saved is not None and bool(changes)
+        if not restart and not carry:
             _begin(directory, task, forget=stored is None)
         row_log = Path(config.row_log) if config.row_log else None
         context = RunContext(directory, display, interrupt, config.checkpoint_every, row_log)
-        session = open_session(task, context, saved)
+        session = open_session(task, context, None if carry else saved)
+        if saved is not None and carry:
+            # The checkpoint first: were it the other way round, a kill would leave the old one to the new data.
+            session.carry_over(saved)
+            _begin(directory, task, forget=False)
+            session.record("data changed", f"the data changed since the run began ({changes})")
         if restart:
             # Only now: had the data been at fault, the old run would still be whole.
             _begin(directory, task, forget=True)
+        if saved is None or carry:
+            for bad in task.manifest.skipped:
+                session.record("skipped", f"{bad.rows:,} rows are skipped: {bad.problem}")
         facts, model = _train(task, session, directory, started_s)
         display.close()
         return Result(model, directory.path, directory.history(), facts | {"warnings": list(task.notes)})
@@ -170,15 +181,31 @@ def _finished(task: Task, directory: RunDirectory, model: Model, display: Displa
     return Result(model, directory.path, directory.history(), {**model.facts, "already_finished": True})
 
 
-def _checked_task(config: TrainConfig, stored: dict[str, Any], finished: bool) -> Task:
-    """The task of a run that goes on, on the data that it began with."""
+def _data_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest:
+    """The data to train on, without the row groups that are to be skipped."""
     manifest = discover(config.data)
-    _check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
+    if config.on_bad_data == "skip":
+        manifest = without_bad_row_groups(manifest, config, interrupt.check if interrupt else lambda: None)
+    return manifest
+
+
+def _checked_task(
+    config: TrainConfig, stored: dict[str, Any], finished: bool, interrupt: Interrupt
+) -> tuple[Task, str]:
+    """The task of a run that goes on, and what changed in its data, where that is accepted."""
+    manifest = _data_of(config, interrupt)
+    changes = _check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
     if config.validation:
         validation = discover(config.validation)
         before = stored["config"]["validation"]
-        _check_data(stored["validation"], before, validation, config.validation, config, finished)
-    return make_task(config, manifest, stored["resolved"]["order"])
+        changes += _check_data(stored["validation"], before, validation, config.validation, config, finished)
+    task = make_task(config, manifest, stored["resolved"]["order"])
+    if task.resolved.loss != stored["resolved"]["loss"]:
+        raise RunMismatchError(
+            f"the loss was {stored['resolved']['loss']}, that of the changed data would be {task.resolved.loss}."
+            f" Name it with --loss, or use --restart."
+        )
+    return task, changes
 
 
 def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
@@ -203,25 +230,33 @@ def _shown(value: Any) -> str:
 def _check_data(
     before: dict[str, Any], sources_before: list[str], manifest: Manifest, sources: list[str], config: TrainConfig,
     finished: bool,
-) -> None:  # fmt: skip
-    """Refuse to go on with other data than the run began with."""
+) -> str:  # fmt: skip
+    """Refuse to go on with other data than the run began with; with ``--accept-data-change`` say what changed."""
     changes = compare(before, manifest)
     if not changes:
-        return
+        return ""
     told = [
         f"{what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
         for what, names in (("new", changes.added), ("gone", changes.removed), ("changed", changes.changed))
         if names
     ]
     listed = "; ".join(told)
+    if config.accept_data_change:
+        return listed
     if sources_before != sources:
         raise RunMismatchError(
             f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or use --restart."
         )
     if changes.added and not changes.removed and not changes.changed:
         state = "since the run finished" if finished else "since the run began"
-        raise RunMismatchError(f"the data have new files {state} ({listed}). Train on all with --restart.")
-    raise DataChangedError(f"the data are not those the run began with ({listed}). Put them back, or use --restart.")
+        raise RunMismatchError(
+            f"the data have new files {state} ({listed}). Train on all with --restart, or go on with"
+            f" --accept-data-change."
+        )
+    raise DataChangedError(
+        f"the data are not those the run began with ({listed}). Put them back, use --restart, or go on from the next"
+        f" epoch with --accept-data-change."
+    )
 
 
 def _latest(directory: RunDirectory, display: Display) -> dict[str, Any] | None:

@@ -1,0 +1,79 @@
+"""What a run has learnt, carried over to data that changed: coefficients follow their columns and levels by name.
+
+The encoding is that of the new data, so theta is put into its units. New columns and levels begin at zero, as does a
+column that is hashed on one side only. The optimizer begins anew: its state belongs to the gradients of other rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamgd.data.encoding import Encoding
+from streamgd.data.vocabulary import CategoricalEncoding
+from streamgd.training.trainstate import TrainState
+
+
+def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.ndarray:
+    """The theta (n_dof, 1) of ``after`` that predicts what ``theta`` predicts under ``before``.
+
+    That holds for rows of the columns and levels which both know, but for the rounding.
+    """
+    before, theta = before.without_base_rows(theta)
+    theta = theta[:, 0] * before.target_scale
+    carried = np.zeros(after.n_dof)
+    intercept = theta[-1] + before.target_shift
+    numeric = {column.name: row for row, column in enumerate(before.columns.numeric)}
+    for row, column in enumerate(after.columns.numeric):
+        if (old := numeric.get(column.name)) is not None:
+            slope = theta[old] / before.scaling.scale[old]
+            carried[row] = slope * after.scaling.scale[row]
+            intercept += slope * (after.scaling.shift[row] - before.scaling.shift[old])
+    categorical = {each.column.name: each for each in before.categorical}
+    for each in after.categorical:
+        part, base = _level_rows(categorical.get(each.column.name), theta, each)
+        carried[each.first_row : each.first_row + each.n_rows] = part
+        intercept += base
+    carried[-1] = intercept - after.target_shift
+    return carried[:, None] / after.target_scale
+
+
+def _level_rows(
+    before: CategoricalEncoding | None, theta: np.ndarray, after: CategoricalEncoding
+) -> tuple[np.ndarray, float]:
+    """The rows of one column, and what its base level adds to the intercept."""
+    rows = np.zeros(after.n_rows)
+    if before is None or before.buckets != after.buckets:
+        return rows, 0.0
+    old = theta[before.first_row : before.first_row + before.n_rows]
+    if after.hashed:
+        return old, 0.0
+    known = dict(zip(before.levels, [0.0, *old], strict=False))
+    unknown = float(old[-1]) if before.other else 0.0
+    values = np.array([known.get(level, unknown) for level in after.levels])
+    base = float(values[0]) if len(values) and not after.base_row else 0.0
+    kept = values[0 if after.base_row else 1 :] - base
+    rows[: len(kept)] = kept
+    if after.other:
+        rows[-1] = unknown - base
+    return rows, base
+
+
+def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
+    """Let a new state go on where ``old`` stood, from the epoch after it if it was in the middle of one.
+
+    Parameters
+    ----------
+    theta : float64, (n_dof, 1)
+        The coefficients that ``old`` would predict with, in its encoding.
+    """
+    carried, n = carried_theta(old.encoding, theta, state.encoding), len(state.rotation)
+    carried[:n] = state.rotation @ carried[:n]
+    state.theta[:], state.average[:], state.clock[:] = carried, carried, old.steps
+    state.learning_rate = min(state.learning_rate, old.learning_rate)
+    for name in ("asked_epochs", "epoch", "steps", "rows_seen", "rollbacks", "epoch_losses", "history_bytes"):
+        setattr(state, name, getattr(old, name))
+    if old.position:
+        rows = old.rows_seen - sum(int(entry["rows"]) for entry in old.epoch_losses)
+        unknown = dict.fromkeys(("progressive", "constant", "holdout"))
+        state.epoch_losses = [*old.epoch_losses, {"epoch": old.epoch + 1, "rows": rows, **unknown}]
+        state.epoch += 1
