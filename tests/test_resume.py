@@ -37,6 +37,9 @@ METHODS = {
 }
 
 
+#: Both orders of both stochastic methods, and full batch.
+ALL_METHODS = {**METHODS, "sgd-window": ["--method", "sgd", "--shuffle", "window", "--epochs", "3"]}
+
 FLIGHTS_WITH_A_TARGET = 1_272_648 - 24_703
 
 
@@ -68,27 +71,29 @@ class FlightsRun:
         facts: dict[str, Any] = json.loads(out)
         return facts
 
-    def kill_after(self, delay_s: float) -> bool:
+    def kill_after(self, delay_s: float, number: int = signal.SIGKILL) -> bool:
         """Whether it was still at work."""
         process = self.start()
         try:
             process.wait(delay_s)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(number)
         process.communicate(timeout=60)
-        assert process.returncode in (0, -signal.SIGKILL)
+        # Before Python runs streamgd, SIGTERM ends the process as it ends any other.
+        assert process.returncode in ((0, -number) if number == signal.SIGKILL else (0, -number, 75))
         return process.returncode != 0
 
 
 def assert_survives_kills(method: str, kills: int, flights: Path, folder: Path) -> None:
-    undisturbed = FlightsRun(folder / "undisturbed", flights, METHODS[method])
+    undisturbed = FlightsRun(folder / "undisturbed", flights, ALL_METHODS[method])
     started_s = time.monotonic()
     expected = undisturbed.finish()
     duration_s = time.monotonic() - started_s
 
     moments, killed, runs = random.Random(method), 0, 0
     while killed < kills:
-        disturbed = FlightsRun(folder / f"disturbed-{runs}", flights, [*METHODS[method], "--checkpoint-every", "0.05s"])
+        options = [*ALL_METHODS[method], "--checkpoint-every", "0.05s"]
+        disturbed = FlightsRun(folder / f"disturbed-{runs}", flights, options)
         # Start-up and prepare, early and late training: each third of the run is hit.
         while killed < kills and disturbed.kill_after(duration_s * (killed % 3 + moments.random()) / 3):
             killed += 1
@@ -126,9 +131,34 @@ def test_resume_after_three_sigkills_gives_the_same_theta_and_rows(method: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_resume_after_twenty_sigkills_gives_the_same_theta_and_rows(method: str, flights: Path, tmp_path: Path) -> None:
-    assert_survives_kills(method, 20, flights, tmp_path)
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_resume_after_a_hundred_sigkills_gives_the_same_theta_and_rows(
+    method: str, flights: Path, tmp_path: Path
+) -> None:
+    assert_survives_kills(method, 100, flights, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_one_run_with_ten_sigkills_and_three_sigterms_ends_as_if_undisturbed(
+    method: str, flights: Path, tmp_path: Path
+) -> None:
+    epochs = ["--epochs", "40"]
+    undisturbed = FlightsRun(tmp_path / "undisturbed", flights, [*ALL_METHODS[method], *epochs])
+    expected = undisturbed.finish()
+    options = [*ALL_METHODS[method], *epochs, "--checkpoint-every", "0.05s"]
+    disturbed = FlightsRun(tmp_path / "disturbed", flights, options)
+    moments = random.Random(method)
+    for turn in range(13):
+        number = signal.SIGTERM if turn in (4, 8, 12) else signal.SIGKILL
+        # Start-up, with the imports, takes two seconds or more.
+        assert disturbed.kill_after(2.5 + 0.5 * moments.random(), number), "it was done too early"
+    found = disturbed.finish()
+    print(method, "13 interruptions, theta_sha256", found["theta_sha256"])
+    assert found["theta_sha256"] == expected["theta_sha256"]
+    assert [without_times(line) for line in found["history"]] == [without_times(line) for line in expected["history"]]
+    if method != "batch":
+        assert disturbed.rows.read_bytes() == undisturbed.rows.read_bytes()
 
 
 # Every checkpoint, on many small blocks

@@ -1,0 +1,147 @@
+"""SIGTERM and SIGINT in every phase: one line, exit 75 or 130, and the same command goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Generated
+from faults import UnsynchronisedFiles, on
+from mistakes import ROOT, here, message
+
+from streamgd import console
+from streamgd.data import blocks, prepare
+from streamgd.training import train as training
+
+WAYS = {
+    "blocks": ["--optimizer", "adam", "--epochs", "3", "--holdout", "0.2"],
+    "window": ["--shuffle", "window", "--epochs", "3", "--holdout", "0.2"],
+    "sgd": ["--method", "sgd", "--epochs", "3", "--holdout", "0.2"],
+    "batch": ["--method", "batch", "--epochs", "9", "--holdout", "0.2"],
+}
+PHASES = {
+    "blocks": ["start", "resolved", "prepare", "finalise", "epoch 2/3", "evaluate", "writing"],
+    "window": ["resolved", "epoch 1/3", "epoch 3/3", "evaluate", "writing"],
+    "sgd": ["epoch 2/3", "writing"],
+    "batch": ["start", "prepare", "pass 1", "pass 5", "writing"],
+}
+SIGNALS = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+@pytest.fixture
+def data(generated: Generated, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """4,000 rows in blocks of 400, finished two at a time."""
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
+    monkeypatch.setattr(prepare, "WAVE_BLOCKS", 2)
+    return generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss="squared", seed=7)
+
+
+class Strikes:
+    """A display that calls ``strike`` when a phase is told of for the first time, and tells nothing."""
+
+    def __init__(self, phase: str, strike: Callable[[], None]):
+        self.warnings: list[str] = []
+        self.struck = False
+        self._phase = phase
+        self._strike = strike
+
+    def message(self, text: str) -> None:
+        self._told("resolved")
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def close(self) -> None: ...
+
+    def progress(self, phase: str, done_rows: int, total_rows: int, loss: float | None) -> None:
+        self._told(phase)
+
+    def _told(self, phase: str) -> None:
+        if phase == self._phase and not self.struck:
+            self.struck = True
+            self._strike()
+
+
+class StrikesWhileWriting(UnsynchronisedFiles):
+    """The signal comes in the middle of the second checkpoint."""
+
+    def __init__(self, strike: Callable[[], None]):
+        self.checkpoints = 0
+        self._strike = strike
+
+    def fsync(self, file: Any) -> None:
+        self.checkpoints += "checkpoints" in file.name
+        if self.checkpoints == 2:
+            self.checkpoints += 1
+            self._strike()
+
+
+def command(data: Path, run: Path, way: str) -> list[str | Path]:
+    options = ["--target", "y", "--batch-size", "64", "--checkpoint-every", "1ms", "--row-log", f"{run}.rows"]
+    return ["train", data, "--run", run, *options, *WAYS[way], "--json", "--quiet"]
+
+
+def outcome(data: Path, run: Path, way: str) -> dict[str, Any]:
+    """All that must not depend on when or where the run was stopped."""
+    ending = here(*command(data, run, way))
+    assert ending.exit_code == 0, ending.err
+    facts = json.loads(ending.out)
+    facts["history"] = [{**line, "seconds": 0} for line in facts["history"]]
+    rows = Path(f"{run}.rows")
+    return {**facts, "seconds": 0, "run": "", "rows_used": rows.read_bytes() if rows.exists() else b""}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(("way", "phase"), [(way, phase) for way in WAYS for phase in PHASES[way]])
+def test_a_signal_in_any_phase_stops_where_the_same_command_goes_on(
+    way: str, phase: str, number: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def strike() -> None:
+        os.kill(os.getpid(), number)
+
+    display, files = Strikes(phase, strike), UnsynchronisedFiles()
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "make_display", lambda _: display)
+        if phase == "start":
+            discover = training.discover
+            patch.setattr(training, "discover", lambda sources: (strike(), discover(sources))[1])
+        elif phase == "writing":
+            files = StrikesWhileWriting(strike)
+        with on(files):
+            ending = here(*command(data, run, way))
+    message(ending, SIGNALS[number])
+    with on(UnsynchronisedFiles()):
+        assert outcome(data, run, way) == outcome(data, tmp_path / "undisturbed", way)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_the_process_at_once(number: int, generated: Generated, tmp_path: Path) -> None:
+    """The first would be answered at the next step; in between two are sent."""
+    script = (
+        "import os, sys\n"
+        "from streamgd.training.display import Silent\n"
+        "from streamgd.training.train import train\n"
+        "class Twice(Silent):\n"
+        "    def progress(self, phase, *rest):\n"
+        "        if phase == 'epoch 2/3':\n"
+        "            for _ in range(2): os.kill(os.getpid(), int(sys.argv[3]))\n"
+        "            print('still here', flush=True)\n"
+        "train(sys.argv[1], 'y', run=sys.argv[2], epochs=3, display=Twice())\n"
+    )
+    data, run = generated(rows=4_000, features=3, files=1, seed=2), tmp_path / "run"
+    found = subprocess.run(
+        [sys.executable, "-c", script, data, run, str(int(number))], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert found.returncode == -number
+    assert "still here" not in found.stdout
+    assert here("train", data, "--target", "y", "--run", run, "--epochs", "3", "--quiet").exit_code == 0
