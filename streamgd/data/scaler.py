@@ -28,15 +28,19 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray, weight: np.ndarray) -> Self:
-        """Moments of ``values`` (n_rows, n_columns) with ``weight`` (n_rows,); rows of weight zero do not count."""
+        """Moments of ``values`` (n_rows, n_columns) with ``weight`` (n_rows,); rows of weight zero do not count.
+
+        What is too large to be squared is seen by ``largest``.
+        """
         values, weight = values[weight > 0], weight[weight > 0]
         total = weight.sum()
         if total == 0:
             return cls.empty(values.shape[1])
         # The mean is taken about the first row, so that a large common part does not eat the digits.
         origin = values[0]
-        mean = origin + weight @ (values - origin) / total
-        squares = weight @ (values - mean) ** 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = origin + weight @ (values - origin) / total
+            squares = weight @ (values - mean) ** 2
         return cls(np.full(values.shape[1], total), mean, squares, np.abs(values).max(axis=0))
 
     def merge(self, later: Moments) -> Moments:
@@ -46,10 +50,11 @@ class Moments:
         """
         weight = self.weight + later.weight
         share = np.divide(later.weight, weight, out=np.zeros_like(weight), where=weight > 0)
-        difference = later.mean - self.mean
         with np.errstate(over="ignore", invalid="ignore"):
+            difference = later.mean - self.mean
             squares = self.squares + later.squares + difference * (self.weight * share) * difference
-        return Moments(weight, self.mean + difference * share, squares, np.maximum(self.largest, later.largest))
+            mean = self.mean + difference * share
+        return Moments(weight, mean, squares, np.maximum(self.largest, later.largest))
 
     def deviation(self) -> np.ndarray:
         """Standard deviation of each column (of the population), 1 where the column is constant or empty."""

@@ -29,7 +29,7 @@ from streamgd.data.source import Manifest, discover
 from streamgd.data.store import free_bytes, written_bytes
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import count_lanes
-from streamgd.errors import ConfigError, NoInputError, TargetError
+from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
@@ -44,6 +44,8 @@ NOT_OF_BLOCKS = {
     "data", "validation", "loss", "l1", "l2", "method", "optimizer", "learning_rate", "schedule", "average", "init",
     "shuffle",
 }  # fmt: skip
+#: Largest values of the target between which the squared loss, and sums of it, can be told from zero and infinity.
+SMALLEST_TARGET, LARGEST_TARGET = 1e-145, 1e145
 
 DEFAULT_EPOCHS = 5
 DEFAULT_PASSES = 500
@@ -142,6 +144,8 @@ class Task:
             No row is left to train on.
         TargetError
             All rows that are left are of one class.
+        DataError
+            Values are so large or small that float64 cannot compute with them.
         TooWideError
             See :meth:`widened`.
         """
@@ -162,6 +166,7 @@ class Task:
             )
         standardise = config.scale == "standard"
         scaling = Scaling.from_moments(self.resolved.shift, self.resolved.scale, survey.moments, standardise)
+        self._check_range(survey, scaling)
         first_row, categorical = len(columns.numeric), []
         for column, vocabulary, counts in zip(columns.categorical, vocabularies, survey.level_counts, strict=True):
             if vocabulary.hashed:
@@ -176,6 +181,21 @@ class Task:
         if self.resolved.loss == "squared" and standardise:
             shift, scale = mean, float(survey.target_moments.deviation()[0])
         return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale)
+
+    def _check_range(self, survey: Survey, scaling: Scaling) -> None:
+        """Refuse what cannot be computed with in float64: differences of features, squares of the target."""
+        beyond = np.flatnonzero(~(np.isfinite(scaling.shift) & np.isfinite(scaling.scale)))
+        if len(beyond):
+            raise DataError(
+                f"feature '{self.resolved.columns.numeric[beyond[0]].name}': differences between its values are beyond"
+                f" what a float64 holds. Divide it in the data, or leave it out with --exclude."
+            )
+        largest = float(survey.target_moments.largest[0])
+        if self.resolved.loss == "squared" and largest and not SMALLEST_TARGET < largest < LARGEST_TARGET:
+            raise TargetError(
+                f"target '{self.config.target}': its largest value is {largest:.3g}, and a float64 does not hold the"
+                f" square of that. Multiply it in the data, so that it comes nearer to 1."
+            )
 
     def hashed_now(self, encoding: Encoding) -> list[str]:
         """Columns that have more levels than ``--max-levels``, and were not asked to be hashed."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamgd.config import TrainConfig, identity_fields, make_config, option_name
@@ -96,8 +97,9 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
     directory = RunDirectory(config.run_dir, config.keep_checkpoints)
     # A mistake in the options or the data leaves no directory behind.
     task = None if directory.path.exists() else make_task(config, _data_of(config))
-    # The number of BLAS threads changes bits.
-    with Interrupt(config.pause_after, config.max_time) as interrupt, directory, threadpool_limits(1, "blas"):
+    # The number of BLAS threads changes bits. What is not finite is looked for where it matters.
+    interrupt = Interrupt(config.pause_after, config.max_time)
+    with interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         before = directory.read_config()
         stored = None if restart else before
         if stored is not None and not directory.checkpoints.list() and not directory.model_path.exists():
