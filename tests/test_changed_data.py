@@ -65,7 +65,9 @@ class InTheSecondEpoch:
     def warn(self, text: str) -> None: ...
     def close(self) -> None: ...
 
-    def progress(self, phase: str, done_rows: int, total_rows: int, loss: float | None) -> None:
+    def progress(
+        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
+    ) -> None:
         if phase.startswith("epoch 2") and self._what is not None:
             what, self._what = self._what, None
             what()

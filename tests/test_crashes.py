@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faults import FAULTS, FaultyFiles, Killed, UnsynchronisedFiles, on
+from histories import without_times
 from mistakes import ROOT, Ending, contents, here, message
 
 from streamgd import state as state_module
@@ -69,7 +70,7 @@ def outcome(ending: Ending) -> dict[str, Any]:
     """All that must not depend on what happened on the way."""
     assert ending.exit_code == 0, ending.err
     facts = json.loads(ending.out)
-    history = [{name: value for name, value in line.items() if name != "seconds"} for line in facts["history"]]
+    history = without_times(facts["history"])
     names = ("theta_sha256", "steps", "rows_seen", "epochs", "stopped_by", "train_loss", "holdout_loss")
     return {name: facts[name] for name in names} | {"history": history}
 

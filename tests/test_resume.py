@@ -125,7 +125,7 @@ def assert_survives_kills(method: str, kills: int, flights: Path, folder: Path) 
 
 
 def without_times(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name not in ("seconds", "thread_s", "bottleneck")}
+    return {name: value for name, value in line.items() if name not in TIMES}
 
 
 def assert_each_row_once_an_epoch(rows: np.ndarray, epochs: int) -> None:

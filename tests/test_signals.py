@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import Generated
 from faults import UnsynchronisedFiles, on
+from histories import without_times
 from mistakes import ROOT, here, message
 
 from streamgd import console
@@ -60,7 +61,9 @@ class Strikes:
 
     def close(self) -> None: ...
 
-    def progress(self, phase: str, done_rows: int, total_rows: int, loss: float | None) -> None:
+    def progress(
+        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
+    ) -> None:
         self._told(phase)
 
     def _told(self, phase: str) -> None:
@@ -93,7 +96,7 @@ def outcome(data: Path, run: Path, way: str) -> dict[str, Any]:
     ending = here(*command(data, run, way))
     assert ending.exit_code == 0, ending.err
     facts = json.loads(ending.out)
-    facts["history"] = [{**line, "seconds": 0} for line in facts["history"]]
+    facts["history"] = without_times(facts["history"])
     rows = Path(f"{run}.rows")
     return {**facts, "seconds": 0, "run": "", "rows_used": rows.read_bytes() if rows.exists() else b""}
 
