@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Generated
+from histories import TIMES
 from oracles import FLIGHT_FEATURES
 
 from streamgd.data import blocks, prepare
