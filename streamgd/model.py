@@ -111,7 +111,8 @@ class Model:
         encoding = self.encoding
         theta, n = self.theta[:, 0], encoding.n_numeric
         values = theta.copy()
-        values[:n] /= encoding.scaling.scale
+        with np.errstate(over="ignore"):  # a column of 1e-310 has a coefficient that no float64 holds
+            values[:n] /= encoding.scaling.scale
         values[-1] -= values[:n] @ encoding.scaling.shift
         rows = [(column.name, column.name, None) for column in encoding.columns.numeric]
         for column in encoding.categorical:
@@ -136,7 +137,10 @@ class Model:
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
         state = states.deserialize(data, "model", where)
-        return cls(state["loss"], state["theta"], Encoding.from_state(state["encoding"]), state["facts"])
+        with states.no_other_content(where, "model"):
+            model = cls(state["loss"], state["theta"], Encoding.from_state(state["encoding"]), dict(state["facts"]))
+            _check(model)
+        return model
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, atomically."""
@@ -163,6 +167,15 @@ class Model:
         with storage_errors(f"read {file}"):
             data = file.read_bytes()
         return cls.from_bytes(data, str(file))
+
+
+def _check(model: Model) -> None:
+    """Compiled code trusts the shapes of a model; a file may have been made to lie about them."""
+    model.encoding.check()
+    if model.loss_name not in LOSSES:
+        raise ValueError(f"its loss is {model.loss_name!r}")
+    if model.theta.shape != (model.encoding.n_dof, 1) or model.theta.dtype != np.float64:
+        raise ValueError(f"theta is {model.theta.dtype} {model.theta.shape} for {model.encoding.n_dof} coefficients")
 
 
 def load(path: str | Path) -> Model:

@@ -22,7 +22,8 @@ import math
 import os
 import re
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -247,6 +248,16 @@ def deserialize(data: bytes, kind: str, where: str) -> Any:
         return join(arrays, tree)
     except _MALFORMED as error:
         # Only a file made on purpose comes here: its checksum holds.
+        reason = " ".join(str(error).split())[:200]
+        raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
+
+
+@contextmanager
+def no_other_content(where: str, kind: str) -> Iterator[None]:
+    """Say that a file is damaged where what it holds is not what a ``kind`` holds, though its checksum is true."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
 

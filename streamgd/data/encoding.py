@@ -16,6 +16,9 @@ from streamgd.data.scaler import Scaling
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary
 from streamgd.kernels import encode as kernels
 
+#: As many as ``--hash-buckets`` allows.
+MOST_BUCKETS = 2**24
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -89,6 +92,19 @@ class Encoding:
 
     def with_scaling(self, scaling: Scaling) -> Encoding:
         return replace(self, scaling=scaling)
+
+    def check(self) -> None:
+        """Raise ValueError where the parts do not fit each other, as those of a file that was tampered with."""
+        scaling, next_row = self.scaling, self.n_numeric
+        for array in (scaling.shift0, scaling.scale0, scaling.mean, scaling.deviation, scaling.fill):
+            if array.shape != (self.n_numeric,) or array.dtype != np.float64:
+                raise ValueError(f"a scaling of {array.dtype} {array.shape} for {self.n_numeric} columns")
+        if [each.column.name for each in self.categorical] != [column.name for column in self.columns.categorical]:
+            raise ValueError("levels of other columns than those that are categorical")
+        for column in self.categorical:
+            if column.first_row != next_row or not 0 <= column.buckets <= MOST_BUCKETS:
+                raise ValueError(f"rows of column '{column.column.name}' in another place")
+            next_row += column.n_rows
 
     def state(self) -> dict[str, Any]:
         return {

@@ -27,6 +27,7 @@ from streamgd.data.stream import encoded_slices
 from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.state import no_other_content
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RowCounter, RunContext
@@ -34,6 +35,7 @@ from streamgd.training.reduce import tree_reduce
 from streamgd.training.rundir import is_final
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import largest_eigenvalue, second_moments
+from streamgd.training.trainstate import check_types
 
 #: Passes that the best constant under an offset may take.
 BEST_CONSTANT_PASSES = 12
@@ -151,7 +153,13 @@ class BatchState:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        return cls(**{**state, "encoding": Encoding.from_state(state["encoding"])})
+        with no_other_content("the checkpoint", "state to go on from"):
+            restored = cls(**{**state, "encoding": Encoding.from_state(state["encoding"])})
+            check_types(restored)
+            restored.encoding.check()
+            if any(np.shape(restored.optimizer[name]) != (restored.encoding.n_dof, 1) for name in ("theta", "trial")):
+                raise ValueError("theta does not suit its encoding")
+        return restored
 
 
 class BatchTrainer:

@@ -21,6 +21,7 @@ from streamgd.state import (
     deserialize,
     draft,
     make_folder,
+    no_other_content,
     remove,
     remove_leftovers,
     seal,
@@ -175,7 +176,8 @@ class CheckpointStore:
         with storage_errors(f"read {path}"):
             data = path.read_bytes()
         state = deserialize(data, _KIND, str(path))
-        self._known_whole[path] = _holdout_loss(state)
+        with no_other_content(str(path), _KIND):
+            self._known_whole[path] = _holdout_loss(state)
         return state
 
     def _is_whole(self, path: Path) -> bool:

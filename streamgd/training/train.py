@@ -22,12 +22,14 @@ from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, 
 from streamgd.model import Model
 from streamgd.plain import byte_size
 from streamgd.state import CorruptStateError
+from streamgd.training.batch import BatchState
 from streamgd.training.display import Display, Silent
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, is_final
 from streamgd.training.sessions import Session, open_session
 from streamgd.training.setup import Task, blocks_dir, make_task
+from streamgd.training.trainstate import TrainState
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +110,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         saved, changes = None, ""
         if stored is not None:
             _check_options(config, stored, directory.path)
-            saved = _latest(directory, display)
+            saved = _latest(directory, display, config.method)
             finished = saved is not None and is_final(saved["stopped_by"])
             task, changes = _checked_task(config, stored, finished, interrupt)
             model = directory.model_of(saved)
@@ -261,14 +263,18 @@ def _check_data(
     )
 
 
-def _latest(directory: RunDirectory, display: Display) -> dict[str, Any] | None:
+def _latest(directory: RunDirectory, display: Display, method: str) -> dict[str, Any] | None:
     """The state of the newest whole checkpoint; damaged ones are named."""
     loaded = directory.checkpoints.latest()
     for path, problem in directory.checkpoints.damaged:
         display.warn(f"checkpoint {path.name} is damaged and was passed over: {problem}")
     if loaded is None and directory.checkpoints.damaged:
         raise CorruptStateError(f"all checkpoints in {directory.path} are damaged. Start over with --restart.")
-    return loaded.state if loaded else None
+    if loaded is None:
+        return None
+    # Looked at before anything is decided by it.
+    kind = BatchState if method == "batch" else TrainState
+    return kind.from_state(loaded.state).state()
 
 
 def _tell(task: Task, display: Display) -> None:

@@ -13,6 +13,7 @@ from streamgd.data.scaler import Reexpression
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import StochasticOptimizer
+from streamgd.state import no_other_content
 
 
 @dataclass
@@ -158,8 +159,50 @@ class TrainState:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        survey = Survey.from_state(state["survey"]) if state["survey"] else None
-        return cls(**{**state, "encoding": Encoding.from_state(state["encoding"]), "survey": survey})
+        """The state again.
+
+        Raises
+        ------
+        CorruptStateError
+            It is not one that :meth:`state` gave: compiled code trusts the shapes.
+        """
+        with no_other_content("the checkpoint", "state to go on from"):
+            survey = Survey.from_state(state["survey"]) if state["survey"] else None
+            restored = cls(**{**state, "encoding": Encoding.from_state(state["encoding"]), "survey": survey})
+            check_types(restored)
+            restored.encoding.check()
+            restored._check_shapes()
+        return restored
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError or KeyError where an array, here or in a snapshot, does not suit the encoding."""
+        n_dof, n = self.encoding.n_dof, len(self.rotation)
+        shapes = {"theta": (n_dof, 1), "average": (n_dof, 1), "clock": (n_dof,), "rate": (n_dof,), "sums": (4,)}
+        shapes |= {"slots": (len(self.slots), n_dof), "rotation": (n, n)}
+        snapshots = [each for each in (self.snapshot, self.epoch_snapshot) if each is not None]
+        for name, shape in shapes.items():
+            for found in [getattr(self, name), *(each[name] for each in snapshots if name in _SNAPSHOT)]:
+                if np.shape(found) != shape or found.dtype != (np.int64 if name == "clock" else np.float64):
+                    raise ValueError(f"{name} has shape {np.shape(found)}, expected {shape}")
+        before = self.previous_coefficients
+        if before is not None and before.shape != self.encoding.without_base_rows(self.theta)[1].shape:
+            raise ValueError(f"previous_coefficients has shape {before.shape}")
+
+
+_TYPES: dict[str, Any] = {
+    "int": int, "float": float, "str": str, "str | None": str | None, "float | None": float | None,
+    "np.ndarray": np.ndarray, "np.ndarray | None": np.ndarray | None, "dict[str, Any]": dict,
+    "dict[str, Any] | None": dict | None, "dict[str, float] | None": dict | None, "list[dict[str, Any]]": list,
+}  # fmt: skip
+
+
+def check_types(state: Any) -> None:
+    """Raise ValueError where a field of a state is not of the type that it is declared to be."""
+    for each in fields(state):
+        expected, found = _TYPES.get(str(each.type)), getattr(state, each.name)
+        entries = found if isinstance(found, list) else []
+        if expected is not None and not (isinstance(found, expected) and all(isinstance(x, dict) for x in entries)):
+            raise ValueError(f"{each.name} is of type {type(found).__name__}, expected {each.type}")
 
 
 _SNAPSHOT = ("theta", "average", "slots", "clock", "rate", "epoch", "position", "steps", "rows_seen", "sums")
