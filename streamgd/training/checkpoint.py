@@ -109,6 +109,11 @@ class CheckpointStore:
         self.wait()
         self._in_flight = self._writer.submit(self._write, draft(state, _KIND), _holdout_loss(state))
 
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way."""
+        return self._in_flight is not None and not self._in_flight.done()
+
     def poll(self) -> None:
         """Raise the error of a write that failed meanwhile."""
         if self._in_flight is not None and self._in_flight.done():

@@ -51,6 +51,11 @@ class RunContext:
         self.run.checkpoints.begin(state)
         self._saved_s = time.monotonic()
 
+    def after_epoch(self, state: dict[str, Any]) -> None:
+        """Begin a checkpoint unless one is being written: epochs may be shorter than a write."""
+        if not self.run.checkpoints.busy:
+            self.begin_save(state)
+
     def after_step(self, state: Callable[[], dict[str, Any]]) -> None:
         """Begin a checkpoint if one is due; write one and stop if the run is asked to."""
         self.run.checkpoints.poll()

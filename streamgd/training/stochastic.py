@@ -242,7 +242,7 @@ class StochasticTrainer:
             self._context.display.message(f"holdout loss after epoch {state.epoch}: {holdout * unit:.6g}")
         state.stopped_by = self._stop_reason(state, moved)
         if state.epoch < self._task.epochs and state.stopped_by is None:
-            self._context.begin_save(state.state())
+            self._context.after_epoch(state.state())
 
     def _stop_reason(self, state: TrainState, moved: float | None) -> str | None:
         """Which rule ends the run after this epoch, if any."""
