@@ -283,10 +283,21 @@ class FileSystem:
             self.write(file, data)
         return kept_bytes + len(data)
 
-    def create(self, path: Path, size_bytes: int) -> int:
-        """A new, sparse file to be written by position; returns its descriptor."""
+    def create(self, path: Path, size_bytes: int, reserve: bool = False) -> int:
+        """A new file to be written by position; returns its descriptor.
+
+        It is sparse, or has its space reserved where the file system can: writing all over a sparse file takes
+        several times as long.
+        """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        os.ftruncate(descriptor, size_bytes)
+        try:
+            os.ftruncate(descriptor, size_bytes)
+            if reserve:
+                os.posix_fallocate(descriptor, 0, size_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                os.close(descriptor)
+                raise
         return descriptor
 
     def write_at(self, descriptor: int, data: memoryview, position: int) -> None:

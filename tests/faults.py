@@ -74,11 +74,11 @@ class FaultyFiles(UnsynchronisedFiles):
             file.truncate(kept_bytes)
             return kept_bytes + file.write(data)
 
-    def create(self, path: Path, size_bytes: int) -> int:
+    def create(self, path: Path, size_bytes: int, reserve: bool = False) -> int:
         if self.due("create"):
             path.touch()
             raise self.error
-        return super().create(path, size_bytes)
+        return super().create(path, size_bytes, reserve)
 
     def write_at(self, descriptor: int, data: memoryview, position: int) -> None:
         if self.due("write_at"):

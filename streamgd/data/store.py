@@ -18,7 +18,7 @@ import numpy as np
 
 from streamgd import state as states
 from streamgd.data.blocks import Block, RecordLayout
-from streamgd.errors import StorageError, storage_errors
+from streamgd.errors import StorageError, StreamgdError, storage_errors
 from streamgd.plain import byte_size
 
 PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
@@ -81,7 +81,7 @@ class BlockStore:
             raise StorageError(f"{error} {self._hint()}") from error
 
     def create(self, needed_bytes: int) -> None:
-        """Make the file, sparse, after a look at the free space.
+        """Make the file after a look at the free space; sparse where it will not be filled.
 
         Raises
         ------
@@ -97,8 +97,14 @@ class BlockStore:
                 f" {self._way_out}"
             )
         states.make_folder(self._folder)
-        with storage_errors(f"create {self._path}", self._hint()):
-            self._descriptor = states.files.create(self._path, self.total_bytes)
+        try:
+            with storage_errors(f"create {self._path}", self._hint()):
+                reserve = needed_bytes >= self.total_bytes
+                self._descriptor = states.files.create(self._path, self.total_bytes, reserve)
+        except StreamgdError:
+            with suppress(StreamgdError):  # the first error is the one to tell
+                self.remove()
+            raise
 
     def open(self) -> None:
         """Open the file that is there."""
