@@ -341,8 +341,11 @@ class Encoder:
             target = table[pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy(zero_copy_only=False)]
         else:
             numbers = _doubles(array)
-            target = np.where(numbers == float(positive), 1.0, np.where(numbers == float(negative), 0.0, np.inf))
-            target[np.isnan(numbers)] = np.nan
+            is_positive = numbers == float(positive)
+            target = is_positive.astype(np.float64)
+            other = ~(is_positive | (numbers == float(negative)))
+            if other.any():
+                target[other] = np.where(np.isnan(numbers[other]), np.nan, np.inf)
         unknown = np.isinf(target) & kept
         if unknown.any():
             row = int(np.flatnonzero(unknown)[0])

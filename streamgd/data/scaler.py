@@ -32,7 +32,9 @@ class Moments:
 
         What is too large to be squared is seen by ``largest``.
         """
-        values, weight = values[weight > 0], weight[weight > 0]
+        counted = weight > 0
+        if not counted.all():
+            values, weight = values[counted], weight[counted]
         total = weight.sum()
         if total == 0:
             return cls.empty(values.shape[1])

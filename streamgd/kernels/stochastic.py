@@ -168,7 +168,7 @@ def train_minibatches(
     n_numeric = features.shape[1]
     n_categorical = codes.shape[1]
     intercept = theta.shape[0] - 1
-    theta_numeric = np.empty(n_numeric, features.dtype)
+    coefficients, theta_numeric = np.empty(n_numeric), np.empty(n_numeric, features.dtype)
     tile_gradient = np.empty(n_numeric, features.dtype)
     gradient_numeric = np.empty(n_numeric)
     raw, residual = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
@@ -193,13 +193,15 @@ def train_minibatches(
         step = steps_before + batch + 1
         start, stop = bounds[batch], bounds[batch + 1]
         n_touched = n_numeric + 1
+        coefficients[:] = theta[:n_numeric]
+        if rotated:
+            coefficients[:] = 0.0
+        for k in range(n_numeric if rotated else 0):
+            theta_k = theta[k]
+            for j in range(n_numeric):
+                coefficients[j] += rotation[k, j] * theta_k
         for j in range(n_numeric):
-            coefficient = np.float64(theta[j])
-            if rotated:
-                coefficient = np.float64(0.0)
-                for k in range(n_numeric):
-                    coefficient += rotation[k, j] * theta[k]
-            theta_numeric[j] = coefficient
+            theta_numeric[j] = coefficients[j]
             gradient_numeric[j] = 0.0
         gradient_intercept = 0.0
 
