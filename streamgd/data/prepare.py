@@ -36,7 +36,7 @@ from streamgd.stopwatch import Stopwatch
 WAVE_S = 2.0
 WAVE_BLOCKS = 16
 
-STAGE_BYTES = 32_000_000
+STAGE_BYTES = 48_000_000
 
 
 @dataclass(frozen=True)
