@@ -104,8 +104,13 @@ def _largest_and_nulls(values, kept):
 
 @compiled(types.void(_f8[::1], _f8, _f8))
 def _standardise(values, shift, scale):
+    """``(values - shift) / scale``, by the inverse of the scale; that of the smallest numbers is beyond float64."""
+    grown = 1.0 if 1.0 / scale < np.inf else 2.0**200
+    inverse = 1.0 / (scale * grown)
     for i in range(values.shape[0]):
-        values[i] = (values[i] - shift) / scale
+        values[i] = (values[i] - shift) * grown
+    for i in range(values.shape[0]):
+        values[i] *= inverse
 
 
 @compiled(types.Tuple((_f8, _f8))(_f8[::1], _f8[::1], _f8))
