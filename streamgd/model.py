@@ -126,7 +126,7 @@ class Model:
 
     def base_levels(self) -> dict[str, Label | None]:
         """The level of each categorical column that has no coefficient."""
-        return {c.column.name: c.levels[0] for c in self.encoding.categorical if c.levels and not c.hashed}
+        return {c.column.name: c.levels[0].as_py() for c in self.encoding.categorical if len(c.levels)}
 
     def to_bytes(self) -> bytes:
         return states.serialize(

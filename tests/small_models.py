@@ -38,7 +38,9 @@ def model(
     )
     # The provisional units are others than the final ones, as after training.
     scaling = Scaling(SHIFT - 3.0, SCALE * 2.0, 3.0 / (SCALE * 2.0), np.full(2, 0.5), np.zeros(2))
-    encoding = Encoding(replace(made, **columns), scaling, (CategoricalEncoding(carrier, 2, LEVELS, True, 0),), nulls)
+    encoding = Encoding(
+        replace(made, **columns), scaling, (CategoricalEncoding(carrier, 2, pa.array(LEVELS), True, 0),), nulls
+    )
     return Model(loss, theta[:, None].copy(), encoding)
 
 

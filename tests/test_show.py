@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
@@ -30,7 +31,7 @@ def small_model() -> Model:
     """Distance with mean 100 and deviation 50; carriers UA (base), AA and an unknown one."""
     carrier = CategoricalColumn("carrier", "string")
     columns = Columns((NumericColumn("distance", "distance"),), (carrier,), TargetColumn("late", (0, 1)))
-    categorical = (CategoricalEncoding(carrier, 1, ("UA", "AA", None), False, 0),)
+    categorical = (CategoricalEncoding(carrier, 1, pa.array(["UA", "AA", None]), False, 0),)
     encoding = Encoding(columns, scaling([100.0], [50.0]), categorical, "impute")
     theta = np.array([[0.5], [-2.0], [0.25], [1.0]])
     return Model("logistic", theta, encoding, {"steps": 30, "loss": 0.45, "key": "k", "epochs": 3, "rows_seen": 7680})

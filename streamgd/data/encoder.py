@@ -19,6 +19,7 @@ from streamgd.data.blocks import Places, RecordLayout
 from streamgd.data.columns import Columns, NumericColumn, TargetColumn
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import Where
+from streamgd.data.levels import null_mask
 from streamgd.data.numbers import as_float64
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.scaler import Moments
@@ -135,6 +136,16 @@ class EncodedRows:
     survey: Survey
 
 
+@dataclass(frozen=True)
+class _LevelsMet:
+    """A categorical column of a batch: the place of each row's level in a dictionary (int32, null included), the code
+    of each place, and which rows are null (bool, empty where none is)."""
+
+    places: np.ndarray
+    table: np.ndarray
+    is_null: np.ndarray
+
+
 @dataclass
 class Encoder:
     """Writes record batches into records.
@@ -244,7 +255,10 @@ class Encoder:
             places.row_numbers[:] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
         has_null = np.zeros(batch.num_rows, np.bool_)
-        self._write_codes(batch, places, has_null, theta_rows)
+        found = [self._levels_met(batch, c, theta_rows) for c in range(len(self.columns.categorical))]
+        for levels in found:
+            if len(levels.is_null):
+                has_null |= levels.is_null
         if self.nulls != "impute" and not self.every_row:
             for column in self.columns.numeric:
                 has_null |= _is_null(batch.column(column.source))
@@ -253,18 +267,18 @@ class Encoder:
             drop("null feature", has_null)
         learn = theta_rows is None
         learned = np.where(kept & ~holdout, weight, 0.0) if learn else weight
+        level_counts = _write_codes(found, learned if learn else np.empty(0), places)
         nulls = {
-            column.name: int((_is_null(batch.column(column.name)) & kept).sum())
-            for column in self.columns.categorical
-            if batch.column(column.name).null_count
+            column.name: int((levels.is_null & kept).sum())
+            for column, levels in zip(self.columns.categorical, found, strict=True)
+            if len(levels.is_null)
         }
         moments, numeric_nulls = self._write_numeric(batch, places, learned, kept, has_null, origin, learn)
         nulls |= {column.name: n for column, n in zip(self.columns.numeric, numeric_nulls, strict=True) if n}
         survey = Survey(
             int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments,
             Moments.of(target[:, None], learned) if learn else Moments.empty(1),
-            [_level_counts(places.codes[:, places.first_code + c], learned) if learn else np.empty(0)
-             for c in range(len(self.columns.categorical))],
+            level_counts,
             nulls,
         )  # fmt: skip
         return EncodedRows(kept, holdout, has_null, survey)
@@ -301,26 +315,18 @@ class Encoder:
         found = Moments(*(np.ascontiguousarray(moments[:, k]) for k in range(4)))
         return found, moments[:, 4].astype(int).tolist()
 
-    def _write_codes(
-        self, batch: pa.RecordBatch, places: Places, has_null: np.ndarray, theta_rows: ThetaRows | None
-    ) -> None:
-        for c, (column, vocabulary) in enumerate(zip(self.columns.categorical, self.vocabularies, strict=True)):
-            array = as_dictionary(batch.column(column.name), column.values)
-            table = vocabulary.codes(array.dictionary)
-            is_null, null_table = np.empty(0, np.bool_), np.zeros(1, np.int32)
-            indices = array.indices
-            if array.null_count:
-                is_null = _is_null(indices)
-                has_null |= is_null
-                null_table = vocabulary.codes(pa.nulls(1, array.dictionary.type))
-                indices = pc.fill_null(indices, 0)
-                table = table if len(table) else np.zeros(1, np.int32)
-            if theta_rows is not None:
-                table, null_table = theta_rows(c, table), theta_rows(c, null_table)
-            kernels.write_codes(
-                indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), is_null, table,
-                int(null_table[0]), places.codes, places.first_code + c,
-            )  # fmt: skip
+    def _levels_met(self, batch: pa.RecordBatch, column: int, theta_rows: ThetaRows | None) -> _LevelsMet:
+        vocabulary, described = self.vocabularies[column], self.columns.categorical[column]
+        array = as_dictionary(batch.column(described.name), described.values)
+        table, indices = vocabulary.codes(array.dictionary), array.indices
+        if array.null_count:
+            # Null is one more place of the dictionary.
+            indices = pc.fill_null(indices.cast(pa.int32()), len(table))
+            table = np.concatenate([table, vocabulary.code_of_null()])
+        if theta_rows is not None:
+            table = theta_rows(column, table)
+        places = np.ascontiguousarray(indices.to_numpy(zero_copy_only=False), np.int32)
+        return _LevelsMet(places, table, null_mask(array.indices))
 
     def _target(self, batch: pa.RecordBatch, column: TargetColumn, kept: np.ndarray, origin: Origin) -> np.ndarray:
         """The target as float64, NaN where null; 0 and 1 if it has classes."""
@@ -404,7 +410,20 @@ def _is_null(array: pa.Array) -> np.ndarray:
     return np.asarray(pc.is_null(array, nan_is_null=True).to_numpy(zero_copy_only=False))
 
 
-def _level_counts(codes: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _write_codes(columns: list[_LevelsMet], weight: np.ndarray, places: Places) -> list[np.ndarray]:
+    """Write the codes of all columns; returns the total weight of each provisional code, nothing without ``weight``."""
+    tables = np.concatenate([*(column.table for column in columns), np.empty(0, np.int32)])
+    starts = np.cumsum([0, *(len(column.table) for column in columns)])
+    addresses = np.array([column.places.ctypes.data for column in columns], np.int64)
+    counts = np.zeros(len(tables) if len(weight) else 0)
+    kernels.encode_codes(addresses, tables, starts[:-1], weight, counts, places.codes, places.first_code)
+    if not len(weight):
+        return [np.empty(0)] * len(columns)
+    found = zip(columns, np.split(counts, starts[1:-1]), strict=True) if columns else ()
+    return [_by_code(column.table, counted) for column, counted in found]
+
+
+def _by_code(table: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """Total weight of each provisional code; hashed and unknown levels are not counted."""
-    counted = codes >= 0
-    return np.bincount(codes[counted], weight[counted]) if counted.any() else np.zeros(0)
+    has_code = (table >= 0) & (counted > 0)
+    return np.bincount(table[has_code], counted[has_code]) if has_code.any() else np.zeros(0)

@@ -63,7 +63,7 @@ class Encoding:
         """The same encoding with a row of theta for every base level too, as the stochastic loops use it."""
         first_row, categorical = self.n_numeric, []
         for column in self.categorical:
-            wider = replace(column, first_row=first_row, base_row=bool(column.levels))
+            wider = replace(column, first_row=first_row, base_row=len(column.levels) > 0)
             categorical.append(wider)
             first_row += wider.n_rows
         return replace(self, categorical=tuple(categorical))

@@ -154,12 +154,12 @@ class Preparation:
             note = {
                 "phase": "scatter", "next_row_group": 0, "fill": np.zeros(self._n_blocks, np.int64),
                 "survey": Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies)).state(),
-                "vocabularies": [[[], vocabulary.hashed] for vocabulary in self._encoder.vocabularies],
+                "vocabularies": [vocabulary.state() for vocabulary in self._encoder.vocabularies],
             }  # fmt: skip
         else:
             self._store.open()
-        for vocabulary, (levels, hashed) in zip(self._encoder.vocabularies, note["vocabularies"], strict=True):
-            vocabulary.restore(levels, hashed)
+        for vocabulary, noted in zip(self._encoder.vocabularies, note["vocabularies"], strict=True):
+            vocabulary.restore(noted)
         if note["phase"] == "scatter":
             note = self._scatter(note)
         survey = Survey.from_state(note["survey"])
@@ -193,7 +193,7 @@ class Preparation:
                 noted_s = time.monotonic()
                 note = {
                     "phase": "scatter", "next_row_group": next_group, "fill": fill, "survey": survey.state(),
-                    "vocabularies": [[v.levels, v.hashed] for v in self._encoder.vocabularies],
+                    "vocabularies": [vocabulary.state() for vocabulary in self._encoder.vocabularies],
                 }  # fmt: skip
                 if next_group == n_groups:
                     note |= {"phase": "finalise", "regions": np.empty(0, np.int64), "free": self._spare_regions()}

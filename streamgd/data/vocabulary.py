@@ -10,7 +10,6 @@ Codes: ``>= 0`` provisional, ``UNKNOWN`` a level that is not in a frozen vocabul
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,18 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamgd.data.columns import CategoricalColumn, Label
-from streamgd.kernels import encode as kernels
+from streamgd.data.columns import CategoricalColumn
+from streamgd.data.levels import ARROW_TYPES, LevelIndex, level_bytes, levels_from_state, levels_state
+from streamgd.kernels import levels as kernels
 
 UNKNOWN = -1
-_ARROW_TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-
-Level = Label | None
 
 
 def as_dictionary(array: pa.Array, values: str) -> pa.DictionaryArray:
     """The array as dictionary codes over values of the column's type; NaN is null."""
-    target = _ARROW_TYPES[values]
+    target = ARROW_TYPES[values]
     if values == "float":
         array = pc.if_else(pc.is_nan(array), None, array)
     if not pa.types.is_dictionary(array.type):
@@ -42,12 +39,8 @@ def as_dictionary(array: pa.Array, values: str) -> pa.DictionaryArray:
 def hash_buckets(levels: pa.Array, buckets: int) -> np.ndarray:
     """Bucket of each level, int32: FNV-1a of its text, modulo ``buckets``; null hashes as the text U+0000."""
     texts = pc.fill_null(pc.cast(levels, pa.string()), "\0")
-    _, offsets, data = texts.buffers()
     hashes = np.empty(len(texts), np.uint64)
-    if len(texts):
-        starts = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-        text_bytes = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-        kernels.hash_texts(starts, text_bytes, hashes)
+    kernels.hash_texts(*level_bytes(texts, "string"), hashes)
     return (hashes % np.uint64(buckets)).astype(np.int32)
 
 
@@ -56,7 +49,7 @@ class Vocabulary:
 
     Parameters
     ----------
-    known : sequence of levels
+    known : Arrow array, optional
         Levels that have the codes 0, 1, … from the start.
     growing : bool
         Whether an unknown level is given a new code, or ``UNKNOWN``.
@@ -67,7 +60,7 @@ class Vocabulary:
         column: CategoricalColumn,
         max_levels: int,
         buckets: int,
-        known: Sequence[Level] = (),
+        known: pa.Array | None = None,
         growing: bool = True,
     ):
         self.column = column
@@ -75,29 +68,44 @@ class Vocabulary:
         self._max_levels = max_levels
         self._buckets = buckets
         self._growing = growing
-        self._codes: dict[Level, int] = {level: code for code, level in enumerate(known)}
+        self._index = LevelIndex(column.values, known)
         self._lock = threading.Lock()
+        # The dictionary that a thread met last, and its codes: the slices of a row group bring the same one again.
+        self._last = threading.local()
 
     @property
-    def levels(self) -> list[Level]:
+    def levels(self) -> pa.Array:
         """The levels in the order of their codes."""
-        return list(self._codes)
+        with self._lock:
+            return self._index.levels
 
-    def restore(self, levels: Sequence[Level], hashed: bool) -> None:
-        """Go on from levels that were written down."""
-        self._codes = {level: code for code, level in enumerate(levels)}
-        self.hashed = hashed
+    def state(self) -> dict[str, Any]:
+        """What is to be written down to go on from."""
+        return {"levels": levels_state(self.levels, self.column.values), "hashed": self.hashed}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what was written down."""
+        self._index = LevelIndex(self.column.values, levels_from_state(state["levels"]))
+        self.hashed = state["hashed"]
 
     def codes(self, levels: pa.Array) -> np.ndarray:
-        """A code for each of ``levels`` (distinct values of the column's type), int32."""
+        """A code for each of ``levels`` (values of the column's type), int32, not to be changed."""
+        last = getattr(self._last, "found", None)
+        if last is not None and last[0].equals(levels):
+            return last[1]  # type: ignore[no-any-return]
+        codes = self._codes(levels)
+        self._last.found = (levels, codes)
+        return codes
+
+    def code_of_null(self) -> np.ndarray:
+        """The code of null, int32, shape ``(1,)``."""
+        return self._codes(pa.nulls(1, ARROW_TYPES[self.column.values]))
+
+    def _codes(self, levels: pa.Array) -> np.ndarray:
         with self._lock:
             if not self.hashed:
-                values = levels.to_pylist()
-                if self._growing:
-                    for value in values:
-                        self._codes.setdefault(value, len(self._codes))
-                codes = np.fromiter((self._codes.get(value, UNKNOWN) for value in values), np.int32, len(values))
-                self.hashed = self._growing and self._max_levels < len(self._codes)
+                codes = self._index.codes(levels, self._growing)
+                self.hashed = self._growing and self._max_levels < len(self._index)
                 return codes
         return (-2 - hash_buckets(levels, self._buckets)).astype(np.int32)
 
@@ -106,15 +114,15 @@ class Vocabulary:
 class CategoricalEncoding:
     """How a categorical column enters theta, fixed.
 
-    ``levels[0]`` is the base level. It has no coefficient; level k has row ``first_row + k - 1``. With ``base_row`` it
-    has the first row of the column and the others follow, which is how the stochastic loops see it. With ``other``, all
-    levels that are not listed share the last row; without it they count as the base level. A hashed column has
-    ``buckets`` rows and no base level.
+    ``levels`` is an Arrow array; its first one is the base level. That has no coefficient; level k has row
+    ``first_row + k - 1``. With ``base_row`` it has the first row of the column and the others follow, which is how the
+    stochastic loops see it. With ``other``, all levels that are not listed share the last row; without it they count as
+    the base level. A hashed column has ``buckets`` rows and no base level.
     """
 
     column: CategoricalColumn
     first_row: int
-    levels: tuple[Level, ...]
+    levels: pa.Array
     other: bool
     buckets: int
     base_row: bool = False
@@ -143,11 +151,11 @@ class CategoricalEncoding:
     def table(self, vocabulary: Vocabulary) -> np.ndarray:
         """Row of theta for each provisional code of ``vocabulary``, -1 for a base level without a row; int32."""
         if self.hashed:
-            levels = pa.array(vocabulary.levels, _ARROW_TYPES[self.column.values])
-            return (self.first_row + hash_buckets(levels, self.buckets)).astype(np.int32)
+            return (self.first_row + hash_buckets(vocabulary.levels, self.buckets)).astype(np.int32)
+        places = LevelIndex(self.column.values, self.levels).codes(vocabulary.levels, growing=False)
         after_base = self.first_row + int(self.base_row)
-        rows = {level: after_base + k - 1 if k else self._base for k, level in enumerate(self.levels)}
-        return np.array([rows.get(level, self.unknown_row) for level in vocabulary.levels], np.int32)
+        rows = np.where(places == 0, self._base, after_base + places - 1)
+        return np.where(places == UNKNOWN, self.unknown_row, rows).astype(np.int32)
 
     def row_names(self) -> list[str]:
         """A name for each row of theta, such as ``carrier=AA``."""
@@ -155,31 +163,31 @@ class CategoricalEncoding:
         if self.hashed:
             return [f"{name}#{bucket}" for bucket in range(self.buckets)]
         levels = self.levels if self.base_row else self.levels[1:]
-        names = [f"{name}={'null' if level is None else level}" for level in levels]
+        names = [f"{name}={'null' if level is None else level}" for level in levels.to_pylist()]
         return [*names, f"{name}=(other)"] if self.other else names
 
     def state(self) -> dict[str, Any]:
+        levels = levels_state(self.levels, self.column.values)
         return {
             "name": self.column.name, "values": self.column.values, "hashed": self.column.hashed,
-            "first_row": self.first_row, "levels": list(self.levels), "other": self.other, "buckets": self.buckets,
+            "first_row": self.first_row, "levels": levels, "other": self.other, "buckets": self.buckets,
             "base_row": self.base_row,
         }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         column = CategoricalColumn(state["name"], state["values"], state["hashed"])
-        return cls(
-            column, state["first_row"], tuple(state["levels"]), state["other"], state["buckets"], state["base_row"]
-        )
+        levels = levels_from_state(state["levels"])
+        return cls(column, state["first_row"], levels, state["other"], state["buckets"], state["base_row"])
 
 
-def final_levels(vocabulary: Vocabulary, counts: np.ndarray) -> tuple[Level, ...]:
+def final_levels(vocabulary: Vocabulary, counts: np.ndarray) -> pa.Array:
     """The levels that occur, most frequent first, ties in the order of the values, null last.
 
     ``counts`` has the total weight of each provisional code; codes beyond its end do not occur.
     """
-    occurring = [
-        (level, counts[code]) for code, level in enumerate(vocabulary.levels[: len(counts)]) if counts[code] > 0
-    ]
-    occurring.sort(key=lambda item: (-item[1], item[0] is None, item[0] if item[0] is not None else 0))
-    return tuple(level for level, _ in occurring)
+    levels = vocabulary.levels
+    occurring = np.flatnonzero(counts[: len(levels)] > 0)
+    found = pa.record_batch({"count": counts[occurring], "level": levels.take(pa.array(occurring))})
+    order = pc.sort_indices(found, sort_keys=[("count", "descending"), ("level", "ascending")])
+    return found["level"].take(order)

@@ -224,18 +224,34 @@ def fill_nulls(features, fill):
                 features[i, column] = fill[column]
 
 
-_READ_ONLY_CODES = types.Array(_i4, 1, "C", readonly=True)
+@compiled(types.void(_i8[::1], _i4[::1], _i8[::1], _f8[::1], _f8[::1], _i4[:, ::1], _i8))
+def encode_codes(addresses, tables, table_starts, weight, counts, out, first):
+    """Write the code of each row's level in every categorical column into the records.
 
-
-@compiled(types.void(_READ_ONLY_CODES, types.boolean[::1], _i4[::1], _i4, _i4[:, ::1], _i8))
-def write_codes(indices, is_null, table, null_code, out, position):
-    """Write ``table[indices]`` into the records; ``is_null`` is empty where no row is null."""
-    if is_null.shape[0] == 0:
-        for i in range(indices.shape[0]):
-            out[i, position] = table[indices[i]]
-    else:
-        for i in range(indices.shape[0]):
-            out[i, position] = null_code if is_null[i] else table[indices[i]]
+    Parameters
+    ----------
+    addresses : int64, (n_columns,)
+        Of the places of the rows' levels in the column's dictionary, int32.
+    tables, table_starts
+        The code of each place; the dictionary of a column begins at its start.
+    weight : float64, (n_rows,) or empty
+        Weight of each row in ``counts``; empty: nothing is counted.
+    counts : float64, as long as ``tables``
+        Incremented: the total weight of each place of the dictionaries.
+    out : int32, (n_rows, record length)
+        Records, written from position ``first``.
+    """
+    n_rows, n_columns = out.shape[0], addresses.shape[0]
+    for start in range(0, n_rows, TILE_ROWS):
+        stop = min(start + TILE_ROWS, n_rows)
+        for column in range(n_columns):
+            places = carray(_pointer(addresses[column]), n_rows, np.int32)
+            table_start = table_starts[column]
+            for i in range(start, stop):
+                out[i, first + column] = tables[table_start + places[i]]
+            if weight.shape[0] > 0:
+                for i in range(start, stop):
+                    counts[table_start + places[i]] += weight[i]
 
 
 @compiled(_i8(_i4[:, ::1], _i8, _i8, _i4, _i8[::1], _i8[::1]))
@@ -363,13 +379,3 @@ def gather_records(records, order, out):
         source = order[i]
         for word in range(out.shape[1]):
             out[i, word] = records[source, word]
-
-
-@compiled(types.void(_i4[::1], types.uint8[::1], types.uint64[::1]))
-def hash_texts(offsets, data, out):
-    """FNV-1a (64 bit) of each UTF-8 text of an Arrow string array."""
-    for i in range(out.shape[0]):
-        value = np.uint64(0xCBF29CE484222325)
-        for j in range(offsets[i], offsets[i + 1]):
-            value = (value ^ np.uint64(data[j])) * np.uint64(0x100000001B3)
-        out[i] = value

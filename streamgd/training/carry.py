@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamgd.data.encoding import Encoding
+from streamgd.data.levels import LevelIndex
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.training.trainstate import TrainState
 
@@ -47,9 +48,10 @@ def _level_rows(
     old = theta[before.first_row : before.first_row + before.n_rows]
     if after.hashed:
         return old, 0.0
-    known = dict(zip(before.levels, [0.0, *old], strict=False))
     unknown = float(old[-1]) if before.other else 0.0
-    values = np.array([known.get(level, unknown) for level in after.levels])
+    places = LevelIndex(before.column.values, before.levels).codes(after.levels, growing=False)
+    # The base level comes first and has no row; levels that are not known come last.
+    values = np.concatenate([[0.0], old[: len(before.levels) - 1], [unknown]])[places]
     base = float(values[0]) if len(values) and not after.base_row else 0.0
     kept = values[0 if after.base_row else 1 :] - base
     rows[: len(kept)] = kept

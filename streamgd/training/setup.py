@@ -21,6 +21,7 @@ from streamgd.data.blocks import RecordLayout
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import parse_where
+from streamgd.data.levels import no_levels
 from streamgd.data.plan import INIT, derive_key
 from streamgd.data.prepare import WAVE_BLOCKS, block_plan
 from streamgd.data.resolve import Resolved, resolve
@@ -170,7 +171,7 @@ class Task:
         first_row, categorical = len(columns.numeric), []
         for column, vocabulary, counts in zip(columns.categorical, vocabularies, survey.level_counts, strict=True):
             if vocabulary.hashed:
-                encoded = CategoricalEncoding(column, first_row, (), False, config.hash_buckets)
+                encoded = CategoricalEncoding(column, first_row, no_levels(column.values), False, config.hash_buckets)
             else:
                 encoded = CategoricalEncoding(column, first_row, final_levels(vocabulary, counts), with_other, 0)
             categorical.append(encoded)

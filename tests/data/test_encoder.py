@@ -44,7 +44,7 @@ def encode(
     unscaled = Scaling(shift0, scale0, np.zeros(n), np.ones(n), np.full(n, np.nan))
     first_row, encodings = 0, []
     for vocabulary in vocabularies:
-        encodings.append(CategoricalEncoding(vocabulary.column, 1, tuple(vocabulary.levels), False, 0))
+        encodings.append(CategoricalEncoding(vocabulary.column, 1, vocabulary.levels, False, 0))
         first_row += len(vocabulary.levels)
     encoding = Encoding(columns, unscaled, tuple(encodings), "impute")
     return rows, Finisher(layout, encoding, vocabularies).finish(records, np.arange(batch.num_rows)), encoder
@@ -52,7 +52,7 @@ def encode(
 
 def levels_of(block: Block, encoder: Encoder, column: int = 0) -> list[Label | None]:
     """The level of each row; the encoding of ``encode`` gives code k the row k, the base level -1."""
-    levels = encoder.vocabularies[column].levels
+    levels = encoder.vocabularies[column].levels.to_pylist()
     return [levels[max(code, 0)] for code in block.codes[:, column].tolist()]
 
 
@@ -188,7 +188,7 @@ def test_every_categorical_storage_becomes_its_levels(kind: str, sliced: bool) -
 
     assert levels_of(block, encoder) == expected
     assert rows.has_null.tolist() == [value is None for value in expected]
-    counts = dict(zip(encoder.vocabularies[0].levels, rows.survey.level_counts[0].tolist(), strict=False))
+    counts = dict(zip(encoder.vocabularies[0].levels.to_pylist(), rows.survey.level_counts[0].tolist(), strict=False))
     for level in set(expected):
         assert counts[level] == expected.count(level)
 
@@ -430,7 +430,7 @@ def test_batches_of_any_size_give_the_same_rows_and_survey(cuts: list[int], seed
     np.testing.assert_allclose(survey.moments.mean, whole.survey.moments.mean, rtol=0, atol=1e-14)
     np.testing.assert_allclose(survey.moments.squares, whole.survey.moments.squares, rtol=1e-12)
     counts = [
-        {level: count for level, count in zip(v.levels, s.level_counts[0].tolist(), strict=False) if count}
+        {level: count for level, count in zip(v.levels.to_pylist(), s.level_counts[0].tolist(), strict=False) if count}
         for v, s in ((again.vocabularies[0], survey), (encoder.vocabularies[0], whole.survey))
     ]
     assert counts[0] == counts[1]

@@ -11,7 +11,7 @@ from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, Tar
 from streamgd.data.encoder import Encoder, Origin
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.scaler import Scaling
-from streamgd.data.vocabulary import CategoricalEncoding, Level
+from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.objective.objective import raw_prediction
 
 CARRIER, ORIGIN = CategoricalColumn("carrier", "string"), CategoricalColumn("origin", "string")
@@ -27,9 +27,9 @@ def an_encoding(other: bool, shift: float = 0.0, scale: float = 1.0) -> Encoding
         np.array([1.0, -2.0]), np.array([2.0, 0.5]), np.array([0.3, 0.1]), np.array([1.5, 0.7]), np.array([0.0, 0.0])
     )
     categorical, first_row = [], 2
-    levels: list[tuple[tuple[Level, ...], int]] = [(("UA", "AA", None), 0), ((), 8), (("JFK", "LGA"), 0), ((), 0)]
+    levels: list[tuple[list[str | None], int]] = [(["UA", "AA", None], 0), ([], 8), (["JFK", "LGA"], 0), ([], 0)]
     for column, (each, buckets) in zip(columns.categorical, levels, strict=True):
-        encoded = CategoricalEncoding(column, first_row, each, other and not buckets, buckets)
+        encoded = CategoricalEncoding(column, first_row, pa.array(each, pa.string()), other and not buckets, buckets)
         categorical.append(encoded)
         first_row += encoded.n_rows
     return Encoding(columns, scaling, tuple(categorical), "impute", shift, scale)
@@ -72,7 +72,7 @@ def by_hand(encoding: Encoding, theta: np.ndarray, batch: pa.RecordBatch) -> np.
                 raw[row] += coefficient[f"route#{value % 8}"]
                 continue
             name = f"{column.column.name}={'null' if level is None else level}"
-            if level not in column.levels:
+            if level not in column.levels.to_pylist():
                 name = f"{column.column.name}=(other)"
             raw[row] += coefficient.get(name, 0.0)
     return raw

@@ -82,7 +82,8 @@ def bits(prepared: PreparedBlocks) -> list[bytes]:
             found += [array.tobytes() for array in block.arrays()]
     survey, encoding = prepared.survey, prepared.encoding
     found += [survey.moments.mean.tobytes(), survey.moments.squares.tobytes()]
-    return [*found, repr((survey.train_rows, survey.dropped, encoding.categorical)).encode()]
+    found += [repr((survey.train_rows, survey.dropped, column.row_names())).encode() for column in encoding.categorical]
+    return found
 
 
 def train_and_holdout(prepared: PreparedBlocks) -> tuple[np.ndarray, np.ndarray]:

@@ -144,7 +144,7 @@ def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
     assert [piece.origin.first_row for piece in pieces] == [group.first_row for group in manifest.row_groups]
     assert survey.train_rows <= len(looked_at)
     # The levels come later and later in the files; all are seen.
-    assert set(encoder.vocabularies[0].levels) == {*(f"l{i}" for i in range(7) if i != 5), None}
+    assert set(encoder.vocabularies[0].levels.to_pylist()) == {*(f"l{i}" for i in range(7) if i != 5), None}
 
 
 def test_where_a_look_is_not_enough_every_row_is_surveyed(manifest: Manifest) -> None:
@@ -158,7 +158,9 @@ def test_a_look_changes_nothing_from_one_start_to_the_next(manifest: Manifest) -
     def look(threads: int) -> tuple[np.ndarray, dict[object, float]]:
         encoder = growing_encoder()
         survey, _ = first_look(manifest, encoder, lambda _: True, lambda: None, Stopwatch(), threads)
-        return survey.moments.mean, dict(zip(encoder.vocabularies[0].levels, survey.level_counts[0], strict=True))
+        return survey.moments.mean, dict(
+            zip(encoder.vocabularies[0].levels.to_pylist(), survey.level_counts[0], strict=True)
+        )
 
     (first_mean, first_counts), (second_mean, second_counts) = look(1), look(4)
 

@@ -192,22 +192,18 @@ def test_records_are_gathered_whole() -> None:
     np.testing.assert_array_equal(out, records[[2, 0, 2]])
 
 
-def fnv1a(text: str) -> int:
-    """The reference of the Fowler-Noll-Vo hash, 64 bit."""
-    value = 0xCBF29CE484222325
-    for byte in text.encode():
-        value = (value ^ byte) * 0x100000001B3 % 2**64
-    return value
+def test_codes_are_those_of_the_places_and_their_weights_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    places = [rng.integers(0, size, 700).astype(np.int32) for size in (5, 1, 300)]
+    tables = [rng.integers(-9, 99, size).astype(np.int32) for size in (5, 1, 300)]
+    weight = rng.integers(0, 4, 700).astype(float)
+    starts, out, counts = np.array([0, 5, 6]), np.full((700, 5), -77, np.int32), np.zeros(306)
+    addresses = np.array([each.ctypes.data for each in places])
+    kernels.encode_codes(addresses, np.concatenate(tables), starts, weight, counts, out, 1)
 
-
-@given(texts=st.lists(st.text(max_size=12), max_size=20), skipped=st.integers(0, 20))
-def test_texts_hash_by_fnv1a(texts: list[str], skipped: int) -> None:
-    array = pa.array(texts, pa.string())
-    _, offsets, data = array.buffers()
-    starts = np.frombuffer(offsets, np.int32)[: len(texts) + 1][skipped:].copy() if texts else np.zeros(1, np.int32)
-    out = np.empty(max(len(texts) - skipped, 0), np.uint64)
-    if len(out):
-        letters = np.frombuffer(data, np.uint8).copy() if data is not None else np.empty(0, np.uint8)
-        kernels.hash_texts(starts, letters, out)
-
-    assert out.tolist() == [fnv1a(text) for text in texts[skipped:]]
+    for column, (place, table) in enumerate(zip(places, tables, strict=True)):
+        np.testing.assert_array_equal(out[:, 1 + column], table[place])
+        counted = np.bincount(place, weight, len(table))
+        np.testing.assert_array_equal(counts[starts[column] : starts[column] + len(table)], counted)
+    assert (out[:, [0, 4]] == -77).all()
+    kernels.encode_codes(addresses, np.concatenate(tables), starts, np.empty(0), np.empty(0), out, 1)

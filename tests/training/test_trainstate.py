@@ -1,6 +1,7 @@
 """A state that is carried over to a moved scaling predicts the same and steps as if it had always been there."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ def encoding_of(mean: np.ndarray, deviation: np.ndarray) -> Encoding:
     )
     zeros, ones = np.zeros(N_NUMERIC), np.ones(N_NUMERIC)
     scaling = Scaling(zeros, ones, np.asarray(mean, float), np.asarray(deviation, float), zeros)
-    levels = CategoricalEncoding(carrier, N_NUMERIC, ("a", "b", "c", "d"), False, 0, base_row=True)
+    levels = CategoricalEncoding(carrier, N_NUMERIC, pa.array(["a", "b", "c", "d"]), False, 0, base_row=True)
     return Encoding(columns, scaling, (levels,), "impute")
 
 
