@@ -86,8 +86,8 @@ class Encoding:
         return replace(self, categorical=tuple(categorical)), np.concatenate([*parts, intercept])
 
     def level_ranges(self) -> np.ndarray:
-        """First row and end of the columns whose base level has a row, int64, ``(n_columns, 2)``."""
-        ranges = [(c.first_row, c.first_row + c.n_rows) for c in self.categorical if c.base_row]
+        """First row and end of each categorical column whose base level has a row, -1 of others; int64, (n, 2)."""
+        ranges = [(c.first_row, c.first_row + c.n_rows) if c.base_row else (-1, -1) for c in self.categorical]
         return np.array(ranges, np.int64).reshape(-1, 2)
 
     def with_scaling(self, scaling: Scaling) -> Encoding:

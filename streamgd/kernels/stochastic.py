@@ -54,27 +54,27 @@ def shrink(theta, rate, l1, l2):
     return 0.0
 
 
-@compiled(types.void(_f8[::1], _i8[:, ::1], _i8[::1], _f8[::1], _i8[::1]))
-def _base_levels(theta, level_ranges, base_of, level_sum, level_count):
-    """For each row its base level's (-1: none); for each base level the sum and number of the column's other rows."""
-    base_of[:] = -1
+@compiled(types.void(_f8[::1], _i8[:, ::1], _f8[::1]))
+def _sum_levels(theta, level_ranges, level_sum):
+    """For each column whose base level has a row, the sum of its other rows."""
     for c in range(level_ranges.shape[0]):
-        base, stop = level_ranges[c, 0], level_ranges[c, 1]
-        base_of[base:stop] = base
-        level_sum[base] = theta[base + 1 : stop].sum()
-        level_count[base] = stop - base - 1
+        if level_ranges[c, 0] >= 0:
+            level_sum[c] = theta[level_ranges[c, 0] + 1 : level_ranges[c, 1]].sum()
 
 
-@compiled(_f8(_f8[::1], _i8, _f8, _f8, _f8, _i8[::1], _f8[::1], _i8[::1]))
-def penalised(theta, j, rate, l1, l2, base_of, level_sum, level_count):
-    """``theta[j]`` after the penalty's step: towards 0, or towards its base level."""
-    base = base_of[j]
+@compiled(_f8(_f8[::1], _i8, _f8, _f8, _f8, _i8, _f8, _i8))
+def penalised(theta, j, rate, l1, l2, base, level_sum, n_levels):
+    """``theta[j]`` after the penalty's step: towards 0, or towards its column's base level.
+
+    ``level_sum`` is the sum of the column's ``n_levels - 1`` rows other than ``base``; that is -1 where the base level
+    has no row.
+    """
     if base < 0:
         return shrink(theta[j], rate, l1, l2)
     if base != j:
         return theta[base] + shrink(theta[j] - theta[base], rate, l1, l2)
     # argmin_b (b - theta)^2 / (2 rate) + l2 / 2 * sum over the other levels of (level - b)^2
-    return (theta[j] + rate * l2 * level_sum[j]) / (1.0 + rate * l2 * level_count[j])
+    return (theta[j] + rate * l2 * level_sum) / (1.0 + rate * l2 * (n_levels - 1))
 
 
 def _predict_signature(feature):
@@ -129,7 +129,7 @@ def _minibatch_signature(feature):
     return types.void(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
         types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[:, ::1],
-        _f8[::1], _f8[::1], _f8[::1], POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
+        _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _minibatch_signature(feature):
 def train_minibatches(
     features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
     averaging, theta, average, slots, clock, level_ranges, rotation, settings, rate, losses,
-    loss_value, loss_derivative, update,
+    gradient, touched_at, loss_value, loss_derivative, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
 
@@ -156,33 +156,36 @@ def train_minibatches(
         Mean weight of a training row, by which gradients are divided.
     theta, average : float64, (n_dof,)
         Changed in place, as are ``slots`` (n_slots, n_dof) and ``clock`` (int64, n_dof).
-    level_ranges : int64, (n_columns, 2)
-        First row and end of the categorical columns whose base level has a row; l1 must then be 0.
+    level_ranges : int64, (n_categorical, 2)
+        First row and end of each categorical column whose base level has a row, -1 of others; l1 must then be 0.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Rows are the numeric coordinates of theta in terms of the features; l1 must then be 0.
     rate : float64, (n_dof,)
         Written: the rate of each coordinate when it was last touched, by which it owes the penalty of missed steps.
     losses : float64, (3,)
         Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
+    gradient, touched_at : float64 and int64, (n_dof,)
+        Memory to work with, that is used again for the next block: zeros, and numbers of no step to come.
     """
     n_numeric = features.shape[1]
     n_categorical = codes.shape[1]
     intercept = theta.shape[0] - 1
+    largest_batch = 0
+    for batch in range(bounds.shape[0] - 1):
+        largest_batch = max(largest_batch, bounds[batch + 1] - bounds[batch])
     coefficients, theta_numeric = np.empty(n_numeric), np.empty(n_numeric, features.dtype)
     tile_gradient = np.empty(n_numeric, features.dtype)
     gradient_numeric = np.empty(n_numeric)
     raw, residual = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
-    gradient = np.zeros(theta.shape[0])
-    touched = np.empty(min(theta.shape[0], n_numeric + 1 + n_categorical * (bounds[-1] - bounds[0])), np.int64)
+    touched = np.empty(min(theta.shape[0], n_numeric + 1 + n_categorical * largest_batch), np.int64)
+    column_of = np.empty(touched.shape[0], np.int64)
     for j in range(n_numeric):
         touched[j] = j
     touched[n_numeric] = intercept
-    touched_at = np.full(theta.shape[0], -1, np.int64)
     weighted = weight.shape[0] > 0
     loss_phase = steps_before % LOSS_EVERY_ROWS
-    base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
-    level_sum = np.zeros(theta.shape[0])
-    _base_levels(theta, level_ranges, base_of, level_sum, level_count)
+    level_sum = np.zeros(n_categorical)
+    _sum_levels(theta, level_ranges, level_sum)
     rotated = rotation.shape[0] > 0
     l2_numeric = np.full(n_numeric, l2)
     if rotated:
@@ -227,9 +230,10 @@ def train_minibatches(
                 for c in range(n_categorical):
                     j = codes[first + i, c]
                     if j >= 0:
-                        if touched_at[j] != batch:
-                            touched_at[j] = batch
+                        if touched_at[j] != step:
+                            touched_at[j] = step
                             touched[n_touched] = j
+                            column_of[n_touched] = c
                             n_touched += 1
                         gradient[j] += residual[i]
 
@@ -252,22 +256,22 @@ def train_minibatches(
                 if clock[j] < step - 1:
                     average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
         for k in range(n_numeric + 1, n_touched):
-            j = touched[k]
-            if base_of[j] >= 0 and base_of[j] != j:
-                level_sum[base_of[j]] -= theta[j]
+            if touched[k] != level_ranges[column_of[k], 0]:
+                level_sum[column_of[k]] -= theta[touched[k]]
         update(theta, gradient, touched[:n_touched], slots, rate, settings, learning_rates[batch], step)
         for k in range(n_numeric + 1, n_touched):
-            j = touched[k]
-            if base_of[j] >= 0 and base_of[j] != j:
-                level_sum[base_of[j]] += theta[j]
+            if touched[k] != level_ranges[column_of[k], 0]:
+                level_sum[column_of[k]] += theta[touched[k]]
+        for j in range(n_numeric):
+            theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2_numeric[j])
+        for k in range(n_numeric + 1, n_touched):
+            j, c = touched[k], column_of[k]
+            base, n_levels, before = level_ranges[c, 0], level_ranges[c, 1] - level_ranges[c, 0], theta[j]
+            theta[j] = penalised(theta, j, rate[j] * (step - clock[j]), l1, l2, base, level_sum[c], n_levels)
+            if j != base:
+                level_sum[c] += theta[j] - before
         for k in range(n_touched):
             j = touched[k]
-            if j != intercept:
-                missed, before = step - clock[j], theta[j]
-                penalty = l2_numeric[j] if j < n_numeric else l2
-                theta[j] = penalised(theta, j, rate[j] * missed, l1, penalty, base_of, level_sum, level_count)
-                if base_of[j] >= 0 and base_of[j] != j:
-                    level_sum[base_of[j]] += theta[j] - before
             if averaging:
                 average[j] += 4.0 / (step + 3.0) * (theta[j] - average[j])
             clock[j] = step
@@ -297,9 +301,8 @@ def train_rows(
     weighted = weight.shape[0] > 0
     shifted = offset.shape[0] > 0
     loss_phase = steps_before % LOSS_EVERY_ROWS
-    base_of, level_count = np.empty(theta.shape[0], np.int64), np.zeros(theta.shape[0], np.int64)
-    level_sum = np.zeros(theta.shape[0])
-    _base_levels(theta, level_ranges, base_of, level_sum, level_count)
+    level_sum = np.zeros(n_categorical)
+    _sum_levels(theta, level_ranges, level_sum)
     for i in range(features.shape[0]):
         step = steps_before + i + 1
         alpha = learning_rates[i]
@@ -340,11 +343,11 @@ def train_rows(
             if j >= 0:
                 if averaging and clock[j] < step - 1:
                     average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
-                before = theta[j]
+                base, n_levels, before = level_ranges[c, 0], level_ranges[c, 1] - level_ranges[c, 0], theta[j]
                 theta[j] -= alpha * residual
-                theta[j] = penalised(theta, j, alpha * (step - clock[j]), l1, l2, base_of, level_sum, level_count)
-                if base_of[j] >= 0 and base_of[j] != j:
-                    level_sum[base_of[j]] += theta[j] - before
+                theta[j] = penalised(theta, j, alpha * (step - clock[j]), l1, l2, base, level_sum[c], n_levels)
+                if j != base:
+                    level_sum[c] += theta[j] - before
                 if averaging:
                     average[j] += share * (theta[j] - average[j])
                 clock[j] = step

@@ -64,6 +64,7 @@ class StochasticTrainer:
         """Train until the last epoch or until something stops it; ``state.stopped_by`` says what."""
         self._unit = state.encoding.target_scale**2
         self._level_ranges = state.encoding.level_ranges()
+        self._gradient, self._touched_at = np.zeros(len(state.theta)), np.full(len(state.theta), -1)
         if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
             return
         state.stopped_by, state.asked_epochs = None, self._task.epochs
@@ -181,7 +182,7 @@ class StochasticTrainer:
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.theta[:, 0], state.average[:, 0], state.slots, state.clock,
                 self._level_ranges, state.rotation, self._settings, state.rate, losses,
-                loss.pointwise_loss, loss.pointwise_gradient, self._optimizer.update,
+                self._gradient, self._touched_at, loss.pointwise_loss, loss.pointwise_gradient, self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps
 
@@ -198,6 +199,7 @@ class StochasticTrainer:
             )
         where = f"epoch {state.epoch + 1}, step {state.steps:,}"
         state.go_back(whole_epoch)
+        self._touched_at[:] = -1  # the steps are numbered anew
         self._context.event(
             state, "rollback",
             f"{where}: {trouble}: {cause}. Back to step {state.steps:,}, the learning rate is now"

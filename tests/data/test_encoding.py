@@ -118,9 +118,11 @@ def test_the_ranges_are_those_of_columns_whose_base_level_has_a_row() -> None:
 
     assert [names[start:stop] for start, stop in ranges] == [
         ["carrier=UA", "carrier=AA", "carrier=null", "carrier=(other)"],
+        [],
         ["origin=JFK", "origin=LGA", "origin=(other)"],
+        [],
     ]
-    assert an_encoding(True).level_ranges().shape == (0, 2)
+    assert (an_encoding(True).level_ranges() == -1).all()
     assert len(names) == wide.n_dof
 
 

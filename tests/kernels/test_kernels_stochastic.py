@@ -17,6 +17,7 @@ from streamgd.optim.stochastic import OPTIMIZERS
 N_NUMERIC, LEVELS = 3, (5, 9)
 N_DOF = N_NUMERIC + sum(LEVELS) + 1
 FIRST = (N_NUMERIC, N_NUMERIC + LEVELS[0])
+NO_BASE_ROWS = [(-1, -1), (-1, -1)]
 BASE_ROWS = [(FIRST[0], FIRST[0] + LEVELS[0]), (FIRST[1], FIRST[1] + LEVELS[1])]
 
 
@@ -46,6 +47,7 @@ class Compiled:
         self.slots, self.clock = self.optimizer.init(np.zeros(len(theta))), np.zeros(len(theta), np.int64)
         self.losses, self.step, self.rotation = np.zeros(3), 0, np.empty((0, 0))
         self.rate = np.zeros(len(theta))
+        self.gradient, self.touched_at = np.zeros(len(theta)), np.full(len(theta), -1)
 
     def minibatches(
         self, rows: Rows, bounds: np.ndarray, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
@@ -55,7 +57,7 @@ class Compiled:
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset, bounds,
             rates, self.step, mean_weight, l1, l2, averaging, self.theta, self.average, self.slots, self.clock,
             np.array(level_ranges, np.int64).reshape(-1, 2), self.rotation,
-            np.array(self.optimizer.settings), self.rate, self.losses,
+            np.array(self.optimizer.settings), self.rate, self.losses, self.gradient, self.touched_at,
             LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient, self.optimizer.update,
         )  # fmt: skip
         self.step += len(rates)
@@ -98,7 +100,7 @@ def test_minibatches_take_the_steps_of_the_textbook_loop(
     optimizer: str, loss: str, l1: float, l2: float, base_rows: bool
 ) -> None:
     rows = some_rows(7, 150, loss, weighted=True, base_level=not base_rows)
-    level_ranges = BASE_ROWS if base_rows else []
+    level_ranges = BASE_ROWS if base_rows else NO_BASE_ROWS
     theta = np.random.default_rng(8).normal(size=N_DOF) * 0.5
     compiled, descent = Compiled(theta, optimizer), Descent.start(theta)
     # Uneven mini-batches; the rows come twice, as two blocks do.
@@ -117,7 +119,7 @@ def test_single_rows_take_the_steps_of_the_textbook_loop(
     loss: str, l1: float, l2: float, base_rows: bool, weighted: bool
 ) -> None:
     rows = some_rows(9, 120, loss, weighted, base_level=not base_rows)
-    level_ranges = BASE_ROWS if base_rows else []
+    level_ranges = BASE_ROWS if base_rows else NO_BASE_ROWS
     theta = np.random.default_rng(10).normal(size=N_DOF) * 0.5
     compiled, descent = Compiled(theta, "plain"), Descent.start(theta)
     mean_weight = 1.3 if weighted else 1.0
@@ -140,7 +142,7 @@ def test_any_cut_into_minibatches_agrees_with_the_textbook_loop(
     seed: int, optimizer: str, cuts: list[int], base_rows: bool
 ) -> None:
     rows = some_rows(seed, 80, "logistic", base_level=not base_rows)
-    level_ranges = BASE_ROWS if base_rows else []
+    level_ranges = BASE_ROWS if base_rows else NO_BASE_ROWS
     bounds = np.array([0, *sorted(cuts), 80])
     rates = np.full(len(bounds) - 1, 0.1)
     theta = np.zeros(N_DOF)
@@ -158,9 +160,9 @@ def test_two_blocks_give_the_bits_of_one(optimizer: str) -> None:
     halves = [Rows(*(a[s] for a in vars(rows).values())) for s in (slice(0, 48), slice(48, 96))]
     rates, bounds = np.full(12, 0.1), np.arange(0, 97, 8)
     whole, parts = Compiled(np.zeros(N_DOF), optimizer), Compiled(np.zeros(N_DOF), optimizer)
-    whole.minibatches(rows, bounds, rates, "logistic", 1.0, 0.0, 0.0, [])
+    whole.minibatches(rows, bounds, rates, "logistic", 1.0, 0.0, 0.0, NO_BASE_ROWS)
     for half in halves:
-        parts.minibatches(half, bounds[:7], rates[:6], "logistic", 1.0, 0.0, 0.0, [])
+        parts.minibatches(half, bounds[:7], rates[:6], "logistic", 1.0, 0.0, 0.0, NO_BASE_ROWS)
 
     for name in ("theta", "average", "slots", "clock"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
@@ -193,10 +195,10 @@ def test_without_averaging_the_average_is_left_alone(kind: str) -> None:
     rows, theta = some_rows(14, 40, "squared"), np.full(N_DOF, 0.25)
     compiled = Compiled(theta, "plain")
     if kind == "rows":
-        compiled.rows(rows, np.full(40, 0.05), "squared", 1.0, 0.0, 0.0, [], averaging=False)
+        compiled.rows(rows, np.full(40, 0.05), "squared", 1.0, 0.0, 0.0, NO_BASE_ROWS, averaging=False)
     else:
         compiled.minibatches(
-            rows, np.arange(0, 41, 4), np.full(10, 0.05), "squared", 1.0, 0.0, 0.0, [], averaging=False
+            rows, np.arange(0, 41, 4), np.full(10, 0.05), "squared", 1.0, 0.0, 0.0, NO_BASE_ROWS, averaging=False
         )
 
     np.testing.assert_array_equal(compiled.average, theta)
@@ -207,7 +209,7 @@ def test_a_weight_of_zero_leaves_theta_where_it_was() -> None:
     rows, theta = some_rows(15, 40, "squared"), np.full(N_DOF, 0.25)
     rows.weight = np.zeros(40)
     compiled = Compiled(theta, "adagrad")
-    compiled.minibatches(rows, np.arange(0, 41, 4), np.full(10, 0.5), "squared", 1.0, 0.0, 0.0, [])
+    compiled.minibatches(rows, np.arange(0, 41, 4), np.full(10, 0.5), "squared", 1.0, 0.0, 0.0, NO_BASE_ROWS)
 
     np.testing.assert_array_equal(compiled.theta, theta)
 
@@ -255,10 +257,7 @@ def test_the_penalty_of_base_rows_is_the_argmin_over_the_differences(
     """``l2 / 2`` times the squared differences to the base level, the first, as a function of one level."""
     assume(position < len(levels))
     theta = np.array([*levels, 9.0])
-    base_of = np.array([0] * len(levels) + [-1])
-    level_sum, level_count = np.zeros(len(theta)), np.zeros(len(theta), np.int64)
-    level_sum[0], level_count[0] = sum(levels[1:]), len(levels) - 1
-    found = kernels.penalised(theta, position, rate, 0.0, l2, base_of, level_sum, level_count)
+    found = kernels.penalised(theta, position, rate, 0.0, l2, 0, sum(levels[1:]), len(levels))
 
     def claimed(b: float) -> float:
         moved = np.array(levels)

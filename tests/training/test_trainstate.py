@@ -68,6 +68,7 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
         features(raw, state.encoding), codes, target, np.empty(0), np.empty(0), bounds, np.full(steps, 0.1),
         state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots, state.clock, RANGES,
         state.rotation, np.array(OPTIMIZERS[optimizer].settings), state.rate, np.zeros(3),
+        np.zeros(N_DOF), np.full(N_DOF, -1),
         LOSSES["logistic"].pointwise_loss, LOSSES["logistic"].pointwise_gradient, OPTIMIZERS[optimizer].update,
     )  # fmt: skip
     state.steps += steps
@@ -133,6 +134,7 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
             features(raw[rows], state.encoding), codes[rows], target[rows], np.empty(0), np.empty(0), bounds,
             np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots,
             state.clock, RANGES, state.rotation, np.array(rule.settings), state.rate, np.zeros(3),
+        np.zeros(N_DOF), np.full(N_DOF, -1),
             LOSSES["logistic"].pointwise_loss,
             LOSSES["logistic"].pointwise_gradient, rule.update,
         )  # fmt: skip
