@@ -73,6 +73,18 @@ class Objective:
             sums.add_gradient(tile.features, tile.codes, residual, gradient)
         return ChunkSums(loss, gradient[:, None], weight, block.rows)
 
+    def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
+        """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
+        loss, weight = 0.0, 0.0
+        for start in range(0, block.rows, TILE_ROWS):
+            tile = block.part(start, start + TILE_ROWS)
+            losses = self.loss.loss(tile.target, raw_prediction(tile, theta))
+            if len(tile.weight):
+                losses *= tile.weight
+            loss += float(losses.sum())
+            weight += float(tile.weight.sum()) if len(tile.weight) else tile.rows
+        return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
+
     def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:
         """The objective from the sums over all rows."""
         gradient = total.gradient / total.weight + self.penalty.smooth_gradient(theta)

@@ -55,8 +55,8 @@ class StreamedHoldout:
         def sums_of(row_group: RowGroup) -> ChunkSums | None:
             self._check()
             blocks = blocks_of(self._manifest, row_group, encoder, self._stopwatch, self._only_held_out)
-            chunk_sums = self._stopwatch.timed("compute")(objective.chunk_sums)
-            return folded(chunk_sums(theta, block) for block in blocks)
+            loss_sums = self._stopwatch.timed("compute")(objective.loss_sums)
+            return folded(loss_sums(theta, block) for block in blocks)
 
         return _mean_loss(sums_of, self._manifest.row_groups, self._threads)
 
@@ -72,7 +72,7 @@ class BlocksHoldout:
     def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
         def sums_of(index: int) -> ChunkSums:
             with self._stopwatch.timed("compute"):
-                return objective.chunk_sums(theta, self._prepared.holdout_block(index))
+                return objective.loss_sums(theta, self._prepared.holdout_block(index))
 
         return _mean_loss(sums_of, range(self._prepared.n_blocks), self._threads)
 

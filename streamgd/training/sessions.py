@@ -415,7 +415,7 @@ def _losses_over_blocks(
         block = prepared.train_block(index)
         raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
         losses = objective.loss.loss(block.target, raw)
-        result = objective.chunk_sums(theta, block), float(losses @ block.weight if len(block.weight) else losses.sum())
+        result = objective.loss_sums(theta, block), float(losses @ block.weight if len(block.weight) else losses.sum())
         prepared.release(index)
         return result
 

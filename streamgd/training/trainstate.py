@@ -151,8 +151,17 @@ class TrainState:
         self.rollbacks += 1
 
     def state(self) -> dict[str, Any]:
-        """Plain values and arrays; :meth:`from_state` is the inverse."""
+        """Plain values and arrays; :meth:`from_state` is the inverse.
+
+        A snapshot that was taken here and now is left out: it would hold the same again.
+        """
         state = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in ("snapshot", "epoch_snapshot"):
+            if state[name] is not None and (state[name]["epoch"], state[name]["position"]) == (
+                self.epoch,
+                self.position,
+            ):
+                state[name] = None
         state["encoding"] = self.encoding.state()
         state["survey"] = self.survey.state() if self.survey else None
         return state
@@ -172,6 +181,8 @@ class TrainState:
             check_types(restored)
             restored.encoding.check()
             restored._check_shapes()
+        if restored.snapshot is None:
+            restored.take_snapshot()
         return restored
 
     def _check_shapes(self) -> None:
