@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from streamgd.data.blocks import HOLDOUT_BIT, Block, RecordLayout
 from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
@@ -162,6 +163,7 @@ class Preparation:
             vocabulary.restore(noted)
         if note["phase"] == "scatter":
             note = self._scatter(note)
+            pa.default_memory_pool().release_unused()
         survey = Survey.from_state(note["survey"])
         encoding = self._make_encoding(survey, self._encoder.vocabularies)
         if note["phase"] == "finalise":
@@ -362,6 +364,8 @@ class _Stage:
                 self._place(rows, origin, records)
             survey = survey.merge(rows.survey)
             start += batch.num_rows
+        # Arrow would keep the pages and dictionaries of every row group for later ones.
+        pa.default_memory_pool().release_unused()
         self._scatter.progress("prepare", row_group.rows)
         return survey
 

@@ -19,8 +19,11 @@ COLUMN_READER_BYTES = 420_000
 #: theta, its average, the optimizer's slots, two snapshots, a checkpoint on its way, and what the loop works with;
 #: measured with 2.6 million coefficients.
 COEFFICIENT_BYTES = 8 * 40
-#: A level of a vocabulary: its text, its places in tables, and its way into a note; measured with 530,000 levels.
-LEVEL_BYTES = 450
+#: A level of an encoding: its text and its way into a checkpoint.
+LEVEL_BYTES = 40
+#: What the vocabulary of a text column may take while rows are scattered: its index, its counts, its way into a note,
+#: and the dictionaries of row groups. How many levels there are is not known before: the staging areas make room.
+VOCABULARY_BYTES = 8_000_000
 #: Bytes of a decoded value, in Arrow and on the way to the record.
 VALUE_BYTES = 16
 
@@ -72,7 +75,8 @@ def plan_memory(
     _require(memory_bytes, needed, "one row group being decoded")
     each = reader + slice_bytes + 2 * smallest_stage
     fitting = max(1, min(threads, (memory_bytes - fixed_bytes) // each))
-    spare = (memory_bytes - fixed_bytes) // fitting - reader - slice_bytes
+    vocabularies = layout.n_categorical * VOCABULARY_BYTES
+    spare = (memory_bytes - fixed_bytes - vocabularies) // fitting - reader - slice_bytes
     return MemoryPlan(int(fitting), int(min(STAGE_BYTES, max(smallest_stage, spare // 2))))
 
 
