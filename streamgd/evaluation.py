@@ -216,10 +216,14 @@ class _Compared:
             block = block.chosen(kept)
             raw = model.raw_prediction(block)
             weight = block.weight if encoder.layout.has_weight else np.ones(block.rows)
-            levels, level = _levels_of(batch.column(self._by), self._by) if self._by is not None else ([], kept)
+            levels: list[Label | None] = []
+            level = np.empty(0, np.int64)
+            if self._by is not None:
+                levels, level = _levels_of(batch.column(self._by), self._by)
+                level = level[kept]
             yield _Piece(
                 batch.num_rows, found.survey.dropped, block.target, model.loss.inverse_link(raw), raw, weight,
-                levels, level[kept] if self._by is not None else level,
+                levels, level,
             )  # fmt: skip
             start += batch.num_rows
 

@@ -47,8 +47,8 @@ class BlockEncoder:
         self.layout = layout
         self.vocabularies = vocabularies if vocabularies is not None else encoding.vocabularies()
         self.encoder = Encoder(
-            encoding.columns, layout, scaling.shift, scaling.scale, self.vocabularies, encoding.nulls,
-            choice or RowChoice(), every_row,
+            encoding.columns, layout, scaling.shift0, scaling.scale0, self.vocabularies, encoding.nulls,
+            choice or RowChoice(), every_row, scaling.mean, scaling.deviation,
         )  # fmt: skip
         self._encoding = encoding
         self._tables = [

@@ -155,6 +155,8 @@ class Encoder:
     columns, layout : what the columns became, and where their numbers stand in a record
     shift0, scale0 : float64, (n_numeric,)
         Provisional units of the numeric columns.
+    mean, deviation : float64, (n_numeric,), optional
+        Exact moments in provisional units, where they are known and to be applied.
     nulls : {"impute", "drop", "error"}
     choice : which rows are used
     every_row : bool
@@ -169,6 +171,8 @@ class Encoder:
     nulls: str = "impute"
     choice: RowChoice = field(default_factory=RowChoice)
     every_row: bool = False
+    mean: np.ndarray | None = None
+    deviation: np.ndarray | None = None
 
     @classmethod
     def of_encoding(cls, encoding: Encoding, layout: RecordLayout, choice: RowChoice | None = None) -> Self:
@@ -300,8 +304,10 @@ class Encoder:
             offsets[j] = array.offset
             kinds[j] = _KIND_OF_TYPE[str(array.type)]
         moments = np.empty((n_columns, 5))
+        mean = self.mean if self.mean is not None else np.zeros(n_columns)
+        deviation = self.deviation if self.deviation is not None else np.ones(n_columns)
         kernels.encode_numeric(
-            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0,
+            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0, mean, deviation,
             places.features, places.first_feature, moments, kept, has_null, learn,
         )  # fmt: skip
         for j, array in enumerate(arrays):
@@ -332,13 +338,14 @@ class Encoder:
         """The target as float64, NaN where null; 0 and 1 if it has classes."""
         array = batch.column(column.name)
         if column.classes is None:
-            target = _doubles(array)
-            infinite = np.isinf(target) & kept
+            numbers = _doubles(array)
+            infinite = np.isinf(numbers) & kept
             if infinite.any():
                 row = int(np.flatnonzero(infinite)[0])
-                raise TargetError(f"{origin.row(row)}, target '{column.name}': found {target[row]}. Mend the data.")
-            return target
+                raise TargetError(f"{origin.row(row)}, target '{column.name}': found {numbers[row]}. Mend the data.")
+            return numbers
         negative, positive = column.classes
+        target: np.ndarray
         if isinstance(positive, str):
             array = as_dictionary(array, "string")
             values = array.dictionary.to_pylist()

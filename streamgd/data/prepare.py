@@ -151,7 +151,9 @@ class Preparation:
         """The finished blocks: from the note if they are there, else by doing what is left to do."""
         note = self._store.read_note(self._key)
         if note is None:
-            self._store.create(int(self._store.total_bytes * self._encoder.choice.sample))
+            choice = self._encoder.choice
+            keeps_every_row = choice.where is None and choice.sample == 1.0
+            self._store.create(int(self._store.total_bytes * choice.sample), reserve=keeps_every_row)
             note = {
                 "phase": "scatter", "next_row_group": 0, "fill": np.zeros(self._n_blocks, np.int64),
                 "survey": Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies)).state(),

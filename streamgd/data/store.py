@@ -80,15 +80,16 @@ class BlockStore:
         except StorageError as error:
             raise StorageError(f"{error} {self._hint()}") from error
 
-    def create(self, needed_bytes: int) -> None:
-        """Make the file after a look at the free space; sparse where it will not be filled.
+    def create(self, needed_bytes: int, reserve: bool = False) -> None:
+        """Make the file after a look at the free space; with ``reserve``, it takes all of its space at once.
 
         Raises
         ------
         StorageError
             The disk has less than ``needed_bytes`` free.
         """
-        self.remove()
+        self.close()
+        _remove_files(self._folder)  # but not the folder: its lock may be held
         self._needed_bytes = needed_bytes
         free = free_bytes(self._folder)
         if free < needed_bytes:
@@ -99,7 +100,6 @@ class BlockStore:
         states.make_folder(self._folder)
         try:
             with storage_errors(f"create {self._path}", self._hint()):
-                reserve = needed_bytes >= self.total_bytes
                 self._descriptor = states.files.create(self._path, self.total_bytes, reserve)
         except StreamgdError:
             with suppress(StreamgdError):  # the first error is the one to tell
@@ -203,11 +203,15 @@ class BlockStore:
         return f"The blocks need {byte_size(self._needed_bytes)}. {self._way_out}"
 
 
-def remove_blocks(folder: Path) -> None:
-    """Delete the blocks in ``folder``, if there are any."""
+def _remove_files(folder: Path) -> None:
     for name in ("prepared.safetensors", "blocks.bin"):
         with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError):
             states.files.remove(folder / name)
+
+
+def remove_blocks(folder: Path) -> None:
+    """Delete the blocks in ``folder``, if there are any, and the folder if it is then empty."""
+    _remove_files(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -102,15 +102,20 @@ def _largest_and_nulls(values, kept):
     return np.array([largest]).view(np.float64)[0], nulls
 
 
-@compiled(types.void(_f8[::1], _f8, _f8))
-def _standardise(values, shift, scale):
-    """``(values - shift) / scale``, by the inverse of the scale; that of the smallest numbers is beyond float64."""
+@compiled(types.void(_f8[::1], _f8, _f8, _f8, _f8))
+def _standardise(values, shift, scale, mean, deviation):
+    """``((values - shift) / scale - mean) / deviation``.
+
+    It multiplies by the inverse of the scale; that of the smallest numbers is beyond float64. Mean and shift are not
+    added up before: of large values that differ little the sum would lose what tells them apart.
+    """
     grown = 1.0 if 1.0 / scale < np.inf else 2.0**200
     inverse = 1.0 / (scale * grown)
     for i in range(values.shape[0]):
         values[i] = (values[i] - shift) * grown
+    inverse_deviation = 1.0 / deviation
     for i in range(values.shape[0]):
-        values[i] *= inverse
+        values[i] = (values[i] * inverse - mean) * inverse_deviation
 
 
 @compiled(types.Tuple((_f8, _f8))(_f8[::1], _f8[::1], _f8))
@@ -144,16 +149,31 @@ def _mark_nan(values, is_nan):
 
 def _encode_signature(feature):
     return types.void(
-        _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], feature[:, ::1], _i8, _f8[:, ::1],
+        _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1],
+        feature[:, ::1], _i8, _f8[:, ::1],
         types.boolean[::1], types.boolean[::1], types.boolean,
     )  # fmt: skip
 
 
 @compiled([_encode_signature(_f4), _encode_signature(_f8)])
 def encode_numeric(
-    addresses, validity, offsets, kinds, weight, shift, scale, out, first, moments, kept, has_null, learn
+    addresses,
+    validity,
+    offsets,
+    kinds,
+    weight,
+    shift,
+    scale,
+    mean,
+    deviation,
+    out,
+    first,
+    moments,
+    kept,
+    has_null,
+    learn,
 ):
-    """Write ``(x - shift) / scale`` of every column into the records, NaN for null, and take moments of it.
+    """Write ``((x - shift) / scale - mean) / deviation`` of every column, NaN for null, and take moments of it.
 
     Parameters
     ----------
@@ -161,7 +181,8 @@ def encode_numeric(
         Arrow's value and validity buffers, the array's offset in them, and the index of the type in ``KINDS``.
     weight : float64, (n_rows,)
         Weight of each row in the moments; zero where a row is dropped or held out.
-    shift, scale : float64, (n_columns,)
+    shift, scale, mean, deviation : float64, (n_columns,)
+        Provisional units, and the exact moments in these; 0 and 1 where they are not known yet.
     out : float32 or float64, (n_rows, record length)
         Records, written from position ``first``.
     moments : float64, (n_columns, 5)
@@ -187,7 +208,7 @@ def encode_numeric(
             _copy_values(addresses[column], kinds[column], offsets[column] + start, count, tile)
             _mark_nulls(validity[column], offsets[column] + start, count, tile)
             largest, nulls = _largest_and_nulls(tile, kept[start:stop])
-            _standardise(tile, shift[column], scale[column])
+            _standardise(tile, shift[column], scale[column], mean[column], deviation[column])
             moments[column, 3] = max(moments[column, 3], largest)
             moments[column, 4] += nulls
             for i in range(count):
@@ -196,16 +217,16 @@ def encode_numeric(
                 _mark_nan(tile, has_null[start:stop])
                 continue
             total = total_weight
-            mean, squares = _mean_and_squares(tile, tile_weight, total)
+            tile_mean, squares = _mean_and_squares(tile, tile_weight, total)
             if not np.isfinite(squares):
                 _numbers_alone(tile, tile_weight, numbers[:count], weight_of_numbers[:count])
                 total = weight_of_numbers[:count].sum()
-                mean, squares = _mean_and_squares(numbers[:count], weight_of_numbers[:count], total)
+                tile_mean, squares = _mean_and_squares(numbers[:count], weight_of_numbers[:count], total)
                 _mark_nan(tile, has_null[start:stop])
             if total > 0.0:
                 # Chan, Golub, LeVeque (1983), eq. 2.1: merge the tile into the column.
                 before = moments[column, 0]
-                difference = mean - moments[column, 1]
+                difference = tile_mean - moments[column, 1]
                 moments[column, 0] = before + total
                 moments[column, 1] += difference * (total / (before + total))
                 moments[column, 2] += squares + difference * (before * total / (before + total)) * difference

@@ -1,6 +1,6 @@
 """Keyed hashing and permutation of row numbers, in O(1) memory.
 
-``mix`` is the finaliser of SplitMix64 (Steele, Lea, Flood 2014). ``permute`` is a Feistel network of four rounds
+``mix`` is the finaliser of SplitMix64 (Steele, Lea, Flood 2014). ``permute_rows`` is a Feistel network of four rounds
 over the smallest power of two that holds ``n``, walked until it lands below ``n`` (cycle walking), which makes it
 a bijection on ``0 … n-1`` for any ``n``.
 """
@@ -25,30 +25,12 @@ def mix(word):
     return word ^ (word >> np.uint64(31))
 
 
-@compiled(_u64(_u64, _u64, _u64, _u64[::1]))
-def permute(index, n, bits, keys):
-    """The place of ``index`` among ``n``; ``bits`` is the width of the network, at least 2."""
-    one = np.uint64(1)
-    left_bits = bits // np.uint64(2)
-    right_bits = bits - left_bits
-    left_mask = (one << left_bits) - one
-    right_mask = (one << right_bits) - one
-    value = index
-    while True:
-        left = value >> right_bits
-        right = value & right_mask
-        # Two rounds a turn, so that the halves keep their widths when they are uneven.
-        for turn in range(0, keys.shape[0], 2):
-            left = left ^ (mix(right + keys[turn]) & left_mask)
-            right = right ^ (mix(left + keys[turn + 1]) & right_mask)
-        value = (left << right_bits) | right
-        if value < n:
-            return value
-
-
 @compiled(types.void(_u64[::1], _u64, _u64, _u64, _u64, _u64, _u64))
 def _rounds(values, left_bits, right_bits, key_0, key_1, key_2, key_3):
-    """One walk of every value through the network, as in ``permute``; several values at a time."""
+    """One walk of every value through the network, several values at a time.
+
+    Two rounds a turn, so that the halves keep their widths when they are uneven.
+    """
     one = np.uint64(1)
     left_mask = (one << left_bits) - one
     right_mask = (one << right_bits) - one
@@ -64,7 +46,7 @@ def _rounds(values, left_bits, right_bits, key_0, key_1, key_2, key_3):
 
 @compiled(types.void(_u64, _u64, _u64, _u64[::1], types.int64[::1]))
 def permute_rows(first, n, bits, keys, out):
-    """``permute`` of ``len(out)`` consecutive indices."""
+    """The places of ``len(out)`` consecutive indices among ``n``; ``bits`` is the width of the network, at least 2."""
     left_bits = bits // np.uint64(2)
     right_bits = bits - left_bits
     walking = np.empty(min(TILE_ROWS, out.shape[0]), np.uint64)
@@ -88,7 +70,7 @@ def permute_rows(first, n, bits, keys, out):
 
 @compiled(types.void(_u64, _u64, _u64, _u64[::1], types.int64, types.int64[::1], types.int32[::1]))
 def place_rows(first_row, n, bits, keys, block_places, block, slot):
-    """Block and slot of ``len(block)`` consecutive rows: ``divmod(permute(row), block_places)``."""
+    """Block and slot of ``len(block)`` consecutive rows: ``divmod`` of their places by ``block_places``."""
     permute_rows(first_row, n, bits, keys, block)
     for i in range(block.shape[0]):
         # Exact below 2^52, but for a reciprocal that is rounded.

@@ -20,7 +20,6 @@ from streamgd.data.block_encoder import BlockEncoder, blocks_of
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding
-from streamgd.data.plan import slices_of
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.store import BlockStore
 from streamgd.data.stream import encoded_slices
@@ -77,9 +76,10 @@ class BlockSource:
         regions = 0
         for row_group in manifest.row_groups:
             self._first_region[row_group] = regions
-            regions += sum(1 for _ in slices_of(row_group, encoder.layout.block_rows))
+            regions += _slices_in(row_group, encoder.layout.block_rows)
         if store is not None:
-            store.create(store.total_bytes)
+            choice = encoder.encoder.choice
+            store.create(store.total_bytes, reserve=choice.where is None and choice.sample == 1.0)
 
     def blocks(self, row_group: RowGroup) -> Iterator[Block]:
         """The blocks of a row group; each is valid until the same thread asks for the next."""
@@ -117,7 +117,11 @@ class BlockSource:
 
 def count_slices(manifest: Manifest, block_rows: int) -> int:
     """Blocks of all row groups together."""
-    return sum(-(-row_group.rows // block_rows) for row_group in manifest.row_groups)
+    return sum(_slices_in(row_group, block_rows) for row_group in manifest.row_groups)
+
+
+def _slices_in(row_group: RowGroup, block_rows: int) -> int:
+    return -(-row_group.rows // block_rows)
 
 
 @dataclass

@@ -150,6 +150,8 @@ class StochasticSession(Session):
             task.blocks_dir, task.common_blocks_dir, task.config.keep_blocks,
             lambda path: is_prepared(store_in(path), key),
         )  # fmt: skip
+        if self._folder.path != task.blocks_dir:
+            remove_blocks(task.blocks_dir)  # of a start before there were common ones
         if self._folder.ready:
             context.display.message(f"blocks: those kept in {self._folder.path} are used, nothing is decoded")
         store = store_in(self._folder.path)

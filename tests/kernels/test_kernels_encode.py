@@ -29,8 +29,9 @@ def encoded(
     moments, has_null = np.full((len(arrays), 5), np.nan), np.zeros(len(weight), np.bool_)
     kept = weight > 0 if kept is None else kept
     kernels.encode_numeric(
-        addresses, validity, offsets, kinds, weight, shift, scale, out, 2, moments, kept, has_null, True
-    )
+        addresses, validity, offsets, kinds, weight, shift, scale, np.zeros_like(shift), np.ones_like(scale),
+        out, 2, moments, kept, has_null, True,
+    )  # fmt: skip
     assert (out[:, :2] == 77.0).all()
     assert (out[:, -1] == 77.0).all()
     np.testing.assert_array_equal(moments[:, 4], np.isnan(out[kept][:, 2:-1]).sum(axis=0))
