@@ -14,7 +14,7 @@ import pytest
 from conftest import Generated
 
 from streamgd.data import blocks
-from streamgd.errors import DataChangedError, RunMismatchError
+from streamgd.errors import DataChangedError, PausedError, RunMismatchError
 from streamgd.model import Model
 from streamgd.training.train import Result, train
 
@@ -240,3 +240,23 @@ def test_held_out_rows_are_chosen_stably_and_never_trained_on(data: Path, tmp_pa
     fit(data, tmp_path / "run-more", holdout=0.2, row_log=str(more))
     assert {row for row in rows_used(more) if row < 4_000} == used[0]
     assert any(row >= 4_000 for row in rows_used(more))
+
+
+@pytest.mark.parametrize("order", ["full", "window"])
+def test_starts_that_are_paused_at_once_come_to_an_end_all_the_same(tmp_path: Path, order: str) -> None:
+    random = np.random.default_rng(3)
+    columns = {"x": random.normal(size=3_000), "y": (random.random(3_000) < 0.4).astype(np.int8)}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet", row_group_size=500)
+    options = {"run": tmp_path / "run", "epochs": 2, "shuffle": order}
+
+    pauses, result = 0, None
+    while result is None and pauses < 60:
+        try:
+            result = train(tmp_path / "data.parquet", "y", pause_after=1e-6, **options)
+        except PausedError:
+            pauses += 1
+
+    undisturbed = train(tmp_path / "data.parquet", "y", **{**options, "run": tmp_path / "undisturbed"})
+    assert pauses > 1
+    assert result is not None
+    assert result.model.theta_sha256 == undisturbed.model.theta_sha256

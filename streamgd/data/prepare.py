@@ -29,6 +29,7 @@ from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.store import BlockStore
 from streamgd.data.stream import can_hold_rows, origin_of, passed_over
 from streamgd.data.vocabulary import Vocabulary
+from streamgd.errors import StreamgdError
 from streamgd.kernels import encode as kernels
 from streamgd.kernels import sums
 from streamgd.stopwatch import Stopwatch
@@ -36,6 +37,9 @@ from streamgd.stopwatch import Stopwatch
 #: A wave of scatter lasts about so long, a wave of finalise has so many blocks.
 WAVE_S = 2.0
 WAVE_BLOCKS = 16
+
+#: A row group of more values is left where it is when the run is to stop; others are finished and noted first.
+LONG_ROW_GROUP_VALUES = 50_000_000
 
 STAGE_BYTES = 48_000_000
 
@@ -188,7 +192,7 @@ class Preparation:
         self._progress("prepare", sum(group.rows for group in self._manifest.row_groups[:next_group]))
         with ThreadPoolExecutor(self._threads) as pool:
             while next_group < n_groups:
-                wave = _Wave(next_group, n_groups, time.monotonic() + wave_s)
+                wave = _Wave(next_group, n_groups, time.monotonic() + wave_s, self._check)
                 for future in [pool.submit(stage.run, wave) for stage in stages]:
                     future.result()
                 next_group = wave.next_group
@@ -204,6 +208,7 @@ class Preparation:
                     note |= {name: np.empty(0, np.int64) for name in ("train_rows", "rows")}
                     note["row_norms"] = np.empty((0, 2))
                 self._write_note(note)
+                self._check()
                 # A vocabulary of many levels takes long to write down: then seldom.
                 wave_s = max(WAVE_S, 20.0 * (time.monotonic() - noted_s))
         return note
@@ -225,7 +230,6 @@ class Preparation:
         self._progress("finalise", int(note["rows"].sum()))
         with ThreadPoolExecutor(self._threads) as pool:
             while len(note["regions"]) < len(groups):
-                self._check()
                 free, done = note["free"], len(note["regions"])
                 wave = groups[done : done + len(free)]
                 futures = [
@@ -243,6 +247,7 @@ class Preparation:
                 }
                 self._write_note(note)
                 self._progress("finalise", sum(rows for _, rows, _ in found))
+                self._check()
         note = note | {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
         self._write_note(note)
         return note
@@ -278,9 +283,14 @@ class Preparation:
 
 
 class _Wave:
-    """Row groups dealt to threads in order until the time is over."""
+    """Row groups dealt to threads in order until the time is over or the run is to stop.
 
-    def __init__(self, first_group: int, n_groups: int, deadline_s: float):
+    One is dealt in any case: starts that are stopped again and again come to an end all the same.
+    """
+
+    def __init__(self, first_group: int, n_groups: int, deadline_s: float, check: Callable[[], None]):
+        self._first_group = first_group
+        self._check = check
         self.next_group = first_group
         self.surveys: dict[int, Survey] = {}
         self._n_groups = n_groups
@@ -290,13 +300,22 @@ class _Wave:
 
     def take(self) -> int | None:
         with self._lock:
-            if self._failed or self.next_group == self._n_groups or time.monotonic() > self._deadline_s:
+            if self._failed or self.next_group == self._n_groups:
+                return None
+            if self.next_group > self._first_group and (time.monotonic() > self._deadline_s or self._is_to_stop()):
                 return None
             self.next_group += 1
             return self.next_group - 1
 
     def fail(self) -> None:
         self._failed = True
+
+    def _is_to_stop(self) -> bool:
+        try:
+            self._check()
+        except StreamgdError:  # told once more when the wave is noted
+            return True
+        return False
 
 
 @dataclass
@@ -354,7 +373,8 @@ class _Stage:
             manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.block_rows
         )
         for batch in stopwatch.timed_items("decode", batches):
-            self._scatter.check()
+            if row_group.rows * len(encoder.read_columns) > LONG_ROW_GROUP_VALUES:
+                self._scatter.check()
             if self._used + batch.num_rows > len(self._records):
                 with stopwatch.timed("scatter"):
                     self._flush()

@@ -197,7 +197,10 @@ def first_look(
     chosen = np.unique(np.linspace(0, len(manifest.row_groups) - 1, LOOK_ROW_GROUPS).round().astype(int))
     rows = max(1, min(encoder.layout.block_rows, LOOK_ROWS // len(chosen)))
     row_groups = [manifest.row_groups[index] for index in chosen]
-    found = _surveyed(row_groups, lambda group: islice(pieces_of(group, rows), 1), len(chosen), encoder, check, threads)
+    # Without a check: starts that are stopped again and again shall come to their first window.
+    found = _surveyed(
+        row_groups, lambda group: islice(pieces_of(group, rows), 1), len(chosen), encoder, lambda: None, threads
+    )
     if enough(found[0]):
         return found
     block_rows = encoder.layout.block_rows

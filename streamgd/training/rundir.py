@@ -116,10 +116,16 @@ class RunDirectory:
         return stored
 
     def model_of(self, saved: dict[str, Any] | None) -> Model | None:
-        """The model, if it is that of a checkpoint's state ``saved`` and the run had come to its end there."""
+        """The model, if it is that of a checkpoint's state ``saved`` and the run had come to its end there.
+
+        A damaged one counts as absent: it is made anew from the checkpoint.
+        """
         if saved is None or not is_final(saved["stopped_by"]) or not self.model_path.exists():
             return None
-        model = Model.load(self.model_path)
+        try:
+            model = Model.load(self.model_path)
+        except states.CorruptStateError:
+            return None
         same = (model.facts.get("key"), model.facts.get("epochs"), model.facts.get("rows_seen"))
         return model if same == (saved["key"], saved["epoch"], saved["rows_seen"]) else None
 
