@@ -41,7 +41,7 @@ WAVE_BLOCKS = 16
 #: A row group of more values is left where it is when the run is to stop; others are finished and noted first.
 LONG_ROW_GROUP_VALUES = 50_000_000
 
-STAGE_BYTES = 48_000_000
+STAGE_BYTES = 32_000_000
 
 
 @dataclass(frozen=True)
