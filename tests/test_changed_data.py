@@ -17,9 +17,13 @@ from mistakes import contents, here, message
 
 from streamgd.data import blocks
 from streamgd.errors import DataChangedError
+from streamgd.model import Model
+from streamgd.objective.penalties import ElasticNet
 from streamgd.show import show
 from streamgd.training.carry import carried_theta
+from streamgd.training.rundir import RunDirectory
 from streamgd.training.train import Result, train
+from streamgd.training.trainstate import TrainState
 
 WAYS: dict[str, dict[str, Any]] = {
     "blocks": {}, "window": {"shuffle": "window", "optimizer": "adam"}, "sgd": {"method": "sgd"},
@@ -55,10 +59,11 @@ CHANGES = {
 }
 
 
-class InTheSecondEpoch:
-    """A display that does something once, when the second epoch has begun."""
+class InEpoch:
+    """A display that does something once, when that epoch has begun."""
 
-    def __init__(self, what: Any):
+    def __init__(self, epoch: int, what: Any):
+        self._phase = f"epoch {epoch}/"
         self._what = what
 
     def message(self, text: str) -> None: ...
@@ -68,9 +73,13 @@ class InTheSecondEpoch:
     def progress(
         self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
     ) -> None:
-        if phase.startswith("epoch 2") and self._what is not None:
+        if phase.startswith(self._phase) and self._what is not None:
             what, self._what = self._what, None
             what()
+
+    def then(self, what: Any) -> None:
+        """Do this when the epoch is told of again."""
+        self._what = what
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -81,7 +90,7 @@ def test_a_file_that_changes_in_mid_epoch_is_named_and_the_checkpoint_is_kept(
     victim, run = last_file(data), tmp_path / "run"
     kept = victim.read_bytes()
     straight = fit(data, tmp_path / "straight", shuffle=shuffle)
-    display = InTheSecondEpoch(lambda: CHANGES[change](victim))
+    display = InEpoch(2, lambda: CHANGES[change](victim))
     with pytest.raises(DataChangedError, match=victim.name) as caught:
         fit(data, run, shuffle=shuffle, display=display)
     assert caught.value.exit_code == 65
@@ -94,13 +103,17 @@ def test_a_file_that_changes_in_mid_epoch_is_named_and_the_checkpoint_is_kept(
 # Going on with data that changed
 
 
-def stopped_in_the_second_epoch(data: Path, run: Path, **options: Any) -> dict[str, Any]:
+def stopped_in(epoch: int, data: Path, run: Path, **options: Any) -> dict[str, Any]:
     def stop() -> None:
         raise RuntimeError("the machine fell over")
 
     with pytest.raises(RuntimeError):
-        fit(data, run, checkpoint_every=1e-9, display=InTheSecondEpoch(stop), **options)
+        fit(data, run, **{"checkpoint_every": 1e-9, **options}, display=InEpoch(epoch, stop))
     return show(run)
+
+
+def stopped_in_the_second_epoch(data: Path, run: Path, **options: Any) -> dict[str, Any]:
+    return stopped_in(2, data, run, **options)
 
 
 @pytest.mark.parametrize("way", ["blocks", "window", "sgd"])
@@ -133,6 +146,31 @@ def test_changed_data_are_refused_with_a_list_and_gone_on_with_from_the_next_epo
     assert max(abs(found[name] - expected[name]) for name in expected) < 0.1 * max(map(abs, expected.values()))
     # What was accepted is what the run is on now.
     assert fit(data, run, epochs=5, **WAYS[way]).to_json()["already_finished"]
+
+
+def test_coefficients_are_carried_over_in_decorrelated_coordinates(tmp_path: Path) -> None:
+    rng, run = np.random.default_rng(4), tmp_path / "run"
+    (tmp_path / "data").mkdir()
+
+    def write(name: str, rows: int) -> pa.Table:
+        common = rng.normal(size=rows)
+        x = {f"x{j}": common + 0.3 * rng.normal(size=rows) for j in range(4)}
+        table = pa.table({**x, "y": x["x0"] - 2.0 * x["x1"] + 0.1 * rng.normal(size=rows)})
+        pq.write_table(table, tmp_path / "data" / name)
+        return table
+
+    table = write("a.parquet", 3_000)
+    old = fit(tmp_path / "data", run).model
+    write("b.parquet", 2_000)
+    stopped_in(4, tmp_path / "data", run, accept_data_change=True, epochs=5, checkpoint_every=3_600)
+    latest = RunDirectory(run).checkpoints.latest()
+    assert latest is not None
+    state = TrainState.from_state(latest.state)
+    assert len(state.rotation) == 4
+    encoding, theta = state.encoding.without_base_rows(state.result(True, ElasticNet()))
+    batch = table.drop_columns("y").to_batches()[0]
+    found = Model.of_training(old.loss_name, theta, encoding, {}).predict_batch(batch)
+    np.testing.assert_allclose(found, old.predict_batch(batch), atol=1e-9)
 
 
 def test_full_batch_goes_on_with_changed_data_to_their_optimum(data: Path, tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
         The coefficients that ``old`` would predict with, in its encoding.
     """
     carried, n = carried_theta(old.encoding, theta, state.encoding), len(state.rotation)
-    carried[:n] = state.rotation @ carried[:n]
+    # The coefficients are R' phi, and R is not orthonormal.
+    carried[:n] = np.linalg.solve(state.rotation.T, carried[:n])
     state.theta[:], state.average[:], state.clock[:] = carried, carried, old.steps
     state.learning_rate = min(state.learning_rate, old.learning_rate)
     for name in ("asked_epochs", "epoch", "steps", "rows_seen", "rollbacks", "epoch_losses", "history_bytes"):
