@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from conftest import Generated
 from mistakes import contents, here, message
 
 from streamgd.data import blocks
-from streamgd.errors import DataChangedError
+from streamgd.errors import DataChangedError, PausedError
 from streamgd.model import Model
 from streamgd.objective.penalties import ElasticNet
 from streamgd.show import show
@@ -171,6 +172,42 @@ def test_coefficients_are_carried_over_in_decorrelated_coordinates(tmp_path: Pat
     batch = table.drop_columns("y").to_batches()[0]
     found = Model.of_training(old.loss_name, theta, encoding, {}).predict_batch(batch)
     np.testing.assert_allclose(found, old.predict_batch(batch), atol=1e-9)
+
+
+def with_a_new_file(data: Path) -> None:
+    shutil.copy(last_file(data), data / "zzz.parquet")
+
+
+def stopped_in_the_middle(data: Path, run: Path, **options: Any) -> None:
+    """Stop in the second epoch, after its first block."""
+    display = InEpoch(2, lambda: display.then(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(PausedError):
+        fit(data, run, **options, display=display)
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.2])
+def test_small_changes_of_the_loss_are_told_after_a_change_of_the_data(
+    holdout: float, data: Path, tmp_path: Path
+) -> None:
+    options = {"tol_loss": 1e-12, "epochs": 5, "holdout": holdout}
+    stopped_in_the_middle(data, tmp_path / "run", **options)
+    with_a_new_file(data)
+    result = fit(data, tmp_path / "run", accept_data_change=True, **options)
+    assert result.facts["epochs"] > 2
+
+
+@pytest.mark.parametrize("init", ["best", "zeros"])
+def test_the_base_loss_of_full_batch_is_that_of_the_best_constant_of_changed_data(
+    init: str, data: Path, tmp_path: Path
+) -> None:
+    run, options = tmp_path / "run", {"method": "batch", "init": init}
+    fit(data, run, **options)
+    table = pq.read_table(last_file(data))
+    place = table.schema.get_field_index("y")
+    pq.write_table(table.set_column(place, "y", pa.array(table["y"].to_numpy() * 2.0 + 3.0)), last_file(data))
+    found = fit(data, run, accept_data_change=True, **{**options, "epochs": 5})
+    fresh = fit(data, tmp_path / "fresh", **options)
+    assert found.facts["base_loss"] == pytest.approx(fresh.facts["base_loss"], rel=1e-12)
 
 
 def test_full_batch_goes_on_with_changed_data_to_their_optimum(data: Path, tmp_path: Path) -> None:

@@ -367,10 +367,17 @@ class BatchSession(Session):
     def carry_over(self, saved: dict[str, Any]) -> None:
         old, state = BatchState.from_state(saved), self._state
         theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), state.encoding)
-        state.optimizer = FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, state.learning_rate)
-        for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
-            setattr(state, name, getattr(old, name))
-        self.context.save(state.state())
+        try:
+            if state.base_loss is None:
+                # The first pass will not be at the best constant, where the new state stands.
+                state.base_loss = self._trainer.total(state.optimizer["theta"]).mean_loss
+            state.optimizer = FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, state.learning_rate)
+            for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
+                setattr(state, name, getattr(old, name))
+            self.context.save(state.state())
+        except BaseException:
+            self._source.close()
+            raise
 
     def record(self, event: str, text: str) -> None:
         self.context.event(self._state, event, text)

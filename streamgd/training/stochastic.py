@@ -254,7 +254,8 @@ class StochasticTrainer:
         if config.tol_loss > 0 and len(losses) > 1:
             name = "holdout" if losses[-1]["holdout"] is not None else "progressive"
             before, now = losses[-2][name], losses[-1][name]
-            if before - now < config.tol_loss * abs(before):
+            # Neither is known of an epoch in whose midst the data changed.
+            if None not in (before, now) and before - now < config.tol_loss * abs(before):
                 return "tol_loss"
         best = state.best
         if config.patience and best and best["loss"] is not None and state.epoch - best["epoch"] >= config.patience:
