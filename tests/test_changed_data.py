@@ -17,7 +17,7 @@ from conftest import Generated
 from mistakes import contents, here, message
 
 from streamgd.data import blocks
-from streamgd.errors import DataChangedError, PausedError
+from streamgd.errors import DataChangedError, PausedError, RunMismatchError
 from streamgd.model import Model
 from streamgd.objective.penalties import ElasticNet
 from streamgd.show import show
@@ -176,6 +176,51 @@ def test_coefficients_are_carried_over_in_decorrelated_coordinates(tmp_path: Pat
 
 def with_a_new_file(data: Path) -> None:
     shutil.copy(last_file(data), data / "zzz.parquet")
+
+
+@pytest.mark.parametrize("way", ["blocks", "batch"])
+def test_the_consent_to_changed_data_is_for_one_start(way: str, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(data, run, **WAYS[way])
+    with_a_new_file(data)
+    fit(data, run, accept_data_change=True, epochs=4, **WAYS[way])
+    last_file(data).unlink()
+    message(here("resume", run, "--epochs", "5", "--quiet", "--json"), 65, "gone: zzz.parquet")
+
+
+@pytest.mark.parametrize("way", ["blocks", "batch"])
+def test_a_finished_run_wants_more_epochs_for_changed_data(way: str, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fit(data, run, **WAYS[way])
+    with_a_new_file(data)
+    untouched = contents(run)
+    command = ["resume", run, "--quiet", "--json"]
+    message(here(*command), 78, "new: zzz.parquet", "--accept-data-change and more --epochs")
+    message(here(*command, "--accept-data-change"), 78, "new: zzz.parquet", "more --epochs than 3")
+    assert contents(run) == untouched
+    last_file(data).unlink()
+    table = pq.read_table(last_file(data))
+    pq.write_table(table.slice(1), last_file(data), row_group_size=1_000)
+    message(here(*command), 65, "--accept-data-change and more --epochs")
+    assert json.loads(here(*command, "--accept-data-change", "--epochs", "4").out)["epochs"] == 4
+
+
+@pytest.mark.parametrize("way", ["blocks", "batch"])
+def test_changed_data_are_refused_where_no_epoch_is_left_for_them(way: str, data: Path, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", {"epochs": 2, **WAYS[way]}
+    if way == "batch":
+        fit(data, run, **{**options, "max_time": 1e-9})
+        options["epochs"] = 1
+    else:
+        stopped_in_the_middle(data, run, **options)
+    assert show(run)["stopped_by"] in (None, "max_time")
+    with_a_new_file(data)
+    untouched = contents(run)
+    with pytest.raises(RunMismatchError, match=r"zzz\.parquet.*more --epochs than") as caught:
+        fit(data, run, accept_data_change=True, **options)
+    assert caught.value.exit_code == 78
+    assert contents(run) == untouched
+    assert fit(data, run, accept_data_change=True, **{**options, "epochs": 3}).facts["epochs"] == 3
 
 
 def stopped_in_the_middle(data: Path, run: Path, **options: Any) -> None:

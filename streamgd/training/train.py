@@ -113,6 +113,8 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             saved = _latest(directory, display, config.method)
             finished = saved is not None and is_final(saved["stopped_by"])
             task, changes = _checked_task(config, stored, finished, interrupt)
+            if saved is not None and changes:
+                _check_epochs_left(task, saved, finished, changes)
             model = directory.model_of(saved)
             if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
@@ -152,7 +154,9 @@ def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:
     """Write down what the run is; ``forget`` what the directory held before, but for the model."""
     if forget:
         directory.clear()
-    stored: dict[str, Any] = {"config": task.config.model_dump(mode="json"), "resolved": task.summary()}
+    # The consent to changed data is for one start.
+    options = task.config.model_dump(mode="json", exclude={"accept_data_change"})
+    stored: dict[str, Any] = {"config": options, "resolved": task.summary()}
     stored |= {"manifest": task.manifest.to_json()}
     stored |= {"validation": task.validation.to_json() if task.validation is not None else None}
     directory.write_config(stored)
@@ -212,6 +216,20 @@ def _checked_task(
     return task, changes
 
 
+def _check_epochs_left(task: Task, saved: dict[str, Any], finished: bool, changes: str) -> None:
+    """Refuse to go on with changed data where no epoch would be trained on them."""
+    # An epoch that was begun on the old data counts as done.
+    done = saved["epoch"] + (saved.get("position", 0) > 0)
+    if finished:
+        done = max(done, saved["asked_epochs"])
+    if task.epochs <= done:
+        stands = "is finished" if finished else "is in its last epoch"
+        raise RunMismatchError(
+            f"the data changed ({changes}), and the run {stands}: no epoch is left for them. Go on with more --epochs"
+            f" than {done}, or train afresh with --restart."
+        )
+
+
 def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
     """Refuse to go on with options that would give another model."""
     now, before = config.model_dump(mode="json"), stored["config"]
@@ -247,6 +265,7 @@ def _check_data(
     listed = "; ".join(told)
     if config.accept_data_change:
         return listed
+    way_on = "--accept-data-change and more --epochs" if finished else "--accept-data-change"
     if sources_before != sources:
         raise RunMismatchError(
             f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or use --restart."
@@ -254,12 +273,11 @@ def _check_data(
     if changes.added and not changes.removed and not changes.changed:
         state = "since the run finished" if finished else "since the run began"
         raise RunMismatchError(
-            f"the data have new files {state} ({listed}). Train on all with --restart, or go on with"
-            f" --accept-data-change."
+            f"the data have new files {state} ({listed}). Train on all with --restart, or go on with {way_on}."
         )
     raise DataChangedError(
         f"the data are not those the run began with ({listed}). Put them back, use --restart, or go on from the next"
-        f" epoch with --accept-data-change."
+        f" epoch with {way_on}."
     )
 
 
