@@ -19,7 +19,9 @@ from mistakes import ROOT, here, message
 
 from streamgd import console
 from streamgd.data import blocks, prepare
+from streamgd.show import show
 from streamgd.training import train as training
+from streamgd.training.holdout import StreamedHoldout
 
 WAYS = {
     "blocks": ["--optimizer", "adam", "--epochs", "3", "--holdout", "0.2"],
@@ -124,6 +126,39 @@ def test_a_signal_in_any_phase_stops_where_the_same_command_goes_on(
     message(ending, SIGNALS[number])
     with on(UnsynchronisedFiles()):
         assert outcome(data, run, way) == outcome(data, tmp_path / "undisturbed", way)
+
+
+@pytest.mark.parametrize("evaluation", [1, 2])
+@pytest.mark.parametrize("way", ["validated", "window", "sgd-window", "batch"])
+def test_a_signal_while_the_holdout_loss_is_evaluated_keeps_the_epoch_before_it(
+    way: str, evaluation: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "validated": ["--optimizer", "adam", "--epochs", "3", "--validation", data],
+        "sgd-window": ["--method", "sgd", "--shuffle", "window", "--epochs", "3", "--holdout", "0.2"],
+        "window": [*WAYS["window"], "--optimizer", "adagrad"],
+    }.get(way, WAYS.get(way, []))  # fmt: skip
+    run, evaluations, mean_loss = tmp_path / "run", 0, StreamedHoldout.mean_loss
+    shared = ["train", data, "--target", "y", "--batch-size", "64", *options, "--json", "--quiet"]
+
+    def struck(*arguments: Any) -> float | None:
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations == evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return mean_loss(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamedHoldout, "mean_loss", struck)
+        message(here(*shared, "--run", run), 75)
+    stands = show(run)
+    whole = json.loads(here(*shared, "--run", tmp_path / "undisturbed").out)
+    epochs = evaluation - (way == "batch")
+    assert stands["epochs"] == evaluation - 1
+    assert stands["rows_seen"] == epochs * whole["train_rows"]
+    gone_on = json.loads(here(*shared, "--run", run).out)
+    assert gone_on["theta_sha256"] == whole["theta_sha256"]
+    assert without_times(gone_on["history"]) == without_times(whole["history"])
 
 
 @pytest.mark.parametrize("number", SIGNALS)

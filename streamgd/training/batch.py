@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -255,7 +255,7 @@ class BatchTrainer:
     def _step(self, state: BatchState, total: ChunkSums) -> None:
         config, unit = self._task.config, state.encoding.target_scale**2
         evaluation = self._objective.evaluate(state.optimizer["trial"], total)
-        previous = state.optimizer
+        before, previous = replace(state), state.optimizer
         if not np.isfinite(evaluation.value) and previous["value"] is None:
             raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
         if state.base_loss is None:
@@ -275,7 +275,12 @@ class BatchTrainer:
         residual = state.optimizer["residual"] * state.encoding.target_scale
         holdout = None
         if self._holdout is not None and accepted:
-            holdout = self._holdout.mean_loss(self._objective, state.encoding, state.optimizer["theta"])
+            try:
+                holdout = self._holdout.mean_loss(self._objective, state.encoding, state.optimizer["theta"])
+            except StreamgdError:
+                with suppress(StreamgdError):  # the first error is the one to tell
+                    self._context.save(before.state())
+                raise
             if state.best is None or (holdout is not None and holdout < state.best["loss"]):
                 state.best = {"epoch": state.epoch, "loss": holdout, "theta": state.optimizer["theta"]}
         lap = self._context.stopwatch.lap()

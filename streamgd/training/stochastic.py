@@ -7,13 +7,15 @@ The state moves only between portions; whatever stops the run, it stops there.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
-from streamgd.errors import DataError, DivergenceError
+from streamgd.errors import DataError, DivergenceError, StreamgdError
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.objective import Objective
 from streamgd.optim.schedules import learning_rates
@@ -214,7 +216,13 @@ class StochasticTrainer:
         holdout = None
         if self._holdout is not None:
             self._context.display.progress("evaluate", 0, 0, None)
-            holdout = self._holdout.mean_loss(self._objective, state.encoding, theta)
+            try:
+                holdout = self._holdout.mean_loss(self._objective, state.encoding, theta)
+            except StreamgdError:
+                # The evaluation is repeated after a resume; the epoch before it is kept.
+                with suppress(StreamgdError):  # the first error is the one to tell
+                    self._context.save(state.state())
+                raise
         progressive = float(state.sums[0] / state.sums[1]) if state.sums[1] > 0 else None
         coefficients = state.encoding.without_base_rows(theta)[1] * state.encoding.target_scale
         before = state.previous_coefficients

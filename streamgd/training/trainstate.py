@@ -107,7 +107,11 @@ class TrainState:
         list of int
             Columns that had been nearly constant, whose coefficients restart at zero.
         """
-        move = Reexpression(self.encoding.scaling, encoding.scaling)
+        old, new = self.encoding.scaling, encoding.scaling
+        if (old.mean == new.mean).all() and (old.deviation == new.deviation).all():
+            self.encoding = encoding  # no bit changes: to come here twice is as good as once
+            return []
+        move = Reexpression(old, new)
         grown = np.flatnonzero(move.after.deviation > 10.0 * move.before.deviation).tolist()
         for column in grown:
             self.theta[column] = self.average[column] = 0.0
