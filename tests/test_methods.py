@@ -16,6 +16,8 @@ from streamgd.errors import DivergenceError
 from streamgd.model import Model
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.show import show
+from streamgd.training.checkpoint import CheckpointStore
 from streamgd.training.train import train
 
 FEATURES = [f"x{i}" for i in range(8)] + ["c0", "c1"]
@@ -92,14 +94,33 @@ def test_coefficients_that_hardly_move_end_the_run(method: str, small: str, tmp_
     assert 2 <= result.facts["epochs"] < 100
 
 
-@pytest.mark.parametrize("shuffle", ["full", "window"])
-def test_a_holdout_loss_that_does_not_fall_ends_the_run_with_the_best_model(shuffle: str, tmp_path: Path) -> None:
+def noise(folder: Path) -> str:
     """60 columns of noise and 300 rows: later epochs only learn the training rows by heart."""
     rng = np.random.default_rng(6)
     x = rng.normal(size=(300, 60))
     columns: dict[str, Any] = {f"x{i}": x[:, i] for i in range(60)}
     columns["y"] = x[:, 0] + 3.0 * rng.normal(size=300)
-    pq.write_table(pa.table(columns), tmp_path / "data.parquet", row_group_size=100)
+    pq.write_table(pa.table(columns), folder / "data.parquet", row_group_size=100)
+    return str(folder / "data.parquet")
+
+
+def test_the_checkpoint_of_the_best_epoch_is_kept_though_epochs_are_shorter_than_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CheckpointStore, "busy", True)
+    run = tmp_path / "run"
+    result = train(noise(tmp_path), "y", run=str(run), loss="squared", holdout=0.3, epochs=30, batch_size=16, l2=0)
+    losses = [line["holdout_loss"] for line in result.history if line["event"] == "epoch"]
+    assert int(np.argmin(losses)) < 28
+    kept = show(run)["checkpoints"]
+    # In units of the target, as in the history.
+    assert min(losses) in [each["holdout_loss"] for each in kept]
+    assert kept[-1]["epoch"] == 30
+
+
+@pytest.mark.parametrize("shuffle", ["full", "window"])
+def test_a_holdout_loss_that_does_not_fall_ends_the_run_with_the_best_model(shuffle: str, tmp_path: Path) -> None:
+    noise(tmp_path)
     result = train(
         str(tmp_path / "data.parquet"), "y", run=str(tmp_path / "run"), loss="squared", holdout=0.3, patience=3,
         epochs=200, batch_size=16, shuffle=shuffle, l2=0,

@@ -99,7 +99,7 @@ class CheckpointStore:
             The state holds a value that cannot be stored.
         """
         self.wait()
-        return self._write(draft(state, _KIND), _holdout_loss(state))
+        return self._write(draft(state, _KIND), best_holdout_loss(state))
 
     def begin(self, state: dict[str, Any]) -> None:
         """As :meth:`save`, but only the state is copied now; one write at a time is under way.
@@ -107,7 +107,7 @@ class CheckpointStore:
         An error of the write is raised by whichever of ``begin``, ``poll``, ``wait`` and ``save`` comes next.
         """
         self.wait()
-        self._in_flight = self._writer.submit(self._write, draft(state, _KIND), _holdout_loss(state))
+        self._in_flight = self._writer.submit(self._write, draft(state, _KIND), best_holdout_loss(state))
 
     @property
     def busy(self) -> bool:
@@ -169,7 +169,7 @@ class CheckpointStore:
                 continue
             epoch = state.get("epoch")
             steps = state.get("steps", epoch)  # a full-batch step is a pass
-            found.append(CheckpointInfo(path, sequence, size_bytes, True, None, epoch, steps, _holdout_loss(state)))
+            found.append(CheckpointInfo(path, sequence, size_bytes, True, None, epoch, steps, best_holdout_loss(state)))
         return found[::-1]
 
     def _newest_first(self) -> Iterator[tuple[int, Path]]:
@@ -182,7 +182,7 @@ class CheckpointStore:
             data = path.read_bytes()
         state = deserialize(data, _KIND, str(path))
         with no_other_content(str(path), _KIND):
-            self._known_whole[path] = _holdout_loss(state)
+            self._known_whole[path] = best_holdout_loss(state)
         return state
 
     def _is_whole(self, path: Path) -> bool:
@@ -205,9 +205,10 @@ class CheckpointStore:
                 self._known_whole.pop(path, None)
 
 
-def _holdout_loss(state: dict[str, Any]) -> float | None:
-    """The holdout loss of a state that stands at the end of its best epoch."""
+def best_holdout_loss(state: dict[str, Any]) -> float | None:
+    """The holdout loss, in units of the target, of a state that stands at the end of its best epoch; else None."""
     best = state.get("best")
     if not best or best["epoch"] != state["epoch"] or state.get("position", 0) != 0:
         return None
-    return best["loss"]  # type: ignore[no-any-return]
+    scale = state["encoding"]["target_scale"] if "encoding" in state else 1.0
+    return None if best["loss"] is None else float(best["loss"] * scale**2)

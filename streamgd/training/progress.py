@@ -13,6 +13,7 @@ import numpy as np
 
 from streamgd.errors import storage_errors
 from streamgd.stopwatch import Stopwatch
+from streamgd.training.checkpoint import best_holdout_loss
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.rundir import RunDirectory
@@ -52,8 +53,11 @@ class RunContext:
         self._saved_s = time.monotonic()
 
     def after_epoch(self, state: dict[str, Any]) -> None:
-        """Begin a checkpoint unless one is being written: epochs may be shorter than a write."""
-        if not self.run.checkpoints.busy:
+        """Begin a checkpoint unless one is being written: epochs may be shorter than a write.
+
+        The best epoch by holdout loss is always kept.
+        """
+        if not self.run.checkpoints.busy or best_holdout_loss(state) is not None:
             self.begin_save(state)
 
     def after_step(self, state: Callable[[], dict[str, Any]]) -> None:
