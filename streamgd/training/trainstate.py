@@ -191,7 +191,7 @@ class TrainState:
 
     def _check_shapes(self) -> None:
         """Raise ValueError or KeyError where an array, here or in a snapshot, does not suit the encoding."""
-        n_dof, n = self.encoding.n_dof, len(self.rotation)
+        n_dof, n = self.encoding.n_dof, self.encoding.n_numeric if len(self.rotation) else 0
         shapes = {"theta": (n_dof, 1), "average": (n_dof, 1), "clock": (n_dof,), "rate": (n_dof,), "sums": (4,)}
         shapes |= {"slots": (len(self.slots), n_dof), "rotation": (n, n)}
         snapshots = [each for each in (self.snapshot, self.epoch_snapshot) if each is not None]
@@ -199,6 +199,8 @@ class TrainState:
             for found in [getattr(self, name), *(each[name] for each in snapshots if name in _SNAPSHOT)]:
                 if np.shape(found) != shape or found.dtype != (np.int64 if name == "clock" else np.float64):
                     raise ValueError(f"{name} has shape {np.shape(found)}, expected {shape}")
+        if self.best is not None and np.shape(self.best["theta"]) != (n_dof, 1):
+            raise ValueError(f"the best theta has shape {np.shape(self.best['theta'])}, expected {(n_dof, 1)}")
         before = self.previous_coefficients
         if before is not None and before.shape != self.encoding.without_base_rows(self.theta)[1].shape:
             raise ValueError(f"previous_coefficients has shape {before.shape}")

@@ -1,5 +1,7 @@
 """A state that is carried over to a moved scaling predicts the same and steps as if it had always been there."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +17,7 @@ from streamgd.kernels import stochastic as kernels
 from streamgd.objective.losses import LOSSES
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.state import CorruptStateError
 from streamgd.training.trainstate import TrainState
 
 N_NUMERIC, LEVELS = 3, 4
@@ -247,6 +250,24 @@ def test_a_state_comes_back_from_what_is_written_down() -> None:
     assert again.survey is not None
     np.testing.assert_array_equal(again.survey.moments.mean, state.survey.moments.mean)
     assert (again.steps, again.learning_rate) == (40, 0.1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rotation": np.eye(2)}, {"rotation": np.eye(4)}, {"rotation": np.empty((0, 3))}, {"rotation": np.ones((3, 2))},
+        {"best": {"epoch": 1, "loss": None, "theta": np.zeros((N_DOF - 1, 1))}}, {"best": {"epoch": 1, "loss": 0.5}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_whose_shapes_do_not_suit_its_encoding_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(CorruptStateError):
+        TrainState.from_state(started("adam", 0.01).state() | values)
+
+
+def test_a_rotation_of_all_numeric_columns_comes_back() -> None:
+    state = started("adam", 0.01).state() | {"rotation": np.eye(3)}
+    assert len(TrainState.from_state(state).rotation) == 3
 
 
 def test_the_result_is_the_average_or_theta_itself() -> None:
