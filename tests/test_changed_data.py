@@ -358,6 +358,22 @@ def test_a_row_group_that_went_bad_in_mid_run_is_skipped_from_the_next_epoch(dat
     assert (facts["epochs"], facts["skipped_rows"]) == (3, 1_000)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_skips_is_gone_on_with_by_skipping(finished: bool, data: Path, tmp_path: Path) -> None:
+    spoilt(last_file(data), 1)
+    run, options = tmp_path / "run", {"on_bad_data": "skip", "epochs": 2}
+    if finished:
+        fit(data, run, **options)
+    else:
+        stopped_in_the_second_epoch(data, run, **options)
+    untouched = contents(run)
+    command = ["train", data, "--target", "y", "--run", run, "--epochs", "3", "--quiet", "--json"]
+    told = message(here(*command), 78, f"{last_file(data).name}, row group 1", "--on-bad-data skip")
+    assert "changed" not in told
+    assert contents(run) == untouched
+    assert json.loads(here(*command, "--on-bad-data", "skip").out)["epochs"] == 3
+
+
 def test_where_nothing_can_be_decoded_nothing_is_skipped(data: Path, tmp_path: Path) -> None:
     for path in data.glob("*.parquet"):
         spoilt(path, 0)

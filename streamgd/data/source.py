@@ -102,11 +102,15 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Changes:
-    """Relative paths of files that came, went, or are not the same, each sorted."""
+    """Relative paths of files that came, went, or are not the same, each sorted.
+
+    ``only_skipped`` where the files are the same, and other row groups of them are skipped.
+    """
 
     added: list[str]
     removed: list[str]
     changed: list[str]
+    only_skipped: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
@@ -266,6 +270,7 @@ def compare(old: dict[str, Any], manifest: Manifest) -> Changes:
         added=sorted(now.keys() - before.keys()),
         removed=sorted(before.keys() - now.keys()),
         changed=sorted(changed | {relative for relative, _ in otherwise_skipped if relative in now}),
+        only_skipped=bool(otherwise_skipped) and not changed and now.keys() == before.keys(),
     )
 
 

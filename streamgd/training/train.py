@@ -265,6 +265,13 @@ def _check_data(
     listed = "; ".join(told)
     if config.accept_data_change:
         return listed
+    skips = bool(before.get("skipped")) and config.on_bad_data != "skip"
+    if changes.only_skipped and skips and not config.accept_data_change:
+        groups = [f"{relative}, row group {index}" for relative, index in before["skipped"]]
+        raise RunMismatchError(
+            f"{config.run_dir} holds a run that skips what cannot be decoded ({'; '.join(groups[:5])}"
+            f"{' …' if len(groups) > 5 else ''}). Go on with --on-bad-data skip, or use --restart."
+        )
     way_on = "--accept-data-change and more --epochs" if finished else "--accept-data-change"
     if sources_before != sources:
         raise RunMismatchError(
