@@ -60,30 +60,26 @@ class Objective:
 
     def chunk_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
         """Sums of loss and gradient over the rows of ``block`` at ``theta``."""
-        gradient, loss, weight = np.zeros(len(theta)), 0.0, 0.0
+        return self._sums(theta, block, np.zeros(len(theta)))
+
+    def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
+        """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
+        return self._sums(theta, block, np.empty(0))
+
+    def _sums(self, theta: np.ndarray, block: Block, gradient: np.ndarray) -> ChunkSums:
+        """Predict, compare, gradient, a tile of rows at a time; an empty ``gradient`` is not summed."""
+        loss, weight = 0.0, 0.0
         for start in range(0, block.rows, TILE_ROWS):
             tile = block.part(start, start + TILE_ROWS)
-            raw = raw_prediction(tile, theta)
-            losses, residual = self.loss.loss_and_gradient(tile.target, raw)
+            losses, residual = self.loss.loss_and_gradient(tile.target, raw_prediction(tile, theta))
             if len(tile.weight):
                 losses *= tile.weight
                 residual *= tile.weight
             loss += float(losses.sum())
             weight += float(tile.weight.sum()) if len(tile.weight) else tile.rows
-            sums.add_gradient(tile.features, tile.codes, residual, gradient)
+            if len(gradient):
+                sums.add_gradient(tile.features, tile.codes, residual, gradient)
         return ChunkSums(loss, gradient[:, None], weight, block.rows)
-
-    def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
-        """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
-        loss, weight = 0.0, 0.0
-        for start in range(0, block.rows, TILE_ROWS):
-            tile = block.part(start, start + TILE_ROWS)
-            losses = self.loss.loss(tile.target, raw_prediction(tile, theta))
-            if len(tile.weight):
-                losses *= tile.weight
-            loss += float(losses.sum())
-            weight += float(tile.weight.sum()) if len(tile.weight) else tile.rows
-        return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
 
     def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:
         """The objective from the sums over all rows."""
