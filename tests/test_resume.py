@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Generated
-from histories import TIMES
+from histories import untimed
 from oracles import FLIGHT_FEATURES
 
 from streamgd.data import blocks, prepare
@@ -113,8 +113,8 @@ def assert_survives_kills(method: str, kills: int, flights: Path, folder: Path) 
         found = disturbed.finish()
         assert found["theta_sha256"] == expected["theta_sha256"]
         assert (found["steps"], found["rows_seen"]) == (expected["steps"], expected["rows_seen"])
-        told = [without_times(line) for line in expected["history"]]
-        assert [without_times(line) for line in found["history"]] == told
+        told = [untimed(line) for line in expected["history"]]
+        assert [untimed(line) for line in found["history"]] == told
         if method != "batch":
             assert disturbed.rows.read_bytes() == undisturbed.rows.read_bytes()
         runs += 1
@@ -123,10 +123,6 @@ def assert_survives_kills(method: str, kills: int, flights: Path, folder: Path) 
     if method != "batch":
         assert expected["rows_seen"] == 3 * FLIGHTS_WITH_A_TARGET
         assert_each_row_once_an_epoch(np.fromfile(undisturbed.rows, "<u8"), 3)
-
-
-def without_times(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name not in TIMES}
 
 
 def assert_each_row_once_an_epoch(rows: np.ndarray, epochs: int) -> None:
@@ -171,7 +167,7 @@ def test_one_run_with_ten_sigkills_and_three_sigterms_ends_as_if_undisturbed(
     found = disturbed.finish()
     print(method, "13 interruptions, theta_sha256", found["theta_sha256"])
     assert found["theta_sha256"] == expected["theta_sha256"]
-    assert [without_times(line) for line in found["history"]] == [without_times(line) for line in expected["history"]]
+    assert [untimed(line) for line in found["history"]] == [untimed(line) for line in expected["history"]]
     if method != "batch":
         assert disturbed.rows.read_bytes() == undisturbed.rows.read_bytes()
 
@@ -216,7 +212,7 @@ def outcome(result: Result) -> dict[str, Any]:
     return {
         "theta": result.model.theta_sha256,
         "facts": {name: value for name, value in result.facts.items() if name != "seconds"},
-        "history": [without_times(line) for line in result.history],
+        "history": [untimed(line) for line in result.history],
         "rows": hashlib.sha256(log.read_bytes()).hexdigest() if log.exists() else None,
     }
 
