@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +31,20 @@ def write_text(data: DataFiles, path: Path) -> None:
 
 
 class _Trained:
-    """Weights, read out of a finished workspace."""
+    """One pass of a workspace, and the weights that are read out of it."""
 
-    def __init__(self, workspace: Any, data: DataFiles) -> None:
-        self.coef = np.array([workspace.get_weight_from_name(name) for name in data.numeric])
-        self.intercept = float(workspace.get_weight_from_name("Constant"))
+    def __init__(self, arguments: str, data: DataFiles) -> None:
+        import vowpalwabbit
+
+        workspace = vowpalwabbit.Workspace(f"{arguments} {OPTIONS}")
+        workspace.run_parser()
+        self._numeric = data.numeric
+        self._coef = np.array([workspace.get_weight_from_name(name) for name in data.numeric])
+        self._intercept = float(workspace.get_weight_from_name("Constant"))
+        workspace.finish()
+
+    def raw_prediction(self, batch: pa.RecordBatch) -> Float64Array:
+        return np.asarray(matrix(batch, self._numeric) @ self._coef + self._intercept)
 
 
 class VowpalWabbitText(System):
@@ -54,18 +63,13 @@ class VowpalWabbitText(System):
         write_text(data, self._path)
 
     def run(self) -> None:
-        import vowpalwabbit
-
-        workspace = vowpalwabbit.Workspace(f"-d {self._path} {OPTIONS}")
-        workspace.run_parser()
-        self._trained = _Trained(workspace, self._data)
-        workspace.finish()
+        self._trained = _Trained(f"-d {self._path}", self._data)
 
     def measures(self) -> dict[str, float]:
         return {}
 
     def raw_prediction(self, batch: pa.RecordBatch) -> Float64Array:
-        return np.asarray(matrix(batch, self._data.numeric) @ self._trained.coef + self._trained.intercept)
+        return self._trained.raw_prediction(batch)
 
 
 class VowpalWabbitCache(System):
@@ -90,15 +94,10 @@ class VowpalWabbitCache(System):
         text.unlink()
 
     def run(self) -> None:
-        import vowpalwabbit
-
-        workspace = vowpalwabbit.Workspace(f"--cache_file {self._cache} {OPTIONS}")
-        workspace.run_parser()
-        self._trained = _Trained(workspace, self._data)
-        workspace.finish()
+        self._trained = _Trained(f"--cache_file {self._cache}", self._data)
 
     def measures(self) -> dict[str, float]:
         return {}
 
     def raw_prediction(self, batch: pa.RecordBatch) -> Float64Array:
-        return np.asarray(matrix(batch, self._data.numeric) @ self._trained.coef + self._trained.intercept)
+        return self._trained.raw_prediction(batch)
