@@ -93,7 +93,7 @@ def test_more_epochs_that_never_began_are_still_wanted(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("streamgd.training.train.open_session", die)
+        patch.setattr("streamgd.training.train._open_session", die)
         with pytest.raises(Killed):
             fit(data, tmp_path / "run", epochs=4)
     assert fit(data, tmp_path / "run", epochs=4).model.theta_sha256 == straight.model.theta_sha256

@@ -12,7 +12,7 @@ from conftest import Generated
 
 from streamgd.data import blocks, prepare
 from streamgd.errors import StorageError
-from streamgd.training import sessions
+from streamgd.training import stochastic_session
 from streamgd.training.display import Silent
 from streamgd.training.train import Result, train
 
@@ -139,7 +139,7 @@ def test_a_run_that_fails_removes_its_own_blocks_and_no_others(
         raise StorageError("the machine fell over")
 
     before = names(place)
-    monkeypatch.setattr(sessions.StochasticSession, where, fails)
+    monkeypatch.setattr(stochastic_session.StochasticSession, where, fails)
     with pytest.raises(StorageError, match="fell over"):
         fit(data, tmp_path / "second", place, seed=0 if ready else 1)
     assert names(place) == before
@@ -157,8 +157,8 @@ def test_blocks_that_a_killed_start_left_elsewhere_are_removed_by_the_next(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(sessions.StochasticSession, "train", killed)
-        patch.setattr(sessions.StochasticSession, "close", lambda *_, **__: None)
+        patch.setattr(stochastic_session.StochasticSession, "train", killed)
+        patch.setattr(stochastic_session.StochasticSession, "close", lambda *_, **__: None)
         with pytest.raises(KilledError):
             fit(data, tmp_path / "run", place)
     assert len(names(place)) == 1

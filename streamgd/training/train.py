@@ -1,6 +1,6 @@
 """``train()``: from a configuration to a model, new or resumed. Every face calls this.
 
-run directory ── task ── sessions.open: rows ready, state new or from the checkpoint ── loop ── model
+run directory ── task ── session: rows ready, state new or from the checkpoint ── loop ── model
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from streamgd.model import Model
 from streamgd.plain import byte_size
 from streamgd.state import CorruptStateError
 from streamgd.training.batch import BatchState
+from streamgd.training.batch_session import BatchSession
 from streamgd.training.display import Display, Silent
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, is_final
-from streamgd.training.sessions import Session, open_session
-from streamgd.training.setup import Task, blocks_dir, make_task
+from streamgd.training.session import Session
+from streamgd.training.setup import Task, TooWideError, blocks_dir, make_task
+from streamgd.training.stochastic_session import StochasticSession
 from streamgd.training.trainstate import TrainState
 
 
@@ -133,7 +135,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             _begin(directory, task, forget=stored is None)
         row_log = Path(config.row_log) if config.row_log else None
         context = RunContext(directory, display, interrupt, config.checkpoint_every, row_log)
-        session = open_session(task, context, None if carry else saved)
+        session = _open_session(task, context, None if carry else saved)
         if saved is not None and carry:
             # The checkpoint first: were it the other way round, a kill would leave the old one to the new data.
             session.carry_over(saved)
@@ -331,3 +333,12 @@ def _tell(task: Task, display: Display) -> None:
     )
     for note in task.notes:
         display.warn(note)
+
+
+def _open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) -> Session:
+    """Make the rows ready for training, from where ``saved`` (a checkpoint's state) left off."""
+    kind = BatchSession if task.config.method == "batch" else StochasticSession
+    try:
+        return kind(task, context, saved)
+    except TooWideError as error:
+        return kind(task.widened(error.largest), context, saved)

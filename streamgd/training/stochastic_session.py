@@ -1,8 +1,7 @@
-"""A session: the rows of a task made ready, its state new or from a checkpoint, and the loop that trains it."""
+"""Mini-batches or single rows: blocks or windows made ready, the state, and what a run tells of itself."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -10,31 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.blocks import Block
-from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.folder import BlocksFolder, claim_folder
 from streamgd.data.prepare import Preparation, PreparedBlocks, is_prepared, new_store
-from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes, remove_blocks
+from streamgd.data.store import BlockStore, remove_blocks
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 from streamgd.objective.objective import ChunkSums, Objective
-from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
-from streamgd.training.batch import BatchState, BatchTrainer, BlockSource, count_slices, survey_pass
-from streamgd.training.carry import carried_theta, carry_over
-from streamgd.training.holdout import BlocksHoldout, Holdout, StreamedHoldout, folded
+from streamgd.training.carry import carry_over
+from streamgd.training.holdout import BlocksHoldout, Holdout, folded
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
-from streamgd.training.setup import Task, TooWideError, first_theta
+from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
+from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import (
     best_constant,
     block_row_norms,
     decorrelating_rotation,
     expected_squares,
-    mean_row_norm,
     smoothness,
 )
 from streamgd.training.stochastic import StochasticTrainer
@@ -42,77 +38,6 @@ from streamgd.training.trainstate import TrainState
 
 #: Part of the whole gain that the last epoch may bring before more epochs are advised; the rest is noise.
 STILL_FALLING = 0.02
-
-
-class Session(ABC):
-    """One run of one task."""
-
-    def __init__(self, task: Task, context: RunContext):
-        self.task = task
-        self.context = context
-        self._survey: Survey
-
-    @abstractmethod
-    def train(self) -> None:
-        """Run the loop to its end."""
-
-    @abstractmethod
-    def carry_over(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state that was trained on other data, with the next epoch, and checkpoint that."""
-
-    @abstractmethod
-    def record(self, event: str, text: str) -> None:
-        """Write something that happened to the history, and tell it."""
-
-    @abstractmethod
-    def result(self) -> tuple[Encoding, np.ndarray]:
-        """Final encoding and theta ``(n_dof, 1)``, in units of the standardised target."""
-
-    @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What is worth knowing of the run, as plain values."""
-
-    @abstractmethod
-    def hint(self) -> str | None:
-        """What the user should know of how far it came."""
-
-    @abstractmethod
-    def close(self, remove: bool = False) -> None:
-        """Let go of the blocks; ``remove`` when no later start needs them, which deletes them unless they are kept."""
-
-    def _record_prepare(self, state: TrainState | BatchState) -> None:
-        """Begin the history with what it took to make the rows ready; a run that goes on has that line already."""
-        lap = self.context.stopwatch.lap()
-        if state.history_bytes == 0:
-            self.context.append_history(state, {"event": "prepare", **lap})
-
-
-def open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) -> Session:
-    """Make the rows ready for training, from where ``saved`` (a checkpoint's state) left off."""
-    kind = BatchSession if task.config.method == "batch" else StochasticSession
-    try:
-        return kind(task, context, saved)
-    except TooWideError as error:
-        return kind(task.widened(error.largest), context, saved)
-
-
-def _tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:
-    for name in task.hashed_now(encoding):
-        context.display.message(
-            f"{name}: more than {task.config.max_levels:,} levels, hashed into {task.config.hash_buckets:,} buckets"
-        )
-
-
-def _streamed_holdout(task: Task, encoding: Encoding, context: RunContext) -> Holdout | None:
-    """Held out rows that are decoded anew each time, if there are any."""
-    check, stopwatch = context.interrupt.check, context.stopwatch
-    if task.validation is not None:
-        encoder = BlockEncoder(encoding, task.layout, RowChoice(where=task.choice.where))
-        return StreamedHoldout(task.validation, encoder, task.threads, False, check, stopwatch)
-    if task.config.holdout > 0:
-        encoder = BlockEncoder(encoding, task.layout, task.choice)
-        return StreamedHoldout(task.manifest, encoder, task.threads, True, check, stopwatch)
-    return None
 
 
 class StochasticSession(Session):
@@ -135,7 +60,7 @@ class StochasticSession(Session):
                 self.close(remove=True)
             raise
         self._objective = task.objective(self._encoding)
-        _tell_hashed(task, self._encoding, context)
+        tell_hashed(task, self._encoding, context)
 
     def _open_blocks(self) -> tuple[Block, float]:
         """Prepare the shuffled blocks; returns the rows of one of them and the largest row norm."""
@@ -242,7 +167,7 @@ class StochasticSession(Session):
         if self._blocks is not None and task.config.holdout > 0:
             holdout = BlocksHoldout(self._blocks.prepared, task.threads, self.context.stopwatch)
         else:
-            holdout = _streamed_holdout(task, self._encoding, self.context)
+            holdout = streamed_holdout(task, self._encoding, self.context)
         train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
         trainer = StochasticTrainer(
             task, self._source, self._objective, holdout, train_rows, self._survey.moments, self.context
@@ -270,10 +195,10 @@ class StochasticSession(Session):
         state, unit = self._state, self._state.encoding.target_scale**2
         losses = state.epoch_losses[-1] if state.epoch_losses else dict.fromkeys(("progressive", "holdout", "constant"))
         survey = state.survey or self._survey
-        facts = _common_facts(self.task, survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
+        facts = common_facts(self.task, survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
         facts |= {
-            "progressive_loss": _scaled(losses["progressive"], unit), "holdout_loss": _scaled(losses["holdout"], unit),
-            "base_loss": _scaled(losses["constant"], unit), "train_loss": None, "objective": None,
+            "progressive_loss": scaled(losses["progressive"], unit), "holdout_loss": scaled(losses["holdout"], unit),
+            "base_loss": scaled(losses["constant"], unit), "train_loss": None, "objective": None,
             "learning_rate": state.learning_rate, "rollbacks": state.rollbacks,
         }  # fmt: skip
         if self._blocks is not None:
@@ -311,110 +236,6 @@ class StochasticSession(Session):
             self._folder.close()
 
 
-class BatchSession(Session):
-    """Full-batch passes over the row groups."""
-
-    def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
-        super().__init__(task, context)
-        self._state: BatchState
-        encoder = task.encoder()
-        survey = survey_pass(task, encoder, context)
-        encoding = task.encoding(survey, encoder.vocabularies)
-        self._survey = survey
-        self._holdout = _streamed_holdout(task, encoding, context)
-        places = min(task.layout.block_rows, max(row_group.rows for row_group in task.manifest.row_groups))
-        store = BlockStore(
-            task.blocks_dir, task.layout, places, count_slices(task.manifest, task.layout.block_rows),
-            BATCH_WAY_OUT,
-        )  # fmt: skip
-        remove_blocks(task.blocks_dir)  # of a start that was killed
-        fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
-        final = BlockEncoder(encoding, task.layout, task.choice)
-        self._source = BlockSource(task.manifest, final, store if fits else None, context.stopwatch)
-        self._objective = task.objective(encoding)
-        _tell_hashed(task, encoding, context)
-        self._trainer = BatchTrainer(task, self._source, self._objective, self._holdout, context)
-        try:
-            self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
-        except BaseException:
-            self._source.close()
-            raise
-
-    def _new_state(self, encoding: Encoding) -> BatchState:
-        task, survey = self.task, self._survey
-        mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
-        base = np.zeros((encoding.n_dof, 1))
-        base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
-        if encoding.columns.offset is not None:
-            base = self._trainer.best_constant(base)
-        rate = task.config.learning_rate
-        if rate == "auto" and task.optimizer == "backtracking":
-            # It finds its own steps; no pass is spent on the first.
-            mean = mean_row_norm(survey.moments, encoding.scaling, len(encoding.categorical))
-            rate = 1.0 / (mean * task.loss.max_curvature + task.config.l2)
-        elif rate == "auto":
-            rate = 1.0 / self._trainer.smoothness(encoding.n_dof)
-        self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
-        theta = first_theta(task, encoding, float(base[-1, 0]))
-        # Where theta starts at the best constant, the first pass tells its loss.
-        base_loss = None if (theta == base).all() else self._trainer.total(base).mean_loss
-        return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss, task.key)
-
-    def train(self) -> None:
-        self._record_prepare(self._state)
-        self._trainer.run(self._state)
-
-    def carry_over(self, saved: dict[str, Any]) -> None:
-        old, state = BatchState.from_state(saved), self._state
-        theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), state.encoding)
-        try:
-            if state.base_loss is None:
-                # The first pass will not be at the best constant, where the new state stands.
-                state.base_loss = self._trainer.total(state.optimizer["theta"]).mean_loss
-            state.optimizer = FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, state.learning_rate)
-            for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
-                setattr(state, name, getattr(old, name))
-            self.context.save(state.state())
-        except BaseException:
-            self._source.close()
-            raise
-
-    def record(self, event: str, text: str) -> None:
-        self.context.event(self._state, event, text)
-
-    def result(self) -> tuple[Encoding, np.ndarray]:
-        if self.task.config.patience and self._state.best:
-            return self._state.encoding, np.array(self._state.best["theta"])
-        return self._state.encoding, np.array(self._state.optimizer["theta"])
-
-    def facts(self) -> dict[str, Any]:
-        state, unit = self._state, self._state.encoding.target_scale**2
-        facts = _common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
-        gradient = state.optimizer["residual"]
-        closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"], **(state.closing or {})}
-        facts |= {
-            "progressive_loss": None, "holdout_loss": _scaled(state.best["loss"] if state.best else None, unit),
-            "base_loss": _scaled(state.base_loss, unit), "train_loss": _scaled(closing["mean_loss"], unit),
-            "objective": _scaled(closing["value"], unit), "learning_rate": state.optimizer["alpha"],
-            "gradient": None if gradient is None else gradient * state.encoding.target_scale, "rollbacks": 0,
-        }  # fmt: skip
-        return facts
-
-    def hint(self) -> str | None:
-        gradient = self._state.optimizer["residual"]
-        if self._state.stopped_by != "epochs" or gradient is None:
-            return None
-        return (
-            f"not converged: the largest |grad J| is {gradient * self._state.encoding.target_scale:.3g} after"
-            f" {self._state.epoch} passes, asked for {self.task.config.tol_gradient:.3g}. Raise --epochs, or take"
-            f" --method minibatch"
-        )
-
-    def close(self, remove: bool = False) -> None:  # noqa: ARG002
-        # The blocks of full batch are made anew by the first pass after a start.
-        self._source.close()
-
-
 def _losses_over_blocks(
     prepared: PreparedBlocks, objective: Objective, theta: np.ndarray, constant: float, threads: int
 ) -> tuple[ChunkSums, float]:
@@ -433,24 +254,3 @@ def _losses_over_blocks(
     total = folded(iter(sums for sums, _ in found))
     assert total is not None
     return total, sum(loss for _, loss in found)
-
-
-def _common_facts(
-    task: Task, survey: Survey, epochs: int, steps: int, rows_seen: int, stopped_by: str | None
-) -> dict[str, Any]:
-    return {
-        "key": task.key, "rows": task.manifest.n_rows, "train_rows": survey.train_rows,
-        "holdout_rows": survey.holdout_rows,
-        "dropped": survey.dropped,
-        "skipped_row_groups": len(task.manifest.skipped),
-        "skipped_rows": sum(each.rows for each in task.manifest.skipped),
-        "nulls": survey.nulls, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
-        "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
-        "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout, "sample": task.config.sample,
-        "where": task.config.where,
-        "epochs": epochs, "steps": steps, "rows_seen": rows_seen, "stopped_by": stopped_by,
-    }  # fmt: skip
-
-
-def _scaled(value: float | None, unit: float) -> float | None:
-    return None if value is None else value * unit

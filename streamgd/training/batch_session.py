@@ -1,0 +1,123 @@
+"""Full batch: moments and levels of all rows, the state, and what a run tells of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from streamgd.data.block_encoder import BlockEncoder
+from streamgd.data.encoding import Encoding
+from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes, remove_blocks
+from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.training.batch import BatchState, BatchTrainer
+from streamgd.training.carry import carried_theta
+from streamgd.training.chunks import BlockSource, count_slices, survey_pass
+from streamgd.training.progress import RunContext
+from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
+from streamgd.training.setup import Task, first_theta
+from streamgd.training.stepsize import mean_row_norm
+
+
+class BatchSession(Session):
+    """Full-batch passes over the row groups."""
+
+    def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
+        super().__init__(task, context)
+        self._state: BatchState
+        encoder = task.encoder()
+        survey = survey_pass(task, encoder, context)
+        encoding = task.encoding(survey, encoder.vocabularies)
+        self._survey = survey
+        self._holdout = streamed_holdout(task, encoding, context)
+        places = min(task.layout.block_rows, max(row_group.rows for row_group in task.manifest.row_groups))
+        store = BlockStore(
+            task.blocks_dir, task.layout, places, count_slices(task.manifest, task.layout.block_rows),
+            BATCH_WAY_OUT,
+        )  # fmt: skip
+        remove_blocks(task.blocks_dir)  # of a start that was killed
+        fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
+        final = BlockEncoder(encoding, task.layout, task.choice)
+        self._source = BlockSource(task.manifest, final, store if fits else None, context.stopwatch)
+        self._objective = task.objective(encoding)
+        tell_hashed(task, encoding, context)
+        self._trainer = BatchTrainer(task, self._source, self._objective, self._holdout, context)
+        try:
+            self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
+        except BaseException:
+            self._source.close()
+            raise
+
+    def _new_state(self, encoding: Encoding) -> BatchState:
+        task, survey = self.task, self._survey
+        mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
+        base = np.zeros((encoding.n_dof, 1))
+        base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
+        if encoding.columns.offset is not None:
+            base = self._trainer.best_constant(base)
+        rate = task.config.learning_rate
+        if rate == "auto" and task.optimizer == "backtracking":
+            # It finds its own steps; no pass is spent on the first.
+            mean = mean_row_norm(survey.moments, encoding.scaling, len(encoding.categorical))
+            rate = 1.0 / (mean * task.loss.max_curvature + task.config.l2)
+        elif rate == "auto":
+            rate = 1.0 / self._trainer.smoothness(encoding.n_dof)
+        self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
+        theta = first_theta(task, encoding, float(base[-1, 0]))
+        # Where theta starts at the best constant, the first pass tells its loss.
+        base_loss = None if (theta == base).all() else self._trainer.total(base).mean_loss
+        return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss, task.key)
+
+    def train(self) -> None:
+        self._record_prepare(self._state)
+        self._trainer.run(self._state)
+
+    def carry_over(self, saved: dict[str, Any]) -> None:
+        old, state = BatchState.from_state(saved), self._state
+        theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), state.encoding)
+        try:
+            if state.base_loss is None:
+                # The first pass will not be at the best constant, where the new state stands.
+                state.base_loss = self._trainer.total(state.optimizer["theta"]).mean_loss
+            state.optimizer = FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, state.learning_rate)
+            for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
+                setattr(state, name, getattr(old, name))
+            self.context.save(state.state())
+        except BaseException:
+            self._source.close()
+            raise
+
+    def record(self, event: str, text: str) -> None:
+        self.context.event(self._state, event, text)
+
+    def result(self) -> tuple[Encoding, np.ndarray]:
+        if self.task.config.patience and self._state.best:
+            return self._state.encoding, np.array(self._state.best["theta"])
+        return self._state.encoding, np.array(self._state.optimizer["theta"])
+
+    def facts(self) -> dict[str, Any]:
+        state, unit = self._state, self._state.encoding.target_scale**2
+        facts = common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
+        gradient = state.optimizer["residual"]
+        closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"], **(state.closing or {})}
+        facts |= {
+            "progressive_loss": None, "holdout_loss": scaled(state.best["loss"] if state.best else None, unit),
+            "base_loss": scaled(state.base_loss, unit), "train_loss": scaled(closing["mean_loss"], unit),
+            "objective": scaled(closing["value"], unit), "learning_rate": state.optimizer["alpha"],
+            "gradient": None if gradient is None else gradient * state.encoding.target_scale, "rollbacks": 0,
+        }  # fmt: skip
+        return facts
+
+    def hint(self) -> str | None:
+        gradient = self._state.optimizer["residual"]
+        if self._state.stopped_by != "epochs" or gradient is None:
+            return None
+        return (
+            f"not converged: the largest |grad J| is {gradient * self._state.encoding.target_scale:.3g} after"
+            f" {self._state.epoch} passes, asked for {self.task.config.tol_gradient:.3g}. Raise --epochs, or take"
+            f" --method minibatch"
+        )
+
+    def close(self, remove: bool = False) -> None:  # noqa: ARG002
+        # The blocks of full batch are made anew by the first pass after a start.
+        self._source.close()

@@ -1,0 +1,100 @@
+"""A session: the rows of a task made ready, its state new or from a checkpoint, and the loop that trains it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from streamgd.data.block_encoder import BlockEncoder
+from streamgd.data.encoder import RowChoice, Survey
+from streamgd.data.encoding import Encoding
+from streamgd.training.batch import BatchState
+from streamgd.training.holdout import Holdout, StreamedHoldout
+from streamgd.training.progress import RunContext
+from streamgd.training.setup import Task
+from streamgd.training.trainstate import TrainState
+
+
+class Session(ABC):
+    """One run of one task."""
+
+    def __init__(self, task: Task, context: RunContext):
+        self.task = task
+        self.context = context
+        self._survey: Survey
+
+    @abstractmethod
+    def train(self) -> None:
+        """Run the loop to its end."""
+
+    @abstractmethod
+    def carry_over(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state that was trained on other data, with the next epoch, and checkpoint that."""
+
+    @abstractmethod
+    def record(self, event: str, text: str) -> None:
+        """Write something that happened to the history, and tell it."""
+
+    @abstractmethod
+    def result(self) -> tuple[Encoding, np.ndarray]:
+        """Final encoding and theta ``(n_dof, 1)``, in units of the standardised target."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What is worth knowing of the run, as plain values."""
+
+    @abstractmethod
+    def hint(self) -> str | None:
+        """What the user should know of how far it came."""
+
+    @abstractmethod
+    def close(self, remove: bool = False) -> None:
+        """Let go of the blocks; ``remove`` when no later start needs them, which deletes them unless they are kept."""
+
+    def _record_prepare(self, state: TrainState | BatchState) -> None:
+        """Begin the history with what it took to make the rows ready; a run that goes on has that line already."""
+        lap = self.context.stopwatch.lap()
+        if state.history_bytes == 0:
+            self.context.append_history(state, {"event": "prepare", **lap})
+
+
+def tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:
+    for name in task.hashed_now(encoding):
+        context.display.message(
+            f"{name}: more than {task.config.max_levels:,} levels, hashed into {task.config.hash_buckets:,} buckets"
+        )
+
+
+def streamed_holdout(task: Task, encoding: Encoding, context: RunContext) -> Holdout | None:
+    """Held out rows that are decoded anew each time, if there are any."""
+    check, stopwatch = context.interrupt.check, context.stopwatch
+    if task.validation is not None:
+        encoder = BlockEncoder(encoding, task.layout, RowChoice(where=task.choice.where))
+        return StreamedHoldout(task.validation, encoder, task.threads, False, check, stopwatch)
+    if task.config.holdout > 0:
+        encoder = BlockEncoder(encoding, task.layout, task.choice)
+        return StreamedHoldout(task.manifest, encoder, task.threads, True, check, stopwatch)
+    return None
+
+
+def common_facts(
+    task: Task, survey: Survey, epochs: int, steps: int, rows_seen: int, stopped_by: str | None
+) -> dict[str, Any]:
+    return {
+        "key": task.key, "rows": task.manifest.n_rows, "train_rows": survey.train_rows,
+        "holdout_rows": survey.holdout_rows,
+        "dropped": survey.dropped,
+        "skipped_row_groups": len(task.manifest.skipped),
+        "skipped_rows": sum(each.rows for each in task.manifest.skipped),
+        "nulls": survey.nulls, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
+        "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
+        "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout, "sample": task.config.sample,
+        "where": task.config.where,
+        "epochs": epochs, "steps": steps, "rows_seen": rows_seen, "stopped_by": stopped_by,
+    }  # fmt: skip
+
+
+def scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value * unit
