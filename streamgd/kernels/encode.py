@@ -86,20 +86,24 @@ def _mark_nulls(validity, first, count, tile):
             tile[i] = np.nan
 
 
-@compiled(types.Tuple((_f8, _i8))(_f8[::1], types.boolean[::1]))
-def _largest_and_nulls(values, kept):
-    """The largest magnitude, and the number of NaN, in the rows that are kept.
+@compiled(types.UniTuple(_i8, 2)(_f8[::1], types.boolean[::1], types.boolean))
+def _largest_and_nulls(values, kept, every):
+    """The bits of the largest magnitude, and the number of NaN, in the rows that are kept; ``every`` says that all are.
 
-    Magnitudes are compared as integers, in which NaN comes after infinity: numbers that may be NaN are compared one at
-    a time only.
+    Magnitudes are compared as integers, which have the same order, with NaN after infinity: numbers that may be NaN
+    are compared one at a time only. Most tiles have neither, which their largest magnitude tells.
     """
     bits = values.view(np.int64)
     largest, nulls = np.int64(0), np.int64(0)
     for i in range(bits.shape[0]):
-        magnitude = bits[i] & _MAGNITUDE_BITS if kept[i] else np.int64(0)
-        nulls += np.int64(1) if magnitude > _INFINITY_BITS else np.int64(0)
-        largest = max(largest, magnitude if magnitude <= _INFINITY_BITS else np.int64(0))
-    return np.array([largest]).view(np.float64)[0], nulls
+        largest = max(largest, bits[i] & _MAGNITUDE_BITS)
+    if not every or largest >= _INFINITY_BITS:
+        largest = np.int64(0)
+        for i in range(bits.shape[0]):
+            magnitude = bits[i] & _MAGNITUDE_BITS if kept[i] else np.int64(0)
+            nulls += np.int64(1) if magnitude > _INFINITY_BITS else np.int64(0)
+            largest = max(largest, magnitude if magnitude <= _INFINITY_BITS else np.int64(0))
+    return largest, nulls
 
 
 @compiled(types.void(_f8[::1], _f8, _f8, _f8, _f8))
@@ -199,22 +203,25 @@ def encode_numeric(
     scaled = np.empty((n_columns, TILE_ROWS), out.dtype)
     buffer = np.empty(TILE_ROWS)
     moments[:] = 0.0
+    moment_bits = moments.view(np.int64)
     for start in range(0, n_rows, TILE_ROWS):
         count = min(TILE_ROWS, n_rows - start)
         stop = start + count
         tile, tile_weight = buffer[:count], weight[start:stop]
         total_weight = tile_weight.sum()
+        every = kept[start:stop].all()
         for column in range(n_columns):
             _copy_values(addresses[column], kinds[column], offsets[column] + start, count, tile)
             _mark_nulls(validity[column], offsets[column] + start, count, tile)
-            largest, nulls = _largest_and_nulls(tile, kept[start:stop])
+            largest, nulls = _largest_and_nulls(tile, kept[start:stop], every)
             _standardise(tile, shift[column], scale[column], mean[column], deviation[column])
-            moments[column, 3] = max(moments[column, 3], largest)
+            moment_bits[column, 3] = max(moment_bits[column, 3], largest)
             moments[column, 4] += nulls
             for i in range(count):
                 scaled[column, i] = tile[i]
             if not learn:
-                _mark_nan(tile, has_null[start:stop])
+                if nulls > 0 or not every:
+                    _mark_nan(tile, has_null[start:stop])
                 continue
             total = total_weight
             tile_mean, squares = _mean_and_squares(tile, tile_weight, total)
