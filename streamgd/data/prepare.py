@@ -150,6 +150,7 @@ class Preparation:
         self._check = check
         self._progress = progress
         self._stopwatch = stopwatch
+        self._desks = threading.local()
 
     def run(self) -> PreparedBlocks:
         """The finished blocks: from the note if they are there, else by doing what is left to do."""
@@ -256,30 +257,45 @@ class Preparation:
         self, group: list[int], region: int, fill: np.ndarray, finisher: Finisher
     ) -> tuple[int, int, np.ndarray]:
         """Finish the records of the regions ``group`` into ``region``: rows in slot order, training rows first."""
-        train, held_out, records, offset = [], [], [], 0
+        desk = self._desk()
+        train, held_out, n_records = [], [], 0
         for source in group:
-            part = self._store.read_records(source, int(fill[source]))
-            order, n_train = self._slot_order(part)
-            train.append(order[:n_train] + offset)
-            held_out.append(order[n_train:] + offset)
-            records.append(part)
-            offset += len(part)
-        order = np.concatenate([*train, *held_out])
+            part = desk.records[n_records : n_records + int(fill[source])]
+            self._store.read_records(source, part)
+            order = desk.order[n_records : n_records + len(part)]
+            n_train = kernels.slot_order(
+                part.view(np.int32), self._store.layout.slot_position, self._store.places, HOLDOUT_BIT, desk.at, order
+            )
+            order += n_records
+            train.append(order[:n_train])
+            held_out.append(order[n_train:])
+            n_records += len(part)
+        order = desk.order[:n_records] if len(group) == 1 else np.concatenate([*train, *held_out])
         n_train = sum(map(len, train))
-        buffer = np.empty(self._store.layout.block_bytes(len(order)), np.uint8)
-        block = finisher.finish(records[0] if len(records) == 1 else np.concatenate(records), order, buffer)
+        buffer = desk.block[: self._store.layout.block_bytes(n_records)]
+        block = finisher.finish(desk.records[:n_records], order, buffer)
         self._store.write(region, 0, buffer)
         norms = np.zeros(2)
         train_part = block.part(0, n_train)
         sums.row_norms(train_part.features, train_part.codes, train_part.weight, norms)
-        return n_train, len(order), norms
+        return n_train, n_records, norms
 
-    def _slot_order(self, records: np.ndarray) -> tuple[np.ndarray, int]:
-        order = np.empty(len(records), np.int64)
-        scratch = np.empty(2 * self._store.places, np.int64)
-        position = self._store.layout.slot_position
-        n_train = kernels.slot_order(records.view(np.int32), position, self._store.places, HOLDOUT_BIT, scratch, order)
-        return order, n_train
+    def _desk(self) -> _Desk:
+        """The memory of this thread."""
+        if not hasattr(self._desks, "mine"):
+            self._desks.mine = _Desk(self._store.layout, self._store.places)
+        desk: _Desk = self._desks.mine
+        return desk
+
+
+class _Desk:
+    """What one thread needs to finish blocks, used again for each: new memory would have to be cleared first."""
+
+    def __init__(self, layout: RecordLayout, places: int):
+        self.records = layout.new_records(places)
+        self.block = np.empty(layout.block_bytes(places), np.uint8)
+        self.order = np.empty(places, np.int64)
+        self.at = np.empty(2 * places, np.int64)
 
 
 class _Wave:
@@ -386,8 +402,9 @@ class _Stage:
                 self._place(rows, origin, records)
             survey = survey.merge(rows.survey)
             start += batch.num_rows
-        # Arrow would keep the pages and dictionaries of every row group for later ones.
-        pa.default_memory_pool().release_unused()
+        if encoder.dictionary_columns:
+            # Arrow would keep the dictionaries of every row group; pages are used again by the next one.
+            pa.default_memory_pool().release_unused()
         self._scatter.progress("prepare", row_group.rows)
         return survey
 

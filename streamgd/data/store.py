@@ -125,10 +125,9 @@ class BlockStore:
         with storage_errors(f"write the blocks to {self._path}", self._hint()):
             states.files.write_at(self._descriptor, view, position)
 
-    def read_records(self, region: int, rows: int) -> np.ndarray:
-        """The first ``rows`` records of a region, uint64, shape ``(rows, record_words)``."""
+    def read_records(self, region: int, records: np.ndarray) -> None:
+        """Fill ``records`` (uint64, (n, record_words), C-contiguous) with the first ones of a region."""
         assert self._descriptor is not None
-        records = self.layout.new_records(rows)
         view = records.view(np.uint8).reshape(-1).data
         position, done = region * self.region_bytes, 0
         with storage_errors(f"read the blocks from {self._path}"):
@@ -137,7 +136,6 @@ class BlockStore:
                 if count == 0:
                     raise StorageError(f"{self._path} is shorter than it was written. Run again with --restart.")
                 done += count
-        return records
 
     def block(self, region: int, rows: int) -> Block:
         """The finished block in a region, mapped."""
