@@ -56,8 +56,12 @@ class Comparison:
     unit: str = "×"
     divided_by: float = 1.0
     """Of the value, for its unit."""
+    paired: bool = False
+    """The median of the ratios of each repeat, rather than the ratio of medians: for small differences."""
 
     def value(self, results: dict[str, RunResult]) -> float | None:
+        if self.paired:
+            return self._median_of_ratios(results)
         value = self.numerator.value(results)
         if value is None:
             return None
@@ -67,6 +71,12 @@ class Comparison:
                 return None
             value /= divisor
         return value / self.divided_by
+
+    def _median_of_ratios(self, results: dict[str, RunResult]) -> float | None:
+        """Of the runs that were made one after the other."""
+        assert self.denominator is not None
+        above, below = (results[each.runs[0].label].values(each.measure) for each in (self.numerator, self.denominator))
+        return median(a / b for a, b in zip(above, below, strict=False)) if above and below else None
 
     def reached(self, value: float) -> bool | None:
         """None where there is no bound."""
@@ -185,6 +195,8 @@ def all_cases() -> list[Case]:
     wide = _streamgd("default, 5 epochs, 500 columns", "wide", epochs=5)
     process_1, process_loops_1 = _process(1)
     process_5, process_loops_5 = _process(5)
+    with_checkpoints = _streamgd("default, 300 epochs, --checkpoint-every 10s", epochs=300, checkpoint_every="10s")
+    without = _streamgd("default, 300 epochs, no checkpoint", epochs=300, checkpoints=False)
     demo = Run("demo of the README", "StreamgdDemo", "demo")
     return [
         Case("default-1", "Default run, prepare included, 1 epoch, against scikit-learn's loop", (
@@ -240,6 +252,10 @@ def all_cases() -> list[Case]:
             Comparison("data_gen and train", Quantity("seconds", (demo,)), at_most=4.0, unit="s"),
             Comparison("train alone", Quantity("train_s", (demo,)), unit="s"),
         )),
+        Case("checkpoints", "Rows per second of training with checkpoints against without, repeat by repeat", (
+            Comparison("--checkpoint-every 10s", Quantity("further_epoch_s", (without,)),
+                       Quantity("further_epoch_s", (with_checkpoints,)), at_least=0.97, paired=True),
+        ), by_default=False),
         Case("peers", "Further peers, to their end, against the default run of 5 epochs", (), (
             default_5, Run("scikit-learn LogisticRegression in memory", "ScikitLearnInMemory"),
             Run("dask-ml L-BFGS", "DaskMlLbfgs"), Run("PyTorch linear layer, 1 epoch", "TorchLinear"), text, cache,

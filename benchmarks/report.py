@@ -165,6 +165,8 @@ def _time_table(outcome: Outcome) -> str:
 def _part(name: str, value: float) -> str:
     if "bytes_per_s" in name:
         return f"{name.replace('bytes_per_s', 'GB/s').replace('_', ' ')} {value / 1e9:.2f}"
+    if not name.endswith("_s"):
+        return f"{name.replace('_', ' ')} {value:,.0f}"
     return f"{name.removesuffix('_s').replace('_', ' ')} {value:.4f} s"
 
 

@@ -84,6 +84,34 @@ def test_ratios_are_those_of_the_times(found: tuple[dict[str, Any], str]) -> Non
     assert ratios["prepare"]["value"] == pytest.approx(prepare / runs["bare decode"]["seconds"])
 
 
+def test_paired_ratios_are_taken_repeat_by_repeat() -> None:
+    case = next(case for case in all_cases() if case.name == "checkpoints")
+    without, with_checkpoints = (case.comparisons[0].numerator, case.comparisons[0].denominator)
+    assert with_checkpoints is not None
+    results = {run.label: RunResult(run, ROWS) for run in case.runs}
+    # The machine slows down from repeat to repeat: the ratio of medians would be 2.0 / 2.0.
+    for quantity, seconds in ((without, [1.0, 2.0, 4.0]), (with_checkpoints, [1.25, 2.0, 5.0])):
+        measured = [Measurement(9.9, 0, {"further_epoch_s": value}) for value in seconds]
+        results[quantity.runs[0].label].measurements = measured
+    assert case.comparisons[0].value(results) == pytest.approx(0.8)
+    results[without.runs[0].label].measurements.clear()
+    assert case.comparisons[0].value(results) is None
+
+
+def test_checkpoints_are_counted_and_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DISK_BYTES", 2**22)
+    runs = [
+        Run("with", "Streamgd", options={"epochs": 20, "checkpoint_every": "1ms"}),
+        Run("without", "Streamgd", options={"epochs": 20, "checkpoints": False}),
+    ]
+    outcome = command.run([Case("checkpoints", "Checkpoints", (), tuple(runs))], ROWS, 1, tmp_path)
+    measures = {row["run"]: row["measures"] for row in outcome.times()}
+    assert measures["without"]["checkpoints"] == 1.0  # that of the end
+    assert measures["with"]["checkpoints"] > 2.0
+    assert measures["with"]["further_epoch_s"] > 0.0
+    assert "no checkpoint before the end" in outcome.settings["without"]
+
+
 def test_the_machine_and_the_data_are_described(found: tuple[dict[str, Any], str]) -> None:
     results, markdown = found
     assert results["machine"]["versions"]["numpy"] == np.__version__

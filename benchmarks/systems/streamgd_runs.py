@@ -41,15 +41,27 @@ def _logit(model: Any, batch: pa.RecordBatch) -> Float64Array:
 
 
 class Streamgd(System):
-    """`streamgd.train(data, target, **options)`, all else at its default."""
+    """`streamgd.train(data, target, **options)`, all else at its default.
+
+    Without `checkpoints`, which is no option of `train`, none is written before the end, not even after an epoch.
+    """
+
+    def __init__(self, scratch: Path, checkpoints: bool = True, **options: Any) -> None:
+        super().__init__(scratch, **options)
+        self._checkpoints = checkpoints
 
     @property
     def settings(self) -> str:
-        return "streamgd.train(" + ", ".join(f"{name}={value!r}" for name, value in self.options.items()) + ")"
+        call = "streamgd.train(" + ", ".join(f"{name}={value!r}" for name, value in self.options.items()) + ")"
+        return call if self._checkpoints else f"{call}, no checkpoint before the end"
 
     def prepare(self, data: DataFiles) -> None:
         import streamgd
+        from streamgd.training.checkpoint import CheckpointStore
 
+        if not self._checkpoints:
+            # The process is that of this run alone.
+            CheckpointStore.begin = lambda *_: None  # type: ignore[method-assign]
         self._data, self._train, self._clock = data, streamgd.train, Clock()
 
     def run(self) -> None:
@@ -66,11 +78,16 @@ class Streamgd(System):
             # From the second epoch to the start of the last: with all that is done between epochs, but not what is
             # done once, at the end of the run.
             found["further_epoch_s"] = (began_s[-1] - began_s[1]) / (len(began_s) - 2)
+        # They are numbered from 1.
+        found["checkpoints"] = float(max(int(path.stem) for path in self._checkpoint_files()))
         passes = [line["seconds"] for line in history if line["event"] == "pass"]
         if passes:
             found["pass_s"] = float(np.mean(passes))
             found["feature_bytes_per_s"] = 4.0 * self._data.rows * len(self._data.numeric) / found["pass_s"]
         return found
+
+    def _checkpoint_files(self) -> list[Path]:
+        return list((self._result.run_dir / "checkpoints").glob("*.safetensors"))
 
     def raw_prediction(self, batch: pa.RecordBatch) -> Float64Array:
         return _logit(self._result.model, batch)
