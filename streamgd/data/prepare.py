@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,15 +76,11 @@ class PreparedBlocks:
         """The held out rows of a block."""
         return self._block(index).part(int(self.train_rows[index]), int(self.rows[index]))
 
-    def read_ahead(self, index: int) -> bool:
-        """Have a block that is needed soon read; returns whether it had to be."""
-        return self.store.read_ahead(int(self.regions[index]))
-
-    def wait_for(self, index: int) -> None:
-        self.store.wait_for(int(self.regions[index]))
-
-    def release(self, index: int) -> None:
-        self.store.release(int(self.regions[index]))
+    def in_turn(self, order: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
+        """The blocks of ``order``, by number, one after another: see ``BlockStore.in_turn``."""
+        turns = self.store.in_turn([int(self.regions[index]) for index in order], stopwatch)
+        for index, _ in zip(order, turns, strict=True):
+            yield index
 
     def _block(self, index: int) -> Block:
         return self.store.block(int(self.regions[index]), int(self.rows[index]))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from streamgd import state as states
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.errors import StorageError, StreamgdError, storage_errors
 from streamgd.plain import byte_size
+from streamgd.stopwatch import Stopwatch
 
 PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
 #: Of Linux 5.14; Python has no name for it yet.
@@ -64,10 +67,10 @@ class BlockStore:
         self._map: mmap.mmap | None = None
 
     def read_note(self, key: str) -> dict[str, Any] | None:
-        """What was last noted, if it is about these blocks (``key``), whole, and the file is there."""
-        if not self._path.exists():
-            return None
+        """What was last noted, if it is about these blocks (``key``), whole, and the file is there in its full size."""
         try:
+            if self._path.stat().st_size != self.total_bytes:
+                return None
             note = states.deserialize(self._note.read_bytes(), "prepare", str(self._note))
         except (OSError, states.CorruptStateError):
             return None
@@ -150,6 +153,25 @@ class BlockStore:
                 self._map = mmap.mmap(self._descriptor, self.total_bytes)
         return self._map
 
+    def in_turn(self, regions: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
+        """The regions one after another, each to be looked at through the map until the next is asked for.
+
+        The next one is read meanwhile; the pages of the one before are let go.
+
+        Raises
+        ------
+        StorageError
+            See :meth:`wait_for`.
+        """
+        on_its_way = bool(regions) and self.read_ahead(regions[0])
+        for region, following in zip_longest(regions, regions[1:]):
+            if on_its_way:
+                with stopwatch.timed("waiting"):
+                    self.wait_for(region)
+            on_its_way = following is not None and self.read_ahead(following)
+            yield region
+            self.release(region)
+
     def read_ahead(self, region: int) -> bool:
         """Have the system read a region that is needed soon; returns whether it had to be read."""
         assert self._descriptor is not None
@@ -158,8 +180,8 @@ class BlockStore:
             return False
         try:
             # Asking for what is in memory already would take time; the last page stands for all.
-            os.preadv(self._descriptor, [bytearray(1)], begin + self.region_bytes - PAGE_BYTES, os.RWF_NOWAIT)
-            return False
+            at = begin + self.region_bytes - PAGE_BYTES
+            return os.preadv(self._descriptor, [bytearray(1)], at, os.RWF_NOWAIT) == 0  # a file that was cut short
         except OSError:
             with storage_errors(f"read the blocks from {self._path}"):
                 os.posix_fadvise(self._descriptor, begin, self.region_bytes, os.POSIX_FADV_WILLNEED)

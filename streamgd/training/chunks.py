@@ -70,10 +70,9 @@ class BlockSource:
         """The blocks of a row group; each is valid until the same thread asks for the next."""
         rows = self._rows.get(row_group)
         if self._store is not None and rows is not None:
-            for index, count in enumerate(rows):
-                region = self._first_region[row_group] + index
-                yield self._store.block(region, count)
-                self._store.release(region)
+            first = self._first_region[row_group]
+            for region in self._store.in_turn(range(first, first + len(rows)), self._stopwatch):
+                yield self._store.block(region, rows[region - first])
             return
         rows = []
         if not hasattr(self._memory, "block"):

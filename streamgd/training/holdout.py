@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from streamgd.data.source import Manifest, RowGroup
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.stopwatch import Stopwatch
 
-Chunk = TypeVar("Chunk")
+Found = TypeVar("Found")
 
 
 class Holdout(Protocol):
@@ -58,29 +58,45 @@ class StreamedHoldout:
             loss_sums = self._stopwatch.timed("compute")(objective.loss_sums)
             return folded(loss_sums(theta, block) for block in blocks)
 
-        return _mean_loss(sums_of, self._manifest.row_groups, self._threads)
+        with ThreadPoolExecutor(self._threads) as pool:
+            return _mean_loss(pool.map(sums_of, self._manifest.row_groups))
 
 
 class BlocksHoldout:
     """The held out rows at the end of each shuffled block, folded in the order of the blocks."""
 
-    def __init__(self, prepared: PreparedBlocks, threads: int, stopwatch: Stopwatch):
+    def __init__(self, prepared: PreparedBlocks, threads: int, check: Callable[[], None], stopwatch: Stopwatch):
         self._prepared = prepared
         self._threads = threads
+        self._check = check
         self._stopwatch = stopwatch
 
     def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
         def sums_of(index: int) -> ChunkSums:
+            self._check()
             with self._stopwatch.timed("compute"):
                 return objective.loss_sums(theta, self._prepared.holdout_block(index))
 
-        return _mean_loss(sums_of, range(self._prepared.n_blocks), self._threads)
+        return _mean_loss(iter(of_all_blocks(self._prepared, sums_of, self._threads, self._stopwatch)))
 
 
-def _mean_loss(sums_of: Callable[[Chunk], ChunkSums | None], chunks: Iterable[Chunk], threads: int) -> float | None:
-    """Mean loss over all chunks, worked on by ``threads`` and folded in order; None without rows."""
+def of_all_blocks(
+    prepared: PreparedBlocks, found_in: Callable[[int], Found], threads: int, stopwatch: Stopwatch
+) -> list[Found]:
+    """What ``found_in`` gives for each block, in their order; each thread reads its share of them in turn."""
+
+    def share(first: int) -> dict[int, Found]:
+        mine = range(first, prepared.n_blocks, threads)
+        return {index: found_in(index) for index in prepared.in_turn(mine, stopwatch)}
+
     with ThreadPoolExecutor(threads) as pool:
-        total = folded(pool.map(sums_of, chunks))
+        found = {index: each for part in pool.map(share, range(threads)) for index, each in part.items()}
+    return [found[index] for index in range(prepared.n_blocks)]
+
+
+def _mean_loss(sums: Iterator[ChunkSums | None] | Iterator[ChunkSums]) -> float | None:
+    """Mean loss over all chunks, folded in order; None without rows."""
+    total = folded(sums)
     return total.mean_loss if total is not None and total.weight > 0 else None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Protocol
 
 from streamgd.data.blocks import Block
@@ -57,10 +56,7 @@ class _BlockPortion:
 
 
 class ShuffledBlocks:
-    """The blocks of a prepared data set, in the order of each epoch; the encoding is final.
-
-    The next block is read while one is trained on; pages that were used are let go.
-    """
+    """The blocks of a prepared data set, in the order of each epoch; the encoding is final."""
 
     def __init__(self, prepared: PreparedBlocks, seed: int, stopwatch: Stopwatch):
         self.prepared = prepared
@@ -69,14 +65,8 @@ class ShuffledBlocks:
 
     def portions(self, epoch: int, first: int) -> Iterator[Portion]:
         order = [int(index) for index in block_order(self._seed, epoch, self.prepared.n_blocks)[first:]]
-        on_its_way = bool(order) and self.prepared.read_ahead(order[0])
-        for index, following in zip_longest(order, order[1:]):
-            if on_its_way:
-                with self._stopwatch.timed("waiting"):
-                    self.prepared.wait_for(index)
-            on_its_way = following is not None and self.prepared.read_ahead(following)
+        for index in self.prepared.in_turn(order, self._stopwatch):
             yield _BlockPortion(self.prepared.train_block(index))
-            self.prepared.release(index)
 
     def learned(self, encoding: Encoding, moments: Moments) -> Encoding:  # noqa: ARG002
         return encoding

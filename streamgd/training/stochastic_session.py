@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from streamgd.data.store import BlockStore, remove_blocks
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
-from streamgd.objective.objective import ChunkSums, Objective
+from streamgd.objective.objective import ChunkSums
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.carry import carry_over
-from streamgd.training.holdout import BlocksHoldout, Holdout, folded
+from streamgd.training.holdout import BlocksHoldout, Holdout, folded, of_all_blocks
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
@@ -165,7 +164,9 @@ class StochasticSession(Session):
         task = self.task
         holdout: Holdout | None = None
         if self._blocks is not None and task.config.holdout > 0:
-            holdout = BlocksHoldout(self._blocks.prepared, task.threads, self.context.stopwatch)
+            holdout = BlocksHoldout(
+                self._blocks.prepared, task.threads, self.context.interrupt.check, self.context.stopwatch
+            )
         else:
             holdout = streamed_holdout(task, self._encoding, self.context)
         train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
@@ -202,15 +203,30 @@ class StochasticSession(Session):
             "learning_rate": state.learning_rate, "rollbacks": state.rollbacks,
         }  # fmt: skip
         if self._blocks is not None:
-            total, constant = _losses_over_blocks(
-                self._blocks.prepared, self._objective, self._theta(), state.best_constant, self.task.threads
-            )
+            total, constant = self._losses_over_blocks(self._blocks.prepared)
             penalty = self._objective.penalty.value(self.result()[1])
             facts |= {
                 "base_loss": constant / total.weight * unit, "train_loss": total.mean_loss * unit,
                 "objective": (total.mean_loss + penalty) * unit,
             }  # fmt: skip
         return facts
+
+    def _losses_over_blocks(self, prepared: PreparedBlocks) -> tuple[ChunkSums, float]:
+        """Sums over all training rows at the result, and the summed loss of the best constant."""
+        objective, theta, constant = self._objective, self._theta(), self._state.best_constant
+
+        def sums_of(index: int) -> tuple[ChunkSums, float]:
+            self.context.interrupt.check()
+            block = prepared.train_block(index)
+            raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
+            losses = objective.loss.loss(block.target, raw)
+            weighted = float(losses @ block.weight if len(block.weight) else losses.sum())
+            return objective.loss_sums(theta, block), weighted
+
+        found = of_all_blocks(prepared, sums_of, self.task.threads, self.context.stopwatch)
+        total = folded(iter(sums for sums, _ in found))
+        assert total is not None
+        return total, sum(loss for _, loss in found)
 
     def hint(self) -> str | None:
         if len(self._state.epoch_losses) < 2 or self._state.stopped_by != "epochs":
@@ -234,23 +250,3 @@ class StochasticSession(Session):
             else:
                 store.close()
             self._folder.close()
-
-
-def _losses_over_blocks(
-    prepared: PreparedBlocks, objective: Objective, theta: np.ndarray, constant: float, threads: int
-) -> tuple[ChunkSums, float]:
-    """Sums over all training rows at ``theta``, and the summed loss of the best constant."""
-
-    def sums_of(index: int) -> tuple[ChunkSums, float]:
-        block = prepared.train_block(index)
-        raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
-        losses = objective.loss.loss(block.target, raw)
-        result = objective.loss_sums(theta, block), float(losses @ block.weight if len(block.weight) else losses.sum())
-        prepared.release(index)
-        return result
-
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(sums_of, range(prepared.n_blocks)))
-    total = folded(iter(sums for sums, _ in found))
-    assert total is not None
-    return total, sum(loss for _, loss in found)

@@ -11,6 +11,7 @@ from streamgd.data import store as module
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.store import PAGE_BYTES, BlockStore, free_bytes, remove_blocks
 from streamgd.errors import StorageError
+from streamgd.stopwatch import Stopwatch
 
 LAYOUT = RecordLayout(3, 2, "float32", True, False, True)
 
@@ -76,13 +77,34 @@ def test_blocks_are_read_ahead_where_they_are_not_in_memory(tmp_path: Path) -> N
         assert store.block(region, 5_000).target.tobytes() == LAYOUT.views(buffer, 5_000).target.tobytes()
 
 
+def test_regions_come_in_turn_and_each_is_let_go_of_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, happened = a_store(tmp_path), []
+    monkeypatch.setattr(store, "read_ahead", lambda region: happened.append(("ahead", region)) or region != 3)
+    monkeypatch.setattr(store, "wait_for", lambda region: happened.append(("wait", region)))
+    monkeypatch.setattr(store, "release", lambda region: happened.append(("release", region)))
+    happened.extend(("use", region) for region in store.in_turn([2, 3, 0], Stopwatch()))
+
+    steps = "ahead 2, wait 2, ahead 3, use 2, release 2, ahead 0, use 3, release 3, wait 0, use 0, release 0"
+    assert ", ".join(f"{what} {region}" for what, region in happened) == steps
+    assert list(store.in_turn([], Stopwatch())) == []
+
+
 def test_blocks_that_cannot_be_read_are_an_error_before_they_are_looked_at(tmp_path: Path) -> None:
     store = a_store(tmp_path, 5_000)
     store.block(3, 5_000)
     os.truncate(tmp_path / "blocks.bin", 10)
-    store.read_ahead(3)
     with pytest.raises(StorageError, match="read the blocks"):
-        store.wait_for(3)
+        next(store.in_turn([3], Stopwatch()))
+
+
+def test_a_note_about_a_file_that_was_cut_short_does_not_count(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    store.write_note("key", {"phase": "done"})
+    assert store.read_note("key")["phase"] == "done"
+    os.truncate(tmp_path / "blocks.bin", store.total_bytes - 1)
+    assert store.read_note("key") is None
 
 
 def test_threads_write_at_the_same_time(tmp_path: Path) -> None:
