@@ -242,12 +242,18 @@ def test_held_out_rows_are_chosen_stably_and_never_trained_on(data: Path, tmp_pa
     assert any(row >= 4_000 for row in rows_used(more))
 
 
-@pytest.mark.parametrize("order", ["full", "window"])
-def test_starts_that_are_paused_at_once_come_to_an_end_all_the_same(tmp_path: Path, order: str) -> None:
+@pytest.mark.parametrize(
+    "way",
+    [
+        {}, {"shuffle": "window"}, {"method": "batch"}, {"holdout": 0.2}, {"shuffle": "window", "holdout": 0.2},
+        {"method": "batch", "holdout": 0.2}, {"on_bad_data": "skip"},
+    ],
+)  # fmt: skip
+def test_starts_that_are_paused_at_once_come_to_an_end_all_the_same(tmp_path: Path, way: dict[str, Any]) -> None:
     random = np.random.default_rng(3)
     columns = {"x": random.normal(size=3_000), "y": (random.random(3_000) < 0.4).astype(np.int8)}
     pq.write_table(pa.table(columns), tmp_path / "data.parquet", row_group_size=500)
-    options = {"run": tmp_path / "run", "epochs": 2, "shuffle": order}
+    options = {"run": tmp_path / "run", "epochs": 2, **way}
 
     pauses, result = 0, None
     while result is None and pauses < 60:

@@ -93,7 +93,7 @@ class BatchTrainer:
 
     def _sum(self, common: np.ndarray, sums_of_block: Callable[[Block, np.ndarray], ChunkSums]) -> ChunkSums:
         def sums_of(shared: np.ndarray, row_group: RowGroup) -> ChunkSums:
-            self._context.interrupt.check()
+            self._context.interrupt.check_repeated()
             total = ChunkSums(0.0, np.zeros_like(shared), 0.0, 0)
             for block in self._source.blocks(row_group):
                 with self._context.stopwatch.timed("compute"):

@@ -31,7 +31,7 @@ def survey_pass(task: Task, encoder: Encoder, context: RunContext) -> Survey:
     counter.add("prepare", 0)
 
     def survey_of(_: None, row_group: RowGroup) -> Survey:
-        context.interrupt.check()
+        context.interrupt.check_repeated()
         total = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
         for piece in encoded_slices(task.manifest, row_group, encoder, encoder.layout.block_rows, context.stopwatch):
             total = total.merge(piece.rows.survey)

@@ -21,12 +21,18 @@ class Interrupt:
     ----------
     pause_after_s, max_time_s : float or None
         Seconds from now.
+
+    Attributes
+    ----------
+    progressed : bool
+        Whether this start did something that the next one need not do again; the loops set it.
     """
 
     def __init__(self, pause_after_s: float | None = None, max_time_s: float | None = None):
         self._started_s = time.monotonic()
         self._pause_after_s = pause_after_s
         self._max_time_s = max_time_s
+        self.progressed = False
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -65,6 +71,15 @@ class Interrupt:
         """Raise what :meth:`requested` gives; for phases that keep their own note of how far they are."""
         error = self.requested()
         if error is not None:
+            raise error
+
+    def check_repeated(self) -> None:
+        """As :meth:`check`, for what a stop means doing all over again: a pause waits until there was progress.
+
+        Else starts that are paused before its end would never get past it.
+        """
+        error = self.requested()
+        if error is not None and (self._signal is not None or self.progressed):
             raise error
 
     @property

@@ -63,6 +63,7 @@ class RunContext:
     def after_step(self, state: Callable[[], dict[str, Any]]) -> None:
         """Begin a checkpoint if one is due; write one and stop if the run is asked to."""
         self.run.checkpoints.poll()
+        self.interrupt.progressed = True
         error = self.interrupt.requested()
         if error is not None:
             self.save(state())

@@ -69,7 +69,7 @@ def tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:
 
 def streamed_holdout(task: Task, encoding: Encoding, context: RunContext) -> Holdout | None:
     """Held out rows that are decoded anew each time, if there are any."""
-    check, stopwatch = context.interrupt.check, context.stopwatch
+    check, stopwatch = context.interrupt.check_repeated, context.stopwatch
     if task.validation is not None:
         encoder = BlockEncoder(encoding, task.layout, RowChoice(where=task.choice.where))
         return StreamedHoldout(task.validation, encoder, task.threads, False, check, stopwatch)

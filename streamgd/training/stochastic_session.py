@@ -103,7 +103,7 @@ class StochasticSession(Session):
         """Look at slices of all row groups; returns their rows and the largest row norm among them."""
         task = self.task
         encoder = task.encoder()
-        check, stopwatch = self.context.interrupt.check, self.context.stopwatch
+        check, stopwatch = self.context.interrupt.check_repeated, self.context.stopwatch
         self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch, task.threads)
         self._encoding = self._make_encoding(self._survey, encoder.vocabularies, with_other=True)
         frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
@@ -165,7 +165,7 @@ class StochasticSession(Session):
         holdout: Holdout | None = None
         if self._blocks is not None and task.config.holdout > 0:
             holdout = BlocksHoldout(
-                self._blocks.prepared, task.threads, self.context.interrupt.check, self.context.stopwatch
+                self._blocks.prepared, task.threads, self.context.interrupt.check_repeated, self.context.stopwatch
             )
         else:
             holdout = streamed_holdout(task, self._encoding, self.context)
@@ -216,7 +216,7 @@ class StochasticSession(Session):
         objective, theta, constant = self._objective, self._theta(), self._state.best_constant
 
         def sums_of(index: int) -> tuple[ChunkSums, float]:
-            self.context.interrupt.check()
+            self.context.interrupt.check_repeated()
             block = prepared.train_block(index)
             raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
             losses = objective.loss.loss(block.target, raw)

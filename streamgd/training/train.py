@@ -195,7 +195,7 @@ def _data_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifes
     """The data to train on, without the row groups that are to be skipped."""
     manifest = discover(config.data)
     if config.on_bad_data == "skip":
-        manifest = without_bad_row_groups(manifest, config, interrupt.check if interrupt else lambda: None)
+        manifest = without_bad_row_groups(manifest, config, interrupt.check_repeated if interrupt else lambda: None)
     return manifest
 
 

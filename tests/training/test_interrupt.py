@@ -105,6 +105,22 @@ def test_the_time_to_pause_comes() -> None:
     assert "--pause-after" in str(interrupt.requested())
 
 
+def test_a_pause_waits_for_progress_where_all_would_be_done_again() -> None:
+    interrupt = Interrupt(pause_after_s=0.0)
+    time.sleep(0.001)
+    interrupt.check_repeated()
+    interrupt.progressed = True
+    with pytest.raises(PausedError, match="--pause-after"):
+        interrupt.check_repeated()
+
+
+def test_a_signal_waits_for_nothing() -> None:
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(PausedError, match="signal"):
+            interrupt.check_repeated()
+
+
 def test_the_most_time_is_told_apart_from_a_pause() -> None:
     interrupt = Interrupt(max_time_s=0.02)
     assert not interrupt.time_is_over
