@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from streamgd.data.columns import Label
 
-
-def plain(value: Any) -> Label | None:
+def plain(value: Any) -> str | int | float | bool | None:
     """A value of a column as int, finite float, bool, text or None; dates and decimals become text.
 
     >>> import datetime, decimal
