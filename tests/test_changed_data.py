@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Generated
+from displays import Listener
 from mistakes import contents, here, message
 
 from streamgd.data import blocks
@@ -60,29 +61,6 @@ CHANGES = {
 }
 
 
-class InEpoch:
-    """A display that does something once, when that epoch has begun."""
-
-    def __init__(self, epoch: int, what: Any):
-        self._phase = f"epoch {epoch}/"
-        self._what = what
-
-    def message(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def close(self) -> None: ...
-
-    def progress(
-        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
-    ) -> None:
-        if phase.startswith(self._phase) and self._what is not None:
-            what, self._what = self._what, None
-            what()
-
-    def then(self, what: Any) -> None:
-        """Do this when the epoch is told of again."""
-        self._what = what
-
-
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("shuffle", ["window", "none"])
 def test_a_file_that_changes_in_mid_epoch_is_named_and_the_checkpoint_is_kept(
@@ -91,7 +69,7 @@ def test_a_file_that_changes_in_mid_epoch_is_named_and_the_checkpoint_is_kept(
     victim, run = last_file(data), tmp_path / "run"
     kept = victim.read_bytes()
     straight = fit(data, tmp_path / "straight", shuffle=shuffle)
-    display = InEpoch(2, lambda: CHANGES[change](victim))
+    display = Listener("epoch 2/", lambda: CHANGES[change](victim))
     with pytest.raises(DataChangedError, match=victim.name) as caught:
         fit(data, run, shuffle=shuffle, display=display)
     assert caught.value.exit_code == 65
@@ -109,7 +87,7 @@ def stopped_in(epoch: int, data: Path, run: Path, **options: Any) -> dict[str, A
         raise RuntimeError("the machine fell over")
 
     with pytest.raises(RuntimeError):
-        fit(data, run, **{"checkpoint_every": 1e-9, **options}, display=InEpoch(epoch, stop))
+        fit(data, run, **{"checkpoint_every": 1e-9, **options}, display=Listener(f"epoch {epoch}/", stop))
     return show(run)
 
 
@@ -225,7 +203,7 @@ def test_changed_data_are_refused_where_no_epoch_is_left_for_them(way: str, data
 
 def stopped_in_the_middle(data: Path, run: Path, **options: Any) -> None:
     """Stop in the second epoch, after its first block."""
-    display = InEpoch(2, lambda: display.then(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    display = Listener("epoch 2/", lambda: display.then(lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(PausedError):
         fit(data, run, **options, display=display)
 
@@ -322,6 +300,11 @@ def test_a_bad_row_group_is_skipped_counted_and_listed_where_it_is_asked_for(
         4_000, 3_000, 1, 1_000,
     )  # fmt: skip
     assert len([text for text in facts["warnings"] if f"{victim.name}, row group 1" in text]) == 1
+    assert [line["event"] for line in facts["history"]][:3] == [
+        "prepare",
+        "skipped",
+        "pass" if way == "batch" else "epoch",
+    ]
     told = [line["text"] for line in facts["history"] if line["event"] == "skipped"]
     assert len(told) == 1
     assert "1,000 rows are skipped" in told[0]

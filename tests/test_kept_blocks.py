@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from conftest import Generated
+from displays import Listener
 
 from streamgd.data import blocks, prepare
 from streamgd.errors import StorageError
 from streamgd.training import stochastic_session
-from streamgd.training.display import Silent
 from streamgd.training.train import Result, train
 
 
@@ -21,14 +21,6 @@ from streamgd.training.train import Result, train
 def data(generated: Generated, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
     return str(generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss="squared", seed=7))
-
-
-class Listener(Silent):
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.told.append(text)
 
 
 @pytest.fixture

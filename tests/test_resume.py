@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Generated
+from displays import Listener
 from histories import untimed
 from oracles import FLIGHT_FEATURES
 
@@ -286,19 +287,12 @@ def test_blocks_that_are_gone_are_made_again_to_the_same_bits(variant: str, smal
     options = VARIANTS[variant]
     expected = outcome(fit(small, tmp_path / "run", **options))
 
-    class StopsInTheSecondEpoch:
-        def message(self, text: str) -> None: ...
-        def warn(self, text: str) -> None: ...
-        def close(self) -> None: ...
-        def progress(
-            self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
-        ) -> None:
-            if phase == "epoch 2/3":
-                os.kill(os.getpid(), signal.SIGTERM)
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
     run = tmp_path / "stopped"
     with pytest.raises(PausedError):
-        fit(small, run, **options, display=StopsInTheSecondEpoch())
+        fit(small, run, **options, display=Listener("epoch 2/3", stop))
     assert list((run / "blocks").iterdir())
     shutil.rmtree(run / "blocks")
     assert outcome(fit(small, run, **options)) == expected

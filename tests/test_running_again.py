@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Generated
+from displays import Listener
 
 from streamgd.data import blocks
 from streamgd.errors import DataChangedError, PausedError, RunMismatchError
@@ -46,27 +47,8 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-class Listener:
-    """A display that keeps what it was told, and fails in a phase if it is asked to."""
-
-    def __init__(self, fail_in: str = ""):
-        self.told: list[str] = []
-        self._fail_in = fail_in
-
-    def message(self, text: str) -> None:
-        self.told.append(text)
-
-    def warn(self, text: str) -> None:
-        self.told.append(text)
-
-    def progress(
-        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
-    ) -> None:
-        if phase == self._fail_in:
-            raise RuntimeError("the machine fell over")
-
-    def close(self) -> None:
-        pass
+def fall_over() -> None:
+    raise RuntimeError("the machine fell over")
 
 
 def epochs_of(history: list[dict[str, Any]]) -> list[int]:
@@ -142,7 +124,7 @@ def test_another_target_and_other_data_are_refused(data: Path, run: Path, tmp_pa
 
 def stop_in_the_second_epoch(data: Path, run: Path, **options: Any) -> None:
     with pytest.raises(RuntimeError, match="fell over"):
-        fit(data, run, **options, checkpoint_every=1e-9, display=Listener(fail_in="epoch 2/2"))
+        fit(data, run, **options, checkpoint_every=1e-9, display=Listener("epoch 2/2", fall_over))
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -195,7 +177,7 @@ def test_restart_keeps_the_old_model_until_the_new_one_is_whole(data: Path, run:
     old = fit(data, run)
     for phase in ("prepare", "finalise", "epoch 1/2", "epoch 2/2"):
         with pytest.raises(RuntimeError, match="fell over"):
-            fit(data, run, seed=3, restart=True, checkpoint_every=1e-9, display=Listener(fail_in=phase))
+            fit(data, run, seed=3, restart=True, checkpoint_every=1e-9, display=Listener(phase, fall_over))
         assert Model.load(run).theta_sha256 == old.model.theta_sha256
     new = fit(data, run, seed=3)
     fresh = fit(data, run.with_name("fresh"), seed=3)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Generated
+from displays import RESOLVED, Listener
 from faults import UnsynchronisedFiles, on
 from histories import without_times
 from mistakes import ROOT, here, message
@@ -30,8 +31,8 @@ WAYS = {
     "batch": ["--method", "batch", "--epochs", "9", "--holdout", "0.2"],
 }
 PHASES = {
-    "blocks": ["start", "resolved", "prepare", "finalise", "epoch 2/3", "evaluate", "writing"],
-    "window": ["resolved", "epoch 1/3", "epoch 3/3", "evaluate", "writing"],
+    "blocks": ["start", RESOLVED, "prepare", "finalise", "epoch 2/3", "evaluate", "writing"],
+    "window": [RESOLVED, "epoch 1/3", "epoch 3/3", "evaluate", "writing"],
     "sgd": ["epoch 2/3", "writing"],
     "batch": ["start", "prepare", "pass 1", "pass 5", "writing"],
 }
@@ -44,34 +45,6 @@ def data(generated: Generated, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
     monkeypatch.setattr(prepare, "WAVE_BLOCKS", 2)
     return generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss="squared", seed=7)
-
-
-class Strikes:
-    """A display that calls ``strike`` when a phase is told of for the first time, and tells nothing."""
-
-    def __init__(self, phase: str, strike: Callable[[], None]):
-        self.warnings: list[str] = []
-        self.struck = False
-        self._phase = phase
-        self._strike = strike
-
-    def message(self, text: str) -> None:
-        self._told("resolved")
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def close(self) -> None: ...
-
-    def progress(
-        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
-    ) -> None:
-        self._told(phase)
-
-    def _told(self, phase: str) -> None:
-        if phase == self._phase and not self.struck:
-            self.struck = True
-            self._strike()
 
 
 class StrikesWhileWriting(UnsynchronisedFiles):
@@ -113,7 +86,7 @@ def test_a_signal_in_any_phase_stops_where_the_same_command_goes_on(
     def strike() -> None:
         os.kill(os.getpid(), number)
 
-    display, files = Strikes(phase, strike), UnsynchronisedFiles()
+    display, files = Listener(phase, strike), UnsynchronisedFiles()
     with monkeypatch.context() as patch:
         patch.setattr(console, "make_display", lambda _: display)
         if phase == "start":
