@@ -331,7 +331,7 @@ def inspect(output: Output, /, data: tuple[str, ...]) -> None:
 
 @main.command(short_help="Tell how a run stands and what it learnt.")
 @run_argument
-@click.option("--all", "show_all", is_flag=True, help="Every coefficient rather than the 30 largest.")
+@click.option("--all", "show_all", is_flag=True, help="Every coefficient, not only the intercept and the 30 largest.")
 @json_option
 @click.pass_obj
 def show(output: Output, /, run: str, show_all: bool) -> None:

@@ -11,6 +11,7 @@ from streamgd.training.rundir import RunDirectory
 
 MOST_COEFFICIENTS = 30
 MOST_HISTORY_LINES = 10
+_LOSSES = ("base_loss", "train_loss", "holdout_loss", "objective")
 _HISTORY_COLUMNS = (
     "epoch",
     "steps",
@@ -18,6 +19,7 @@ _HISTORY_COLUMNS = (
     "train_loss",
     "progressive_loss",
     "holdout_loss",
+    "accepted",
     "learning_rate",
     "seconds",
     "bottleneck",
@@ -31,7 +33,7 @@ def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
     ----------
     run_dir : str or Path
     all_coefficients : bool
-        Every coefficient, rather than the 30 largest of the standardised features.
+        Every coefficient, rather than the intercept and the 30 largest of the standardised features.
 
     Returns
     -------
@@ -114,13 +116,15 @@ def format_show(facts: dict[str, Any]) -> str:
 
 def _model_parts(facts: dict[str, Any]) -> list[str]:
     parts, n_shown = [], len(facts["coefficients"])
+    losses = {name: facts["model"].get(name) for name in _LOSSES}
+    if any(loss is not None for loss in losses.values()):
+        parts.append(format_facts({name: loss for name, loss in losses.items() if loss is not None}))
     if facts["state"] == "unfinished":
         which = "--max-time ended the run" if facts["stopped_by"] else "the model is from before the run went on"
         parts.append(f"{which}. Go on with: streamgd resume {facts['run']}")
     rows = [[c["name"], c["value"], c["standardised"]] for c in facts["coefficients"]]
-    of_all = (
-        f", the {n_shown} largest of {facts['n_coefficients']:,} (--all)" if n_shown < facts["n_coefficients"] else ""
-    )
+    n_features = facts["n_coefficients"] - 1
+    of_all = f", the intercept and the {n_shown - 1} largest of {n_features:,} (--all)" if n_shown <= n_features else ""
     table = format_table(["name", "original units", "standardised"], rows)
     parts.append(f"coefficients{of_all}\n{table}")
     if facts["base_levels"]:
@@ -136,6 +140,8 @@ def _history_parts(history: list[dict[str, Any]]) -> list[str]:
     if epochs:
         shown = epochs[-MOST_HISTORY_LINES:]
         columns = [name for name in _HISTORY_COLUMNS if any(line.get(name) is not None for line in shown)]
+        if all(line.get("accepted", True) for line in shown):
+            columns = [name for name in columns if name != "accepted"]
         table = format_table(
             [name.replace("_", " ") for name in columns], [[line.get(name) for name in columns] for line in shown]
         )

@@ -160,7 +160,7 @@ class TestCoefficients:
         facts = show(run_dir)
         expected = ["(intercept)"] + [f"x{i}" for i in range(99, 99 - MOST_COEFFICIENTS, -1)]
         assert [each["name"] for each in facts["coefficients"]] == expected
-        assert "coefficients, the 31 largest of 101 (--all)" in format_show(facts)
+        assert "coefficients, the intercept and the 30 largest of 100 (--all)" in format_show(facts)
         assert len(show(run_dir, all_coefficients=True)["coefficients"]) == facts["n_coefficients"] == 101
 
     def test_few_are_shown_without_a_remark(self, run_dir: Path) -> None:
@@ -188,6 +188,21 @@ class TestHistory:
         assert "history, the last 10 of 14\nepoch  steps  progressive loss  seconds\n    5     50" in text
         assert "rollback: epoch 2: the loss rose" in text
         assert "holdout" not in text
+
+    def test_passes_whose_step_was_too_long_are_marked(self, run_dir: Path) -> None:
+        passes = [{"event": "pass", "epoch": k, "objective": 0.5, "accepted": k != 2} for k in (1, 2, 3)]
+        write_history(run_dir, passes)
+        text = format_show(show(run_dir))
+        assert "epoch  objective  accepted\n    1        0.5       yes\n    2        0.5        no\n" in text
+        write_history(run_dir, [each for each in passes if each["accepted"]])
+        assert "accepted" not in format_show(show(run_dir))
+
+
+def test_losses_of_the_model_are_told(run_dir: Path) -> None:
+    model = small_model()
+    model.facts.update(base_loss=0.6931472, train_loss=0.25, holdout_loss=None, objective=0.2500001)
+    finish(run_dir, model)
+    assert "base loss   0.6931472\ntrain loss  0.25\nobjective   0.2500001\n" in format_show(show(run_dir))
 
 
 def test_everything_can_be_written_as_json(run_dir: Path) -> None:
