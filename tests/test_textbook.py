@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Generated
+from displays import Listener
 
 from streamgd.errors import DivergenceError
 from streamgd.training.train import train
@@ -60,13 +61,21 @@ def test_backtracking_never_increases_the_objective_and_says_how_far_it_came(
     loss: str, generated: Generated, tmp_path: Path
 ) -> None:
     data = generated(rows=20_000, features=8, categorical=2, loss=loss, badly_scaled=True, row_group_rows=6_000, seed=2)
-    result = train(str(data), "y", run=str(tmp_path / "run"), method="batch", epochs=60, tol_gradient=0)
+    listener = Listener()
+    result = train(
+        str(data), "y", run=str(tmp_path / "run"), method="batch", epochs=60, tol_gradient=0, display=listener
+    )
     passes = [line for line in result.history if line["event"] == "pass"]
     accepted = [line["objective"] for line in passes if line["accepted"]]
     assert len(passes) == 60
     assert len(accepted) > 20
     assert (np.diff(accepted) <= 0).all()
     assert result.facts["objective"] == accepted[-1] == min(accepted)
+    marks = ["" if line["accepted"] else " (step too long, halved)" for line in passes]
+    assert [phase for phase in listener.phases if phase.startswith("pass")] == [
+        f"pass {number}{mark}" for number, mark in enumerate(marks, 1)
+    ]
+    assert len(set(marks)) == 2
     assert result.facts["gradient"] > 0
     assert result.stopped_by == "epochs"
 

@@ -201,7 +201,8 @@ class BatchTrainer:
         }  # fmt: skip
         self._context.append_history(state, line)
         rows = self._task.manifest.n_rows
-        self._context.display.progress(f"pass {state.epoch}", rows, rows, evaluation.value * unit, lap["bottleneck"])
+        name = f"pass {state.epoch}" if accepted else f"pass {state.epoch} (step too long, halved)"
+        self._context.display.progress(name, rows, rows, evaluation.value * unit, lap["bottleneck"])
         if residual <= config.tol_gradient:
             state.stopped_by = "tol_gradient"
         elif accepted and previous["value"] is not None:
