@@ -73,6 +73,8 @@ def test_another_run_on_the_same_data_uses_them_without_decoding(
     assert [text for text in listener.told if "nothing is decoded" in text] == [
         f"blocks: those kept in {place / before[0]} are used, nothing is decoded"
     ]
+    order = next(text for text in listener.told if text.startswith("order: "))
+    assert order.endswith(f" in {place}"), "whose folder it will be is not known then"
     assert names(place) == before
     assert "prepared.safetensors" in names(place / before[0])
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Generated
+from displays import Listener
 from oracles import FLIGHT_FEATURES, Oracle, Rows
 
 from streamgd.errors import DivergenceError
@@ -141,11 +142,15 @@ def test_a_holdout_loss_that_does_not_fall_ends_the_run_with_the_best_model(shuf
 def test_max_time_ends_with_a_model_that_can_go_on(method: str, generated: Generated, tmp_path: Path) -> None:
     data = str(generated(rows=30_000, features=200, row_group_rows=5_000, seed=9))
     options = {"method": method, "epochs": 3, "tol_gradient": 0}
-    result = train(data, "y", run=str(tmp_path / "run"), max_time=1e-3, **options)
+    listener = Listener()
+    result = train(data, "y", run=str(tmp_path / "run"), max_time=1e-3, display=listener, **options)
     assert result.stopped_by == "max_time"
+    assert result.facts["hint"].startswith("--max-time was over before the first ")
+    assert listener.warnings == [result.facts["hint"]]
     assert Model.load(tmp_path / "run").theta_sha256 == result.model.theta_sha256
     gone_on = train(data, "y", run=str(tmp_path / "run"), **options)
     straight = train(data, "y", run=str(tmp_path / "straight"), **options)
+    assert "--max-time" not in str(gone_on.facts["hint"])
     assert gone_on.stopped_by == straight.stopped_by == "epochs"
     assert gone_on.model.theta_sha256 == straight.model.theta_sha256 != result.model.theta_sha256
 

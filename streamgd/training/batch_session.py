@@ -69,7 +69,6 @@ class BatchSession(Session):
         return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss, task.key)
 
     def train(self) -> None:
-        self._record_prepare(self._state)
         self._trainer.run(self._state)
 
     def carry_over(self, saved: dict[str, Any]) -> None:
@@ -86,9 +85,6 @@ class BatchSession(Session):
         except BaseException:
             self._source.close()
             raise
-
-    def record(self, event: str, text: str) -> None:
-        self.context.event(self._state, event, text)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
         if self.task.config.patience and self._state.best:
@@ -110,6 +106,8 @@ class BatchSession(Session):
 
     def hint(self) -> str | None:
         gradient = self._state.optimizer["residual"]
+        if self._state.stopped_by == "max_time" and not np.any(self._state.optimizer["theta"][:-1]):
+            return "--max-time was over before the first step: the model predicts the same for all rows"
         if self._state.stopped_by != "epochs" or gradient is None:
             return None
         return (

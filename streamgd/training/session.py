@@ -24,6 +24,7 @@ class Session(ABC):
         self.task = task
         self.context = context
         self._survey: Survey
+        self._state: TrainState | BatchState
 
     @abstractmethod
     def train(self) -> None:
@@ -33,9 +34,15 @@ class Session(ABC):
     def carry_over(self, saved: dict[str, Any]) -> None:
         """Go on from a checkpoint's state that was trained on other data, with the next epoch, and checkpoint that."""
 
-    @abstractmethod
+    def begin(self, new: bool) -> None:
+        """Now the rows are ready; the history of a ``new`` run begins with what that took."""
+        lap = self.context.stopwatch.lap()
+        if new:
+            self.context.append_history(self._state, {"event": "prepare", **lap})
+
     def record(self, event: str, text: str) -> None:
         """Write something that happened to the history, and tell it."""
+        self.context.event(self._state, event, text)
 
     @abstractmethod
     def result(self) -> tuple[Encoding, np.ndarray]:
@@ -52,12 +59,6 @@ class Session(ABC):
     @abstractmethod
     def close(self, remove: bool = False) -> None:
         """Let go of the blocks; ``remove`` when no later start needs them, which deletes them unless they are kept."""
-
-    def _record_prepare(self, state: TrainState | BatchState) -> None:
-        """Begin the history with what it took to make the rows ready; a run that goes on has that line already."""
-        lap = self.context.stopwatch.lap()
-        if state.history_bytes == 0:
-            self.context.append_history(state, {"event": "prepare", **lap})
 
 
 def tell_hashed(task: Task, encoding: Encoding, context: RunContext) -> None:

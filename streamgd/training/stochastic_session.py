@@ -44,6 +44,7 @@ class StochasticSession(Session):
 
     def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
         super().__init__(task, context)
+        self._state: TrainState
         self._blocks: ShuffledBlocks | None = None
         self._folder: BlocksFolder
         self._source: PortionSource
@@ -160,7 +161,6 @@ class StochasticSession(Session):
         return rescales and task.order == "full" and task.config.method == "minibatch" and task.config.l1 == 0.0
 
     def train(self) -> None:
-        self._record_prepare(self._state)
         task = self.task
         holdout: Holdout | None = None
         if self._blocks is not None and task.config.holdout > 0:
@@ -179,9 +179,6 @@ class StochasticSession(Session):
         old = TrainState.from_state(saved)
         carry_over(self._state, old, old.result(self.task.averaging, self._objective.penalty))
         self.context.save(self._state.state())
-
-    def record(self, event: str, text: str) -> None:
-        self.context.event(self._state, event, text)
 
     def _theta(self) -> np.ndarray:
         """The theta to predict with, in the encoding of the loops."""
@@ -229,6 +226,9 @@ class StochasticSession(Session):
         return total, sum(loss for _, loss in found)
 
     def hint(self) -> str | None:
+        if self._state.stopped_by == "max_time" and self._state.epoch == 0:
+            seen = f"{self._state.rows_seen:,} rows, none more than once"
+            return f"--max-time was over before the first epoch ended: the model has seen {seen}"
         if len(self._state.epoch_losses) < 2 or self._state.stopped_by != "epochs":
             return None
         before, last = self._state.epoch_losses[-2:]

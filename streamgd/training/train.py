@@ -36,7 +36,10 @@ from streamgd.training.trainstate import TrainState
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """A trained model and how it came about; ``facts`` are plain values, as in ``--json``."""
+    """A trained model and how it came about; ``facts`` are plain values, as in ``--json``.
+
+    ``facts["seconds"]`` are those of the last start; the history has them for each epoch of all starts.
+    """
 
     model: Model
     run_dir: Path
@@ -144,10 +147,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         if restart:
             # Only now: had the data been at fault, the old run would still be whole.
             _begin(directory, task, forget=True)
-        if saved is None or carry:
-            for bad in task.manifest.skipped:
-                session.record("skipped", f"{bad.rows:,} rows are skipped: {bad.problem}")
-        facts, model = _train(task, session, directory, started_s)
+        facts, model = _train(task, session, directory, started_s, new=saved is None, changed=carry)
         display.close()
         return Result(model, directory.path, directory.history(), facts | {"warnings": list(task.notes)})
 
@@ -164,11 +164,19 @@ def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:
     directory.write_config(stored)
 
 
-def _train(task: Task, session: Session, directory: RunDirectory, started_s: float) -> tuple[dict[str, Any], Model]:
+def _train(
+    task: Task, session: Session, directory: RunDirectory, started_s: float, new: bool, changed: bool
+) -> tuple[dict[str, Any], Model]:
     """Run the loop and save the model; blocks stay only where they serve another start."""
     try:
+        session.begin(new)
+        if new or changed:
+            for bad in task.manifest.skipped:
+                session.record("skipped", f"{bad.rows:,} rows are skipped: {bad.problem}")
         session.train()
         facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
+        if facts["hint"] and facts["stopped_by"] == "max_time":
+            session.context.display.warn(facts["hint"])
         encoding, theta = session.result()
         model = Model.of_training(task.resolved.loss, theta, encoding, facts)
         model.save(directory.model_path)
@@ -319,8 +327,9 @@ def _tell(task: Task, display: Display) -> None:
         f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1,"
         f" {task.resolved.loss} loss {loss}"
     )
+    place = config.blocks_dir or task.blocks_dir  # which folder of it, is seen when it is locked
     order = {
-        "full": f"shuffled over the whole data, blocks of {byte_size(task.blocks_bytes)} in {task.blocks_dir}",
+        "full": f"shuffled over the whole data, blocks of {byte_size(task.blocks_bytes)} in {place}",
         "window": f"windows over {task.lanes} row groups, nothing kept on disk",
         "none": "as in the files",
     }[task.order]
