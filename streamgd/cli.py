@@ -277,7 +277,10 @@ def resume(output: Output, /, run: str, **values: Any) -> None:
 def predict(
     output: Output, /, run: str, data: tuple[str, ...], out: str, keep: tuple[str, ...], threads: int | None
 ) -> None:
-    """Predict every row of DATA with the model of RUN, in order, to Parquet files in DIR."""
+    """Predict every row of DATA with the model of RUN, in order, to Parquet files in DIR.
+
+    No row is left out: where a file cannot be read the command ends, and the files before it are whole.
+    """
     from streamgd.config import parse_names
     from streamgd.console import format_facts
     from streamgd.model import Model
@@ -307,7 +310,10 @@ def evaluate(
     part: Any,
     threads: int | None,
 ) -> None:
-    """Losses and metrics of the model of RUN on DATA, the base rate beside each."""
+    """Losses and metrics of the model of RUN on DATA, the base rate beside each.
+
+    Of all rows: where a file cannot be read the command ends.
+    """
     from streamgd.evaluation import evaluate as measure
     from streamgd.model import Model
 

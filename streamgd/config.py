@@ -153,7 +153,7 @@ class TrainConfig(BaseModel):
     sample: Fraction = Field(1.0, gt=0, le=1, description="Fraction of rows to use, by hash, e.g. 1%.")
     validation: Sources = Field([], description="Data for the holdout loss.")
     on_bad_data: Literal["error", "skip"] = Field(
-        "error", description="Row groups that cannot be decoded: end, or go on without them.",
+        "error", description="Files and row groups that cannot be read: end, or go on without them.",
         json_schema_extra=CHANGEABLE,
     )  # fmt: skip
     accept_data_change: bool = Field(

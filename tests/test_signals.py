@@ -91,7 +91,9 @@ def test_a_signal_in_any_phase_stops_where_the_same_command_goes_on(
         patch.setattr(console, "make_display", lambda _: display)
         if phase == "start":
             discover = training.discover
-            patch.setattr(training, "discover", lambda sources: (strike(), discover(sources))[1])
+            patch.setattr(
+                training, "discover", lambda *sources, **options: (strike(), discover(*sources, **options))[1]
+            )
         elif phase == "writing":
             files = StrikesWhileWriting(strike)
         with on(files):

@@ -1,5 +1,7 @@
 """``--on-bad-data skip``: the data set without the row groups that cannot be decoded.
 
+Files whose footer cannot be read are passed over before, by ``discover``.
+
 Every row group is decoded once before anything is decided from the data, so that the order, the sample and the result
 depend on which row groups are bad and not on when that is found. Rows keep their numbers.
 """
@@ -16,7 +18,7 @@ from streamgd.data.ahead import usable_cores
 from streamgd.data.filters import parse_where
 from streamgd.data.kinds import kind_of
 from streamgd.data.reader import read_batches
-from streamgd.data.source import Manifest, RowGroup, SkippedRowGroup
+from streamgd.data.source import Manifest, RowGroup, Skipped
 from streamgd.errors import CorruptFileError
 
 _BATCH_ROWS = 65_536
@@ -56,8 +58,8 @@ def without_bad_row_groups(manifest: Manifest, config: TrainConfig, check: Calla
         return manifest
     if len(bad) == len(manifest.row_groups):
         raise CorruptFileError(f"no row group can be decoded, the first since {bad[0][1]}")
-    skipped = tuple(
-        SkippedRowGroup(manifest.files[group.file_index].relative, group.index, group.rows, why) for group, why in bad
+    skipped = manifest.skipped + tuple(
+        Skipped(manifest.files[group.file_index].relative, group.index, group.rows, why) for group, why in bad
     )
     left = tuple(group for group, why in zip(manifest.row_groups, problems, strict=True) if why is None)
     parts = repr((manifest.fingerprint, [(each.relative, each.index) for each in skipped]))

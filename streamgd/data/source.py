@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from streamgd.data.footers import read_footer, row_counts
+from streamgd.data.footers import Footer, read_footer, row_counts
 from streamgd.data.listing import Listed, list_source, locate, unique_relatives
 from streamgd.data.storage_failures import count_noun, filesystem_errors
 from streamgd.errors import (
@@ -82,11 +82,14 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
-class SkippedRowGroup:
-    """A row group that is passed over since it cannot be decoded; ``problem`` says where and why."""
+class Skipped:
+    """A row group that is passed over since it cannot be decoded; ``problem`` says where and why.
+
+    Where ``index`` is None it is a whole file, whose footer cannot be read; nobody knows its ``rows`` (0).
+    """
 
     relative: str
-    index: int
+    index: int | None
     rows: int
     problem: str
 
@@ -122,7 +125,7 @@ class Manifest:
 
     ``schema`` has the columns of the first file, then the partition columns; text is ``string`` however it is stored,
     and every column may be null. ``row_groups`` leaves out those without rows, and those ``skipped``, whose rows count
-    in ``n_rows``.
+    in ``n_rows``; files that are skipped as a whole are not among ``files``.
     """
 
     filesystem: fs.FileSystem
@@ -131,7 +134,7 @@ class Manifest:
     row_groups: tuple[RowGroup, ...]
     n_rows: int
     fingerprint: str
-    skipped: tuple[SkippedRowGroup, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def uncompressed_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
         """Bytes of these columns of one row group after decompression, as the footer says; partition columns take 0."""
@@ -191,7 +194,7 @@ class Manifest:
         }
 
 
-def discover(sources: list[str], filesystem: fs.FileSystem | None = None) -> Manifest:
+def discover(sources: list[str], filesystem: fs.FileSystem | None = None, skip_bad: bool = False) -> Manifest:
     """The manifest of all Parquet files that the sources name.
 
     Parameters
@@ -201,6 +204,8 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None) -> Man
         or ``.`` are passed over), globs (``*``, ``?``, ``[..]``, ``**``), or URIs.
     filesystem : pyarrow.fs.FileSystem, optional
         Where the sources are; then they are paths inside it, not URIs.
+    skip_bad : bool
+        Pass over files that are not Parquet or have no readable footer, unless all are such.
 
     Raises
     ------
@@ -223,11 +228,9 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None) -> Man
     if first_store is None:
         raise NoInputError("no data were named. Give a Parquet file, a directory, a glob or a URI.")
     by_relative = unique_relatives(list(listed.values()))
-    relatives = sorted(by_relative)
+    footer_of, skipped = _footers(first_store, by_relative, skip_bad)
+    relatives, footers = list(footer_of), list(footer_of.values())
     items = [by_relative[relative] for relative in relatives]
-
-    with ThreadPoolExecutor(min(_FOOTER_THREADS, len(items))) as threads:
-        footers = list(threads.map(read_footer, [first_store] * len(items), [item.info.path for item in items]))
     _check_same_schema([item.info.path for item in items], [footer.schema for footer in footers])
     partitions, partition_fields = _partitions(items, footers[0].schema.names)
     columns = [pa.field(field.name, logical_type(field.type)) for field in footers[0].schema]
@@ -255,8 +258,37 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None) -> Man
             f"no rows in {', '.join(map(str, sources))} ({count_noun(len(files), 'file')}). Give data that have rows."
         )
     return Manifest(
-        first_store, tuple(files), pa.schema(columns + partition_fields), tuple(row_groups), n_rows, _fingerprint(files)
+        filesystem=first_store,
+        files=tuple(files),
+        schema=pa.schema(columns + partition_fields),
+        row_groups=tuple(row_groups),
+        n_rows=n_rows,
+        fingerprint=_fingerprint(files),
+        skipped=skipped,
     )
+
+
+def _footers(
+    store: fs.FileSystem, by_relative: dict[str, Listed], skip_bad: bool
+) -> tuple[dict[str, Footer], tuple[Skipped, ...]]:
+    """The footer of each file, sorted by relative path, and the files that are passed over."""
+
+    def footer_of(relative: str) -> Footer | CorruptFileError:
+        try:
+            return read_footer(store, by_relative[relative].info.path)
+        except CorruptFileError as error:
+            if not skip_bad:
+                raise
+            return error
+
+    relatives = sorted(by_relative)
+    with ThreadPoolExecutor(min(_FOOTER_THREADS, len(relatives))) as threads:
+        found = dict(zip(relatives, threads.map(footer_of, relatives), strict=True))
+    errors = {relative: each for relative, each in found.items() if isinstance(each, CorruptFileError)}
+    if len(errors) == len(found):
+        raise next(iter(errors.values()))
+    footers = {relative: each for relative, each in found.items() if not isinstance(each, CorruptFileError)}
+    return footers, tuple(Skipped(relative, None, 0, str(error)) for relative, error in errors.items())
 
 
 def compare(old: dict[str, Any], manifest: Manifest) -> Changes:
@@ -266,11 +298,13 @@ def compare(old: dict[str, Any], manifest: Manifest) -> Changes:
     skipped_before = {(relative, index) for relative, index in old.get("skipped", [])}
     otherwise_skipped = skipped_before ^ {(each.relative, each.index) for each in manifest.skipped}
     changed = {relative for relative in now if relative in before and now[relative] != before[relative]}
+    only_skipped = bool(otherwise_skipped) and not changed and now.keys() == before.keys()
+    changed |= {relative for relative, _ in otherwise_skipped if relative in before}
     return Changes(
         added=sorted(now.keys() - before.keys()),
-        removed=sorted(before.keys() - now.keys()),
-        changed=sorted(changed | {relative for relative, _ in otherwise_skipped if relative in now}),
-        only_skipped=bool(otherwise_skipped) and not changed and now.keys() == before.keys(),
+        removed=sorted(before.keys() - now.keys() - changed),
+        changed=sorted(changed),
+        only_skipped=only_skipped,
     )
 
 

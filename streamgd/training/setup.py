@@ -26,7 +26,7 @@ from streamgd.data.plan import INIT, derive_key
 from streamgd.data.prepare import WAVE_BLOCKS, block_plan
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.scaler import Scaling
-from streamgd.data.source import Manifest, discover
+from streamgd.data.source import Manifest
 from streamgd.data.store import free_bytes, written_bytes
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import count_lanes
@@ -222,11 +222,15 @@ class Task:
         }  # fmt: skip
 
 
-def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None = None) -> Task:
+def make_task(
+    config: TrainConfig, manifest: Manifest, validation: Manifest | None, stored_order: str | None = None
+) -> Task:
     """Resolve everything that ``auto`` stands for.
 
     Parameters
     ----------
+    validation : Manifest or None
+        The data of ``--validation``.
     stored_order : str, optional
         The order that was resolved when the run began; free disk space is then not looked at again.
     """
@@ -234,7 +238,6 @@ def make_task(config: TrainConfig, manifest: Manifest, stored_order: str | None 
     resolved = resolve(manifest, config, where)
     pa.default_memory_pool().release_unused()  # what the sample took
     columns = resolved.columns
-    validation = discover(config.validation) if config.validation else None
     if validation is not None:
         check_columns(columns, validation)
     layout = RecordLayout(

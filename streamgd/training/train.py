@@ -94,7 +94,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     stored = RunDirectory(config.run_dir).read_config()
     if stored is not None:
         _check_options(config, stored, config.run_dir)
-    task = make_task(config, _data_of(config))
+    task = make_task(config, _data_of(config), _validation_of(config))
     return {**task.summary(), "notes": list(task.notes)}
 
 
@@ -103,7 +103,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
     started_s = time.monotonic()
     directory = RunDirectory(config.run_dir, config.keep_checkpoints)
     # A mistake in the options or the data leaves no directory behind.
-    task = None if directory.path.exists() else make_task(config, _data_of(config))
+    task = None if directory.path.exists() else make_task(config, _data_of(config), _validation_of(config))
     # The number of BLAS threads changes bits. What is not finite is looked for where it matters.
     interrupt = Interrupt(config.pause_after, config.max_time)
     with interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
@@ -123,7 +123,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             model = directory.model_of(saved)
             if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
-        task = task or make_task(config, _data_of(config, interrupt))
+        task = task or make_task(config, _data_of(config, interrupt), _validation_of(config, interrupt))
         if before is not None:
             # The start before this one may have been killed when its blocks were in another place.
             there = blocks_dir(config.model_copy(update={"blocks_dir": before["config"].get("blocks_dir")}))
@@ -171,8 +171,8 @@ def _train(
     try:
         session.begin(new)
         if new or changed:
-            for bad in task.manifest.skipped:
-                session.record("skipped", f"{bad.rows:,} rows are skipped: {bad.problem}")
+            for text in _skipped(task):
+                session.record("skipped", text)
         session.train()
         facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
         if facts["hint"] and facts["stopped_by"] == "max_time":
@@ -191,6 +191,16 @@ def _train(
     return facts, model
 
 
+def _skipped(task: Task) -> list[str]:
+    """A line for each row group and file that is passed over."""
+    parts = [("", task.manifest)] + ([("--validation: ", task.validation)] if task.validation else [])
+    return [
+        f"{of}{'a file is' if bad.index is None else f'{bad.rows:,} rows are'} skipped: {bad.problem}"
+        for of, manifest in parts
+        for bad in manifest.skipped
+    ]
+
+
 def _finished(task: Task, directory: RunDirectory, model: Model, display: Display) -> Result:
     """Say that there is nothing to do; only blocks that a kill left behind are cleared away."""
     if not task.config.keep_blocks:
@@ -200,11 +210,20 @@ def _finished(task: Task, directory: RunDirectory, model: Model, display: Displa
 
 
 def _data_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest:
-    """The data to train on, without the row groups that are to be skipped."""
-    manifest = discover(config.data)
-    if config.on_bad_data == "skip":
-        manifest = without_bad_row_groups(manifest, config, interrupt.check_repeated if interrupt else lambda: None)
-    return manifest
+    """The data to train on, without what is to be skipped."""
+    return _whole_parts(config.data, config, interrupt)
+
+
+def _validation_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest | None:
+    """The data of ``--validation``, if it is given, without what is to be skipped."""
+    return _whole_parts(config.validation, config, interrupt) if config.validation else None
+
+
+def _whole_parts(sources: list[str], config: TrainConfig, interrupt: Interrupt | None) -> Manifest:
+    if config.on_bad_data == "error":
+        return discover(sources)
+    check = interrupt.check_repeated if interrupt else lambda: None
+    return without_bad_row_groups(discover(sources, skip_bad=True), config, check)
 
 
 def _checked_task(
@@ -213,11 +232,11 @@ def _checked_task(
     """The task of a run that goes on, and what changed in its data, where that is accepted."""
     manifest = _data_of(config, interrupt)
     changes = _check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
-    if config.validation:
-        validation = discover(config.validation)
+    validation = _validation_of(config, interrupt)
+    if validation is not None:
         before = stored["config"]["validation"]
         changes += _check_data(stored["validation"], before, validation, config.validation, config, finished)
-    task = make_task(config, manifest, stored["resolved"]["order"])
+    task = make_task(config, manifest, validation, stored["resolved"]["order"])
     if task.resolved.loss != stored["resolved"]["loss"]:
         raise RunMismatchError(
             f"the loss was {stored['resolved']['loss']}, that of the changed data would be {task.resolved.loss}."
@@ -277,7 +296,9 @@ def _check_data(
         return listed
     skips = bool(before.get("skipped")) and config.on_bad_data != "skip"
     if changes.only_skipped and skips and not config.accept_data_change:
-        groups = [f"{relative}, row group {index}" for relative, index in before["skipped"]]
+        groups = [
+            relative if index is None else f"{relative}, row group {index}" for relative, index in before["skipped"]
+        ]
         raise RunMismatchError(
             f"{config.run_dir} holds a run that skips what cannot be decoded ({'; '.join(groups[:5])}"
             f"{' …' if len(groups) > 5 else ''}). Go on with --on-bad-data skip, or use --restart."
