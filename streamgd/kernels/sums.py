@@ -1,4 +1,4 @@
-"""Raw predictions of rows, and the gradient summed over them."""
+"""Raw predictions of rows, and gradient and outer products summed over them."""
 
 from __future__ import annotations
 
@@ -54,6 +54,42 @@ def add_gradient(features, codes, residual, gradient):
             if j >= 0:
                 gradient[j] += residual[i]
     gradient[gradient.shape[0] - 1] += residual.sum()
+
+
+def _products_signature(feature):
+    return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[:, ::1])
+
+
+@compiled([_products_signature(types.float32), _products_signature(_f8)])
+def add_code_products(features, codes, weight, products):
+    """Add ``weight_i * x_i x_i'`` to ``products`` (n_dof, n_dof) where one factor at least is a level's 1.
+
+    Only one of each pair of mirrored entries is summed, the one that lies best in memory: see ``mirror_codes``.
+    """
+    n_numeric, last = features.shape[1], products.shape[0] - 1
+    for i in range(features.shape[0]):
+        w = weight[i]
+        for c in range(codes.shape[1]):
+            row = codes[i, c]
+            if row >= 0:
+                for j in range(n_numeric):
+                    products[row, j] += w * features[i, j]
+                products[row, last] += w
+                products[row, row] += w
+                for d in range(c):
+                    other = codes[i, d]
+                    if other >= 0:
+                        products[row, other] += w
+
+
+@compiled(types.void(_f8[:, ::1], _i8))
+def mirror_codes(products, n_numeric):
+    """Give the entries that ``add_code_products`` left out the value of their mirrored ones."""
+    last = products.shape[0] - 1
+    for row in range(n_numeric, last):
+        for other in range(row):
+            products[other, row] = products[row, other]
+        products[last, row] = products[row, last]
 
 
 @compiled(types.void(POINTWISE_FUNCTION, _f8[::1], _f8[::1], _f8[::1]))

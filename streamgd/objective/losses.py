@@ -36,7 +36,7 @@ def _expit(_: float, raw: float) -> float:
 
 
 class Loss(ABC):
-    """One loss. Subclasses give three compiled functions ``f(y_true, raw_prediction)`` and the link.
+    """One loss. Subclasses give two compiled functions ``f(y_true, raw_prediction)`` and the link.
 
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
     are derived from it.
@@ -46,7 +46,6 @@ class Loss(ABC):
     max_curvature: ClassVar[float]
     pointwise_loss: ClassVar[Any]
     pointwise_gradient: ClassVar[Any]
-    pointwise_curvature: ClassVar[Any]
     is_classifier: ClassVar[bool] = False
 
     @abstractmethod
@@ -64,6 +63,10 @@ class Loss(ABC):
         The same as the pointwise functions but for the last digits, and faster for many rows at once.
         """
 
+    @abstractmethod
+    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+        """Second derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
+
     def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Loss of each row, float64, shape ``(n,)``."""
         return self.loss_and_gradient(y_true, raw_prediction)[0]
@@ -71,10 +74,6 @@ class Loss(ABC):
     def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """First derivative by the raw prediction of each row, float64, shape ``(n,)``."""
         return self.loss_and_gradient(y_true, raw_prediction)[1]
-
-    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-        """Second derivative by the raw prediction of each row, float64, shape ``(n,)``."""
-        return _mapped(self.pointwise_curvature, y_true, raw_prediction)
 
 
 def _mapped(function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
@@ -109,14 +108,12 @@ class HalfSquaredError(Loss):
     def pointwise_gradient(y_true: float, raw: float) -> float:
         return raw - y_true
 
-    @staticmethod
-    @pointwise
-    def pointwise_curvature(y_true: float, raw: float) -> float:
-        return 1.0
-
     def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         residual = raw_prediction - y_true
         return 0.5 * residual * residual, residual
+
+    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        return np.ones(len(raw_prediction))
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
         return prediction
@@ -155,12 +152,6 @@ class HalfBinomialLoss(Loss):
     def pointwise_gradient(y_true: float, raw: float) -> float:
         return _expit(0.0, raw) - y_true
 
-    @staticmethod
-    @pointwise
-    def pointwise_curvature(y_true: float, raw: float) -> float:
-        probability = _expit(0.0, raw)
-        return probability * (1.0 - probability)
-
     def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         power = np.abs(raw_prediction)
         np.exp(np.negative(power, out=power), out=power)
@@ -175,6 +166,12 @@ class HalfBinomialLoss(Loss):
         gradient /= power
         gradient -= y_true
         return loss, gradient
+
+    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        # p (1 - p) = exp(-|raw|) / (1 + exp(-|raw|))^2, which keeps its digits where p is nearly 0 or 1.
+        power = np.abs(raw_prediction)
+        np.exp(np.negative(power, out=power), out=power)
+        return np.asarray(power / (1.0 + power) ** 2)
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
         return np.asarray(np.log(prediction) - np.log1p(-prediction))

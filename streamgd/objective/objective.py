@@ -8,7 +8,8 @@ theta has shape ``(n_dof, n_outputs)``, the intercept last. ``chunk_sums`` gives
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -20,16 +21,23 @@ from streamgd.objective.penalties import ElasticNet
 #: Rows that are predicted, compared and summed together: few enough to stay in the cache between the three. Fixed, so
 #: that the bits of a sum depend on nothing but the block.
 TILE_ROWS = 8192
+#: Rows whose outer products are summed by one product of matrices. Fixed for the same reason.
+PRODUCT_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class ChunkSums:
-    """Sums over the rows of a chunk: weighted loss, its gradient ``(n_dof, n_outputs)``, weight and rows."""
+    """Sums over the rows of a chunk: weighted loss, its gradient ``(n_dof, n_outputs)``, weight and rows.
+
+    ``hessian``, float64 ``(n_dof, n_dof)``, is the sum of ``w_i * curvature_i * x_i x_i'``, x with a 1 for the
+    intercept as its last entry; None where it was not asked for. Sums with and without one do not add up.
+    """
 
     loss: float
     gradient: np.ndarray
     weight: float
     rows: int
+    hessian: np.ndarray | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -37,18 +45,34 @@ class ChunkSums:
         return self.loss / self.weight
 
     def __add__(self, other: ChunkSums) -> ChunkSums:
+        hessian = None
+        if self.hessian is not None and other.hessian is not None:
+            hessian = self.hessian + other.hessian
+        elif self.hessian is not other.hessian:
+            raise ValueError("sums with and without a Hessian do not add up")
         return ChunkSums(
-            self.loss + other.loss, self.gradient + other.gradient, self.weight + other.weight, self.rows + other.rows
-        )
+            self.loss + other.loss, self.gradient + other.gradient, self.weight + other.weight,
+            self.rows + other.rows, hessian,
+        )  # fmt: skip
+
+    @classmethod
+    def zero(cls, n_dof: int, hessian: bool = False) -> Self:
+        """The sums over no rows."""
+        return cls(0.0, np.zeros((n_dof, 1)), 0.0, 0, np.zeros((n_dof, n_dof)) if hessian else None)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The objective at one theta: its value, the mean loss in it, and the gradient of all but the l1 part."""
+    """The objective at one theta: its value, the mean loss in it, and the gradient of all but the l1 part.
+
+    ``hessian``, float64 ``(n_dof, n_dof)``, is that of the mean loss alone, without the penalty; None where the sums
+    had none.
+    """
 
     value: float
     mean_loss: float
     gradient: np.ndarray
+    hessian: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -58,20 +82,30 @@ class Objective:
     loss: Loss
     penalty: ElasticNet
 
-    def chunk_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
-        """Sums of loss and gradient over the rows of ``block`` at ``theta``."""
-        return self._sums(theta, block, np.zeros(len(theta)))
+    def chunk_sums(self, theta: np.ndarray, block: Block, hessian: bool = False) -> ChunkSums:
+        """Sums of loss, gradient and, if asked for, Hessian over the rows of ``block`` at ``theta``."""
+        curvature = np.empty(block.rows if hessian else 0)
+        total = self._sums(theta, block, np.zeros(len(theta)), curvature)
+        return replace(total, hessian=outer_products(block, curvature, len(theta))) if hessian else total
 
     def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
         """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
-        return self._sums(theta, block, np.empty(0))
+        return self._sums(theta, block, np.empty(0), np.empty(0))
 
-    def _sums(self, theta: np.ndarray, block: Block, gradient: np.ndarray) -> ChunkSums:
-        """Predict, compare, gradient, a tile of rows at a time; an empty ``gradient`` is not summed."""
+    def _sums(self, theta: np.ndarray, block: Block, gradient: np.ndarray, curvature: np.ndarray) -> ChunkSums:
+        """Predict, compare, gradient, a tile of rows at a time.
+
+        An empty ``gradient`` is not summed; ``curvature`` (n_rows,), weighted, is written unless it is empty.
+        """
         loss, weight = 0.0, 0.0
         for start in range(0, block.rows, TILE_ROWS):
             tile = block.part(start, start + TILE_ROWS)
-            losses, residual = self.loss.loss_and_gradient(tile.target, raw_prediction(tile, theta))
+            raw = raw_prediction(tile, theta)
+            losses, residual = self.loss.loss_and_gradient(tile.target, raw)
+            if len(curvature):
+                here = curvature[start : start + TILE_ROWS]
+                here[:] = self.loss.curvature(tile.target, raw)
+                here *= tile.weight if len(tile.weight) else 1.0
             if len(tile.weight):
                 losses *= tile.weight
                 residual *= tile.weight
@@ -84,7 +118,8 @@ class Objective:
     def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:
         """The objective from the sums over all rows."""
         gradient = total.gradient / total.weight + self.penalty.smooth_gradient(theta)
-        return Evaluation(total.mean_loss + self.penalty.value(theta), total.mean_loss, gradient)
+        hessian = None if total.hessian is None else total.hessian / total.weight
+        return Evaluation(total.mean_loss + self.penalty.value(theta), total.mean_loss, gradient, hessian)
 
 
 def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:
@@ -92,3 +127,37 @@ def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:
     raw = np.empty(block.rows, np.float64)
     sums.raw_prediction(block.features, block.codes, block.offset, np.ascontiguousarray(theta[:, 0]), raw)
     return raw
+
+
+def outer_products(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarray:
+    """``sum_i row_weight_i * x_i x_i'`` over the rows of a block, float64, shape ``(n_dof, n_dof)``, symmetric.
+
+    x is a row as theta sees it, with a 1 for the intercept as its last entry; levels are counted where they stand, so
+    that no one-hot matrix exists. With ``w_i * curvature_i`` it is the Hessian of the loss, with
+    ``(w_i * gradient_i)^2`` the middle of the sandwich of robust standard errors.
+
+    Products of numeric columns are float64 whatever the type of the features: in float32 rounding would hide the
+    smallest eigenvalues, by which collinear columns are told, and on which standard errors depend.
+
+    Parameters
+    ----------
+    row_weight : float64, (n_rows,), C-contiguous, not negative
+        The only weight of a row: that of the block is not applied.
+    n_dof : int
+        Rows of theta.
+    """
+    n_numeric = block.features.shape[1]
+    products, numeric = np.zeros((n_dof, n_dof)), np.zeros((n_numeric + 1, n_numeric + 1))
+    for start in range(0, block.rows, PRODUCT_ROWS):
+        features, weight = block.features[start : start + PRODUCT_ROWS], row_weight[start : start + PRODUCT_ROWS]
+        rows = np.empty((len(features), n_numeric + 1))
+        root = np.sqrt(weight)
+        np.multiply(features, root[:, None], out=rows[:, :-1])
+        rows[:, -1] = root
+        numeric += rows.T @ rows
+        if block.codes.shape[1]:
+            sums.add_code_products(features, block.codes[start : start + PRODUCT_ROWS], weight, products)
+    places = [*range(n_numeric), n_dof - 1]
+    products[np.ix_(places, places)] = numeric
+    sums.mirror_codes(products, n_numeric)
+    return products

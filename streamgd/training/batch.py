@@ -94,7 +94,7 @@ class BatchTrainer:
     def _sum(self, common: np.ndarray, sums_of_block: Callable[[Block, np.ndarray], ChunkSums]) -> ChunkSums:
         def sums_of(shared: np.ndarray, row_group: RowGroup) -> ChunkSums:
             self._context.interrupt.check_repeated()
-            total = ChunkSums(0.0, np.zeros_like(shared), 0.0, 0)
+            total = ChunkSums.zero(len(shared))
             for block in self._source.blocks(row_group):
                 with self._context.stopwatch.timed("compute"):
                     total = total + sums_of_block(block, shared)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from streamgd.data.blocks import Block
 from streamgd.kernels.sums import row_norms
 from streamgd.objective.losses import LOSSES
-from streamgd.objective.objective import TILE_ROWS, ChunkSums, Objective, raw_prediction
+from streamgd.objective.objective import PRODUCT_ROWS, TILE_ROWS, ChunkSums, Objective, outer_products, raw_prediction
 from streamgd.objective.penalties import ElasticNet
 
 N_NUMERIC, N_LEVELS = 4, 5
@@ -155,3 +156,60 @@ def test_row_norms_are_those_of_the_rows_with_their_intercept(weighted: bool) ->
 
     assert found[0] == pytest.approx(norms.max(), rel=1e-13)
     assert found[1] == pytest.approx(10.0 + norms.sum(), rel=1e-13)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [0, 1, 300, PRODUCT_ROWS, 2 * TILE_ROWS + 11])
+def test_the_hessian_is_that_of_numpy(loss: str, weighted: bool, dtype: str, rows: int) -> None:
+    block = a_block(rows, loss, dtype, weighted)
+    objective = Objective(LOSSES[loss], ElasticNet())
+    sums = objective.chunk_sums(THETA, block, hessian=True)
+    X = design(block)
+    raw = X @ THETA[:, 0] + (block.offset if weighted else 0.0)
+    curvature = np.ones(rows) if loss == "squared" else expit(raw) * expit(-raw)
+    expected = X.T @ (X * (curvature * (block.weight if weighted else 1.0))[:, None])
+
+    assert sums.hessian is not None
+    np.testing.assert_allclose(sums.hessian, expected, rtol=1e-12, atol=1e-12 * max(1, rows))
+    assert (sums.hessian == sums.hessian.T).all()
+    without = objective.chunk_sums(THETA, block)
+    assert without.hessian is None
+    assert (without.loss, without.gradient.tobytes()) == (sums.loss, sums.gradient.tobytes())
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_the_hessian_is_that_of_finite_differences(loss: str) -> None:
+    objective, block, h = Objective(LOSSES[loss], ElasticNet()), a_block(500, loss), 1e-5
+
+    def gradient(theta: np.ndarray) -> np.ndarray:
+        return objective.evaluate(theta, objective.chunk_sums(theta, block)).gradient[:, 0]
+
+    hessian = objective.evaluate(THETA, objective.chunk_sums(THETA, block, hessian=True)).hessian
+    assert hessian is not None
+    for j in range(N_DOF):
+        step = np.zeros_like(THETA)
+        step[j] = h
+        slopes = (gradient(THETA + step) - gradient(THETA - step)) / (2 * h)
+        np.testing.assert_allclose(hessian[j], slopes, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("n_numeric", "n_categorical"), [(4, 0), (0, 2), (0, 0)])
+def test_outer_products_where_columns_of_one_kind_are_missing(n_numeric: int, n_categorical: int) -> None:
+    block = a_block(300, "squared")
+    codes = block.codes[:, :n_categorical].copy()
+    codes[codes >= 0] -= N_NUMERIC - n_numeric
+    part = Block(block.features[:, :n_numeric].copy(), codes, *block.arrays()[2:])
+    n_dof = n_numeric + n_categorical * N_LEVELS + 1
+    X = design(block)
+    X = np.delete(X, [*range(n_numeric, N_NUMERIC), *range(N_NUMERIC + n_categorical * N_LEVELS, N_DOF - 1)], axis=1)
+    weight = np.random.default_rng(3).random(300)
+
+    np.testing.assert_allclose(outer_products(part, weight, n_dof), X.T @ (X * weight[:, None]), rtol=1e-12, atol=1e-12)
+
+
+def test_sums_with_and_without_a_hessian_do_not_add_up() -> None:
+    assert (ChunkSums.zero(3, hessian=True) + ChunkSums.zero(3, hessian=True)).hessian is not None
+    with pytest.raises(ValueError, match="do not add up"):
+        _ = ChunkSums.zero(3) + ChunkSums.zero(3, hessian=True)
