@@ -172,9 +172,9 @@ class TrainConfig(BaseModel):
 
     # method
     method: Literal["minibatch", "sgd", "batch"] = Field("minibatch", description="How gradients are taken.")
-    optimizer: Literal["auto", "plain", "momentum", "adagrad", "rmsprop", "adam", "backtracking"] = Field(
-        "auto", description="Update rule; auto: adagrad (minibatch), plain (sgd), backtracking (batch)."
-    )
+    optimizer: Literal[
+        "auto", "plain", "momentum", "adagrad", "rmsprop", "adam", "backtracking", "newton", "lbfgs", "normal"
+    ] = Field("auto", description="Update rule; auto: adagrad (minibatch), plain (sgd), newton or lbfgs (batch).")
     learning_rate: Rate = Field("auto", description="Step size alpha, or auto.")
     schedule: Literal["auto", "constant", "inverse", "cosine"] = Field(
         "auto", description="How alpha changes over the steps; auto: constant."
@@ -194,9 +194,14 @@ class TrainConfig(BaseModel):
     epochs: int | None = Field(
         None, ge=1, description="Epochs [default: 5; batch: 500 passes].", json_schema_extra=CHANGEABLE
     )
-    tol_gradient: Finite = Field(
-        1e-6, description="batch: stop when max |grad J| is below this.", json_schema_extra=CHANGEABLE
-    )
+    tol_gradient: Finite | None = Field(
+        None, description="batch: stop when max |grad J| is below this [default: 1e-6; newton: not asked for].",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
+    tol_excess: Finite | None = Field(
+        None, description="batch: stop when J - J* is estimated to be below this [default: newton: 1e-15 of J].",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
     tol_loss: Finite = Field(
         0.0, description="Stop when an epoch lowers the loss by less than this fraction.", json_schema_extra=CHANGEABLE
     )
@@ -295,25 +300,38 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError("--validation and --holdout both given. Choose one source of the holdout loss.")
     if config.patience and not (config.validation or config.holdout):
         raise ConfigError("--patience needs a holdout loss. Add --holdout 0.1 or --validation DATA.")
-    batch_only, stochastic_only = {"backtracking"}, {"momentum", "adagrad", "rmsprop", "adam"}
-    if config.method == "batch" and config.optimizer in stochastic_only:
-        raise ConfigError(f"--optimizer {config.optimizer} is not for --method batch. Choose plain or backtracking.")
-    if config.method != "batch" and config.optimizer in batch_only:
-        raise ConfigError(
-            f"--optimizer {config.optimizer} is for --method batch only. Choose plain, momentum, adagrad, …"
-        )
+    _check_optimizer(config)
     if config.method == "batch" and config.schedule not in ("auto", "constant"):
         raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
     if config.method == "batch" and config.shuffle not in ("auto", "none"):
         raise ConfigError(f"--shuffle {config.shuffle} has no meaning for --method batch. Leave it out.")
-    if config.optimizer == "backtracking" and config.learning_rate != "auto":
-        raise ConfigError("--learning-rate has no meaning for backtracking. Choose --optimizer plain, or leave it out.")
     if config.average == "on" and (config.l1 > 0 or config.method == "batch"):
         raise ConfigError("--average on contradicts --l1 and --method batch. Leave one out.")
     parts = {"epoch", "hour", "weekday", "month", "yearday"}
     unknown = [part for part in config.timestamps if part not in parts]
     if unknown:
         raise ConfigError(f"--timestamps: no such part {unknown[0]!r}. {did_you_mean(unknown[0], sorted(parts))}")
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    """Refuse an optimizer that is not for the method, the loss, the penalty or a learning rate."""
+    batch_only, stochastic_only = (
+        {"backtracking", "newton", "lbfgs", "normal"},
+        {"momentum", "adagrad", "rmsprop", "adam"},
+    )
+    name = config.optimizer
+    if config.method == "batch" and name in stochastic_only:
+        raise ConfigError(
+            f"--optimizer {name} is not for --method batch. Choose newton, lbfgs, normal, backtracking or plain."
+        )
+    if config.method != "batch" and name in batch_only:
+        raise ConfigError(f"--optimizer {name} is for --method batch only. Choose plain, momentum, adagrad, …")
+    if name in batch_only and config.learning_rate != "auto":
+        raise ConfigError(f"--learning-rate has no meaning for {name}. Choose --optimizer plain, or leave it out.")
+    if name in ("lbfgs", "normal") and config.l1 > 0:
+        raise ConfigError(f"--optimizer {name} knows no --l1. Choose newton, backtracking or plain.")
+    if name == "normal" and config.loss == "logistic":
+        raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
 
 
 def load_toml(path: str) -> dict[str, Any]:

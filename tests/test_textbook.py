@@ -63,7 +63,14 @@ def test_backtracking_never_increases_the_objective_and_says_how_far_it_came(
     data = generated(rows=20_000, features=8, categorical=2, loss=loss, badly_scaled=True, row_group_rows=6_000, seed=2)
     listener = Listener()
     result = train(
-        str(data), "y", run=str(tmp_path / "run"), method="batch", epochs=60, tol_gradient=0, display=listener
+        str(data),
+        "y",
+        run=str(tmp_path / "run"),
+        method="batch",
+        optimizer="backtracking",
+        epochs=60,
+        tol_gradient=0,
+        display=listener,
     )
     passes = [line for line in result.history if line["event"] == "pass"]
     accepted = [line["objective"] for line in passes if line["accepted"]]

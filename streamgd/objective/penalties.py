@@ -29,6 +29,27 @@ class ElasticNet:
         gradient[-1] = 0.0
         return gradient
 
+    def curvature(self, n_dof: int) -> np.ndarray:
+        """Second derivative of the l2 part by each coefficient, ``(n_dof,)``."""
+        curvature = np.full(n_dof, self.l2)
+        curvature[-1] = 0.0
+        return curvature
+
+    def subgradient(self, theta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The smallest subgradient of J at ``theta``, zero at the optimum alone; shape of ``theta``.
+
+        Parameters
+        ----------
+        gradient
+            Gradient of all but the l1 part.
+        """
+        if self.l1 == 0.0:
+            return gradient
+        at_zero = np.sign(gradient) * np.maximum(np.abs(gradient) - self.l1, 0.0)
+        smallest = np.where(theta != 0.0, gradient + self.l1 * np.sign(theta), at_zero)
+        smallest[-1] = gradient[-1]
+        return np.asarray(smallest)
+
     def proximal_step(self, theta: np.ndarray, rate: float) -> np.ndarray:
         """``argmin_b |b - theta|^2 / (2 rate) + l1 |b|_1``: soft thresholding; the intercept stays."""
         if self.l1 == 0.0:

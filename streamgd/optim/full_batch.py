@@ -1,36 +1,15 @@
-"""Full-batch optimizers: each pass over all rows gives the objective at one theta, and the optimizer the next.
-
-An optimizer is a pair of pure functions, ``init(theta) -> state`` and ``update(state, evaluation, penalty) ->
-state``. The state is plain numbers and arrays, so it can be written down between passes; ``state["trial"]`` is the
-theta to evaluate next, ``state["theta"]`` the best one accepted.
-"""
+"""Gradient descent with a fixed or a searched step, and the table of all full-batch optimizers."""
 
 from __future__ import annotations
-
-from typing import Any, Protocol
 
 import numpy as np
 
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
-
-State = dict[str, Any]
-
-
-class FullBatchOptimizer(Protocol):
-    """What the trainer needs of a full-batch optimizer."""
-
-    name: str
-    #: Whether J is known at ``state["theta"]``, or only at the theta before it.
-    evaluates_result: bool
-
-    def init(self, theta: np.ndarray, learning_rate: float) -> State:
-        """The state before the first pass."""
-        ...
-
-    def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
-        """The state after a pass that gave ``evaluation`` at ``state["trial"]``."""
-        ...
+from streamgd.optim.base import FullBatchOptimizer, State
+from streamgd.optim.lbfgs import LBFGS
+from streamgd.optim.newton import Newton
+from streamgd.optim.normal import NormalEquations
 
 
 def gradient_step(theta: np.ndarray, gradient: np.ndarray, alpha: float, penalty: ElasticNet) -> np.ndarray:
@@ -52,15 +31,19 @@ class GradientDescent:
 
     name = "plain"
     evaluates_result = False
+    needs_hessian = False
 
-    def init(self, theta: np.ndarray, learning_rate: float) -> State:
-        return {"trial": theta.copy(), "theta": theta.copy(), "alpha": learning_rate, "value": None, "residual": None}
+    def init(self, theta: np.ndarray, learning_rate: float, column_squares: np.ndarray) -> State:  # noqa: ARG002
+        return {
+            "trial": theta.copy(), "theta": theta.copy(), "alpha": learning_rate, "value": None, "residual": None,
+            "excess": None,
+        }  # fmt: skip
 
     def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
         theta, alpha = state["trial"], state["alpha"]
         trial = gradient_step(theta, evaluation.gradient, alpha, penalty)
         residual = float(np.abs(theta - trial).max() / alpha)
-        return {"trial": trial, "theta": trial, "alpha": alpha, "value": evaluation.value, "residual": residual}
+        return {**state, "trial": trial, "theta": trial, "value": evaluation.value, "residual": residual}
 
 
 class Backtracking:
@@ -73,11 +56,12 @@ class Backtracking:
 
     name = "backtracking"
     evaluates_result = True
+    needs_hessian = False
 
-    def init(self, theta: np.ndarray, learning_rate: float) -> State:
+    def init(self, theta: np.ndarray, learning_rate: float, column_squares: np.ndarray) -> State:  # noqa: ARG002
         return {
             "trial": theta.copy(), "theta": theta.copy(), "alpha": learning_rate, "value": None, "residual": None,
-            "gradient": np.zeros_like(theta),
+            "excess": None, "gradient": np.zeros_like(theta),
         }  # fmt: skip
 
     def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
@@ -96,16 +80,12 @@ class Backtracking:
         trial = gradient_step(theta, gradient, alpha, penalty)
         residual = float(np.abs(theta - trial).max() / alpha)
         return {
-            "trial": trial,
-            "theta": theta,
-            "alpha": alpha,
-            "value": value,
-            "residual": residual,
+            "trial": trial, "theta": theta, "alpha": alpha, "value": value, "residual": residual, "excess": None,
             "gradient": gradient,
-        }
+        }  # fmt: skip
 
 
 #: Every full-batch optimizer by its name on the command line.
 FULL_BATCH_OPTIMIZERS: dict[str, FullBatchOptimizer] = {
-    optimizer.name: optimizer for optimizer in (GradientDescent(), Backtracking())
+    optimizer.name: optimizer for optimizer in (GradientDescent(), Backtracking(), LBFGS(), Newton(), NormalEquations())
 }

@@ -1,4 +1,4 @@
-"""Full-batch gradient descent: each pass gives the objective and its gradient over all rows.
+"""Full batch: each pass gives the objective, its gradient and, for some optimizers, its Hessian over all rows.
 
 chunk: row group ── blocks ── chunk_sums ── folded over all chunks ── optimizer ── next theta
 """
@@ -16,9 +16,10 @@ from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding
 from streamgd.data.source import RowGroup
 from streamgd.errors import DivergenceError, StreamgdError
-from streamgd.objective.objective import ChunkSums, Objective
+from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.state import no_other_content
+from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.chunks import BlockSource
 from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RunContext
@@ -27,17 +28,23 @@ from streamgd.training.rundir import is_final
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import largest_eigenvalue, second_moments
 from streamgd.training.trainstate import check_types
+from streamgd.training.unidentified import collinear_columns, one_class_levels
 
 #: Passes that the best constant under an offset may take.
 BEST_CONSTANT_PASSES = 12
+#: Where no tolerance is given: the largest component of the gradient …
+GRADIENT = 1e-6
+#: … and, with a Hessian, the distance to the optimum as a part of the loss of the best constant.
+EXCESS_OF_BASE = 1e-15
 
 
 @dataclass
 class BatchState:
     """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this.
 
-    ``closing`` has J and mean loss at the result, where the optimizer does not know them. ``base_loss``, of the best
-    constant, is None until a pass has told it.
+    ``closing`` has J and mean loss at the result, where the optimizer does not know them; ``certificate`` how far it
+    is from the optimum, None until the run has come to its end. ``base_loss``, of the best constant, is None until a
+    pass has told it; ``warnings``, by kind, until a Hessian has shown the columns.
     """
 
     encoding: Encoding
@@ -47,6 +54,8 @@ class BatchState:
     key: str
     asked_epochs: int = 0
     closing: dict[str, float] | None = None
+    certificate: dict[str, Any] | None = None
+    warnings: dict[str, Any] | None = None
     epoch: int = 0
     rows_seen: int = 0
     mean_loss: float | None = None
@@ -57,6 +66,11 @@ class BatchState:
     @property
     def steps(self) -> int:
         return self.epoch
+
+    def result(self, patience: int) -> np.ndarray:
+        """The theta to predict with: with patience that of the least holdout loss."""
+        theta: np.ndarray = self.best["theta"] if patience and self.best else self.optimizer["theta"]
+        return theta
 
     def state(self) -> dict[str, Any]:
         state = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -69,8 +83,7 @@ class BatchState:
             restored = cls(**{**state, "encoding": Encoding.from_state(state["encoding"])})
             check_types(restored)
             restored.encoding.check()
-            if any(np.shape(restored.optimizer[name]) != (restored.encoding.n_dof, 1) for name in ("theta", "trial")):
-                raise ValueError("theta does not suit its encoding")
+            _check_shapes(restored.optimizer, restored.encoding.n_dof)
         return restored
 
 
@@ -87,14 +100,16 @@ class BatchTrainer:
         self._context = context
         self._optimizer = FULL_BATCH_OPTIMIZERS[task.optimizer]
 
-    def total(self, theta: np.ndarray) -> ChunkSums:
+    def total(self, theta: np.ndarray, hessian: bool = False) -> ChunkSums:
         """Sums over all training rows at ``theta``."""
-        return self._sum(theta, lambda block, shared: self._objective.chunk_sums(shared, block))
+        return self._sum(theta, lambda block, shared: self._objective.chunk_sums(shared, block, hessian), hessian)
 
-    def _sum(self, common: np.ndarray, sums_of_block: Callable[[Block, np.ndarray], ChunkSums]) -> ChunkSums:
+    def _sum(
+        self, common: np.ndarray, sums_of_block: Callable[[Block, np.ndarray], ChunkSums], hessian: bool = False
+    ) -> ChunkSums:
         def sums_of(shared: np.ndarray, row_group: RowGroup) -> ChunkSums:
             self._context.interrupt.check_repeated()
-            total = ChunkSums.zero(len(shared))
+            total = ChunkSums.zero(len(shared), hessian)
             for block in self._source.blocks(row_group):
                 with self._context.stopwatch.timed("compute"):
                     total = total + sums_of_block(block, shared)
@@ -134,86 +149,148 @@ class BatchTrainer:
         DivergenceError
             J grew beyond all bounds: the fixed step is too large.
         """
-        if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
+        if not is_final(state.stopped_by) or self._task.epochs > state.asked_epochs:
+            state.stopped_by, state.asked_epochs = None, self._task.epochs
+            state.closing, state.certificate = None, None
+        elif state.certificate is not None:
             return
-        state.stopped_by, state.asked_epochs, state.closing = None, self._task.epochs, None
         while state.epoch < self._task.epochs and state.stopped_by is None:
-            try:
-                total = self.total(state.optimizer["trial"])
-            except StreamgdError:
-                # The pass is repeated after a resume; what came before it is kept.
-                with suppress(StreamgdError):  # the first error is the one to tell
-                    self._context.save(state.state())
-                raise
-            self._step(state, total)
+            self._step(state, self._total_or_saved(state, state.optimizer["trial"], self._optimizer.needs_hessian))
         if state.stopped_by is None:
             state.stopped_by = "epochs"
-        if not self._optimizer.evaluates_result:
-            theta = state.optimizer["theta"]
-            evaluation = self._objective.evaluate(theta, self.total(theta))
-            state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
+        certificate = self._certify(state)
         self._context.save(state.state())
-        now, scale = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale
+        now, unit = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale**2
+        base_loss = (state.base_loss or 0.0) * unit
         self._context.display.message(
-            f"J is {now['value'] * scale**2:.9g} after {state.epoch} passes, the best constant has"
-            f" {(state.base_loss or 0.0) * scale**2:.9g}; the largest |grad J| is {now['residual'] * scale:.3g},"
-            f" asked for {self._task.config.tol_gradient:.3g}"
+            f"J is {now['value'] * unit:.9g} after {state.epoch} passes, the best constant has {base_loss:.9g}"
         )
+        self._context.display.message(f"certificate: {certificate.text(base_loss)}")
+
+    def _total_or_saved(self, state: BatchState, theta: np.ndarray, hessian: bool) -> ChunkSums:
+        """A pass at ``theta``; the state is saved where it fails, so that only the pass is repeated."""
+        try:
+            return self.total(theta, hessian)
+        except StreamgdError:
+            with suppress(StreamgdError):  # the first error is the one to tell
+                self._context.save(state.state())
+            raise
+
+    def _certify(self, state: BatchState) -> Certificate:
+        """How far the result is from the optimum: by what the last pass told, or by one more."""
+        theta, optimizer = state.result(self._task.config.patience), state.optimizer
+        scale, penalty = state.encoding.target_scale, self._objective.penalty
+        if self._optimizer.needs_hessian and (theta == optimizer["theta"]).all():
+            certificate = Certificate(optimizer["residual"] * scale, optimizer["excess"] * scale**2, "newton", None)
+        else:
+            affordable = hessian_is_affordable(len(theta))
+            evaluation = self._objective.evaluate(theta, self._total_or_saved(state, theta, affordable))
+            state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
+            self._look_at_columns(state, evaluation)
+            certificate = Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"])
+        state.certificate = certificate.to_json()
+        return certificate
+
+    def _look_at_columns(self, state: BatchState, evaluation: Evaluation) -> None:
+        """Tell, by the first Hessian, of coefficients that the data do not decide."""
+        if evaluation.hessian is None or state.warnings is not None:
+            return
+        trial, encoding = state.optimizer["trial"], state.encoding
+        found = {"collinear": collinear_columns(encoding, evaluation.hessian)}
+        constant = encoding.columns.offset is None and not trial[:-1].any() and state.epoch == 0
+        if constant and self._objective.loss.is_classifier:
+            intercept = float(trial[-1, 0])
+            found["separated"] = one_class_levels(encoding, self._objective.loss, intercept, evaluation)
+        state.warnings = {kind: text for kind, text in found.items() if text}
+        for kind, text in state.warnings.items():
+            self._context.event(state, kind, text)
 
     def _step(self, state: BatchState, total: ChunkSums) -> None:
-        config, unit = self._task.config, state.encoding.target_scale**2
+        unit = _unit(state)
         evaluation = self._objective.evaluate(state.optimizer["trial"], total)
         before, previous = replace(state), state.optimizer
-        if not np.isfinite(evaluation.value) and previous["value"] is None:
-            raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
+        self._look_at_columns(state, evaluation)
         if state.base_loss is None:
             state.base_loss = evaluation.mean_loss
-        if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss):
-            raise DivergenceError(
-                f"J grew to {evaluation.value * unit:.3g} after {state.epoch} passes: a step of"
-                f" {state.learning_rate:.3g} is too large. Choose a smaller --learning-rate, or --optimizer"
-                f" backtracking."
-            )
         state.optimizer = self._optimizer.update(previous, evaluation, self._objective.penalty)
+        self._check_divergence(state, evaluation)
         accepted = state.optimizer["theta"] is not previous["theta"]
         if accepted:
-            state.mean_loss = evaluation.mean_loss
+            state.mean_loss = state.optimizer.get("mean_loss", evaluation.mean_loss)
         state.epoch += 1
         state.rows_seen += total.rows
-        residual = state.optimizer["residual"] * state.encoding.target_scale
-        holdout = None
-        if self._holdout is not None and accepted:
-            try:
-                holdout = self._holdout.mean_loss(self._objective, state.encoding, state.optimizer["theta"])
-            except StreamgdError:
-                with suppress(StreamgdError):  # the first error is the one to tell
-                    self._context.save(before.state())
-                raise
-            if state.best is None or (holdout is not None and holdout < state.best["loss"]):
-                state.best = {"epoch": state.epoch, "loss": holdout, "theta": state.optimizer["theta"]}
+        holdout = self._holdout_loss(state, before) if self._holdout is not None and accepted else None
         lap = self._context.stopwatch.lap()
+        excess = state.optimizer["excess"]
         line = {
             "event": "pass", "epoch": state.epoch, "steps": state.epoch, "rows": total.rows,
             "rows_seen": state.rows_seen, "objective": evaluation.value * unit,
             "train_loss": evaluation.mean_loss * unit,
-            "holdout_loss": None if holdout is None else holdout * unit, "accepted": accepted, "gradient": residual,
-            "learning_rate": state.optimizer["alpha"], **lap,
+            "holdout_loss": None if holdout is None else holdout * unit, "accepted": accepted,
+            "gradient": state.optimizer["residual"] * state.encoding.target_scale,
+            "excess": None if excess is None else excess * unit, "learning_rate": state.optimizer["alpha"], **lap,
         }  # fmt: skip
         self._context.append_history(state, line)
         rows = self._task.manifest.n_rows
         name = f"pass {state.epoch}" if accepted else f"pass {state.epoch} (step too long, halved)"
         self._context.display.progress(name, rows, rows, evaluation.value * unit, lap["bottleneck"])
-        if residual <= config.tol_gradient:
-            state.stopped_by = "tol_gradient"
-        elif accepted and previous["value"] is not None:
-            state.stopped_by = self._small_change(state, previous)
-        elif not accepted and (state.optimizer["trial"] == state.optimizer["theta"]).all():
-            state.stopped_by = "precision"
-        if config.patience and state.best and state.epoch - state.best["epoch"] >= config.patience:
-            state.stopped_by = "patience"
-        if self._context.interrupt.time_is_over and state.stopped_by is None:
-            state.stopped_by = "max_time"
+        state.stopped_by = self._stopped_by(state, previous, accepted)
         self._context.after_step(state.state)
+
+    def _check_divergence(self, state: BatchState, evaluation: Evaluation) -> None:
+        if state.optimizer["value"] is None or not np.isfinite(state.optimizer["value"]):
+            raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
+        if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss or 0.0):
+            raise DivergenceError(
+                f"J grew to {evaluation.value * _unit(state):.3g} after {state.epoch} passes: a step of"
+                f" {state.learning_rate:.3g} is too large. Choose a smaller --learning-rate, or --optimizer"
+                f" backtracking."
+            )
+
+    def _holdout_loss(self, state: BatchState, before: BatchState) -> float | None:
+        """Holdout loss of the theta just accepted; ``before`` is saved where it cannot be had."""
+        assert self._holdout is not None
+        try:
+            loss = self._holdout.mean_loss(self._objective, state.encoding, state.optimizer["theta"])
+        except StreamgdError:
+            with suppress(StreamgdError):  # the first error is the one to tell
+                self._context.save(before.state())
+            raise
+        if state.best is None or (loss is not None and loss < state.best["loss"]):
+            state.best = {"epoch": state.epoch, "loss": loss, "theta": state.optimizer["theta"]}
+        return loss
+
+    def _stopped_by(self, state: BatchState, previous: dict[str, Any], accepted: bool) -> str | None:
+        """What ends the run after this pass, if anything does."""
+        config, now = self._task.config, state.optimizer
+        tol_gradient, tol_excess = self._tolerances(state)
+        reason = None
+        if "mean_loss" in now:
+            reason = "exact"
+        elif now["residual"] * state.encoding.target_scale <= tol_gradient:
+            reason = "tol_gradient"
+        elif now["excess"] is not None and now["excess"] * _unit(state) <= tol_excess:
+            reason = "tol_excess"
+        elif accepted and previous["value"] is not None:
+            reason = self._small_change(state, previous)
+        elif not accepted and (now["trial"] == now["theta"]).all():
+            reason = "precision"
+        if config.patience and state.best and state.epoch - state.best["epoch"] >= config.patience:
+            return "patience"
+        return "max_time" if self._context.interrupt.time_is_over and reason is None else reason
+
+    def _tolerances(self, state: BatchState) -> tuple[float, float]:
+        """What the gradient and the distance to the optimum must come down to, in units of the original target.
+
+        What is given alone counts. Else Newton's method goes on until nothing but rounding is left, since that takes a
+        pass or two more; others until the gradient is small.
+        """
+        gradient, excess = self._task.config.tol_gradient, self._task.config.tol_excess
+        if gradient is None and excess is None:
+            if self._optimizer.needs_hessian:
+                return 0.0, EXCESS_OF_BASE * (state.base_loss or 0.0) * _unit(state)
+            return GRADIENT, 0.0
+        return gradient or 0.0, excess or 0.0
 
     @staticmethod
     def _moved(state: BatchState, previous: dict[str, Any]) -> float:
@@ -227,3 +304,23 @@ class BatchTrainer:
         if config.tol_theta > 0 and self._moved(state, previous) <= config.tol_theta:
             return "tol_theta"
         return None
+
+
+def _unit(state: BatchState) -> float:
+    """What J of the standardised target is to be multiplied with for the original one."""
+    return state.encoding.target_scale**2
+
+
+def _check_shapes(optimizer: dict[str, Any], n_dof: int) -> None:
+    """Raise ValueError where an array of an optimizer's state has not a column, or rows, of ``n_dof``."""
+    for name in ("theta", "trial"):
+        if not isinstance(optimizer[name], np.ndarray):
+            raise ValueError(f"{name} is missing")
+    for name, found in optimizer.items():
+        if not isinstance(found, np.ndarray):
+            continue
+        right = found.ndim == 2 and (
+            found.shape[1] == n_dof if name in ("steps", "changes") else found.shape == (n_dof, 1)
+        )
+        if not right or found.dtype != np.float64:
+            raise ValueError(f"{name} has shape {found.shape}, for {n_dof} coefficients")

@@ -12,11 +12,12 @@ from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes, remove_bl
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer
 from streamgd.training.carry import carried_theta
+from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hessian_is_affordable
 from streamgd.training.chunks import BlockSource, count_slices, survey_pass
 from streamgd.training.progress import RunContext
 from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
 from streamgd.training.setup import Task, first_theta
-from streamgd.training.stepsize import mean_row_norm
+from streamgd.training.stepsize import column_squares, mean_row_norm
 
 
 class BatchSession(Session):
@@ -28,7 +29,8 @@ class BatchSession(Session):
         encoder = task.encoder()
         survey = survey_pass(task, encoder, context)
         encoding = task.encoding(survey, encoder.vocabularies)
-        self._survey = survey
+        self.task = task = task.with_optimizer(encoding.n_dof)
+        self._survey, self._vocabularies = survey, encoder.vocabularies
         self._holdout = streamed_holdout(task, encoding, context)
         places = min(task.layout.block_rows, max(row_group.rows for row_group in task.manifest.row_groups))
         store = BlockStore(
@@ -55,18 +57,34 @@ class BatchSession(Session):
         base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
         if encoding.columns.offset is not None:
             base = self._trainer.best_constant(base)
-        rate = task.config.learning_rate
+        rate = self._learning_rate(encoding)
+        theta = first_theta(task, encoding, float(base[-1, 0]))
+        # Where theta starts at the best constant, the first pass tells its loss.
+        base_loss = None if (theta == base).all() else self._trainer.total(base).mean_loss
+        return BatchState(encoding, self._first_optimizer_state(encoding, theta, rate), rate, base_loss, task.key)
+
+    def _learning_rate(self, encoding: Encoding) -> float:
+        """The length of the first gradient step; optimizers that make their own steps have 1."""
+        task, rate = self.task, self.task.config.learning_rate
+        if task.optimizer not in ("plain", "backtracking"):
+            n_dof, limit = encoding.n_dof, MOST_HESSIAN_COLUMNS
+            self.context.display.message(
+                f"optimizer: {task.optimizer}; the Hessian of {n_dof:,} coefficients is"
+                + (" affordable" if hessian_is_affordable(n_dof) else f" too large (up to {limit:,} it is made)")
+            )
+            return 1.0
         if rate == "auto" and task.optimizer == "backtracking":
             # It finds its own steps; no pass is spent on the first.
-            mean = mean_row_norm(survey.moments, encoding.scaling, len(encoding.categorical))
+            mean = mean_row_norm(self._survey.moments, encoding.scaling, len(encoding.categorical))
             rate = 1.0 / (mean * task.loss.max_curvature + task.config.l2)
         elif rate == "auto":
             rate = 1.0 / self._trainer.smoothness(encoding.n_dof)
         self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
-        theta = first_theta(task, encoding, float(base[-1, 0]))
-        # Where theta starts at the best constant, the first pass tells its loss.
-        base_loss = None if (theta == base).all() else self._trainer.total(base).mean_loss
-        return BatchState(encoding, FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate), rate, base_loss, task.key)
+        return rate
+
+    def _first_optimizer_state(self, encoding: Encoding, theta: np.ndarray, rate: float) -> dict[str, Any]:
+        squares = column_squares(self._survey, encoding, self._vocabularies)
+        return FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, rate, squares)
 
     def train(self) -> None:
         self._trainer.run(self._state)
@@ -78,7 +96,7 @@ class BatchSession(Session):
             if state.base_loss is None:
                 # The first pass will not be at the best constant, where the new state stands.
                 state.base_loss = self._trainer.total(state.optimizer["theta"]).mean_loss
-            state.optimizer = FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, state.learning_rate)
+            state.optimizer = self._first_optimizer_state(state.encoding, theta, state.learning_rate)
             for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
                 setattr(state, name, getattr(old, name))
             self.context.save(state.state())
@@ -87,32 +105,31 @@ class BatchSession(Session):
             raise
 
     def result(self) -> tuple[Encoding, np.ndarray]:
-        if self.task.config.patience and self._state.best:
-            return self._state.encoding, np.array(self._state.best["theta"])
-        return self._state.encoding, np.array(self._state.optimizer["theta"])
+        return self._state.encoding, np.array(self._state.result(self.task.config.patience))
 
     def facts(self) -> dict[str, Any]:
         state, unit = self._state, self._state.encoding.target_scale**2
         facts = common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
-        gradient = state.optimizer["residual"]
+        certificate = state.certificate or {}
         closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"], **(state.closing or {})}
         facts |= {
             "progressive_loss": None, "holdout_loss": scaled(state.best["loss"] if state.best else None, unit),
             "base_loss": scaled(state.base_loss, unit), "train_loss": scaled(closing["mean_loss"], unit),
             "objective": scaled(closing["value"], unit), "learning_rate": state.optimizer["alpha"],
-            "gradient": None if gradient is None else gradient * state.encoding.target_scale, "rollbacks": 0,
+            "gradient": certificate.get("gradient"), "certificate": state.certificate, "rollbacks": 0,
+            "warnings": list((state.warnings or {}).values()),
         }  # fmt: skip
         return facts
 
     def hint(self) -> str | None:
-        gradient = self._state.optimizer["residual"]
         if self._state.stopped_by == "max_time" and not np.any(self._state.optimizer["theta"][:-1]):
             return "--max-time was over before the first step: the model predicts the same for all rows"
-        if self._state.stopped_by != "epochs" or gradient is None:
+        if self._state.stopped_by != "epochs" or self._state.certificate is None:
             return None
+        certificate = Certificate(**self._state.certificate)
+        base_loss = (self._state.base_loss or 0.0) * self._state.encoding.target_scale**2
         return (
-            f"not converged: the largest |grad J| is {gradient * self._state.encoding.target_scale:.3g} after"
-            f" {self._state.epoch} passes, asked for {self.task.config.tol_gradient:.3g}. Raise --epochs, or take"
+            f"not converged after {self._state.epoch} passes: {certificate.text(base_loss)}. Raise --epochs, or take"
             f" --method minibatch"
         )
 

@@ -5,7 +5,7 @@ Anonymous memory only: blocks are mapped from a file. Nothing here decides a bit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.prepare import STAGE_BYTES
@@ -24,16 +24,19 @@ LEVEL_BYTES = 40
 #: What the vocabulary of a text column may take while rows are scattered: its index, its counts, its way into a note,
 #: and the dictionaries of row groups. How many levels there are is not known before: the staging areas make room.
 VOCABULARY_BYTES = 8_000_000
+#: Copies of the Hessian while the step is solved for: the sum, the mean, the penalised, the scaled, and its factors.
+SOLVING_HESSIANS = 8
 #: Bytes of a decoded value, in Arrow and on the way to the record.
 VALUE_BYTES = 16
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Threads that decode at once, and the size of each one's staging area."""
+    """Threads that decode at once, the size of each one's staging area, and what else each holds."""
 
     threads: int
     stage_bytes: int
+    thread_bytes: int
 
 
 def plan_memory(
@@ -69,7 +72,7 @@ def plan_memory(
         window_bytes = layout.block_rows * (2 * VALUE_BYTES * len(columns) + 5 * layout.record_bytes)
         needed = fixed_bytes + lanes * reader + window_bytes
         _require(memory_bytes, needed, f"{lanes} row groups open at once")
-        return MemoryPlan(threads, STAGE_BYTES)
+        return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes)
     smallest_stage = slice_rows * layout.record_bytes
     needed = fixed_bytes + reader + slice_bytes + 2 * smallest_stage
     _require(memory_bytes, needed, "one row group being decoded")
@@ -77,7 +80,8 @@ def plan_memory(
     fitting = max(1, min(threads, (memory_bytes - fixed_bytes) // each))
     vocabularies = layout.n_categorical * VOCABULARY_BYTES
     spare = (memory_bytes - fixed_bytes - vocabularies) // fitting - reader - slice_bytes
-    return MemoryPlan(int(fitting), int(min(STAGE_BYTES, max(smallest_stage, spare // 2))))
+    stage_bytes = int(min(STAGE_BYTES, max(smallest_stage, spare // 2)))
+    return MemoryPlan(int(fitting), stage_bytes, reader + slice_bytes)
 
 
 def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int) -> None:
@@ -90,6 +94,29 @@ def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int) -> None:
     """
     needed = BASE_BYTES + n_dof * COEFFICIENT_BYTES + n_levels * LEVEL_BYTES
     _require(memory_bytes, needed, f"{n_dof:,} coefficients; --max-levels, --hash-buckets or --exclude make them fewer")
+
+
+def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int) -> MemoryPlan:
+    """The plan with so few threads that the Hessians of a full-batch pass fit the budget.
+
+    A thread holds the sums of its chunk, those of a block, and their sum; the tree holds a sum for each of its levels;
+    after the pass, the solution works with as many copies as ``SOLVING_HESSIANS``.
+
+    Raises
+    ------
+    ConfigError
+        Not even one thread fits; the message has the number that would be needed.
+    """
+    hessian_bytes = 8 * n_dof**2
+    folding = max(chunks - 1, 0).bit_length() + 1
+
+    def needed(threads: int) -> int:
+        in_pass = threads * (3 * hessian_bytes + plan.thread_bytes) + folding * hessian_bytes
+        return BASE_BYTES + n_dof * COEFFICIENT_BYTES + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
+
+    _require(memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; --optimizer lbfgs makes none")
+    fitting = next(threads for threads in range(plan.threads, 0, -1) if needed(threads) <= memory_bytes)
+    return replace(plan, threads=fitting)
 
 
 def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:

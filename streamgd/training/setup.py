@@ -34,8 +34,10 @@ from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
+from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import byte_size
-from streamgd.training.memory import MemoryPlan, check_coefficients, plan_memory
+from streamgd.training.certificate import hessian_is_affordable
+from streamgd.training.memory import MemoryPlan, check_coefficients, memory_for_hessians, plan_memory
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
@@ -122,6 +124,22 @@ class Task:
         """The same task in provisional units that hold values up to ``largest`` (n_numeric,)."""
         scale = np.where(largest / WIDEST_PROVISIONAL > self.resolved.scale, largest, self.resolved.scale)
         return replace(self, resolved=replace(self.resolved, scale=scale))
+
+    def with_optimizer(self, n_dof: int) -> Task:
+        """The same task with what ``auto`` stands for in full batch, and threads that leave room for Hessians.
+
+        Raises
+        ------
+        ConfigError
+            The optimizer asked for needs Hessians that do not fit ``--memory``.
+        """
+        optimizer, affordable = self.optimizer, hessian_is_affordable(n_dof)
+        if optimizer == "auto":
+            optimizer = "newton" if affordable else "backtracking" if self.config.l1 > 0.0 else "lbfgs"
+        memory = self.memory
+        if affordable or FULL_BATCH_OPTIMIZERS[optimizer].needs_hessian:
+            memory = memory_for_hessians(self.config.memory, memory, n_dof, len(self.manifest.row_groups))
+        return replace(self, optimizer=optimizer, memory=memory)
 
     def encoder(self) -> Encoder:
         """An encoder in provisional units with growing vocabularies."""
@@ -255,9 +273,12 @@ def make_task(
     batch = config.method == "batch"
     optimizer = config.optimizer
     if optimizer == "auto" and batch:
-        optimizer = "backtracking" if config.learning_rate == "auto" else "plain"
+        # Which one is decided by the number of coefficients, known when every row has been seen.
+        optimizer = "auto" if config.learning_rate == "auto" else "plain"
     elif optimizer == "auto":
         optimizer = "plain" if config.method == "sgd" else "adagrad"
+    if optimizer == "normal" and resolved.loss != "squared":
+        raise ConfigError(f"--optimizer normal solves the squared loss alone, this is {resolved.loss}. Choose newton.")
     read = list(dict.fromkeys([*columns.sources, *(where.columns if where else ())]))
     lanes = count_lanes(manifest, read) if order == "window" else 0
     return Task(

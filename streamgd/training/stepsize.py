@@ -7,7 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from streamgd.data.blocks import Block
+from streamgd.data.encoder import Survey
+from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments, Scaling
+from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import sums
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import ChunkSums, Objective
@@ -47,6 +50,25 @@ def mean_row_norm(moments: Moments, scaling: Scaling, n_categorical: int) -> flo
     weight = np.maximum(moments.weight, 1e-300)
     squares = (moments.squares / weight + (moments.mean - scaling.mean) ** 2) / scaling.deviation**2
     return 1.0 + float(squares.sum()) + n_categorical
+
+
+def column_squares(survey: Survey, encoding: Encoding, vocabularies: list[Vocabulary]) -> np.ndarray:
+    """Mean square of each column of all rows, with a 1 for the intercept, float64, ``(n_dof, 1)``.
+
+    That of a level is its share of the weight; buckets of a hashed column count as equally full.
+    """
+    moments, scaling = survey.moments, encoding.scaling
+    squares = np.zeros(encoding.n_dof)
+    squares[-1] = 1.0
+    spread = moments.squares / np.maximum(moments.weight, 1e-300) + (moments.mean - scaling.mean) ** 2
+    squares[: encoding.n_numeric] = spread / scaling.deviation**2
+    for column, vocabulary, counts in zip(encoding.categorical, vocabularies, survey.level_counts, strict=True):
+        if column.hashed:
+            squares[column.first_row : column.first_row + column.n_rows] = 1.0 / column.buckets
+        else:
+            rows = column.table(vocabulary)[: len(counts)]
+            np.add.at(squares, rows[rows >= 0], counts[: len(rows)][rows >= 0] / survey.weight)
+    return squares[:, None]
 
 
 def second_moments(block: Block, vector: np.ndarray) -> ChunkSums:

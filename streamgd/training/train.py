@@ -51,7 +51,8 @@ class Result:
 
     @property
     def stopped_by(self) -> str:
-        """What ended the run: epochs, tol_gradient, tol_loss, tol_theta, patience, max_time or precision."""
+        """What ended the run: epochs, tol_gradient, tol_excess, tol_loss, tol_theta, patience, max_time,
+        precision or exact (the normal equations)."""
         return str(self.facts["stopped_by"])
 
     def to_json(self) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             _begin(directory, task, forget=True)
         facts, model = _train(task, session, directory, started_s, new=saved is None, changed=carry)
         display.close()
-        return Result(model, directory.path, directory.history(), facts | {"warnings": list(task.notes)})
+        return Result(model, directory.path, directory.history(), facts)
 
 
 def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:
@@ -175,6 +176,7 @@ def _train(
                 session.record("skipped", text)
         session.train()
         facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
+        facts["warnings"] = [*task.notes, *facts.get("warnings", [])]
         if facts["hint"] and facts["stopped_by"] == "max_time":
             session.context.display.warn(facts["hint"])
         encoding, theta = session.result()

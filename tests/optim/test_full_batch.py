@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
+from streamgd.optim.base import FullBatchOptimizer, State
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS, Backtracking, GradientDescent
 
 NO_PENALTY = ElasticNet()
+
+
+def start(optimizer: FullBatchOptimizer, theta: np.ndarray, learning_rate: float = 1.0) -> State:
+    return optimizer.init(theta, learning_rate, np.ones_like(theta))
 
 
 def quadratic(theta: np.ndarray, matrix: np.ndarray, minimum: np.ndarray, penalty: ElasticNet) -> Evaluation:
@@ -17,13 +22,13 @@ def quadratic(theta: np.ndarray, matrix: np.ndarray, minimum: np.ndarray, penalt
     away = theta - minimum
     smooth = 0.5 * float((away.T @ matrix @ away)[0, 0])
     gradient = matrix @ away + penalty.smooth_gradient(theta)
-    return Evaluation(smooth + penalty.value(theta), smooth, gradient)
+    return Evaluation(smooth + penalty.value(theta), smooth, gradient, matrix)
 
 
 def test_theta_squared_from_four_at_a_tenth() -> None:
     """``J = theta^2``, alpha = 0.1, theta_0 = 4 gives 3.2, 2.56, 2.048."""
     optimizer = GradientDescent()
-    state = optimizer.init(np.array([[4.0]]), 0.1)
+    state = start(optimizer, np.array([[4.0]]), 0.1)
     path = []
     for _ in range(3):
         theta = state["trial"]
@@ -40,7 +45,7 @@ def test_plain_descent_is_the_textbook_loop() -> None:
     rng = np.random.default_rng(3)
     X, y = np.column_stack([rng.normal(size=(50, 2)), np.ones(50)]), rng.normal(size=(50, 1))
     theta, alpha, m = np.zeros((3, 1)), 0.3, 50
-    state = GradientDescent().init(theta, alpha)
+    state = start(GradientDescent(), theta, alpha)
     for _ in range(20):
         gradient = X.T @ (X @ state["trial"] - y) / m
         state = GradientDescent().update(state, Evaluation(0.0, 0.0, gradient), NO_PENALTY)
@@ -61,7 +66,7 @@ def test_backtracking_never_goes_up_and_arrives(problem: tuple[int, float, float
     root = rng.normal(size=(4, 4))
     matrix, minimum = root @ root.T + 0.1 * np.eye(4), rng.normal(size=(4, 1))
     penalty, optimizer = ElasticNet(l1=l1), Backtracking()
-    state = optimizer.init(np.zeros((4, 1)), first_rate)
+    state = start(optimizer, np.zeros((4, 1)), first_rate)
     values = []
     for _ in range(1500):
         state = optimizer.update(state, quadratic(state["trial"], matrix, minimum, penalty), penalty)
@@ -82,7 +87,7 @@ def test_backtracking_never_goes_up_and_arrives(problem: tuple[int, float, float
 
 def test_a_step_that_is_far_too_long_is_halved_and_not_taken() -> None:
     optimizer = Backtracking()
-    state = optimizer.init(np.array([[4.0]]), 100.0)
+    state = start(optimizer, np.array([[4.0]]), 100.0)
     state = optimizer.update(state, Evaluation(16.0, 16.0, np.array([[8.0]])), NO_PENALTY)
     assert state["trial"][0, 0] == 4.0 - 100.0 * 8.0
     worse = float(state["trial"][0, 0])
@@ -95,7 +100,7 @@ def test_a_step_that_is_far_too_long_is_halved_and_not_taken() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_backtracking_does_not_accept_a_loss_that_is_not_finite(bad: float) -> None:
     optimizer = Backtracking()
-    state = optimizer.init(np.array([[4.0]]), 1.0)
+    state = start(optimizer, np.array([[4.0]]), 1.0)
     state = optimizer.update(state, Evaluation(16.0, 16.0, np.array([[8.0]])), NO_PENALTY)
     state = optimizer.update(state, Evaluation(bad, bad, np.array([[np.nan]])), NO_PENALTY)
 
@@ -106,20 +111,35 @@ def test_backtracking_does_not_accept_a_loss_that_is_not_finite(bad: float) -> N
 @pytest.mark.parametrize("name", sorted(FULL_BATCH_OPTIMIZERS))
 def test_an_update_is_pure(name: str) -> None:
     optimizer = FULL_BATCH_OPTIMIZERS[name]
-    state = optimizer.init(np.array([[4.0], [1.0]]), 0.1)
-    before = {key: np.copy(value) if isinstance(value, np.ndarray) else value for key, value in state.items()}
-    evaluation = Evaluation(17.0, 17.0, np.array([[8.0], [2.0]]))
-    first, second = (optimizer.update(state, evaluation, ElasticNet(l1=0.1)) for _ in range(2))
+    penalty = NO_PENALTY if name in ("lbfgs", "normal") else ElasticNet(l1=0.1)
+    matrix, minimum = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0], [-1.0]])
+    state = start(optimizer, np.array([[4.0], [1.0]]), 0.1)
+    for _ in range(4):
+        before = {key: np.copy(value) if isinstance(value, np.ndarray) else value for key, value in state.items()}
+        evaluation = quadratic(state["trial"], matrix, minimum, penalty)
+        first, second = (optimizer.update(state, evaluation, penalty) for _ in range(2))
+        for key, value in before.items():
+            np.testing.assert_array_equal(state[key], value)
+            np.testing.assert_array_equal(first[key], second[key])
+        state = first
 
-    for key, value in before.items():
-        np.testing.assert_array_equal(state[key], value)
-        np.testing.assert_array_equal(first[key], second[key])
+
+@pytest.mark.parametrize("name", sorted({*FULL_BATCH_OPTIMIZERS} - {"normal"}))
+def test_the_residual_is_the_largest_component_of_the_gradient_without_l1(name: str) -> None:
+    optimizer = FULL_BATCH_OPTIMIZERS[name]
+    state = start(optimizer, np.zeros((2, 1)), 0.25)
+    state = optimizer.update(state, Evaluation(1.0, 1.0, np.array([[3.0], [-5.0]]), np.eye(2)), NO_PENALTY)
+
+    assert state["residual"] == pytest.approx(5.0, rel=1e-14)
 
 
 @pytest.mark.parametrize("name", sorted(FULL_BATCH_OPTIMIZERS))
-def test_the_residual_is_the_largest_component_of_the_gradient_without_l1(name: str) -> None:
+def test_the_state_is_plain_numbers_and_arrays_from_the_first_pass_on(name: str) -> None:
+    """So it can be written down between any two passes; the names are those that the trainer reads."""
     optimizer = FULL_BATCH_OPTIMIZERS[name]
-    state = optimizer.init(np.zeros((2, 1)), 0.25)
-    state = optimizer.update(state, Evaluation(1.0, 1.0, np.array([[3.0], [-5.0]])), NO_PENALTY)
-
-    assert state["residual"] == pytest.approx(5.0, rel=1e-14)
+    state = start(optimizer, np.zeros((2, 1)), 0.25)
+    for _ in range(3):
+        evaluation = quadratic(state["trial"], np.eye(2), np.ones((2, 1)), NO_PENALTY)
+        assert {"trial", "theta", "value", "residual", "alpha", "excess"} <= set(state)
+        assert all(value is None or type(value) in (float, np.ndarray) for value in state.values())
+        state = optimizer.update(state, evaluation, NO_PENALTY)

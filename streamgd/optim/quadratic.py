@@ -1,0 +1,139 @@
+"""The quadratic model of J around one theta: its minimum is a Newton step, and the fall to it estimates J - J*.
+
+    J(theta + d) ~ J + gradient' d + 1/2 d' H d,    H = Hessian of the mean loss + l2 D,  D without the intercept
+
+H is scaled to a unit diagonal first, so that a rare level or a column in other units is not taken for a singular one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgd.kernels.quadratic import minimise_by_coordinates
+from streamgd.objective.objective import Evaluation
+from streamgd.objective.penalties import ElasticNet
+
+#: Of a matrix with unit diagonal: what is left of a column's square, or an eigenvalue, below which it counts as zero.
+#: A float32 copy of a column leaves 4e-15.
+SINGULAR = 1e-11
+#: A sweep over the coordinates that moves no raw prediction by more than this, in the root mean square, is the last.
+SWEEP_TOLERANCE = 1e-11
+#: Multiplications that the sweeps of one step may take.
+SWEEP_WORK = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Step:
+    """The way to the minimum of the model.
+
+    Attributes
+    ----------
+    direction : float64, (n_dof, 1)
+    slope : float
+        Change of J along it to first order, l1 included; not above zero.
+    decrease : float
+        Fall of the model on the whole way: for l1 = 0 half the squared Newton decrement, ``1/2 gradient' H^-1
+        gradient`` (Boyd, Vandenberghe, "Convex Optimization", section 9.5.1). It estimates J - J*.
+    """
+
+    direction: np.ndarray
+    slope: float
+    decrease: float
+
+
+def newton_step(theta: np.ndarray, evaluation: Evaluation, penalty: ElasticNet) -> Step:
+    """The step from ``theta`` to the minimum of the model; ``evaluation`` must have a Hessian.
+
+    With l1 the minimum is found by coordinate descent, as in the proximal Newton method of Lee, Sun, Saunders (2014).
+    """
+    matrix = penalised_hessian(evaluation, penalty)
+    gradient = evaluation.gradient[:, 0]
+    if penalty.l1 == 0.0:
+        direction = -solve(matrix, gradient)
+    else:
+        there = theta[:, 0].copy()
+        sweeps = max(100, SWEEP_WORK // len(theta) ** 2)
+        minimise_by_coordinates(matrix, gradient.copy(), penalty.l1, SWEEP_TOLERANCE, sweeps, there)
+        direction = there - theta[:, 0]
+    grown = np.abs(theta[:-1, 0] + direction[:-1]).sum() - np.abs(theta[:-1, 0]).sum()
+    slope = float(gradient @ direction + penalty.l1 * grown)
+    decrease = -slope - 0.5 * float(direction @ (matrix @ direction))
+    return Step(direction[:, None], min(slope, 0.0), max(decrease, 0.0))
+
+
+def penalised_hessian(evaluation: Evaluation, penalty: ElasticNet) -> np.ndarray:
+    """H, float64, ``(n_dof, n_dof)``."""
+    assert evaluation.hessian is not None
+    return evaluation.hessian + np.diag(penalty.curvature(len(evaluation.hessian)))
+
+
+def solve(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """``matrix^-1 vector`` of a symmetric, positive semidefinite matrix, ``(n,)``.
+
+    Where the matrix, scaled to a unit diagonal, is singular to working precision, the shortest solution in these
+    units: equal columns get equal shares, and columns of zeros none.
+    """
+    scale, scaled = _unit_diagonal(matrix)
+    if _is_regular(scaled):
+        return np.asarray(scale * np.linalg.solve(scaled, scale * vector))
+    eigenvalues, vectors = np.linalg.eigh(scaled)
+    kept = eigenvalues > SINGULAR
+    return np.asarray(scale * (vectors[:, kept] @ ((vectors[:, kept].T @ (scale * vector)) / eigenvalues[kept])))
+
+
+def dependent_columns(matrix: np.ndarray) -> dict[int, list[int]]:
+    """Columns that are combinations of others before them, and of which; the last one, the intercept, comes first.
+
+    Parameters
+    ----------
+    matrix : float64, (n, n)
+        Weighted sums of ``x x'``.
+
+    Returns
+    -------
+    dict
+        Column -> the columns it is made of; none for a column of zeros.
+    """
+    scale, scaled = _unit_diagonal(matrix)
+    if _is_regular(scaled) and (scale > 0.0).all():
+        return {}
+    n = len(scaled)
+    found: dict[int, list[int]] = {}
+    kept: list[int] = []
+    # The Cholesky factor of the kept columns, row by row: what is left of a column's square is its pivot.
+    factor = np.zeros((n, n))
+    for column in [n - 1, *range(n - 1)]:
+        row = np.zeros(n)
+        for k, other in enumerate(kept):
+            row[k] = (scaled[column, other] - row[:k] @ factor[k, :k]) / factor[k, k]
+        left = 1.0 - float(row @ row)
+        if scale[column] > 0.0 and left > SINGULAR:
+            row[len(kept)] = np.sqrt(left)
+            factor[len(kept)] = row
+            kept.append(column)
+        elif scale[column] > 0.0:
+            shares = np.linalg.solve(factor[: len(kept), : len(kept)].T, row[: len(kept)])
+            found[column] = [kept[k] for k in np.flatnonzero(np.abs(shares) > 1e-4)]
+        else:
+            found[column] = []
+    return found
+
+
+def _unit_diagonal(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales ``(n,)``, zero for columns of zeros, and the matrix in these units, with a unit diagonal."""
+    diagonal = np.diag(matrix)
+    scale = np.zeros(len(matrix))
+    np.divide(1.0, np.sqrt(np.maximum(diagonal, 0.0)), out=scale, where=diagonal > 0.0)
+    scaled = scale[:, None] * matrix * scale
+    np.fill_diagonal(scaled, 1.0)
+    return scale, scaled
+
+
+def _is_regular(scaled: np.ndarray) -> bool:
+    try:
+        pivots = np.diag(np.linalg.cholesky(scaled))
+    except np.linalg.LinAlgError:
+        return False
+    return bool((pivots**2).min() > SINGULAR)

@@ -1,0 +1,64 @@
+"""Coefficients that the data do not decide: columns that are combinations of others, levels of one class only.
+
+They get a finite value all the same, by l2 or as the shortest solution. The user should know which they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamgd.data.encoding import Encoding
+from streamgd.objective.losses import Loss
+from streamgd.objective.objective import Evaluation
+from streamgd.optim.quadratic import dependent_columns
+
+MOST_NAMES = 5
+
+
+def collinear_columns(encoding: Encoding, hessian: np.ndarray) -> str:
+    """A line about columns that are combinations of others, by the Hessian of the mean loss; empty if none is."""
+    names, found = encoding.row_names(), dependent_columns(hessian)
+    if not found:
+        return ""
+    told = [_combination(names[column], [names[k] for k in others]) for column, others in found.items()]
+    return (
+        f"collinear columns: {_listed(told, '; ')}. Their coefficients are not decided by the data, but predictions"
+        f" are. Leave columns out with --exclude."
+    )
+
+
+def _combination(name: str, others: list[str]) -> str:
+    if not others:
+        return f"{name} is always the same"
+    if len(others) == 1:
+        return f"{name} is the same as {others[0]}"
+    return f"{name} is a combination of {_listed(others, ', ')}"
+
+
+def one_class_levels(encoding: Encoding, loss: Loss, constant: float, evaluation: Evaluation) -> str:
+    """A line about levels whose rows are all of one class; empty if there are none.
+
+    Parameters
+    ----------
+    constant : float
+        The raw prediction of all rows at which ``evaluation``, with a Hessian and without a penalty, was made.
+    """
+    assert evaluation.hessian is not None
+    raw = np.array([constant])
+    prediction, curvature = float(loss.inverse_link(raw)[0]), float(loss.curvature(np.zeros(1), raw)[0])
+    # With one raw prediction for all, the Hessian's diagonal tells a level's weight, the gradient its positives.
+    weight = np.diag(evaluation.hessian) / curvature
+    positives = weight * prediction - evaluation.gradient[:, 0]
+    rounding = 1e-9 * weight
+    separated = (weight > 0.0) & ((positives <= rounding) | (positives >= weight - rounding))
+    separated[: encoding.n_numeric] = separated[-1] = False
+    if not separated.any():
+        return ""
+    names = encoding.row_names()
+    told = _listed([names[row] for row in np.flatnonzero(separated)], ", ")
+    return f"levels of one class only: {told}. No finite coefficient is the best; l2 or the last step holds theirs."
+
+
+def _listed(names: list[str], separator: str) -> str:
+    more = len(names) - MOST_NAMES
+    return separator.join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
