@@ -22,7 +22,7 @@ from streamgd import console
 from streamgd.data import blocks, prepare
 from streamgd.show import show
 from streamgd.training import train as training
-from streamgd.training.holdout import StreamedHoldout
+from streamgd.training.holdout import ReducedHoldout, StreamedHoldout
 
 WAYS = {
     "blocks": ["--optimizer", "adam", "--epochs", "3", "--holdout", "0.2"],
@@ -113,7 +113,8 @@ def test_a_signal_while_the_holdout_loss_is_evaluated_keeps_the_epoch_before_it(
         "sgd-window": ["--method", "sgd", "--shuffle", "window", "--epochs", "3", "--holdout", "0.2"],
         "window": [*WAYS["window"], "--optimizer", "adagrad"],
     }.get(way, WAYS.get(way, []))  # fmt: skip
-    run, evaluations, mean_loss = tmp_path / "run", 0, StreamedHoldout.mean_loss
+    kind = ReducedHoldout if way == "batch" else StreamedHoldout
+    run, evaluations, mean_loss = tmp_path / "run", 0, kind.mean_loss
     shared = ["train", data, "--target", "y", "--batch-size", "64", *options, "--json", "--quiet"]
 
     def struck(*arguments: Any) -> float | None:
@@ -124,7 +125,7 @@ def test_a_signal_while_the_holdout_loss_is_evaluated_keeps_the_epoch_before_it(
         return mean_loss(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StreamedHoldout, "mean_loss", struck)
+        patch.setattr(kind, "mean_loss", struck)
         message(here(*shared, "--run", run), 75)
     stands = show(run)
     whole = json.loads(here(*shared, "--run", tmp_path / "undisturbed").out)

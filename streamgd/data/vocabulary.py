@@ -85,8 +85,12 @@ class Vocabulary:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what was written down."""
-        self._index = LevelIndex(self.column.values, levels_from_state(state["levels"]))
-        self.hashed = state["hashed"]
+        self.take_over(levels_from_state(state["levels"]), state["hashed"])
+
+    def take_over(self, levels: pa.Array, hashed: bool) -> None:
+        """Have these levels, in the order of their codes, instead of those met so far."""
+        self._index = LevelIndex(self.column.values, levels)
+        self.hashed = hashed
 
     def codes(self, levels: pa.Array) -> np.ndarray:
         """A code for each of ``levels`` (values of the column's type), int32, not to be changed."""

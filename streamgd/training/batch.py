@@ -5,25 +5,23 @@ chunk: row group ── blocks ── chunk_sums ── folded over all chunks �
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
-from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding
-from streamgd.data.source import RowGroup
 from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate, hessian_is_affordable
-from streamgd.training.chunks import BlockSource
+from streamgd.training.chunks import SumsOfBlock
 from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RunContext
-from streamgd.training.reduce import tree_reduce
+from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import largest_eigenvalue, second_moments
@@ -90,11 +88,9 @@ class BatchState:
 class BatchTrainer:
     """Passes over all rows until the gradient is small, or the last pass."""
 
-    def __init__(
-        self, task: Task, source: BlockSource, objective: Objective, holdout: Holdout | None, context: RunContext
-    ):
+    def __init__(self, task: Task, blocks: Pass, objective: Objective, holdout: Holdout | None, context: RunContext):
         self._task = task
-        self._source = source
+        self._blocks = blocks
         self._objective = objective
         self._holdout = holdout
         self._context = context
@@ -102,20 +98,11 @@ class BatchTrainer:
 
     def total(self, theta: np.ndarray, hessian: bool = False) -> ChunkSums:
         """Sums over all training rows at ``theta``."""
-        return self._sum(theta, lambda block, shared: self._objective.chunk_sums(shared, block, hessian), hessian)
+        return self._sum(theta, partial(self._objective.chunk_sums, hessian=hessian))
 
-    def _sum(
-        self, common: np.ndarray, sums_of_block: Callable[[Block, np.ndarray], ChunkSums], hessian: bool = False
-    ) -> ChunkSums:
-        def sums_of(shared: np.ndarray, row_group: RowGroup) -> ChunkSums:
-            self._context.interrupt.check_repeated()
-            total = ChunkSums.zero(len(shared), hessian)
-            for block in self._source.blocks(row_group):
-                with self._context.stopwatch.timed("compute"):
-                    total = total + sums_of_block(block, shared)
-            return total
-
-        return tree_reduce(sums_of, common, self._task.manifest.row_groups, ChunkSums.__add__, self._task.threads)
+    def _sum(self, theta: np.ndarray, sums_of_block: SumsOfBlock) -> ChunkSums:
+        total: ChunkSums = self._blocks((sums_of_block, theta))
+        return total
 
     def smoothness(self, n_dof: int) -> float:
         """A bound on the curvature of J, from a few passes over all rows."""

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.encoding import Encoding
-from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes, remove_blocks
+from streamgd.data.store import remove_blocks
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer
 from streamgd.training.carry import carried_theta
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hessian_is_affordable
-from streamgd.training.chunks import BlockSource, count_slices, survey_pass
+from streamgd.training.chunks import BlockWork, kept_bytes, survey_pass
+from streamgd.training.holdout import reduced_holdout
 from streamgd.training.progress import RunContext
-from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
+from streamgd.training.reduce import Keep, Reduction, ThreadReduction
+from streamgd.training.session import Session, common_facts, scaled, tell_hashed
 from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import column_squares, mean_row_norm
 
@@ -26,28 +27,22 @@ class BatchSession(Session):
     def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
         super().__init__(task, context)
         self._state: BatchState
-        encoder = task.encoder()
-        survey = survey_pass(task, encoder, context)
-        encoding = task.encoding(survey, encoder.vocabularies)
-        self.task = task = task.with_optimizer(encoding.n_dof)
-        self._survey, self._vocabularies = survey, encoder.vocabularies
-        self._holdout = streamed_holdout(task, encoding, context)
-        places = min(task.layout.block_rows, max(row_group.rows for row_group in task.manifest.row_groups))
-        store = BlockStore(
-            task.blocks_dir, task.layout, places, count_slices(task.manifest, task.layout.block_rows),
-            BATCH_WAY_OUT,
-        )  # fmt: skip
-        remove_blocks(task.blocks_dir)  # of a start that was killed
-        fits = store.total_bytes <= min(task.config.blocks_max, 0.9 * free_bytes(task.blocks_dir))
-        final = BlockEncoder(encoding, task.layout, task.choice)
-        self._source = BlockSource(task.manifest, final, store if fits else None, context.stopwatch)
-        self._objective = task.objective(encoding)
-        tell_hashed(task, encoding, context)
-        self._trainer = BatchTrainer(task, self._source, self._objective, self._holdout, context)
+        self._reduction = open_reduction(task, context)
         try:
+            survey, vocabularies = survey_pass(task, self._reduction, context)
+            encoding = task.encoding(survey, vocabularies)
+            self.task = task = task.with_optimizer(encoding.n_dof)
+            self._survey, self._vocabularies = survey, vocabularies
+            self._blocks = self._reduction.open(
+                BlockWork(task.manifest, encoding, task.layout, task.choice), keeps_blocks=True
+            )
+            objective = task.objective(encoding)
+            tell_hashed(task, encoding, context)
+            holdout = reduced_holdout(task, encoding, self._reduction)
+            self._trainer = BatchTrainer(task, self._blocks, objective, holdout, context)
             self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
         except BaseException:
-            self._source.close()
+            self.close()
             raise
 
     def _new_state(self, encoding: Encoding) -> BatchState:
@@ -101,7 +96,7 @@ class BatchSession(Session):
                 setattr(state, name, getattr(old, name))
             self.context.save(state.state())
         except BaseException:
-            self._source.close()
+            self.close()
             raise
 
     def result(self) -> tuple[Encoding, np.ndarray]:
@@ -135,4 +130,11 @@ class BatchSession(Session):
 
     def close(self, remove: bool = False) -> None:  # noqa: ARG002
         # The blocks of full batch are made anew by the first pass after a start.
-        self._source.close()
+        self._reduction.close()
+
+
+def open_reduction(task: Task, context: RunContext) -> Reduction:
+    """Who works on the chunks."""
+    remove_blocks(task.blocks_dir)  # of a start that was killed
+    keep = Keep(task.blocks_dir, kept_bytes(task.config.blocks_max, task.blocks_dir), partly=False)
+    return ThreadReduction(task.threads, keep, context.interrupt.check_repeated, context.stopwatch)

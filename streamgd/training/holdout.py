@@ -9,11 +9,15 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from streamgd.data.block_encoder import BlockEncoder, blocks_of
+from streamgd.data.encoder import RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.stopwatch import Stopwatch
+from streamgd.training.chunks import BlockWork
+from streamgd.training.reduce import Pass, Reduction
+from streamgd.training.setup import Task
 
 Found = TypeVar("Found")
 
@@ -60,6 +64,28 @@ class StreamedHoldout:
 
         with ThreadPoolExecutor(self._threads) as pool:
             return _mean_loss(pool.map(sums_of, self._manifest.row_groups))
+
+
+class ReducedHoldout:
+    """Held out rows summed by the same reduction as the training rows of full batch."""
+
+    def __init__(self, held_out: Pass):
+        self._held_out = held_out
+
+    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
+        total: ChunkSums = self._held_out((objective.loss_sums, theta))
+        return total.mean_loss if total.weight > 0 else None
+
+
+def reduced_holdout(task: Task, encoding: Encoding, reduction: Reduction) -> Holdout | None:
+    """Held out rows of full batch, decoded anew each time, if there are any."""
+    if task.validation is not None:
+        choice = RowChoice(where=task.choice.where)
+        return ReducedHoldout(reduction.open(BlockWork(task.validation, encoding, task.layout, choice)))
+    if task.config.holdout > 0:
+        work = BlockWork(task.manifest, encoding, task.layout, task.choice, held_out=True)
+        return ReducedHoldout(reduction.open(work))
+    return None
 
 
 class BlocksHoldout:

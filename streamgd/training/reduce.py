@@ -1,17 +1,176 @@
-"""Sums over chunks by Dask: one task holds theta, one fused task a chunk reads, encodes and sums, a fixed tree folds.
+"""Passes over the data as sums over chunks: who works on the chunks changes no bit of the sum.
 
-The tree depends on the number of chunks alone, so neither threads nor the order of arrival change a bit. This is the
-only module that imports Dask.
+    common (theta, …) ──┬── chunk 0: read, encode, sum ──┐
+                        ├── chunk 1                      ├── folded over neighbours, always the same tree ── sum
+                        └── …                            ┘
+
+Work says what is done with a chunk, a reduction who does it: threads of this process (here), or the processes of a
+Dask cluster (``training.cluster``). The tree depends on the number of chunks alone, and what a chunk is on the data
+alone, so neither threads, workers nor the order of arrival change a bit.
 """
 
 from __future__ import annotations
 
+import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from streamgd.data.source import Manifest, RowGroup
+from streamgd.stopwatch import Stopwatch
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
+#: Row groups that one task works on.
+RowGroups = tuple[RowGroup, ...]
+
+#: What a chunk has at least where there is enough of it: 0.1 s of decoding, encoding and summing.
+CHUNK_VALUES = 10_000_000
+#: Fewer chunks than this would leave processors idle at the end of a pass, …
+FEWEST_CHUNKS = 32
+#: … unless they were so small that starting a task would cost more than a tenth of it.
+SMALLEST_CHUNK_VALUES = 1_000_000
+#: More than this would make the graph of a pass large.
+MOST_CHUNKS = 4096
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Leave to keep encoded blocks on disk between passes.
+
+    ``partly`` says whether to keep as many as fit where not all of them do.
+    """
+
+    folder: Path
+    most_bytes: int
+    partly: bool
+
+
+class OpenWork(Protocol):
+    """Work made ready in one process; several threads may use it."""
+
+    def result(self, common: Any, chunk: RowGroups) -> Any:
+        """The sums over one chunk: a value that can be added to that of the next chunk."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was kept on disk."""
+        ...
+
+
+class Work(Protocol):
+    """What a kind of pass does with a chunk: plain data, which can be pickled."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def chunks(self) -> tuple[RowGroups, ...]:
+        """All chunks in order: a function of the data alone."""
+        ...
+
+    def with_manifest(self, manifest: Manifest) -> Work:
+        """The same on another manifest of the same data."""
+        ...
+
+    def opened(self, keep: Keep | None, stopwatch: Stopwatch) -> OpenWork: ...
+
+
+class Pass(ABC):
+    """Runs one kind of work over all chunks, as often as it is called."""
+
+    @abstractmethod
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> Any:
+        """The sum of ``work.result(common, chunk)`` over all chunks.
+
+        Parameters
+        ----------
+        common : object
+            What every task needs (theta).
+        done : callable, optional
+            Told the rows of chunks that are done.
+
+        Raises
+        ------
+        StreamgdError
+            What a chunk raised, or what stops the run.
+        """
+
+
+class Reduction(ABC):
+    """Those who work on chunks."""
+
+    @abstractmethod
+    def open(self, work: Work, keeps_blocks: bool = False) -> Pass:
+        """Make ready for passes of one kind; with ``keeps_blocks``, they keep encoded blocks on disk."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let them go, with all that was kept on disk."""
+
+
+class ThreadReduction(Reduction):
+    """Threads of this process.
+
+    Parameters
+    ----------
+    keep : Keep
+        For work that keeps blocks.
+    check : callable
+        Called before each chunk; raises to stop.
+    """
+
+    def __init__(self, threads: int, keep: Keep, check: Callable[[], None], stopwatch: Stopwatch):
+        self._threads = threads
+        self._keep = keep
+        self._check = check
+        self._stopwatch = stopwatch
+        self._opened: list[OpenWork] = []
+
+    def open(self, work: Work, keeps_blocks: bool = False) -> Pass:
+        opened = work.opened(self._keep if keeps_blocks else None, self._stopwatch)
+        self._opened.append(opened)
+        return _ThreadPass(opened, work.chunks, self._threads, self._check)
+
+    def close(self) -> None:
+        while self._opened:
+            self._opened.pop().close()
+
+
+class _ThreadPass(Pass):
+    def __init__(self, work: OpenWork, chunks: tuple[RowGroups, ...], threads: int, check: Callable[[], None]):
+        self._work = work
+        self._chunks = chunks
+        self._threads = threads
+        self._check = check
+
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> Any:
+        def result_of(shared: Any, chunk: RowGroups) -> Any:
+            self._check()
+            result = self._work.result(shared, chunk)
+            if done is not None:
+                done(sum(row_group.rows for row_group in chunk))
+            return result
+
+        return tree_reduce(result_of, common, self._chunks, operator.add, self._threads)
+
+
+def grouped(manifest: Manifest, n_columns: int) -> tuple[RowGroups, ...]:
+    """Neighbouring row groups taken together to chunks of about equal size, in values."""
+    total = manifest.n_rows * n_columns
+    enough = min(CHUNK_VALUES, max(SMALLEST_CHUNK_VALUES, total // FEWEST_CHUNKS))
+    enough = max(enough, total // MOST_CHUNKS)
+    chunks: list[RowGroups] = []
+    waiting: list[RowGroup] = []
+    for row_group in manifest.row_groups:
+        waiting.append(row_group)
+        if sum(each.rows for each in waiting) * n_columns >= enough:
+            chunks.append(tuple(waiting))
+            waiting = []
+    return (*chunks, tuple(waiting)) if waiting else tuple(chunks)
 
 
 def tree_reduce(

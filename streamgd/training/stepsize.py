@@ -71,7 +71,7 @@ def column_squares(survey: Survey, encoding: Encoding, vocabularies: list[Vocabu
     return squares[:, None]
 
 
-def second_moments(block: Block, vector: np.ndarray) -> ChunkSums:
+def second_moments(vector: np.ndarray, block: Block) -> ChunkSums:
     """``X' W X @ vector`` of the rows of a block, as the gradient of the squared loss with target 0."""
     rows = Block(block.features, block.codes, np.zeros(block.rows), block.weight, np.empty(0), np.empty(0, np.uint64))
     return Objective(LOSSES["squared"], ElasticNet()).chunk_sums(vector, rows)
@@ -91,7 +91,7 @@ def smoothness(
     """
 
     def product(vector: np.ndarray) -> np.ndarray:
-        total = second_moments(block, vector)
+        total = second_moments(vector, block)
         return np.asarray(total.gradient / total.weight)
 
     mean = largest_eigenvalue(product, n_dof) * loss.max_curvature + l2
