@@ -7,6 +7,7 @@ refuses to go on with another value. The others (workers, memory, display, time)
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -233,6 +234,13 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(
         None, ge=1, description="Decode threads [default: cores].", json_schema_extra=CHANGEABLE
     )
+    workers: int | None = Field(
+        None, ge=1, description="batch: work in so many processes instead of threads.", json_schema_extra=CHANGEABLE
+    )
+    cluster: str | None = Field(
+        None, description="batch: work on a Dask cluster; the address of its scheduler, tcp://HOST:PORT.",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
     checkpoint_every: Duration = Field(60.0, description="Time between checkpoints.", json_schema_extra=CHANGEABLE)
     keep_checkpoints: int = Field(2, ge=2, description="Checkpoints kept.", json_schema_extra=CHANGEABLE)
     row_log: PathText | None = Field(
@@ -244,6 +252,11 @@ class TrainConfig(BaseModel):
     def run_dir(self) -> Path:
         """The run directory: ``--run``, or ``runs/TARGET``."""
         return Path(self.run) if self.run else Path("runs") / re.sub(r"[^\w.-]+", "_", self.target)
+
+    @property
+    def on_workers(self) -> bool:
+        """Whether processes of a Dask cluster do the work."""
+        return self.workers is not None or self.cluster is not None
 
 
 def identity_fields() -> list[str]:
@@ -307,6 +320,7 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(f"--shuffle {config.shuffle} has no meaning for --method batch. Leave it out.")
     if config.average == "on" and (config.l1 > 0 or config.method == "batch"):
         raise ConfigError("--average on contradicts --l1 and --method batch. Leave one out.")
+    _check_workers(config)
     parts = {"epoch", "hour", "weekday", "month", "yearday"}
     unknown = [part for part in config.timestamps if part not in parts]
     if unknown:
@@ -332,6 +346,22 @@ def _check_optimizer(config: TrainConfig) -> None:
         raise ConfigError(f"--optimizer {name} knows no --l1. Choose newton, backtracking or plain.")
     if name == "normal" and config.loss == "logistic":
         raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
+
+
+def _check_workers(config: TrainConfig) -> None:
+    if not config.on_workers:
+        return
+    option = "--workers" if config.workers is not None else "--cluster"
+    if config.workers is not None and config.cluster is not None:
+        raise ConfigError("--workers and --cluster both given. Start processes here, or name a cluster that is there.")
+    if config.method != "batch":
+        raise ConfigError(
+            f"{option} is for --method batch only: the other methods make one update after another. Leave it out."
+        )
+    if config.cluster is not None and not re.fullmatch(r"(tcp|tls|ucx)://\S+:\d+", config.cluster):
+        raise ConfigError(f"--cluster: expected an address such as tcp://10.0.0.1:8786, found {config.cluster!r}.")
+    if importlib.util.find_spec("distributed") is None:
+        raise ConfigError(f"{option} needs the package 'distributed'. Install it: pip install 'streamgd[cluster]'.")
 
 
 def load_toml(path: str) -> dict[str, Any]:

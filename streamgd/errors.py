@@ -12,6 +12,7 @@ StreamgdError                      70  a defect of streamgd, when raised as itse
  ├── NoInputError                  66  no file, no rows
  ├── StorageError                  74  disk full, or a device failed
  ├── PausedError                   75  stopped at a checkpoint; the same command goes on
+ │    └── ClusterLostError         75  the cluster does not answer; the same command goes on
  ├── AccessError                   77  permission or credentials refused
  ├── ConfigError                   78  an option's value, or options that contradict each other
  │    └── RunMismatchError         78  the run directory belongs to another configuration
@@ -87,6 +88,10 @@ class PausedError(StreamgdError):
     """The run stopped at a checkpoint (signal, ``--pause-after``); the same command goes on."""
 
     exit_code = 75
+
+
+class ClusterLostError(PausedError):
+    """The scheduler or all workers of a Dask cluster do not answer; the same command goes on."""
 
 
 class AccessError(StreamgdError):

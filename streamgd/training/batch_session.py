@@ -134,7 +134,11 @@ class BatchSession(Session):
 
 
 def open_reduction(task: Task, context: RunContext) -> Reduction:
-    """Who works on the chunks."""
+    """Who works on the chunks: the workers that are asked for, else threads."""
     remove_blocks(task.blocks_dir)  # of a start that was killed
+    if task.config.on_workers:
+        from streamgd.training.cluster import ClusterReduction  # takes long, and the extra may not be installed
+
+        return ClusterReduction(task, context)
     keep = Keep(task.blocks_dir, kept_bytes(task.config.blocks_max, task.blocks_dir), partly=False)
     return ThreadReduction(task.threads, keep, context.interrupt.check_repeated, context.stopwatch)

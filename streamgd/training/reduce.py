@@ -164,13 +164,13 @@ def grouped(manifest: Manifest, n_columns: int) -> tuple[RowGroups, ...]:
     enough = min(CHUNK_VALUES, max(SMALLEST_CHUNK_VALUES, total // FEWEST_CHUNKS))
     enough = max(enough, total // MOST_CHUNKS)
     chunks: list[RowGroups] = []
-    waiting: list[RowGroup] = []
-    for row_group in manifest.row_groups:
-        waiting.append(row_group)
-        if sum(each.rows for each in waiting) * n_columns >= enough:
-            chunks.append(tuple(waiting))
-            waiting = []
-    return (*chunks, tuple(waiting)) if waiting else tuple(chunks)
+    begin, values = 0, 0
+    for index, row_group in enumerate(manifest.row_groups):
+        values += row_group.rows * n_columns
+        if values >= enough or index == len(manifest.row_groups) - 1:
+            chunks.append(manifest.row_groups[begin : index + 1])
+            begin, values = index + 1, 0
+    return tuple(chunks)
 
 
 def tree_reduce(

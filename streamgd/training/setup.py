@@ -299,7 +299,7 @@ def make_task(
             manifest,
             read,
             layout,
-            config.threads or usable_cores(),
+            1 if config.on_workers else config.threads or usable_cores(),
             lanes,
             config.hash_buckets * sum(column.hashed for column in columns.categorical),
         ),

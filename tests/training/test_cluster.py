@@ -1,0 +1,391 @@
+"""Full batch on worker processes gives the bits that threads give, whoever works, dies, comes late or is slow.
+
+Schedulers and workers are real processes on loopback; every worker is slowed down at random.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from clusters import DELAYS, Cluster, wait_until
+from conftest import Generated
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamgd.errors import ClusterLostError, ConfigError, DataError, NoInputError, StreamgdError
+from streamgd.training import cluster as cluster_module
+from streamgd.training import reduce
+from streamgd.training.checkpoint import CheckpointStore
+from streamgd.training.cluster import assigned
+from streamgd.training.display import Silent
+from streamgd.training.train import train
+
+OPTIONS: dict[str, Any] = {"method": "batch", "epochs": 5, "holdout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def data(generated: Generated) -> str:
+    """30 chunks, once a chunk may be small."""
+    return str(generated(rows=60_000, features=5, categorical=2, nulls=0.01, row_group_rows=2_000, seed=11))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduce, "SMALLEST_CHUNK_VALUES", 1_000)
+
+
+@pytest.fixture(scope="module")
+def on_threads(data: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduce, "SMALLEST_CHUNK_VALUES", 1_000)
+        return outcome(data, tmp_path_factory.mktemp("threads") / "run", threads=1)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with one worker; tests may add more."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
+        made.add()
+        made.wait(1)
+        yield made
+
+
+def outcome(data: str, run: Path, **options: Any) -> dict[str, Any]:
+    """What must not depend on who worked."""
+    result = train(data, "y", run=str(run), **{**OPTIONS, **options})
+    losses = [(line["objective"], line["holdout_loss"]) for line in result.history if line["event"] == "pass"]
+    return {"theta": result.model.theta_sha256, "losses": losses, "facts": {**result.facts, "seconds": None}}
+
+
+class Hooked(Silent):
+    """Does something when the run has come to a phase."""
+
+    def __init__(self, phase: str, strike: Callable[[], Any]):
+        self._phase = phase
+        self._strike: Callable[[], Any] | None = strike
+
+    def message(self, text: str) -> None:
+        self._told(text)
+
+    def progress(self, phase: str, *_: Any) -> None:
+        self._told(phase)
+
+    def _told(self, text: str) -> None:
+        if self._strike is not None and text.startswith(self._phase):
+            strike, self._strike = self._strike, None
+            strike()
+
+
+# The same bits
+
+
+def test_one_two_and_four_workers_give_the_bits_of_threads(
+    data: str, on_threads: dict[str, Any], running: Cluster, tmp_path: Path
+) -> None:
+    assert outcome(data, tmp_path / "three", threads=3) == on_threads
+    for workers in (1, 2, 4):
+        while len(running.workers) < workers:
+            running.add()
+        running.wait(workers)
+        assert outcome(data, tmp_path / f"{workers}", cluster=running.address) == on_threads
+
+
+def test_processes_of_our_own_give_the_bits_of_threads_and_leave_nothing(
+    data: str, on_threads: dict[str, Any], tmp_path: Path
+) -> None:
+    assert outcome(data, tmp_path / "run", workers=2) == on_threads
+    assert not (tmp_path / "run" / "blocks").exists()
+
+
+@pytest.mark.parametrize("options", [{"blocks_max": "1MB"}, {"blocks_max": "300KB"}, {"workers": None}], ids=str)
+def test_blocks_on_the_disks_of_workers_change_no_bit_and_stay_within_their_bound(
+    options: dict[str, Any], data: str, on_threads: dict[str, Any], running: Cluster, tmp_path: Path
+) -> None:
+    kept: list[int] = []
+    most = len(running.workers) * 2_000_000
+
+    def look() -> None:
+        kept.append(sum(path.stat().st_blocks * 512 for path in running.blocks()))
+
+    result = train(
+        data, "y", run=str(tmp_path / "run"), cluster=running.address, display=Hooked("pass 4", look),
+        **OPTIONS, **options,
+    )  # fmt: skip
+    assert result.model.theta_sha256 == on_threads["theta"]
+    bound = {"1MB": 1_000_000, "300KB": 300_000}.get(options.get("blocks_max", ""), most)
+    assert 0 < kept[0] <= bound
+    wait_until(lambda: not running.blocks())
+
+
+def test_a_worker_that_dies_in_every_pass_changes_no_bit(data: str, on_threads: dict[str, Any], tmp_path: Path) -> None:
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    # The tasks of a pass have its theta in common.
+    faults = (
+        "import hashlib\n"
+        "def around(work, start, common):\n"
+        f"    name = f'{deaths}/' + hashlib.sha256(common._data).hexdigest()[:16]\n"
+        "    if start == 11 and once(name):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return work()"
+    )
+    with Cluster(tmp_path / "cluster") as cluster:
+        cluster.add(faults, nanny=True)
+        cluster.add(faults, nanny=True)
+        cluster.wait(2)
+        found = outcome(data, tmp_path / "run", cluster=cluster.address)
+    assert found == on_threads
+    assert len(list(deaths.iterdir())) >= 2 * OPTIONS["epochs"]  # the survey, passes, and their holdout losses
+
+
+def test_a_worker_added_in_the_middle_of_a_pass_takes_part_in_it(
+    data: str, on_threads: dict[str, Any], tmp_path: Path
+) -> None:
+    came = tmp_path / "came"
+    waits = f"def around(work, start, common):\n    start < 20 or until(Path('{came}').exists)\n    return work()"
+    comes = f"def around(work, start, common):\n    once('{came}')\n    return work()"
+    with Cluster(tmp_path / "cluster") as cluster:
+        cluster.add(waits)
+        cluster.wait(1)
+        started: list[int] = []
+        hook = Hooked("pass 1", lambda: started.append(cluster.add(comes)))
+        result = train(data, "y", run=str(tmp_path / "run"), cluster=cluster.address, display=hook, **OPTIONS)
+    assert came.exists()
+    assert result.model.theta_sha256 == on_threads["theta"]
+
+
+# Endings
+
+
+def test_a_killed_client_leaves_nothing_on_the_cluster_and_the_run_goes_on(
+    data: str, on_threads: dict[str, Any], running: Cluster, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    client = streamgd(data, run, "--cluster", running.address, "--checkpoint-every", "1ms")
+    wait_until(lambda: passes(run) >= 2)
+    wait_until(running.blocks)
+    client.kill()
+    client.wait()
+    wait_until(lambda: not running.blocks())
+    assert running.on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
+    assert outcome(data, run, cluster=running.address)["theta"] == on_threads["theta"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_stops_workers_at_a_checkpoint_within_seconds(
+    number: int, code: int, data: str, on_threads: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    client = streamgd(data, run, "--workers", "2", "--epochs", "100000", "--tol-gradient", "0")
+    wait_until(lambda: passes(run) >= 2)
+    began_s = time.monotonic()
+    # Ctrl-C comes to the whole group.
+    os.killpg(client.pid, number) if number == signal.SIGINT else client.send_signal(number)
+    output = client.communicate(timeout=30)
+    assert time.monotonic() - began_s < 5.0
+    assert client.returncode == code, output
+    assert output[1] == b""
+    error = json.loads(output[0])["error"]
+    assert "The same command goes on from the last checkpoint." in error["message"]
+    assert not (run / "blocks").exists()
+    assert CheckpointStore(run / "checkpoints").latest() is not None
+    assert outcome(data, run, epochs=5, threads=2)["facts"]["epochs"] >= 2
+
+
+def test_a_lost_scheduler_ends_in_a_checkpoint_from_which_threads_go_on(
+    data: str, on_threads: dict[str, Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with Cluster(tmp_path / "cluster") as cluster:
+        cluster.add("def around(work, start, common):\n    time.sleep(0.01)\n    return work()")
+        cluster.wait(1)
+        hook = Hooked("pass 2", cluster.scheduler.kill)
+        with pytest.raises(ClusterLostError, match=r"the scheduler of the cluster was lost\. .*same command") as lost:
+            train(data, "y", run=str(run), cluster=cluster.address, display=hook, **OPTIONS)
+    one_line(lost.value, 75)
+    latest = CheckpointStore(run / "checkpoints").latest()
+    assert latest is not None
+    assert latest.state["epoch"] == 2
+    assert outcome(data, run)["theta"] == on_threads["theta"]
+
+
+# What is refused
+
+
+def test_no_scheduler_at_the_address(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "CONNECT_S", 0.2)
+    with pytest.raises(ClusterLostError, match=r"--cluster tcp://127.0.0.1:9: no scheduler answers there") as error:
+        train(data, "y", run=str(tmp_path / "run"), cluster="tcp://127.0.0.1:9", **OPTIONS)
+    one_line(error.value, 75)
+
+
+def test_a_cluster_without_workers(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "NO_WORKERS_S", 0.2)
+    with (
+        Cluster(tmp_path / "cluster") as cluster,
+        pytest.raises(ClusterLostError, match="the cluster has no workers") as error,
+    ):
+        train(data, "y", run=str(tmp_path / "run"), cluster=cluster.address, **OPTIONS)
+    one_line(error.value, 75)
+
+
+def test_versions_that_differ_are_refused_with_both(data: str, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "numba-0.1.2.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numba\nVersion: 0.1.2\n")
+    path = f"{other.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with Cluster(tmp_path / "cluster") as cluster:
+        cluster.add(PYTHONPATH=path)
+        cluster.wait(1)
+        here = r"the versions of worker tcp://127.0.0.1:\d+ differ: numba [\d.]+ here, 0.1.2 there\. Install the same"
+        with pytest.raises(ConfigError, match=here) as error:
+            train(data, "y", run=str(tmp_path / "run"), cluster=cluster.address, **OPTIONS)
+        one_line(error.value, 78)
+
+
+def test_a_worker_with_too_little_memory_is_refused(data: str, tmp_path: Path) -> None:
+    with Cluster(tmp_path / "cluster") as cluster:
+        cluster.add(DELAYS, True, "--memory-limit", "300MB")
+        cluster.wait(1)
+        with pytest.raises(ConfigError, match=r"worker tcp\S+ may use 300.* need 512.* by --memory") as error:
+            train(data, "y", run=str(tmp_path / "run"), cluster=cluster.address, **OPTIONS)
+        one_line(error.value, 78)
+
+
+def test_data_that_a_worker_does_not_see(data: str, running: Cluster, tmp_path: Path) -> None:
+    moved = shutil.copytree(data, tmp_path / "data")
+    hook = Hooked("workers:", lambda: moved.rename(tmp_path / "elsewhere"))
+    with pytest.raises(NoInputError, match=r"worker tcp://127.0.0.1:\d+: .*data/\S+parquet is not there\.") as error:
+        train(str(moved), "y", run=str(tmp_path / "run"), cluster=running.address, display=hook, **OPTIONS)
+    one_line(error.value, 66)
+
+
+def test_bad_data_end_in_the_message_of_threads_and_are_not_tried_again(running: Cluster, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = {"x": rng.normal(size=20_000), "z": rng.normal(size=20_000), "y": rng.integers(0, 2, 20_000)}
+    columns["x"][13_500] = np.inf
+    file = tmp_path / "bad.parquet"
+    pq.write_table(pa.table(columns), file, row_group_size=1_000)
+    said = []
+    for options in ({"threads": 1}, {"cluster": running.address}):
+        with pytest.raises(DataError, match="row group 13, row 500") as error:
+            train(str(file), "y", run=str(tmp_path / "run"), **OPTIONS, **options)
+        one_line(error.value, 65)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"workers": 2, "method": "minibatch"}, "--workers is for --method batch only"),
+        ({"cluster": "tcp://a:1", "method": "sgd"}, "--cluster is for --method batch only"),
+        ({"cluster": "tcp://a:1", "workers": 1}, "--workers and --cluster both given"),
+        ({"cluster": "somewhere"}, r"--cluster: expected an address such as tcp://10.0.0.1:8786, found 'somewhere'"),
+        ({"workers": 0}, "--workers: "),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], said: str, data: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        train(data, "y", run=str(tmp_path / "run"), **{"method": "batch", **options})
+    one_line(error.value, 78)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_package_the_extra_is_named(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'streamgd\[cluster\]'") as error:
+        train(data, "y", run=str(tmp_path / "run"), method="batch", workers=1)
+    one_line(error.value, 78)
+
+
+# The graph
+
+
+def test_graph_and_scheduler_stay_flat_over_200_passes(
+    data: str, running: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, int]] = []
+
+    def look() -> None:
+        import psutil
+
+        scheduler = psutil.Process(running.scheduler.pid)
+        tasks = running.on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+        found.append((tasks, scheduler.memory_info().rss))
+
+    class Looks(Silent):
+        def progress(self, phase: str, *_: Any) -> None:
+            if phase in ("pass 100", "pass 200"):
+                look()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = train(
+            data, "y", run=str(tmp_path / "run"), cluster=running.address, method="batch", optimizer="plain",
+            learning_rate=1e-3, epochs=200, tol_gradient=0.0, display=Looks(),
+        )  # fmt: skip
+    assert result.facts["epochs"] == 200
+    (tasks, bytes_100), (tasks_200, bytes_200) = found
+    assert tasks == tasks_200 <= 4 + len(running.workers)
+    assert bytes_200 - bytes_100 < 8_000_000
+
+
+@given(
+    homes=st.lists(st.sampled_from(["", "a", "b", "c", "d"]), max_size=40),
+    threads=st.dictionaries(st.sampled_from(["a", "b", "c", "e"]), st.integers(1, 3), min_size=1),
+)
+def test_chunks_stay_at_home_as_far_as_shares_are_equal(homes: list[str], threads: dict[str, int]) -> None:
+    found = assigned(homes, threads)
+    counts, slots = Counter(found), sum(threads.values())
+    assert len(found) == len(homes)
+    assert set(found) <= threads.keys()
+    for worker, own in threads.items():
+        assert len(homes) // slots * own <= counts[worker] <= (len(homes) // slots + 1) * own
+    assert assigned(found, threads) == found
+
+
+# Helpers
+
+
+def one_line(error: StreamgdError, code: int) -> None:
+    assert error.exit_code == code
+    assert len(str(error).splitlines()) == 1
+
+
+def passes(run: Path) -> int:
+    history = run / "history.jsonl"
+    return history.read_text().count('"event": "pass"') if history.exists() else 0
+
+
+def streamgd(data: str, run: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """The command in a process group of its own, with chunks as small as here."""
+    code = (
+        "from streamgd.training import reduce\n"
+        "from streamgd.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    reduce.SMALLEST_CHUNK_VALUES = 1_000\n"
+        "    main(prog_name='streamgd')\n"
+    )
+    script = run.with_suffix(".py")
+    script.write_text(code)
+    options = ["--method", "batch", "--epochs", "5", "--holdout", "0.1", "--target", "y", "--json", "--quiet"]
+    return subprocess.Popen(
+        [sys.executable, str(script), "train", data, *options, "--run", str(run), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
