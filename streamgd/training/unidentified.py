@@ -31,7 +31,7 @@ def _combination(name: str, others: list[str]) -> str:
     if not others:
         return f"{name} is always the same"
     if len(others) == 1:
-        return f"{name} is the same as {others[0]}"
+        return f"{name} repeats {others[0]}"
     return f"{name} is a combination of {_listed(others, ', ')}"
 
 
@@ -56,7 +56,7 @@ def one_class_levels(encoding: Encoding, loss: Loss, constant: float, evaluation
         return ""
     names = encoding.row_names()
     told = _listed([names[row] for row in np.flatnonzero(separated)], ", ")
-    return f"levels of one class only: {told}. No finite coefficient is the best; l2 or the last step holds theirs."
+    return f"levels of one class only: {told}. Their best coefficients are infinite; l2, or the last pass, ends them."
 
 
 def _listed(names: list[str], separator: str) -> str:

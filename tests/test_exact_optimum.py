@@ -1,0 +1,227 @@
+"""Full batch to the optimum itself: the coefficients of scikit-learn and numpy, and a certificate that says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import Generated
+from oracles import FLIGHT_FEATURES, Rows
+from sklearn.linear_model import ElasticNet as SklearnElasticNet
+from sklearn.linear_model import LogisticRegression
+
+from streamgd.errors import ConfigError
+from streamgd.model import Model
+from streamgd.training import certificate, memory
+from streamgd.training.train import train
+
+FEATURES = ["x0", "x1", "x2", "x3", "c0", "c1"]
+
+
+def design(rows: Rows) -> tuple[list[str], np.ndarray]:
+    """Standardised numbers and one-hot levels but the most frequent, with their names; no column of ones."""
+    names, columns = [], []
+    for name, values in rows.numbers.items():
+        names.append(name)
+        columns.append((values - values.mean()) / values.std())
+    for name, codes in rows.codes.items():
+        for code, level in list(enumerate(rows.levels[name]))[1:]:
+            names.append(f"{name}={level}")
+            columns.append((codes == code).astype(float))
+    return names, np.stack(columns, axis=1)
+
+
+def standardised(model: Model, names: list[str]) -> np.ndarray:
+    """The standardised coefficients in the order of ``names``, the intercept last."""
+    by_name = {each.name: each.standardised for each in model.coefficients()}
+    assert len(by_name) == len(names) + 1
+    return np.array([by_name[name] for name in [*names, "(intercept)"]])
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def data(generated: Generated) -> dict[str, Path]:
+    options: dict[str, Any] = {"rows": 30_000, "features": 4, "categorical": 2, "levels": 9, "row_group_rows": 7_000}
+    return {loss: generated(**options, loss=loss, badly_scaled=True, seed=11) for loss in ("squared", "logistic")}
+
+
+def test_late_flights_to_the_optimum_within_eight_passes(flights: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train(str(flights), "late", run=str(run), features=FLIGHT_FEATURES, method="batch")
+    passes = [line for line in result.history if line["event"] == "pass"]
+
+    assert result.facts["optimizer"] == "newton"
+    assert min(line["epoch"] for line in passes if line["excess"] < 1e-10) <= 8
+    assert result.stopped_by == "tol_excess"
+    assert result.facts["certificate"]["excess"] < 1e-15
+    assert result.facts["objective"] == pytest.approx(0.4561202191, abs=1e-10)
+    # That base levels are left out is no collinearity; two destinations have no late flight, or late ones only.
+    assert len(result.facts["warnings"]) == 1
+    assert "one class only: dest=BIL, dest=AGS." in result.facts["warnings"][0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_coefficients_of_scikit_learn(dtype: str, data: dict[str, Path], tmp_path: Path) -> None:
+    rows = Rows.read(data["logistic"], "y", FEATURES)
+    names, X = design(rows)
+    oracle = LogisticRegression(C=1.0 / (len(X) * 1e-6), solver="newton-cholesky", tol=1e-13, max_iter=100)
+    oracle.fit(X, rows.target)
+    result = train(str(data["logistic"]), "y", run=str(tmp_path / "run"), method="batch", dtype=dtype)
+
+    assert_close(standardised(result.model, names), np.append(oracle.coef_[0], oracle.intercept_), 1e-6)
+    assert result.facts["warnings"] == []
+    assert result.facts["certificate"]["estimated_by"] == "newton"
+
+
+@pytest.mark.parametrize("optimizer", ["newton", "backtracking"])
+def test_with_l1_the_coefficients_of_scikit_learn_zeros_included(
+    optimizer: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = Rows.read(data["squared"], "y", FEATURES)
+    names, X = design(rows)
+    l1 = 0.02 * rows.target.std()
+    oracle = SklearnElasticNet(alpha=l1, l1_ratio=1.0, tol=1e-14, max_iter=10_000).fit(X, rows.target)
+    result = train(
+        str(data["squared"]), "y", run=str(tmp_path / "run"), method="batch", dtype="float64", l1=l1, l2=0,
+        optimizer=optimizer, tol_gradient=1e-9 if optimizer == "backtracking" else None, epochs=3_000,
+    )  # fmt: skip
+    found = standardised(result.model, names)
+
+    assert_close(found, np.append(oracle.coef_, oracle.intercept_), 1e-6)
+    assert ((found[:-1] == 0.0) == (oracle.coef_ == 0.0)).all()
+    assert (found[:-1] == 0.0).any()
+    assert result.facts["certificate"]["excess"] < 1e-12
+    assert result.facts["certificate"]["gradient"] < 1e-6
+
+
+def test_the_normal_equations_are_the_least_squares_of_numpy_in_one_pass(data: dict[str, Path], tmp_path: Path) -> None:
+    rows = Rows.read(data["squared"], "y", FEATURES)
+    names, X = design(rows)
+    expected = np.linalg.lstsq(np.column_stack([X, np.ones(len(X))]), rows.target, rcond=None)[0]
+    options = {"method": "batch", "dtype": "float64", "l2": 0}
+    result = train(str(data["squared"]), "y", run=str(tmp_path / "run"), optimizer="normal", **options)
+
+    assert result.facts["rows_seen"] == len(X)
+    assert result.stopped_by == "exact"
+    assert_close(standardised(result.model, names), expected, 1e-9)
+    residual = rows.target - np.column_stack([X, np.ones(len(X))]) @ expected
+    assert result.facts["train_loss"] == pytest.approx(0.5 * (residual**2).mean(), rel=1e-10)
+    assert result.facts["certificate"]["excess"] < 1e-15 * result.facts["base_loss"]
+    again = train(str(data["squared"]), "y", run=str(tmp_path / "again"), **options)
+    assert_close(again.model.theta, result.model.theta, 1e-10)
+
+
+def test_more_coefficients_than_a_hessian_is_made_for_are_left_to_lbfgs(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = train(str(data["logistic"]), "y", run=str(tmp_path / "newton"), method="batch")
+    monkeypatch.setattr(certificate, "MOST_HESSIAN_COLUMNS", 10)
+    result = train(str(data["logistic"]), "y", run=str(tmp_path / "run"), method="batch", tol_gradient=1e-8)
+    with_l1 = train(str(data["logistic"]), "y", run=str(tmp_path / "l1"), method="batch", l1=1e-3, epochs=5)
+
+    assert result.facts["optimizer"] == "lbfgs"
+    assert with_l1.facts["optimizer"] == "backtracking"
+    assert_close(result.model.theta, exact.model.theta, 1e-4)
+    told = result.facts["certificate"]
+    assert told["estimated_by"] == "lbfgs"
+    assert told["gradient"] <= 1e-8
+    assert result.facts["objective"] - exact.facts["objective"] <= told["bound"]
+    assert with_l1.facts["certificate"]["estimated_by"] == "none"
+
+
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_tol_excess_ends_the_run_at_the_distance_asked_for(
+    optimizer: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    least = train(str(data["logistic"]), "y", run=str(tmp_path / "newton"), method="batch").facts["objective"]
+    result = train(
+        str(data["logistic"]), "y", run=str(tmp_path / "run"), method="batch", optimizer=optimizer, tol_excess=1e-4
+    )
+
+    assert result.stopped_by == "tol_excess"
+    assert 1e-12 < result.facts["objective"] - least < 2e-4
+    assert result.facts["certificate"]["excess"] == pytest.approx(result.facts["objective"] - least, rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["plain", "backtracking", "lbfgs"])
+def test_the_certificate_of_a_run_that_was_cut_short_tells_how_far_it_is(
+    optimizer: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    best = train(str(data["squared"]), "y", run=str(tmp_path / "newton"), method="batch")
+    result = train(str(data["squared"]), "y", run=str(tmp_path / "run"), method="batch", optimizer=optimizer, epochs=4)
+    away = result.facts["objective"] - best.facts["objective"]
+
+    assert away > 1e-6 * best.facts["base_loss"]
+    # The squared loss is a quadratic: the estimate is exact.
+    assert result.facts["certificate"]["excess"] == pytest.approx(away, rel=1e-6)
+    assert "above the optimum" in result.facts["hint"]
+
+
+def test_collinear_columns_and_separated_levels_are_named_and_stay_finite(tmp_path: Path) -> None:
+    rng, n = np.random.default_rng(0), 12_000
+    a, b = rng.normal(size=(2, n))
+    level = rng.integers(0, 4, n)
+    rare = np.where(rng.random(n) < 0.002, "rare", np.array(["p", "q", "r"])[rng.integers(0, 3, n)])
+    y = (a - b + 0.3 * level + rng.normal(size=n) > 0).astype(int)
+    y[rare == "rare"] = 1
+    table = {
+        "a": a, "b": b, "again": 3.0 * a + 7.0, "sum": a + b, "level": np.array(["w", "x", "y", "z"])[level],
+        "dummy": (level == 0).astype(float), "rare": rare, "y": y,
+    }  # fmt: skip
+    pq.write_table(pa.table(table), tmp_path / "data.parquet", row_group_size=5_000)
+    without = train(
+        str(tmp_path / "data.parquet"), "y", run=str(tmp_path / "without"), method="batch",
+        exclude="again,sum,dummy", l2=0,
+    )  # fmt: skip
+
+    for number, options in enumerate(({}, {"l2": 0.0}, {"l2": 0.0, "dtype": "float64"}, {"l1": 1e-4})):
+        result = train(
+            str(tmp_path / "data.parquet"), "y", run=str(tmp_path / f"run-{number}"), method="batch", **options
+        )
+        collinear, separated = result.facts["warnings"]
+        assert "again repeats a; sum is a combination of a, b;" in collinear
+        assert "dummy" in collinear
+        assert "rare=rare" in separated
+        assert [line["event"] for line in result.history[1:3]] == ["collinear", "separated"]
+        assert np.isfinite(result.model.theta).all()
+        if options.get("l2") == 0.0:
+            assert result.facts["objective"] == pytest.approx(without.facts["objective"], rel=1e-9)
+    assert len(without.facts["warnings"]) == 1
+
+
+def test_a_hessian_that_does_not_fit_the_memory_is_refused_with_the_number(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SOLVING_HESSIANS", 10**6)
+    with pytest.raises(
+        ConfigError, match=r"Hessian of 21 coefficients; --optimizer lbfgs makes none.*--memory 3\d\d\dMB"
+    ):
+        train(str(data["logistic"]), "y", run=str(tmp_path / "run"), method="batch")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"optimizer": "normal", "loss": "logistic"}, "normal solves the squared loss alone"),
+        ({"optimizer": "normal"}, "normal solves the squared loss alone, this is logistic"),
+        ({"optimizer": "normal", "l1": 0.1, "loss": "squared"}, "normal knows no --l1"),
+        ({"optimizer": "lbfgs", "l1": 0.1}, "lbfgs knows no --l1"),
+        ({"optimizer": "newton", "learning_rate": 0.1}, "--learning-rate has no meaning for newton"),
+        ({"optimizer": "newton", "method": "minibatch"}, "for --method batch only"),
+        ({"optimizer": "adam"}, "not for --method batch"),
+    ],
+    ids=str,
+)
+def test_what_an_optimizer_is_not_for_is_refused(
+    options: dict[str, Any], told: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        train(str(data["logistic"]), "y", run=str(tmp_path / "run"), **{"method": "batch", **options})
+    assert not (tmp_path / "run").exists()
