@@ -8,6 +8,7 @@ The layers, each importing only those above it:
     data                      source, plan, reader, encoder, scaler, blocks: the way of a row
     objective                 losses, penalties, their mean over rows
     optim                     stochastic and full-batch optimizers, schedules
+    inference                 errors, tests and intervals of coefficients
     model                     the frozen result
     training                  the loops, checkpoints, and ``train()``
     prediction, evaluation, inspection, show

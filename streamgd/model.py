@@ -16,9 +16,16 @@ from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import Label
 from streamgd.data.encoder import Origin, RowChoice
 from streamgd.data.encoding import Encoding
-from streamgd.errors import NoInputError, storage_errors
+from streamgd.errors import ConfigError, NoInputError, storage_errors
+from streamgd.inference import ClosingSums, Errors, Inference, infer
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import raw_prediction
+
+_ERROR_COLUMNS = ("estimate", "standard_error", "z", "p_value", "lower", "upper")
+_COEFFICIENT_SCHEMA = pa.schema({
+    "name": pa.string(), "column": pa.string(), "level": pa.string(), "value": pa.float64(),
+    "standardised": pa.float64(),
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,22 +51,29 @@ class Model:
         How rows become features; the target is not scaled.
     facts : dict
         What is worth knowing of the run: rows, steps, epochs, losses, how it ended.
+    closing : ClosingSums or None
+        What errors of the coefficients are made from; ``facts["no_errors"]`` says why there is none.
     """
 
     loss_name: str
     theta: np.ndarray
     encoding: Encoding
     facts: dict[str, Any] = field(default_factory=dict)
+    closing: ClosingSums | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.loss_name}, {len(self.theta)} coefficients, theta_sha256={self.theta_sha256[:12]!r})"
 
     @classmethod
-    def of_training(cls, loss_name: str, theta: np.ndarray, encoding: Encoding, facts: dict[str, Any]) -> Self:
+    def of_training(
+        cls, loss_name: str, theta: np.ndarray, encoding: Encoding, facts: dict[str, Any],
+        closing: ClosingSums | None = None,
+    ) -> Self:  # fmt: skip
         """The model of a theta that was trained on the standardised target."""
         theta = theta * encoding.target_scale
         theta[-1] += encoding.target_shift
-        return cls(loss_name, theta, replace(encoding, target_shift=0.0, target_scale=1.0), facts)
+        closing = closing and closing.for_target(encoding.target_scale)
+        return cls(loss_name, theta, replace(encoding, target_shift=0.0, target_scale=1.0), facts, closing)
 
     @property
     def loss(self) -> Loss:
@@ -109,11 +123,7 @@ class Model:
     def coefficients(self) -> list[Coefficient]:
         """Every row of theta by name, in original units, the intercept last."""
         encoding = self.encoding
-        theta, n = self.theta[:, 0], encoding.n_numeric
-        values = theta.copy()
-        with np.errstate(over="ignore"):  # a column of 1e-310 has a coefficient that no float64 holds
-            values[:n] /= encoding.scaling.scale
-        values[-1] -= values[:n] @ encoding.scaling.shift
+        theta, values = self.theta[:, 0], encoding.in_original_units(self.theta)[:, 0]
         rows = [(column.name, column.name, None) for column in encoding.columns.numeric]
         for column in encoding.categorical:
             prefix = len(column.column.name) + 1
@@ -124,21 +134,90 @@ class Model:
             for (name, source, level), standardised, value in zip(rows, theta, values, strict=True)
         ]
 
+    @property
+    def no_errors(self) -> str | None:
+        """Why the coefficients have no errors; None where they have."""
+        if self.closing is not None:
+            return None
+        return str(self.facts.get("no_errors") or "they come from the closing pass of --method batch")
+
+    @property
+    def has_robust_errors(self) -> bool:
+        """Whether the run summed what they are made from."""
+        return self.closing is not None and self.closing.meat is not None
+
+    def inference(self, errors: Errors | None = None, level: float = 0.95) -> Inference:
+        """Standard errors, tests and intervals of the coefficients, in the order of theta.
+
+        Parameters
+        ----------
+        errors : "classical" or "robust", optional
+            Robust ones need ``--errors robust`` in training, and are the default then.
+        level : float
+            Of the intervals, between 0 and 1.
+
+        Raises
+        ------
+        ConfigError
+            The run gave no errors, or not these; the message says why.
+        """
+        if errors not in (None, "classical", "robust"):
+            raise ConfigError(f"--errors: expected classical or robust, found {errors!r}.")
+        if not 0.0 < level < 1.0:
+            raise ConfigError(f"--level: expected a number between 0 and 1, such as 0.95, found {level:g}.")
+        if self.closing is None:
+            raise ConfigError(f"the coefficients have no errors: {self.no_errors}.")
+        if errors == "robust" and not self.has_robust_errors:
+            raise ConfigError("the run was not asked for robust errors. Run it again with --errors robust.")
+        values = self.encoding.in_original_units(self.theta)[:, 0]
+        chosen = errors or ("robust" if self.has_robust_errors else "classical")
+        return infer(self.closing, self.encoding, self.loss, values, chosen, level)
+
+    def coefficient_table(self, errors: Errors | None = None, level: float = 0.95) -> pa.Table:
+        """The coefficients with their errors, as :meth:`coefficients` orders them.
+
+        Columns ``name``, ``column``, ``level``, ``value``, ``standardised``, then ``estimate``, ``standard_error``,
+        ``z``, ``p_value``, ``lower``, ``upper``, null where ``reason`` says why. Parameters as for :meth:`inference`.
+
+        Raises
+        ------
+        ConfigError
+            ``errors`` were asked for by name, and the run gave none.
+        """
+        found = None if self.closing is None and errors is None else self.inference(errors, level)
+        return self.table_of(found)
+
+    def table_of(self, inference: Inference | None) -> pa.Table:
+        """As :meth:`coefficient_table`, of what :meth:`inference` gave, or of the coefficients without errors."""
+        table = pa.Table.from_pylist([vars(each) for each in self.coefficients()], _COEFFICIENT_SCHEMA)
+        for name in _ERROR_COLUMNS:
+            numbers = getattr(inference, name) if inference else np.full(len(table), np.nan)
+            table = table.append_column(name, pa.array(numbers, mask=np.isnan(numbers)))
+        reasons = inference.reasons if inference else [self.no_errors] * len(table)
+        return table.append_column("reason", pa.array(reasons, pa.string()))
+
     def base_levels(self) -> dict[str, Label | None]:
         """The level of each categorical column that has no coefficient."""
         return {c.column.name: c.levels[0].as_py() for c in self.encoding.categorical if len(c.levels)}
 
     def to_bytes(self) -> bytes:
         return states.serialize(
-            {"loss": self.loss_name, "theta": self.theta, "encoding": self.encoding.state(), "facts": self.facts},
+            {
+                "loss": self.loss_name, "theta": self.theta, "encoding": self.encoding.state(), "facts": self.facts,
+                "closing": self.closing.state() if self.closing else None,
+            },
             "model",
-        )
+        )  # fmt: skip
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
         state = states.deserialize(data, "model", where)
         with states.no_other_content(where, "model"):
-            model = cls(state["loss"], state["theta"], Encoding.from_state(state["encoding"]), dict(state["facts"]))
+            closing = state.get("closing")  # models of streamgd 0.1.0 have none
+            model = cls(
+                state["loss"], state["theta"], Encoding.from_state(state["encoding"]), dict(state["facts"]),
+                None if closing is None else ClosingSums.from_state(closing),
+            )  # fmt: skip
             _check(model)
         return model
 
@@ -176,6 +255,8 @@ def _check(model: Model) -> None:
         raise ValueError(f"its loss is {model.loss_name!r}")
     if model.theta.shape != (model.encoding.n_dof, 1) or model.theta.dtype != np.float64:
         raise ValueError(f"theta is {model.theta.dtype} {model.theta.shape} for {model.encoding.n_dof} coefficients")
+    if model.closing is not None:
+        model.closing.check(model.encoding.n_dof)
 
 
 def load(path: str | Path) -> Model:

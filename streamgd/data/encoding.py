@@ -51,6 +51,18 @@ class Encoding:
             names += column.row_names()
         return [*names, "(intercept)"]
 
+    def in_original_units(self, theta: np.ndarray) -> np.ndarray:
+        """Coefficients of the columns as they are, from columns of ``theta`` (n_dof, any): a linear map.
+
+        A number's becomes the change of the raw prediction by one unit of the column, the intercept what it is where
+        all numbers are zero; those of levels stay.
+        """
+        values, n, scaling = theta.copy(), self.n_numeric, self.scaling
+        with np.errstate(over="ignore"):  # a column of 1e-310 has a coefficient that no float64 holds
+            values[:n] /= scaling.scale[:, None]
+        values[-1] -= scaling.shift @ values[:n]
+        return values
+
     def vocabularies(self) -> list[Vocabulary]:
         """Frozen vocabularies, whose codes are the levels in their final order."""
         # A column may have turned out to have too many levels: then it is hashed from the start.

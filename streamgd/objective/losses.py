@@ -39,7 +39,7 @@ class Loss(ABC):
     """One loss. Subclasses give two compiled functions ``f(y_true, raw_prediction)`` and the link.
 
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
-    are derived from it.
+    are derived from it. That of a quadratic loss is the same everywhere.
     """
 
     name: ClassVar[str]
@@ -47,6 +47,7 @@ class Loss(ABC):
     pointwise_loss: ClassVar[Any]
     pointwise_gradient: ClassVar[Any]
     is_classifier: ClassVar[bool] = False
+    is_quadratic: ClassVar[bool] = False
 
     @abstractmethod
     def link(self, prediction: np.ndarray) -> np.ndarray:
@@ -97,6 +98,7 @@ class HalfSquaredError(Loss):
 
     name = "squared"
     max_curvature = 1.0
+    is_quadratic = True
 
     @staticmethod
     @pointwise

@@ -1,0 +1,278 @@
+"""Errors, tests and intervals of coefficients, from sums over all rows at the optimum of the loss.
+
+Sums are in the coordinates of theta (standardised features, the intercept last); everything told is in original
+units, by the linear map ``Encoding.in_original_units``. Coefficients of levels are contrasts to the base level.
+
+Even a small penalty may hold coefficients more than a standard error away from the maximum of the likelihood, where
+columns are nearly collinear and rows are many. Estimates, tests and intervals are therefore those of the maximum, one
+Newton step away: exact for the squared loss, as good as the maximum itself where the step is short (the one-step
+estimator: van der Vaart (1998), "Asymptotic Statistics", section 5.7).
+
+A weight of 2 counts as the row twice in all of it (frequency weights), as it does in the objective.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from streamgd.data.encoding import Encoding
+from streamgd.objective.losses import Loss
+from streamgd.optim.quadratic import SINGULAR
+
+Errors = Literal["classical", "robust"]
+
+#: A coefficient is concerned by a collinearity if so much of its squared direction lies in the null space.
+CONCERNED = 1e-10
+#: Where the loss is no quadratic, a step may miss the maximum by so many standard errors.
+MOST_MISSED = 0.1
+#: A log-likelihood is told where theta is so near its maximum, as a part of the null deviance.
+NEARBY = 1e-3
+
+_MOST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class ClosingSums:
+    """Sums over all training rows at theta.
+
+    Attributes
+    ----------
+    information : float64, (n_dof, n_dof)
+        ``sum w_i loss''_i x_i x_i'``: the Hessian of the summed loss, without the penalty.
+    meat : float64, (n_dof, n_dof), or None
+        ``sum w_i (loss'_i)^2 x_i x_i'``, for robust errors.
+    gradient : float64, (n_dof, 1)
+        ``sum w_i loss'_i x_i``; nothing but the penalty and rounding keeps it from zero at the optimum.
+    weight, loss, base_loss : float
+        ``sum w_i``, ``sum w_i loss_i``, and the latter of the best constant.
+    """
+
+    information: np.ndarray
+    meat: np.ndarray | None
+    gradient: np.ndarray
+    weight: float
+    loss: float
+    base_loss: float
+
+    def for_target(self, scale: float) -> Self:
+        """The sums for theta and target in units that are ``1 / scale`` as large, for the squared loss."""
+        unit = scale * scale
+        return replace(
+            self, meat=None if self.meat is None else self.meat * unit, gradient=self.gradient * scale,
+            loss=self.loss * unit, base_loss=self.base_loss * unit,
+        )  # fmt: skip
+
+    def check(self, n_dof: int) -> None:
+        """Raise ValueError where the parts are not those of ``n_dof`` coefficients."""
+        square = (n_dof, n_dof)
+        arrays = [("information", self.information, square), ("gradient", self.gradient, (n_dof, 1))]
+        if self.meat is not None:
+            arrays.append(("meat", self.meat, square))
+        for name, array, shape in arrays:
+            if array.shape != shape or array.dtype != np.float64:
+                raise ValueError(f"{name} of {array.dtype} {array.shape} for {n_dof} coefficients")
+        if any(type(number) is not float for number in (self.weight, self.loss, self.base_loss)):
+            raise ValueError("sums over rows that are no numbers")
+        if not self.is_finite or self.weight <= 0.0:
+            raise ValueError("sums over rows that are not finite, or over none")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether errors can be made from them."""
+        return all(np.isfinite(part).all() for part in self.state().values() if part is not None)
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        return cls(**state)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well the model fits, as statsmodels defines it (GLM; AIC of a squared loss as OLS).
+
+    Attributes
+    ----------
+    observations : float
+        Total weight.
+    rank : int
+        Coefficients that the data tell apart, the intercept included.
+    deviance, null_deviance : float
+        Twice the summed loss at theta; that of the best constant (beside the offset).
+    least_deviance : float or None
+        The deviance at the maximum of the likelihood, by a Newton step; None where that is too far away.
+    dispersion : float or None
+        Squared loss: ``least_deviance / (observations - rank)``, the variance of the residuals. Logistic loss: 1.
+    log_likelihood, aic : float or None
+        The maximum, and ``2 rank - 2 log_likelihood``. The likelihood is the Bernoulli one of the logistic loss; of
+        the squared loss the normal one at its best variance, which counts for no coefficient.
+    """
+
+    observations: float
+    rank: int
+    deviance: float
+    null_deviance: float
+    least_deviance: float | None
+    dispersion: float | None
+    log_likelihood: float | None
+    aic: float | None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Errors of all coefficients in original units, in the order of theta: float64, ``(n_dof,)``, NaN where refused.
+
+    Attributes
+    ----------
+    errors : "classical" or "robust"
+        Classical: ``dispersion * information^-1``. Robust: the sandwich ``information^-1 meat information^-1`` (HC0).
+    estimate : float64
+        The coefficients that maximise the likelihood; without a penalty, those of the model.
+    covariance : float64, (n_dof, n_dof)
+        Of the estimates, NaN in rows and columns of those that are refused.
+    z, p_value : float64
+        ``estimate / standard_error``, and how likely a normal number is to be at least as far from zero.
+    lower, upper : float64
+        The interval that covers the true coefficient with probability ``level``.
+    reasons : list of str or None
+        Why a coefficient has no errors.
+    """
+
+    errors: Errors
+    level: float
+    fit: Fit
+    estimate: np.ndarray
+    covariance: np.ndarray
+    standard_error: np.ndarray
+    z: np.ndarray
+    p_value: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    reasons: list[str | None]
+
+
+def infer(
+    sums: ClosingSums, encoding: Encoding, loss: Loss, values: np.ndarray, errors: Errors, level: float = 0.95
+) -> Inference:
+    """Errors of coefficients ``values`` (n_dof,), in original units.
+
+    Parameters
+    ----------
+    sums : ClosingSums
+        With the meat, for robust errors.
+    encoding : Encoding
+        Its target is not scaled.
+    """
+    with np.errstate(all="ignore"):  # what is not finite has its reason told
+        solved = _Solved(sums, encoding)
+        fit = _fit(sums, solved, loss)
+        covariance = _covariance(sums, solved, fit, errors)
+        deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
+        reasons = _reasons(solved, deviation, loss, encoding.row_names())
+        refused = np.array([reason is not None for reason in reasons])
+        covariance[refused], covariance[:, refused] = np.nan, np.nan
+        deviation = np.where(refused, np.nan, deviation)
+        estimate = np.where(refused, np.nan, values + solved.step)
+        z, margin = estimate / deviation, deviation * NormalDist().inv_cdf(0.5 + 0.5 * level)
+    p_value = np.array([math.erfc(abs(each) / math.sqrt(2.0)) for each in z])
+    return Inference(
+        errors, level, fit, estimate, covariance, deviation, z, p_value, estimate - margin, estimate + margin, reasons
+    )
+
+
+def _covariance(sums: ClosingSums, solved: _Solved, fit: Fit, errors: Errors) -> np.ndarray:
+    if errors == "robust":
+        assert sums.meat is not None
+        spread = (solved.directions / solved.eigenvalues) @ solved.vectors.T
+        return np.asarray(spread @ sums.meat @ spread.T)
+    # Without a dispersion there are no more observations than coefficients: the model fits them all.
+    return np.asarray((solved.directions / solved.eigenvalues) @ solved.directions.T * (fit.dispersion or 0.0))
+
+
+class _Solved:
+    """The information taken apart: its eigenvectors as directions in original units, and its null space.
+
+    With d the square roots of the diagonal, ``information = d R d`` and ``R = Q diag(lambda) Q'``, the inverse (or,
+    where columns are collinear, a generalised one) is ``S diag(1 / lambda) S'`` with ``S = d^-1 Q``.
+    """
+
+    def __init__(self, sums: ClosingSums, encoding: Encoding):
+        diagonal = np.diagonal(sums.information)
+        #: What no row tells is as if it were left out.
+        self.untold = diagonal <= 0.0
+        scale = np.divide(1.0, np.sqrt(diagonal), out=np.zeros_like(diagonal), where=~self.untold)
+        eigenvalues, vectors = np.linalg.eigh(sums.information * scale[:, None] * scale)
+        vectors *= scale[:, None]
+        found = eigenvalues > SINGULAR
+        self.rank = int(found.sum())
+        self.eigenvalues = eigenvalues[found]
+        #: S without the null space, (n_dof, rank), and the same in original units.
+        self.vectors, original = vectors[:, found], encoding.in_original_units(vectors)
+        self.directions = original[:, found]
+        #: Share of each coefficient in the null space, by unit vectors in original units, (n_dof, n_dof - rank).
+        self.null_space = np.nan_to_num(original[:, ~found] / np.linalg.norm(original, axis=1, keepdims=True))
+        along = self.vectors.T @ sums.gradient[:, 0]
+        #: Newton's step to the maximum of the likelihood, in coordinates of theta and in original units, (n_dof,).
+        self.theta_step = -self.vectors @ (along / self.eigenvalues)
+        self.step = -self.directions @ (along / self.eigenvalues)
+        #: How much the step lowers the deviance.
+        self.gain = float(along @ (along / self.eigenvalues))
+
+
+def _fit(sums: ClosingSums, solved: _Solved, loss: Loss) -> Fit:
+    deviance, null_deviance = 2.0 * sums.loss, 2.0 * sums.base_loss
+    least = max(deviance - solved.gain, 0.0)
+    if not loss.is_quadratic and solved.gain > NEARBY * null_deviance:
+        least = math.nan
+    dispersion, likelihood = 1.0, -0.5 * least
+    if loss.name == "squared":
+        freedom, variance = sums.weight - solved.rank, least / sums.weight
+        dispersion = least / freedom if freedom > 0.0 else math.nan
+        likelihood = -0.5 * sums.weight * (math.log(2.0 * math.pi * variance) + 1.0) if variance > 0.0 else math.nan
+    return Fit(
+        sums.weight, solved.rank, deviance, null_deviance, _finite(least), _finite(dispersion),
+        _finite(likelihood), _finite(2.0 * solved.rank - 2.0 * likelihood),
+    )  # fmt: skip
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _reasons(solved: _Solved, deviation: np.ndarray, loss: Loss, names: list[str]) -> list[str | None]:
+    """Why a coefficient has no errors, None where it has."""
+    # The curvature changes by about as much of itself as theta_step, and the step with it.
+    missed = np.zeros(len(names)) if loss.is_quadratic else np.abs(0.5 * solved.theta_step * solved.step)
+    reasons: list[str | None] = []
+    for row, error in enumerate(deviation.tolist()):
+        share = solved.null_space[row]
+        if solved.untold[row]:
+            reasons.append("no training row tells it: constant, or a level without rows")
+        elif share @ share > CONCERNED:
+            reasons.append(f"collinear with {_others(solved, row, names)}")
+        elif not 0.0 < error < math.inf:
+            reasons.append("no residuals to tell it by" if error == 0.0 else "beyond float64")
+        elif missed[row] > MOST_MISSED * error:
+            reasons.append(
+                "far from the maximum of the likelihood: a rare level that the penalty holds, rows of one class only,"
+                " or too few passes"
+            )
+        else:
+            reasons.append(None)
+    return reasons
+
+
+def _others(solved: _Solved, row: int, names: list[str]) -> str:
+    """The coefficients that one cannot be told apart from."""
+    together = np.abs(solved.null_space @ solved.null_space[row])
+    together[row] = 0.0
+    others = np.flatnonzero(together > math.sqrt(CONCERNED))
+    listed = [names[i] for i in others[np.argsort(-together[others], kind="stable")][:_MOST_NAMES]]
+    return ", ".join(listed) + (", …" if len(others) > _MOST_NAMES else "")
