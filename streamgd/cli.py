@@ -61,6 +61,15 @@ class Output:
         elif not self._quiet:
             _print(text())
 
+    def csv(self, text: str) -> None:
+        """Print a result that is a table as CSV."""
+        from streamgd.errors import UsageError
+
+        if self._as_json:
+            raise UsageError("--csv and --json both given. Choose one.")
+        self.close()
+        _print(text.removesuffix("\n"))
+
     def failure(self, error: StreamgdError) -> None:
         """Print an error: one line on standard error, and with ``--json`` an object on standard output."""
         from streamgd.console import one_line
@@ -202,6 +211,16 @@ def _threads(_: click.Context, __: click.Parameter, text: str | None) -> int | N
     return int(text)
 
 
+def _level(_: click.Context, __: click.Parameter, text: str) -> float:
+    from streamgd.config import parse_fraction
+    from streamgd.errors import ConfigError
+
+    try:
+        return float(parse_fraction(text))
+    except ValueError as error:
+        raise ConfigError(f"--level: {error}.") from None
+
+
 # Face.main looks for these two itself, since errors in the other arguments obey them too.
 json_option = click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object on standard output.")
 quiet_option = click.option("--quiet", is_flag=True, expose_value=False, help="Print nothing on success.")
@@ -338,14 +357,22 @@ def inspect(output: Output, /, data: tuple[str, ...]) -> None:
 @main.command(short_help="Tell how a run stands and what it learnt.")
 @run_argument
 @click.option("--all", "show_all", is_flag=True, help="Every coefficient, not only the intercept and the 30 largest.")
+@click.option("--csv", "as_csv", is_flag=True, help="Only the coefficients, all of them, as CSV.")
+@click.option("--errors", metavar="classical|robust", help="Kind of errors [default: what the run was asked for].")
+@click.option("--level", default="0.95", metavar="FRACTION", callback=_level, help="Of intervals [default: 0.95].")
 @json_option
 @click.pass_obj
-def show(output: Output, /, run: str, show_all: bool) -> None:
-    """State, history, coefficients in original units and checkpoints of RUN."""
-    from streamgd.show import format_show
+def show(output: Output, /, run: str, show_all: bool, as_csv: bool, errors: Any, level: float) -> None:
+    """State, history, coefficients in original units with their errors, and checkpoints of RUN."""
+    from streamgd.show import format_csv, format_show
     from streamgd.show import show as show_run
 
-    facts = show_run(run, show_all)
+    if as_csv:
+        from streamgd.model import Model
+
+        output.csv(format_csv(Model.load(run).coefficient_table(errors, level)))
+        return
+    facts = show_run(run, show_all, errors, level)
     output.result(facts, lambda: format_show(facts))
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from streamgd.console import format_facts, format_table
+from streamgd.inference import Errors, Inference
 from streamgd.model import Model
 from streamgd.training.rundir import RunDirectory
 
@@ -26,7 +32,9 @@ _HISTORY_COLUMNS = (
 )
 
 
-def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
+def show(
+    run_dir: str | Path, all_coefficients: bool = False, errors: Errors | None = None, level: float = 0.95
+) -> dict[str, Any]:
     """What is known of a run, finished or not, as plain values.
 
     Parameters
@@ -34,18 +42,23 @@ def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
     run_dir : str or Path
     all_coefficients : bool
         Every coefficient, rather than the intercept and the 30 largest of the standardised features.
+    errors, level
+        See ``Model.coefficient_table``.
 
     Returns
     -------
     dict
         ``state`` is ``finished`` or ``unfinished``; ``stopped_by``, ``epochs``, ``steps`` and ``rows_seen`` come from
         the newest whole checkpoint. ``theta_sha256``, ``model`` and ``coefficients`` are those of the model that
-        predicts now; of an unfinished run that is none, or the one from before it went on.
+        predicts now; of an unfinished run that is none, or the one from before it went on. ``inference`` tells how
+        the errors of the coefficients were made and how well the model fits; ``refused`` in it, why there are none.
 
     Raises
     ------
     NoInputError
         There is no run.
+    ConfigError
+        ``errors`` were asked for by name, and the run gave none.
     """
     directory = RunDirectory(Path(run_dir))
     config = directory.require_config()["config"]
@@ -65,6 +78,7 @@ def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
         "target": config["target"],
         "method": config["method"],
         "model": None,
+        "inference": None,
         "base_levels": {},
         "n_coefficients": 0,
         "coefficients": [],
@@ -82,23 +96,35 @@ def show(run_dir: str | Path, all_coefficients: bool = False) -> dict[str, Any]:
             for info in directory.checkpoints.list()
         ],
     }
-    return facts | _model_facts(model, all_coefficients) if model else facts
+    return facts | _model_facts(model, all_coefficients, errors, level) if model else facts
 
 
-def _model_facts(model: Model, all_coefficients: bool) -> dict[str, Any]:
+def _model_facts(model: Model, all_coefficients: bool, errors: Errors | None, level: float) -> dict[str, Any]:
     """Coefficients in original units, the intercept first, then the largest of the standardised features."""
-    *features, intercept = model.coefficients()
-    features.sort(key=lambda coefficient: -abs(coefficient.standardised))
+    inference = None if model.closing is None and errors is None else model.inference(errors, level)
+    *features, intercept = model.table_of(inference).to_pylist()
+    features.sort(key=lambda coefficient: -abs(coefficient["standardised"]))
     shown = features if all_coefficients else features[:MOST_COEFFICIENTS]
     return {
         "model": {"loss": model.loss_name, "classes": model.classes, **model.facts},
+        "inference": _inference_facts(inference) if inference else {"refused": model.no_errors},
         "base_levels": model.base_levels(),
         "n_coefficients": len(features) + 1,
-        "coefficients": [
-            {"name": c.name, "column": c.column, "level": c.level, "value": c.value, "standardised": c.standardised}
-            for c in (intercept, *shown)
-        ],
+        "coefficients": [intercept, *shown],
     }
+
+
+def _inference_facts(inference: Inference) -> dict[str, Any]:
+    return {"errors": inference.errors, "level": inference.level, **asdict(inference.fit)}
+
+
+def format_csv(table: pa.Table) -> str:
+    """A table as CSV with a header, numbers with all their digits, nulls empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.column_names)
+    writer.writerows(row.values() for row in table.to_pylist())
+    return text.getvalue()
 
 
 def format_show(facts: dict[str, Any]) -> str:
@@ -122,15 +148,39 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
     if facts["state"] == "unfinished":
         which = "--max-time ended the run" if facts["stopped_by"] else "the model is from before the run went on"
         parts.append(f"{which}. Go on with: streamgd resume {facts['run']}")
-    rows = [[c["name"], c["value"], c["standardised"]] for c in facts["coefficients"]]
     n_features = facts["n_coefficients"] - 1
     of_all = f", the intercept and the {n_shown - 1} largest of {n_features:,} (--all)" if n_shown <= n_features else ""
-    table = format_table(["name", "original units", "standardised"], rows)
-    parts.append(f"coefficients{of_all}\n{table}")
+    parts.append(f"coefficients{of_all}\n{_coefficients(facts['coefficients'], facts['inference'])}")
+    parts += _inference_parts(facts["coefficients"], facts["inference"])
     if facts["base_levels"]:
         levels = {name: "null" if level is None else str(level) for name, level in facts["base_levels"].items()}
         parts.append("base levels, which have no coefficient\n" + format_facts(levels, indent="  "))
     return parts
+
+
+def _coefficients(coefficients: list[dict[str, Any]], inference: dict[str, Any]) -> str:
+    columns = {"name": "name", "value": "original units", "standardised": "standardised"}
+    if "refused" not in inference:
+        tail = 50.0 * (1.0 - inference["level"])
+        columns |= {"estimate": "estimate", "standard_error": "std error", "z": "z", "p_value": "p"}
+        columns |= {"lower": f"{tail:g} %", "upper": f"{100.0 - tail:g} %"}
+    rows = [[_rounded(name, c[name]) for name in columns] for c in coefficients]
+    return format_table(list(columns.values()), rows)
+
+
+def _rounded(name: str, value: Any) -> Any:
+    """Errors and what is made of them with four digits."""
+    return float(f"{value:.4g}") if name in ("standard_error", "z", "p_value") and value is not None else value
+
+
+def _inference_parts(coefficients: list[dict[str, Any]], inference: dict[str, Any]) -> list[str]:
+    """Why coefficients have no errors, and how well the model fits."""
+    if "refused" in inference:
+        return [f"no errors of the coefficients: {inference['refused']}"]
+    without = {c["name"]: c["reason"] for c in coefficients if c["reason"]}
+    parts = ["without errors\n" + format_facts(without, indent="  ")] if without else []
+    facts = {name: value for name, value in inference.items() if name not in ("errors", "level")}
+    return [*parts, f"fit, with {inference['errors']} errors\n" + format_facts(facts)]
 
 
 def _history_parts(history: list[dict[str, Any]]) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, Tar
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Scaling
 from streamgd.data.vocabulary import CategoricalEncoding
-from streamgd.errors import NoInputError
+from streamgd.errors import ConfigError, NoInputError
+from streamgd.inference import ClosingSums
 from streamgd.model import Model
-from streamgd.show import MOST_COEFFICIENTS, format_show, show
+from streamgd.show import MOST_COEFFICIENTS, format_csv, format_show, show
 from streamgd.training.rundir import RunDirectory
 
 
@@ -166,6 +170,69 @@ class TestCoefficients:
     def test_few_are_shown_without_a_remark(self, run_dir: Path) -> None:
         finish(run_dir, small_model())
         assert "\ncoefficients\nname " in format_show(show(run_dir))
+
+
+def with_errors(model: Model) -> Model:
+    """Carrier AA without a row; the standard error of distance is 0.02 / 50, of the intercept sqrt(0.004 + 0.04^2)."""
+    information = np.diag([2500.0, 0.0, 100.0, 250.0])
+    sums = ClosingSums(information, None, np.zeros((4, 1)), 1_000.0, 450.0, 500.0)
+    return replace(model, closing=sums)
+
+
+class TestErrors:
+    def test_a_table_has_errors_tests_and_intervals_of_the_coefficients(self, run_dir: Path) -> None:
+        finish(run_dir, with_errors(small_model()))
+        facts = show(run_dir)
+        found = {each["name"]: each for each in facts["coefficients"]}
+        distance = found["distance"]
+        assert distance["standard_error"] == pytest.approx(0.0004)
+        assert distance["z"] == pytest.approx(25.0)
+        assert distance["p_value"] == pytest.approx(6.1e-138, rel=0.01)
+        assert (distance["lower"], distance["upper"]) == pytest.approx((0.01 - 0.000784, 0.01 + 0.000784), rel=1e-4)
+        assert found["(intercept)"]["standard_error"] == pytest.approx(0.0056**0.5)
+        text = format_show(facts)
+        assert re.search(r"name +original units +standardised +estimate +std error +z +p +2.5 % +97.5 %\n", text)
+        assert re.search(r"distance +0.01 +0.5 +0.01 +0.0004 +25 +6\.\d+e-138 +0.009216\d* +0.010783\d*", text)
+
+    def test_what_has_no_errors_has_a_reason(self, run_dir: Path) -> None:
+        finish(run_dir, with_errors(small_model()))
+        facts = show(run_dir)
+        missing = next(each for each in facts["coefficients"] if each["level"] == "AA")
+        assert missing["standard_error"] is missing["p_value"] is None
+        assert "without errors\n  carrier=AA  no training row tells it" in format_show(facts)
+
+    def test_the_fit_is_told_with_its_errors(self, run_dir: Path) -> None:
+        finish(run_dir, with_errors(small_model()))
+        facts = show(run_dir, level=0.9)
+        assert facts["inference"] == {
+            "errors": "classical", "level": 0.9, "observations": 1000.0, "rank": 3, "deviance": 900.0,
+            "null_deviance": 1000.0, "least_deviance": 900.0, "dispersion": 1.0, "log_likelihood": -450.0,
+            "aic": 906.0,
+        }  # fmt: skip
+        text = format_show(facts)
+        assert "fit, with classical errors\nobservations    1,000\n" in text
+        assert re.search(r"5 % +95 %\n", text)
+
+    def test_without_errors_the_reason_is_told_once(self, run_dir: Path) -> None:
+        model = small_model()
+        finish(run_dir, replace(model, facts=model.facts | {"no_errors": "l1 is 0.1"}))
+        facts = show(run_dir)
+        assert facts["inference"] == {"refused": "l1 is 0.1"}
+        assert facts["coefficients"][0]["standard_error"] is None
+        text = format_show(facts)
+        assert "no errors of the coefficients: l1 is 0.1" in text
+        assert "std error" not in text
+        with pytest.raises(ConfigError, match="the coefficients have no errors"):
+            show(run_dir, errors="robust")
+
+    def test_csv_has_all_coefficients_with_all_digits(self, run_dir: Path) -> None:
+        table = with_errors(small_model()).coefficient_table()
+        text = format_csv(table)
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [row["name"] for row in rows] == ["distance", "carrier=AA", "carrier=null", "(intercept)"]
+        assert float(rows[0]["standard_error"]) == table["standard_error"][0].as_py()
+        assert (rows[1]["standard_error"], rows[1]["lower"]) == ("", "")
+        assert rows[1]["reason"].startswith("no training row")
 
 
 class TestHistory:
