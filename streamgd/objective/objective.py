@@ -30,7 +30,8 @@ class ChunkSums:
     """Sums over the rows of a chunk: weighted loss, its gradient ``(n_dof, n_outputs)``, weight and rows.
 
     ``hessian``, float64 ``(n_dof, n_dof)``, is the sum of ``w_i * curvature_i * x_i x_i'``, x with a 1 for the
-    intercept as its last entry; None where it was not asked for. Sums with and without one do not add up.
+    intercept as its last entry; ``meat``, of the same shape, that of ``w_i * gradient_i^2 * x_i x_i'``, the middle of
+    the sandwich of robust errors. None where they were not asked for; sums with and without one do not add up.
     """
 
     loss: float
@@ -38,6 +39,7 @@ class ChunkSums:
     weight: float
     rows: int
     hessian: np.ndarray | None = None
+    meat: np.ndarray | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -45,20 +47,24 @@ class ChunkSums:
         return self.loss / self.weight
 
     def __add__(self, other: ChunkSums) -> ChunkSums:
-        hessian = None
-        if self.hessian is not None and other.hessian is not None:
-            hessian = self.hessian + other.hessian
-        elif self.hessian is not other.hessian:
-            raise ValueError("sums with and without a Hessian do not add up")
         return ChunkSums(
             self.loss + other.loss, self.gradient + other.gradient, self.weight + other.weight,
-            self.rows + other.rows, hessian,
+            self.rows + other.rows, _added(self.hessian, other.hessian), _added(self.meat, other.meat),
         )  # fmt: skip
 
     @classmethod
-    def zero(cls, n_dof: int, hessian: bool = False) -> Self:
+    def zero(cls, n_dof: int, hessian: bool = False, meat: bool = False) -> Self:
         """The sums over no rows."""
-        return cls(0.0, np.zeros((n_dof, 1)), 0.0, 0, np.zeros((n_dof, n_dof)) if hessian else None)
+        matrices = [np.zeros((n_dof, n_dof)) if asked else None for asked in (hessian, meat)]
+        return cls(0.0, np.zeros((n_dof, 1)), 0.0, 0, *matrices)
+
+
+def _added(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    if one is not None and other is not None:
+        return np.asarray(one + other)
+    if one is not other:
+        raise ValueError("sums with and without a Hessian, or the meat, do not add up")
+    return None
 
 
 @dataclass(frozen=True)
@@ -82,20 +88,25 @@ class Objective:
     loss: Loss
     penalty: ElasticNet
 
-    def chunk_sums(self, theta: np.ndarray, block: Block, hessian: bool = False) -> ChunkSums:
-        """Sums of loss, gradient and, if asked for, Hessian over the rows of ``block`` at ``theta``."""
-        curvature = np.empty(block.rows if hessian else 0)
-        total = self._sums(theta, block, np.zeros(len(theta)), curvature)
-        return replace(total, hessian=outer_products(block, curvature, len(theta))) if hessian else total
+    def chunk_sums(self, theta: np.ndarray, block: Block, hessian: bool = False, meat: bool = False) -> ChunkSums:
+        """Sums of loss, gradient and, where asked for, Hessian and meat over the rows of ``block`` at ``theta``."""
+        curvature, squares = np.empty(block.rows if hessian else 0), np.empty(block.rows if meat else 0)
+        total = self._sums(theta, block, np.zeros(len(theta)), curvature, squares)
+        if hessian:
+            total = replace(total, hessian=outer_products(block, curvature, len(theta)))
+        return replace(total, meat=outer_products(block, squares, len(theta))) if meat else total
 
     def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
         """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
-        return self._sums(theta, block, np.empty(0), np.empty(0))
+        return self._sums(theta, block, np.empty(0), np.empty(0), np.empty(0))
 
-    def _sums(self, theta: np.ndarray, block: Block, gradient: np.ndarray, curvature: np.ndarray) -> ChunkSums:
+    def _sums(
+        self, theta: np.ndarray, block: Block, gradient: np.ndarray, curvature: np.ndarray, squares: np.ndarray
+    ) -> ChunkSums:
         """Predict, compare, gradient, a tile of rows at a time.
 
-        An empty ``gradient`` is not summed; ``curvature`` (n_rows,), weighted, is written unless it is empty.
+        An empty ``gradient`` is not summed; ``curvature`` and ``squares`` of the gradient by the raw prediction, both
+        (n_rows,) and weighted, are written unless they are empty.
         """
         loss, weight = 0.0, 0.0
         for start in range(0, block.rows, TILE_ROWS):
@@ -105,6 +116,10 @@ class Objective:
             if len(curvature):
                 here = curvature[start : start + TILE_ROWS]
                 here[:] = self.loss.curvature(tile.target, raw)
+                here *= tile.weight if len(tile.weight) else 1.0
+            if len(squares):
+                here = squares[start : start + TILE_ROWS]
+                np.multiply(residual, residual, out=here)
                 here *= tile.weight if len(tile.weight) else 1.0
             if len(tile.weight):
                 losses *= tile.weight
@@ -134,7 +149,7 @@ def outer_products(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarr
 
     x is a row as theta sees it, with a 1 for the intercept as its last entry; levels are counted where they stand, so
     that no one-hot matrix exists. With ``w_i * curvature_i`` it is the Hessian of the loss, with
-    ``(w_i * gradient_i)^2`` the middle of the sandwich of robust standard errors.
+    ``w_i * gradient_i^2`` the meat of the sandwich.
 
     Products of numeric columns are float64 whatever the type of the features: in float32 rounding would hide the
     smallest eigenvalues, by which collinear columns are told, and on which standard errors depend.

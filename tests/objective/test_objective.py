@@ -180,6 +180,25 @@ def test_the_hessian_is_that_of_numpy(loss: str, weighted: bool, dtype: str, row
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("rows", [0, 300, TILE_ROWS + 11])
+def test_the_meat_is_that_of_numpy(loss: str, weighted: bool, rows: int) -> None:
+    block = a_block(rows, loss, "float64", weighted)
+    objective = Objective(LOSSES[loss], ElasticNet())
+    sums = objective.chunk_sums(THETA, block, hessian=True, meat=True)
+    X = design(block)
+    raw = X @ THETA[:, 0] + (block.offset if weighted else 0.0)
+    residual = (raw if loss == "squared" else expit(raw)) - block.target
+    expected = X.T @ (X * (residual**2 * (block.weight if weighted else 1.0))[:, None])
+
+    assert sums.meat is not None
+    np.testing.assert_allclose(sums.meat, expected, rtol=1e-11, atol=1e-11 * max(1, rows))
+    without = objective.chunk_sums(THETA, block, hessian=True)
+    assert without.meat is None
+    assert (without.loss, without.hessian.tobytes()) == (sums.loss, sums.hessian.tobytes())
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_the_hessian_is_that_of_finite_differences(loss: str) -> None:
     objective, block, h = Objective(LOSSES[loss], ElasticNet()), a_block(500, loss), 1e-5
 
@@ -209,7 +228,10 @@ def test_outer_products_where_columns_of_one_kind_are_missing(n_numeric: int, n_
     np.testing.assert_allclose(outer_products(part, weight, n_dof), X.T @ (X * weight[:, None]), rtol=1e-12, atol=1e-12)
 
 
-def test_sums_with_and_without_a_hessian_do_not_add_up() -> None:
+def test_sums_with_and_without_a_hessian_or_the_meat_do_not_add_up() -> None:
     assert (ChunkSums.zero(3, hessian=True) + ChunkSums.zero(3, hessian=True)).hessian is not None
     with pytest.raises(ValueError, match="do not add up"):
         _ = ChunkSums.zero(3) + ChunkSums.zero(3, hessian=True)
+    assert (ChunkSums.zero(3, meat=True) + ChunkSums.zero(3, meat=True)).meat is not None
+    with pytest.raises(ValueError, match="do not add up"):
+        _ = ChunkSums.zero(3, True, True) + ChunkSums.zero(3, True)
