@@ -370,7 +370,7 @@ def show(output: Output, /, run: str, show_all: bool, as_csv: bool, errors: Any,
     if as_csv:
         from streamgd.model import Model
 
-        output.csv(format_csv(Model.load(run).coefficient_table(errors, level)))
+        output.csv(format_csv(Model.load(run).coefficient_rows(errors, level)))
         return
     facts = show_run(run, show_all, errors, level)
     output.result(facts, lambda: format_show(facts))
@@ -381,7 +381,7 @@ def _show_run(output: Output, result: Any) -> None:
     from streamgd.console import format_facts
 
     facts = result.to_json()
-    told = ("history", "warnings", "key")
+    told = ("history", "warnings", "key", "no_errors")
     empty = [name for name, value in facts.items() if value is None or (isinstance(value, dict) and not value)]
     brief = {name: value for name, value in facts.items() if name not in (*told, *empty)}
     output.result(facts, lambda: format_facts(brief))

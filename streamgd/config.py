@@ -115,6 +115,9 @@ Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 CHANGEABLE: JsonDict = {"identity": False}
 
+#: The default of l2: above it, coefficients are no estimates by maximum likelihood.
+MOST_L2_WITH_ERRORS = 1e-6
+
 
 class TrainConfig(BaseModel):
     """What to train on, how, and where the run is kept.
@@ -191,6 +194,12 @@ class TrainConfig(BaseModel):
         "auto", description="Order of rows; auto: full where the encoded rows fit --blocks-max and the disk."
     )
 
+    # inference
+    errors: Literal["classical", "robust"] = Field(
+        "classical", description="batch: standard errors of the coefficients; robust: also where variances differ.",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
+
     # stopping
     epochs: int | None = Field(
         None, ge=1, description="Epochs [default: 5; batch: 500 passes].", json_schema_extra=CHANGEABLE
@@ -258,6 +267,20 @@ class TrainConfig(BaseModel):
         """Whether processes of a Dask cluster do the work."""
         return self.workers is not None or self.cluster is not None
 
+    @property
+    def no_errors(self) -> str | None:
+        """Why coefficients trained with these options have no standard errors; None where they have."""
+        if self.method != "batch":
+            return "they come from the closing pass of --method batch"
+        if self.l1 > 0:
+            return f"with --l1 {self.l1:g} coefficients are shrunk and set to zero, and errors have no meaning"
+        if self.l2 > MOST_L2_WITH_ERRORS:
+            return (
+                f"--l2 {self.l2:g} is above {MOST_L2_WITH_ERRORS:g}: coefficients are shrunk, and errors would not tell"
+                f" how far they are from the true ones"
+            )
+        return None
+
 
 def identity_fields() -> list[str]:
     """Names of the options that decide the result; a run directory refuses to go on when one differs."""
@@ -314,6 +337,8 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.patience and not (config.validation or config.holdout):
         raise ConfigError("--patience needs a holdout loss. Add --holdout 0.1 or --validation DATA.")
     _check_optimizer(config)
+    if config.errors == "robust" and config.no_errors:
+        raise ConfigError(f"--errors robust: there would be no errors of coefficients, {config.no_errors}.")
     if config.method == "batch" and config.schedule not in ("auto", "constant"):
         raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
     if config.method == "batch" and config.shuffle not in ("auto", "none"):

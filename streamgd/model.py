@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,10 +23,11 @@ from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import raw_prediction
 
 _ERROR_COLUMNS = ("estimate", "standard_error", "z", "p_value", "lower", "upper")
-_COEFFICIENT_SCHEMA = pa.schema({
-    "name": pa.string(), "column": pa.string(), "level": pa.string(), "value": pa.float64(),
-    "standardised": pa.float64(),
-})  # fmt: skip
+COEFFICIENT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("name", "column", "level")]
+    + [(name, pa.float64()) for name in ("value", "standardised", *_ERROR_COLUMNS)]
+    + [("reason", pa.string())]
+)
 
 
 @dataclass(frozen=True)
@@ -184,17 +186,23 @@ class Model:
         ConfigError
             ``errors`` were asked for by name, and the run gave none.
         """
-        found = None if self.closing is None and errors is None else self.inference(errors, level)
-        return self.table_of(found)
+        return pa.Table.from_pylist(self.coefficient_rows(errors, level), COEFFICIENT_SCHEMA)
 
-    def table_of(self, inference: Inference | None) -> pa.Table:
-        """As :meth:`coefficient_table`, of what :meth:`inference` gave, or of the coefficients without errors."""
-        table = pa.Table.from_pylist([vars(each) for each in self.coefficients()], _COEFFICIENT_SCHEMA)
-        for name in _ERROR_COLUMNS:
-            numbers = getattr(inference, name) if inference else np.full(len(table), np.nan)
-            table = table.append_column(name, pa.array(numbers, mask=np.isnan(numbers)))
-        reasons = inference.reasons if inference else [self.no_errors] * len(table)
-        return table.append_column("reason", pa.array(reasons, pa.string()))
+    def coefficient_rows(self, errors: Errors | None = None, level: float = 0.95) -> list[dict[str, Any]]:
+        """As :meth:`coefficient_table`, as plain values; None for null."""
+        return self.rows_with(None if self.closing is None and errors is None else self.inference(errors, level))
+
+    def rows_with(self, inference: Inference | None) -> list[dict[str, Any]]:
+        """As :meth:`coefficient_rows`, with what :meth:`inference` gave, or without errors."""
+        rows = []
+        for number, coefficient in enumerate(self.coefficients()):
+            errors = dict.fromkeys(_ERROR_COLUMNS) | {"reason": self.no_errors}
+            if inference is not None:
+                found = {name: float(getattr(inference, name)[number]) for name in _ERROR_COLUMNS}
+                errors = {name: None if math.isnan(value) else value for name, value in found.items()}
+                errors["reason"] = inference.reasons[number]
+            rows.append(vars(coefficient) | errors)
+        return rows
 
     def base_levels(self) -> dict[str, Label | None]:
         """The level of each categorical column that has no coefficient."""

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from streamgd.console import format_facts, format_table
 from streamgd.inference import Errors, Inference
 from streamgd.model import Model
@@ -102,7 +100,7 @@ def show(
 def _model_facts(model: Model, all_coefficients: bool, errors: Errors | None, level: float) -> dict[str, Any]:
     """Coefficients in original units, the intercept first, then the largest of the standardised features."""
     inference = None if model.closing is None and errors is None else model.inference(errors, level)
-    *features, intercept = model.table_of(inference).to_pylist()
+    *features, intercept = model.rows_with(inference)
     features.sort(key=lambda coefficient: -abs(coefficient["standardised"]))
     shown = features if all_coefficients else features[:MOST_COEFFICIENTS]
     return {
@@ -118,12 +116,12 @@ def _inference_facts(inference: Inference) -> dict[str, Any]:
     return {"errors": inference.errors, "level": inference.level, **asdict(inference.fit)}
 
 
-def format_csv(table: pa.Table) -> str:
-    """A table as CSV with a header, numbers with all their digits, nulls empty."""
+def format_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows, as ``Model.coefficient_rows`` gives them, as CSV with a header; all digits of numbers, nulls empty."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.column_names)
-    writer.writerows(row.values() for row in table.to_pylist())
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 

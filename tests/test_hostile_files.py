@@ -55,8 +55,11 @@ def altered(state: Any, path: tuple[Any, ...], value: Any) -> Any:
     return state
 
 
-def test_a_model_with_any_part_replaced_is_loaded_or_refused_in_one_line(data: Path, tmp_path: Path) -> None:
-    train(data, "y", run=tmp_path / "run", epochs=1)
+@pytest.mark.parametrize("options", [{}, {"method": "batch", "errors": "robust"}], ids=["minibatch", "batch"])
+def test_a_model_with_any_part_replaced_is_loaded_or_refused_in_one_line(
+    options: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    train(data, "y", run=tmp_path / "run", epochs=1, **options)
     path = tmp_path / "run" / "model.safetensors"
     state = deserialize(path.read_bytes(), "model", "the model")
     loaded = tried = 0
@@ -65,8 +68,10 @@ def test_a_model_with_any_part_replaced_is_loaded_or_refused_in_one_line(data: P
             path.write_bytes(serialize(altered(state, place, value), "model"))
             tracemalloc.start()
             with suppress(CorruptStateError):
-                Model.load(path)
+                model = Model.load(path)
                 loaded += 1
+                if place[0] == "closing":
+                    model.coefficient_rows()
             _, most_bytes = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             assert most_bytes < 10_000_000, (place, value)

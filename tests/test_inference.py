@@ -339,7 +339,7 @@ class TestModel:
         model = self.model()
         constant = replace(model.closing, information=model.closing.information * [[1], [0], [1], [1], [1]])
         constant.information[:, 1] = 0.0
-        rows = replace(model, closing=constant).coefficient_table().to_pylist()
+        rows = replace(model, closing=constant).coefficient_rows()
         assert rows[1]["standard_error"] is None
         assert rows[1]["reason"]
         json.dumps(rows, allow_nan=False)

@@ -226,11 +226,10 @@ class TestErrors:
             show(run_dir, errors="robust")
 
     def test_csv_has_all_coefficients_with_all_digits(self, run_dir: Path) -> None:
-        table = with_errors(small_model()).coefficient_table()
-        text = format_csv(table)
-        rows = list(csv.DictReader(io.StringIO(text)))
+        coefficients = with_errors(small_model()).coefficient_rows()
+        rows = list(csv.DictReader(io.StringIO(format_csv(coefficients))))
         assert [row["name"] for row in rows] == ["distance", "carrier=AA", "carrier=null", "(intercept)"]
-        assert float(rows[0]["standard_error"]) == table["standard_error"][0].as_py()
+        assert float(rows[0]["standard_error"]) == coefficients[0]["standard_error"]
         assert (rows[1]["standard_error"], rows[1]["lower"]) == ("", "")
         assert rows[1]["reason"].startswith("no training row")
 

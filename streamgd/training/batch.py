@@ -14,6 +14,7 @@ import numpy as np
 
 from streamgd.data.encoding import Encoding
 from streamgd.errors import DivergenceError, StreamgdError
+from streamgd.inference import ClosingSums
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.state import no_other_content
@@ -95,10 +96,16 @@ class BatchTrainer:
         self._holdout = holdout
         self._context = context
         self._optimizer = FULL_BATCH_OPTIMIZERS[task.optimizer]
+        #: Theta and sums of the last pass that had a Hessian.
+        self._latest: tuple[np.ndarray, ChunkSums] | None = None
 
-    def total(self, theta: np.ndarray, hessian: bool = False) -> ChunkSums:
+    def total(self, theta: np.ndarray, hessian: bool = False, meat: bool = False) -> ChunkSums:
         """Sums over all training rows at ``theta``."""
-        return self._sum(theta, partial(self._objective.chunk_sums, hessian=hessian))
+        self._latest = None
+        total = self._sum(theta, partial(self._objective.chunk_sums, hessian=hessian, meat=meat))
+        if hessian:
+            self._latest = theta, total
+        return total
 
     def _sum(self, theta: np.ndarray, sums_of_block: SumsOfBlock) -> ChunkSums:
         total: ChunkSums = self._blocks((sums_of_block, theta))
@@ -153,6 +160,22 @@ class BatchTrainer:
             f"J is {now['value'] * unit:.9g} after {state.epoch} passes, the best constant has {base_loss:.9g}"
         )
         self._context.display.message(f"certificate: {certificate.text(base_loss)}")
+
+    def closing_sums(self, state: BatchState) -> ClosingSums:
+        """What errors of the coefficients are made from, at the result of a run that has come to its end.
+
+        The last pass tells it, or one more, where it was at another theta or robust errors are asked for.
+        """
+        theta, robust = state.result(self._task.config.patience), self._task.config.errors == "robust"
+        at, total = self._latest or (theta, None)
+        if total is not None and self._objective.loss.is_quadratic:
+            at, total = theta, _after_move(total, theta - at)
+        if total is None or robust or (at != theta).any():
+            total = self.total(theta, hessian=True, meat=robust)
+        assert total.hessian is not None
+        assert state.base_loss is not None
+        base_loss = state.base_loss * total.weight
+        return ClosingSums(total.hessian, total.meat, total.gradient, float(total.weight), total.loss, base_loss)
 
     def _total_or_saved(self, state: BatchState, theta: np.ndarray, hessian: bool) -> ChunkSums:
         """A pass at ``theta``; the state is saved where it fails, so that only the pass is repeated."""
@@ -291,6 +314,14 @@ class BatchTrainer:
         if config.tol_theta > 0 and self._moved(state, previous) <= config.tol_theta:
             return "tol_theta"
         return None
+
+
+def _after_move(total: ChunkSums, move: np.ndarray) -> ChunkSums:
+    """The sums of a quadratic loss after theta has moved."""
+    assert total.hessian is not None
+    change = total.hessian @ move
+    rise = float((move * (total.gradient + 0.5 * change)).sum())
+    return replace(total, loss=total.loss + rise, gradient=total.gradient + change)
 
 
 def _unit(state: BatchState) -> float:

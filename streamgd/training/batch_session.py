@@ -8,6 +8,7 @@ import numpy as np
 
 from streamgd.data.encoding import Encoding
 from streamgd.data.store import remove_blocks
+from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer
 from streamgd.training.carry import carried_theta
@@ -101,6 +102,15 @@ class BatchSession(Session):
 
     def result(self) -> tuple[Encoding, np.ndarray]:
         return self._state.encoding, np.array(self._state.result(self.task.config.patience))
+
+    def closing(self) -> tuple[ClosingSums | None, str | None]:
+        n_dof, refused = self._state.encoding.n_dof, self.task.config.no_errors
+        if refused is None and not hessian_is_affordable(n_dof):
+            refused = f"they are told of up to {MOST_HESSIAN_COLUMNS:,} coefficients, these are {n_dof:,}"
+        if refused is not None:
+            return None, refused
+        sums = self._trainer.closing_sums(self._state)
+        return (sums, None) if sums.is_finite else (None, "the sums over all rows are beyond float64")
 
     def facts(self) -> dict[str, Any]:
         state, unit = self._state, self._state.encoding.target_scale**2

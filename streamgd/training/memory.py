@@ -96,11 +96,12 @@ def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int) -> None:
     _require(memory_bytes, needed, f"{n_dof:,} coefficients; --max-levels, --hash-buckets or --exclude make them fewer")
 
 
-def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int) -> MemoryPlan:
+def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int, meat: bool) -> MemoryPlan:
     """The plan with so few threads that the Hessians of a full-batch pass fit the budget.
 
     A thread holds the sums of its chunk, those of a block, and their sum; the tree holds a sum for each of its levels;
-    after the pass, the solution works with as many copies as ``SOLVING_HESSIANS``.
+    after the pass, the solution works with as many copies as ``SOLVING_HESSIANS``. With the ``meat`` of robust errors,
+    the last pass sums two such matrices.
 
     Raises
     ------
@@ -111,7 +112,8 @@ def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks:
     folding = max(chunks - 1, 0).bit_length() + 1
 
     def needed(threads: int) -> int:
-        in_pass = threads * (3 * hessian_bytes + plan.thread_bytes) + folding * hessian_bytes
+        summed_bytes = (1 + meat) * hessian_bytes
+        in_pass = threads * (3 * summed_bytes + plan.thread_bytes) + folding * summed_bytes
         return BASE_BYTES + n_dof * COEFFICIENT_BYTES + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
 
     _require(memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; --optimizer lbfgs makes none")

@@ -10,6 +10,7 @@ import numpy as np
 from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.encoder import RowChoice, Survey
 from streamgd.data.encoding import Encoding
+from streamgd.inference import ClosingSums
 from streamgd.training.batch import BatchState
 from streamgd.training.holdout import Holdout, StreamedHoldout
 from streamgd.training.progress import RunContext
@@ -47,6 +48,10 @@ class Session(ABC):
     @abstractmethod
     def result(self) -> tuple[Encoding, np.ndarray]:
         """Final encoding and theta ``(n_dof, 1)``, in units of the standardised target."""
+
+    @abstractmethod
+    def closing(self) -> tuple[ClosingSums | None, str | None]:
+        """What errors of the coefficients are made from, or None and why there is nothing."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

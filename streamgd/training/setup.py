@@ -138,7 +138,8 @@ class Task:
             optimizer = "newton" if affordable else "backtracking" if self.config.l1 > 0.0 else "lbfgs"
         memory = self.memory
         if affordable or FULL_BATCH_OPTIMIZERS[optimizer].needs_hessian:
-            memory = memory_for_hessians(self.config.memory, memory, n_dof, len(self.manifest.row_groups))
+            robust = self.config.errors == "robust"
+            memory = memory_for_hessians(self.config.memory, memory, n_dof, len(self.manifest.row_groups), robust)
         return replace(self, optimizer=optimizer, memory=memory)
 
     def encoder(self) -> Encoder:

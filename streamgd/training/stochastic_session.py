@@ -17,6 +17,7 @@ from streamgd.data.store import BlockStore, remove_blocks
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
+from streamgd.inference import ClosingSums
 from streamgd.objective.objective import ChunkSums
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.carry import carry_over
@@ -188,6 +189,9 @@ class StochasticSession(Session):
 
     def result(self) -> tuple[Encoding, np.ndarray]:
         return self._state.encoding.without_base_rows(self._theta())
+
+    def closing(self) -> tuple[ClosingSums | None, str | None]:
+        return None, self.task.config.no_errors
 
     def facts(self) -> dict[str, Any]:
         state, unit = self._state, self._state.encoding.target_scale**2

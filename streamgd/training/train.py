@@ -122,6 +122,8 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             if saved is not None and changes:
                 _check_epochs_left(task, saved, finished, changes)
             model = directory.model_of(saved)
+            if model is not None and _lacks_errors(config, model):
+                model = None  # it is made anew from the checkpoint
             if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
         task = task or make_task(config, _data_of(config, interrupt), _validation_of(config, interrupt))
@@ -179,8 +181,12 @@ def _train(
         facts["warnings"] = [*task.notes, *facts.get("warnings", [])]
         if facts["hint"] and facts["stopped_by"] == "max_time":
             session.context.display.warn(facts["hint"])
+        closing, facts["no_errors"] = session.closing()
+        if facts["no_errors"] and task.config.errors == "robust":
+            facts["warnings"].append(f"the coefficients have no errors: {facts['no_errors']}")
+            session.context.display.warn(facts["warnings"][-1])
         encoding, theta = session.result()
-        model = Model.of_training(task.resolved.loss, theta, encoding, facts)
+        model = Model.of_training(task.resolved.loss, theta, encoding, facts, closing)
         model.save(directory.model_path)
     except (PausedError, InterruptedRunError):
         session.close()
@@ -201,6 +207,11 @@ def _skipped(task: Task) -> list[str]:
         for of, manifest in parts
         for bad in manifest.skipped
     ]
+
+
+def _lacks_errors(config: TrainConfig, model: Model) -> bool:
+    """Whether a finished run has to be looked at once more, for errors that it was not asked for before."""
+    return config.errors == "robust" and model.closing is not None and model.closing.meat is None
 
 
 def _finished(task: Task, directory: RunDirectory, model: Model, display: Display) -> Result:
