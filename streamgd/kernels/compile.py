@@ -1,7 +1,8 @@
 """How loops are compiled: ahead of use where the types are known, cached on disk, without the GIL.
 
 Full ``fastmath`` would delete every check for NaN and inf; the four flags below let sums be reordered and
-multiply-adds be fused, and keep the checks.
+multiply-adds be fused, and keep the checks. Division is that of numpy: Python's, which raises for a divisor of zero,
+would keep every loop with a division from being vectorised.
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ UPDATE_FUNCTION = types.FunctionType(UPDATE)
 
 def compiled(signature: Any = None) -> Callable[[Function], Function]:
     """Compile a loop; with ``signature`` (one or a list) at import or from the cache, else at first use."""
-    if signature is None:
-        return cast("Callable[[Function], Function]", njit(cache=True, nogil=True, fastmath=FASTMATH))
-    return cast("Callable[[Function], Function]", njit(signature, cache=True, nogil=True, fastmath=FASTMATH))
+    options: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+    return cast("Callable[[Function], Function]", njit(signature, **options) if signature else njit(**options))
 
 
 def pointwise(function: Function) -> Function:
