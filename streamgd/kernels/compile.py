@@ -20,6 +20,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 POINTWISE = types.float64(types.float64, types.float64)
 POINTWISE_FUNCTION = types.FunctionType(POINTWISE)
 
+#: The type of the same of many rows at once: ``f(y_true, raw_prediction, out)``.
+ROWS = types.void(types.float64[::1], types.float64[::1], types.float64[::1])
+ROWS_FUNCTION = types.FunctionType(ROWS)
+
 #: The type of an optimizer's update; see ``streamgd.optim.stochastic``.
 UPDATE = types.void(
     types.float64[::1],  # theta
@@ -43,6 +47,11 @@ def compiled(signature: Any = None) -> Callable[[Function], Function]:
 def pointwise(function: Function) -> Function:
     """Compile ``f(y_true, raw_prediction) -> float`` so that the training loops can take it as an argument."""
     return compiled(POINTWISE)(function)
+
+
+def over_rows(function: Function) -> Function:
+    """Compile ``f(y_true, raw_prediction, out)``, which works on many rows at once, for the mini-batch loop."""
+    return compiled(ROWS)(function)
 
 
 def update_rule(function: Function) -> Function:

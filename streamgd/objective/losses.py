@@ -1,7 +1,7 @@
 """Losses: pointwise functions of the target and the raw prediction, which know nothing of features or weights.
 
-A loss is one class here, entered in ``LOSSES``. Its pointwise functions are compiled one by one and handed to the
-training loops as arguments, so nothing else changes when a loss is added.
+A loss is one class here, entered in ``LOSSES``. Its functions of a row, and of many rows at once, are compiled one by
+one and handed to the training loops as arguments, so nothing else changes when a loss is added.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from streamgd.kernels import sums
-from streamgd.kernels.compile import pointwise
+from streamgd.kernels.compile import over_rows, pointwise
+from streamgd.kernels.exponential import exp_of_negative, log1p_of_fraction
 
 
 @pointwise
@@ -38,6 +39,9 @@ def _expit(_: float, raw: float) -> float:
 class Loss(ABC):
     """One loss. Subclasses give two compiled functions ``f(y_true, raw_prediction)`` and the link.
 
+    ``losses_of_rows`` and ``residuals_of_rows`` are ``f(y_true, raw_prediction, out)``: the loss and its first
+    derivative of many rows at once, the same as the pointwise functions but for the last digits.
+
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
     are derived from it. That of a quadratic loss is the same everywhere.
     """
@@ -46,6 +50,8 @@ class Loss(ABC):
     max_curvature: ClassVar[float]
     pointwise_loss: ClassVar[Any]
     pointwise_gradient: ClassVar[Any]
+    losses_of_rows: ClassVar[Any]
+    residuals_of_rows: ClassVar[Any]
     is_classifier: ClassVar[bool] = False
     is_quadratic: ClassVar[bool] = False
 
@@ -110,6 +116,18 @@ class HalfSquaredError(Loss):
     def pointwise_gradient(y_true: float, raw: float) -> float:
         return raw - y_true
 
+    @staticmethod
+    @over_rows
+    def losses_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+        for i in range(out.shape[0]):
+            out[i] = 0.5 * (raw[i] - y_true[i]) * (raw[i] - y_true[i])
+
+    @staticmethod
+    @over_rows
+    def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+        for i in range(out.shape[0]):
+            out[i] = raw[i] - y_true[i]
+
     def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         residual = raw_prediction - y_true
         return 0.5 * residual * residual, residual
@@ -153,6 +171,21 @@ class HalfBinomialLoss(Loss):
     @pointwise
     def pointwise_gradient(y_true: float, raw: float) -> float:
         return _expit(0.0, raw) - y_true
+
+    @staticmethod
+    @over_rows
+    def losses_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+        for i in range(out.shape[0]):
+            # As above: max(raw, 0) - y * raw is (1 - y) * raw or -y * raw.
+            y_or_rest = 1.0 - y_true[i] if raw[i] > 0.0 else -y_true[i]
+            out[i] = y_or_rest * raw[i] + log1p_of_fraction(exp_of_negative(-abs(raw[i])))
+
+    @staticmethod
+    @over_rows
+    def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+        for i in range(out.shape[0]):
+            power = exp_of_negative(-abs(raw[i]))
+            out[i] = (1.0 if raw[i] >= 0.0 else power) / (1.0 + power) - y_true[i]
 
     def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         power = np.abs(raw_prediction)

@@ -1,0 +1,57 @@
+"""exp and log1p by polynomials, where a compiler can work on several numbers at once: those of the C library are calls.
+
+Both are as exact as float64 but for a few of the last digits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from streamgd.kernels.compile import compiled
+
+_f8 = types.float64
+
+_LOG2_E = 1.4426950408889634
+# ln 2 in two parts, so that n times the first is exact.
+_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.4286068203094172e-06
+#: Below, exp is too small for a number with all its digits.
+_SMALLEST = -708.0
+
+
+@intrinsic
+def _number_of_bits(typing_context, bits):
+    """The float64 whose bits are those of an int64."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+@compiled(_f8(_f8))
+def exp_of_negative(x):
+    """``exp(x)`` for ``x <= 0``: ``2^n exp(r)``, exp(r) by Taylor's series up to r^12 with ``|r| <= ln(2) / 2``."""
+    x = _SMALLEST if x < _SMALLEST else x
+    n = np.floor(x * _LOG2_E + 0.5)
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    r2 = r * r
+    r4 = r2 * r2
+    series = (1.0 + r) + r2 * (1.0 / 2.0 + r * (1.0 / 6.0))
+    series += r4 * ((1.0 / 24.0 + r * (1.0 / 120.0)) + r2 * (1.0 / 720.0 + r * (1.0 / 5040.0)))
+    last = (1.0 / 40320.0 + r * (1.0 / 362880.0)) + r2 * (1.0 / 3628800.0 + r * (1.0 / 39916800.0))
+    series += (r4 * r4) * (last + r4 * (1.0 / 479001600.0))
+    return series * _number_of_bits((np.int64(n) + 1023) << 52)
+
+
+@compiled(_f8(_f8))
+def log1p_of_fraction(p):
+    """``log(1 + p)`` for ``0 <= p <= 1``: ``2 artanh(s)`` with ``s = p / (2 + p) <= 1/3``, by its series."""
+    s = p / (2.0 + p)
+    q = s * s
+    series = 1.0 / 33.0
+    for power in range(31, 0, -2):
+        series = series * q + 1.0 / power
+    return 2.0 * s * series
