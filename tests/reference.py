@@ -98,7 +98,8 @@ def take_steps(
         rate = np.zeros(n_dof)
         for j in touched:
             rate[j] = update(descent, j, gradient[j], alpha, optimizer)
-        for j in touched:
+        # Base levels come last: the others are pulled towards where they stood.
+        for j in sorted(touched, key=lambda j: j in dict(level_ranges)):
             if j != n_dof - 1:
                 missed = descent.step - descent.last_touched[j]
                 descent.theta[j] = penalty_step(descent.theta, j, rate[j] * missed, l1, l2, level_ranges)

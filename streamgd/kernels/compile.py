@@ -28,8 +28,7 @@ ROWS_FUNCTION = types.FunctionType(ROWS)
 UPDATE = types.void(
     types.float64[::1],  # theta
     types.float64[::1],  # gradient
-    types.int64[::1],  # touched coordinates
-    types.float64[:, ::1],  # slots of the optimizer, one row each
+    types.float64[:, ::1],  # slots of the optimizer, one row each, which may be longer
     types.float64[::1],  # rate of each coordinate, written by the update
     types.float64[::1],  # settings of the optimizer
     types.float64,  # learning rate

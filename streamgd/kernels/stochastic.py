@@ -1,8 +1,12 @@
 """Stochastic gradient descent over the rows of one block: predict, compare, gradient, update.
 
-Coordinates of theta that a mini-batch does not touch (levels that do not occur in it) cost nothing: ``clock``
-holds the step at which each coordinate was last touched, and both its average and its penalty are brought up to
-date when it is touched again.
+What a coordinate of theta needs beside its value (its average, the step it was last touched at, its rate, the
+optimizer's slots) stands beside it in one row of a table, ``coordinates``. A mini-batch gathers the rows of the
+coordinates it touches, works on them side by side, and puts them back: levels lie at random places of a table that may
+be larger than any cache, and each is fetched once.
+
+Coordinates that a mini-batch does not touch (levels that do not occur in it) cost nothing: both their average and
+their penalty are brought up to date when they are touched again.
 
 The base level of a categorical column may have a row of its own, the first of the column's ``level_ranges``. The
 objective depends on the differences to it alone, so this changes no optimum; but the steps that would move all other
@@ -19,7 +23,11 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from streamgd.kernels.compile import POINTWISE_FUNCTION, UPDATE_FUNCTION, compiled
+from streamgd.kernels.compile import POINTWISE_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION, compiled
+from streamgd.kernels.prefetch import prefetch
+
+#: Columns of the table of coordinates; the optimizer's slots follow.
+THETA, AVERAGE, CLOCK, RATE, SLOTS = 0, 1, 2, 3, 4
 
 #: The progressive loss is taken on every n-th row, others in each epoch: a log and an exp for each row would cost as
 #: much as the step.
@@ -39,8 +47,14 @@ def average_decay(since, now, average, theta):
     Each step t does ``average += 4 / (t + 3) * (theta - average)``; the product over the steps from ``since`` to
     ``now`` telescopes.
     """
-    decay = since / (now + 3.0) * ((since + 1.0) / now) * ((since + 2.0) / (now + 1.0)) * ((since + 3.0) / (now + 2.0))
-    return theta + (average - theta) * decay
+    kept = since * (since + 1.0) * (since + 2.0) * (since + 3.0)
+    return theta + (average - theta) * (kept / (now * (now + 1.0) * (now + 2.0) * (now + 3.0)))
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8))
+def _bring_average_up(theta, average, clock, now):
+    for k in range(theta.shape[0]):
+        average[k] = average_decay(clock[k], now, average[k], theta[k])
 
 
 @compiled(_f8(_f8, _f8, _f8, _f8))
@@ -54,51 +68,127 @@ def shrink(theta, rate, l1, l2):
     return 0.0
 
 
-@compiled(types.void(_f8[::1], _i8[:, ::1], _f8[::1]))
-def _sum_levels(theta, level_ranges, level_sum):
-    """For each column whose base level has a row, the sum of its other rows."""
-    for c in range(level_ranges.shape[0]):
-        if level_ranges[c, 0] >= 0:
-            level_sum[c] = theta[level_ranges[c, 0] + 1 : level_ranges[c, 1]].sum()
+@compiled(_f8(_f8, _f8, _f8, _f8, _i8))
+def base_penalised(base, rate, l2, level_sum, n_others):
+    """The coefficient of a base level after the penalty's step, which pulls it towards the ``n_others`` other levels.
 
-
-@compiled(_f8(_f8[::1], _i8, _f8, _f8, _f8, _i8, _f8, _i8))
-def penalised(theta, j, rate, l1, l2, base, level_sum, n_levels):
-    """``theta[j]`` after the penalty's step: towards 0, or towards its column's base level.
-
-    ``level_sum`` is the sum of the column's ``n_levels - 1`` rows other than ``base``; that is -1 where the base level
-    has no row.
+    ``argmin_b (b - base)^2 / (2 rate) + l2 / 2 * sum over the other levels of (level - b)^2``.
     """
-    if base < 0:
-        return shrink(theta[j], rate, l1, l2)
-    if base != j:
-        return theta[base] + shrink(theta[j] - theta[base], rate, l1, l2)
-    # argmin_b (b - theta)^2 / (2 rate) + l2 / 2 * sum over the other levels of (level - b)^2
-    return (theta[j] + rate * l2 * level_sum) / (1.0 + rate * l2 * (n_levels - 1))
+    return (base + rate * l2 * level_sum) / (1.0 + rate * l2 * n_others)
 
 
-def _predict_signature(feature):
-    return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _i8, _i8, _f8[::1], feature[::1], _f8[::1])
+@compiled(types.void(_f8[:, ::1], _i8[:, ::1], _f8[::1]))
+def sum_levels(coordinates, level_ranges, level_sums):
+    """For each column whose base level has a row, the sum of the theta of its other rows."""
+    for c in range(level_ranges.shape[0]):
+        level_sums[c] = 0.0
+        if level_ranges[c, 0] >= 0:
+            level_sums[c] = coordinates[level_ranges[c, 0] + 1 : level_ranges[c, 1], THETA].sum()
 
 
-@compiled([_predict_signature(types.float32), _predict_signature(_f8)])
-def _predict(features, codes, offset, first, count, theta, theta_numeric, raw):
-    """``raw[:count]`` = the raw predictions of the rows from ``first`` on."""
-    n_numeric, n_categorical = features.shape[1], codes.shape[1]
-    intercept = theta[theta.shape[0] - 1]
-    for i in range(count):
-        dot = theta_numeric.dtype.type(0.0)
-        for j in range(n_numeric):
-            dot += features[first + i, j] * theta_numeric[j]
-        raw[i] = intercept + dot
-    for i in range(count if n_categorical > 0 else 0):
-        for c in range(n_categorical):
-            j = codes[first + i, c]
-            if j >= 0:
-                raw[i] += theta[j]
-    if offset.shape[0] > 0:
-        for i in range(count):
-            raw[i] += offset[first + i]
+# The coordinates that a mini-batch touches
+
+
+def most_touched(n_dof: int, n_numeric: int, n_categorical: int, rows: int) -> int:
+    """Length of the list of the coordinates that so many rows touch; one more is written than is read."""
+    return min(n_dof, n_numeric + n_categorical * rows + 1) + 1
+
+
+@compiled(_i8(_i4[:, ::1], _i8, _i8, _i8, _f8[:, ::1], _i4[::1], _i4[::1], _i8, _i4[:, ::1], _i8[::1]))
+def _meet_levels(codes, start, stop, n_numeric, coordinates, touched, place, nowhere, levels, column_starts):
+    """List the levels that occur in the rows ``start … stop - 1``, column by column, each once.
+
+    Written: ``touched``, from ``n_numeric`` on; ``place``, where in it each coordinate stands; ``levels``
+    (n_categorical, n_rows), that place of each row's levels, ``nowhere`` for the code -1; and ``column_starts``, where
+    in ``touched`` the levels of each column begin. Returns the end of the list.
+
+    ``place`` is never cleared: an entry counts only if the list says the same. Whether a level is new is a toss-up to
+    the processor, so nothing branches on it.
+    """
+    n_here, row_bytes, address = n_numeric, 8 * coordinates.shape[1], coordinates.ctypes.data
+    for c in range(codes.shape[1]):
+        column_starts[c] = n_here
+        for i in range(start, stop):
+            j = np.int64(codes[i, c])
+            if j < 0:
+                levels[c, i - start] = nowhere
+                continue
+            at = np.int64(place[j])
+            known = (at < n_here) & (touched[at] == j)
+            at = at if known else n_here
+            touched[n_here] = j
+            n_here += np.int64(0) if known else np.int64(1)
+            place[j] = at
+            levels[c, i - start] = at
+            prefetch(address + j * row_bytes)
+            prefetch(address + j * row_bytes + row_bytes - 8)
+    column_starts[codes.shape[1]] = n_here
+    return n_here
+
+
+@compiled(types.void(_f8[:, ::1], _i4[::1], _i8, _i8, _f8[:, ::1]))
+def _gather(coordinates, touched, first, end, here):
+    theta, average, clock, rate = here[THETA], here[AVERAGE], here[CLOCK], here[RATE]
+    for k in range(first, end):
+        row = coordinates[touched[k]]
+        theta[k], average[k], clock[k], rate[k] = row[THETA], row[AVERAGE], row[CLOCK], row[RATE]
+    for column in range(SLOTS, coordinates.shape[1]):
+        slot = here[column]
+        for k in range(first, end):
+            slot[k] = coordinates[touched[k], column]
+
+
+@compiled(types.boolean(_f8[:, ::1], _i4[::1], _i8, _i8, _f8[:, ::1]))
+def _put_back(coordinates, touched, first, end, here):
+    """The inverse of :func:`_gather`; returns whether every theta is finite."""
+    theta, average, clock, rate, finite = here[THETA], here[AVERAGE], here[CLOCK], here[RATE], True
+    for k in range(first, end):
+        row = coordinates[touched[k]]
+        row[THETA], row[AVERAGE], row[CLOCK], row[RATE] = theta[k], average[k], clock[k], rate[k]
+        finite &= np.isfinite(theta[k])
+    for column in range(SLOTS, coordinates.shape[1]):
+        slot = here[column]
+        for k in range(first, end):
+            coordinates[touched[k], column] = slot[k]
+    return finite
+
+
+# Predict
+
+
+def _dot_signature(feature):
+    return types.void(feature[:, ::1], _i8, _i8, feature[::1], _f8, _f8[::1])
+
+
+@compiled([_dot_signature(types.float32), _dot_signature(_f8)])
+def _predict(features, first, count, theta_numeric, intercept, raw):
+    """``raw[:count]`` = intercept and numeric part of the rows from ``first`` on; four rows at a time."""
+    zero = theta_numeric.dtype.type(0.0)
+    by_four = count - count % 4
+    for i in range(0, by_four, 4):
+        row = first + i
+        a, b, c, d = zero, zero, zero, zero
+        for j in range(features.shape[1]):
+            a += features[row, j] * theta_numeric[j]
+            b += features[row + 1, j] * theta_numeric[j]
+            c += features[row + 2, j] * theta_numeric[j]
+            d += features[row + 3, j] * theta_numeric[j]
+        raw[i], raw[i + 1], raw[i + 2], raw[i + 3] = intercept + a, intercept + b, intercept + c, intercept + d
+    for i in range(by_four, count):
+        a = zero
+        for j in range(features.shape[1]):
+            a += features[first + i, j] * theta_numeric[j]
+        raw[i] = intercept + a
+
+
+@compiled(types.void(_i4[:, ::1], _i8, _f8[::1], _f8[::1]))
+def _predict_levels(levels, first, theta, raw):
+    for c in range(levels.shape[0]):
+        for i in range(raw.shape[0]):
+            raw[i] += theta[levels[c, first + i]]
+
+
+# Gradient
 
 
 def _gradient_signature(feature):
@@ -125,19 +215,69 @@ def _gradient_of_tile(features, first, count, residual, gradient):
             gradient[j] += a * features[first + i, j]
 
 
+@compiled(types.void(_i4[:, ::1], _i8, _f8[::1], _f8[::1]))
+def _add_gradient_of_levels(levels, first, residual, gradient):
+    for c in range(levels.shape[0]):
+        for i in range(residual.shape[0]):
+            gradient[levels[c, first + i]] += residual[i]
+
+
+# Update
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8, _f8, _f8))
+def _penalise(theta, clock, rate, step, l1, l2):
+    """The penalty's step, also of the steps missed, for coordinates that are pulled towards 0."""
+    for k in range(theta.shape[0]):
+        theta[k] = shrink(theta[k], rate[k] * (step - clock[k]), l1, l2)
+
+
+@compiled(types.void(_f8, _f8[::1], _f8[::1], _f8[::1], _f8, _f8))
+def _penalise_towards(centre, theta, clock, rate, step, l2):
+    for k in range(theta.shape[0]):
+        theta[k] = centre + (theta[k] - centre) / (1.0 + rate[k] * (step - clock[k]) * l2)
+
+
+@compiled(
+    types.void(_f8[:, ::1], _f8[:, ::1], _i4[::1], _i4[::1], _i8[::1], _f8[::1], _i8[:, ::1], _f8[::1], _f8, _f8, _f8)
+)
+def _penalise_levels(
+    coordinates, here, touched, place, column_starts, sums_before, level_ranges, level_sums, step, l1, l2
+):  # fmt: skip
+    """The penalty's step of the levels of each column: towards 0, or towards the base level and that towards them.
+
+    ``coordinates`` still has what was before the update, ``sums_before`` the sums of the theta of the levels that are
+    here; ``level_sums`` is brought up to date.
+    """
+    theta, clock, rate = here[THETA], here[CLOCK], here[RATE]
+    for c in range(level_ranges.shape[0]):
+        first, end, base = column_starts[c], column_starts[c + 1], level_ranges[c, 0]
+        if base < 0:
+            _penalise(theta[first:end], clock[first:end], rate[first:end], step, l1, l2)
+            continue
+        at = np.int64(place[base])
+        is_here = first <= at < end and touched[at] == base
+        centre = theta[at] if is_here else coordinates[base, THETA]
+        _penalise_towards(centre, theta[first:end], clock[first:end], rate[first:end], step, l2)
+        level_sums[c] += theta[first:end].sum() - sums_before[c] - (centre - coordinates[base, THETA])
+        if is_here:
+            n_others = level_ranges[c, 1] - base - 1
+            theta[at] = base_penalised(centre, rate[at] * (step - clock[at]), l2, level_sums[c], n_others)
+
+
 def _minibatch_signature(feature):
-    return types.void(
+    return types.boolean(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[::1], _f8[::1], _f8[:, ::1], _i8[::1], _i8[:, ::1], _f8[:, ::1],
-        _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], POINTWISE_FUNCTION, POINTWISE_FUNCTION, UPDATE_FUNCTION,
+        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[:, ::1], _f8[::1], _f8[::1], _i4[::1], _i4[::1],
+        ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, theta, average, slots, clock, level_ranges, rotation, settings, rate, losses,
-    gradient, touched_at, loss_value, loss_derivative, update,
+    averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched,
+    losses_of_rows, residuals_of_rows, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
 
@@ -154,48 +294,60 @@ def train_minibatches(
         Steps taken so far; the first mini-batch is step ``steps_before + 1``.
     mean_weight : float
         Mean weight of a training row, by which gradients are divided.
-    theta, average : float64, (n_dof,)
-        Changed in place, as are ``slots`` (n_slots, n_dof) and ``clock`` (int64, n_dof).
+    coordinates : float64, (n_dof, SLOTS + n_slots)
+        Theta, its average and so on, see ``THETA``; changed in place. RATE is the rate of a coordinate when it was last
+        touched, by which it owes the penalty of missed steps.
     level_ranges : int64, (n_categorical, 2)
         First row and end of each categorical column whose base level has a row, -1 of others; l1 must then be 0.
+    level_sums : float64, (n_categorical,)
+        See ``sum_levels``; changed in place.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Rows are the numeric coordinates of theta in terms of the features; l1 must then be 0.
-    rate : float64, (n_dof,)
-        Written: the rate of each coordinate when it was last touched, by which it owes the penalty of missed steps.
     losses : float64, (3,)
         Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
-    gradient, touched_at : float64 and int64, (n_dof,)
-        Memory to work with, that is used again for the next block: zeros, and numbers of no step to come.
+    place, touched : int32, (n_dof,) and (most_touched(n_dof, n_numeric, n_categorical, rows of a mini-batch),)
+        Memory to work with, zeros at first, that is used again for the next block.
+
+    Returns
+    -------
+    bool
+        Whether every theta that was put back is finite.
     """
-    n_numeric = features.shape[1]
-    n_categorical = codes.shape[1]
-    intercept = theta.shape[0] - 1
-    largest_batch = 0
+    n_numeric, n_categorical, n_dof = features.shape[1], codes.shape[1], coordinates.shape[0]
+    intercept, largest_batch = n_dof - 1, 0
     for batch in range(bounds.shape[0] - 1):
         largest_batch = max(largest_batch, bounds[batch + 1] - bounds[batch])
+    most_here = touched.shape[0] - 1
+    # One more for the code -1: its theta is 0, its gradient is not used.
+    here, gradient = np.zeros((coordinates.shape[1], most_here + 1)), np.zeros(most_here + 1)
+    theta, average, clock, rate, slots = here[THETA], here[AVERAGE], here[CLOCK], here[RATE], here[SLOTS:]
+    column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
+    levels = np.empty((n_categorical, largest_batch), np.int32)
+    touched[:n_numeric] = np.arange(n_numeric)
+    # Every mini-batch touches the numeric coordinates: they stay here.
+    _gather(coordinates, touched, 0, n_numeric, here)
+
     coefficients, theta_numeric = np.empty(n_numeric), np.empty(n_numeric, features.dtype)
-    tile_gradient = np.empty(n_numeric, features.dtype)
-    gradient_numeric = np.empty(n_numeric)
-    raw, residual = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
-    touched = np.empty(min(theta.shape[0], n_numeric + 1 + n_categorical * largest_batch), np.int64)
-    column_of = np.empty(touched.shape[0], np.int64)
-    for j in range(n_numeric):
-        touched[j] = j
-    touched[n_numeric] = intercept
-    weighted = weight.shape[0] > 0
+    tile_gradient, gradient_numeric = np.empty(n_numeric, features.dtype), np.empty(n_numeric)
+    raw_of_tile, residual_of_tile = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
+    watched = np.empty((3, TILE_ROWS // LOSS_EVERY_ROWS + 1))
+    weighted, rotated, finite = weight.shape[0] > 0, rotation.shape[0] > 0, True
     loss_phase = steps_before % LOSS_EVERY_ROWS
-    level_sum = np.zeros(n_categorical)
-    _sum_levels(theta, level_ranges, level_sum)
-    rotated = rotation.shape[0] > 0
     l2_numeric = np.full(n_numeric, l2)
     if rotated:
         for k in range(n_numeric):
             l2_numeric[k] = l2 * (rotation[k] * rotation[k]).sum()
 
     for batch in range(bounds.shape[0] - 1):
-        step = steps_before + batch + 1
-        start, stop = bounds[batch], bounds[batch + 1]
-        n_touched = n_numeric + 1
+        step, start, stop = steps_before + batch + 1, bounds[batch], bounds[batch + 1]
+        end_of_levels = _meet_levels(
+            codes, start, stop, n_numeric, coordinates, touched, place, most_here, levels, column_starts
+        )
+        touched[end_of_levels] = intercept
+        n_here = end_of_levels + 1
+        _gather(coordinates, touched, n_numeric, n_here, here)
+        gradient[n_numeric:n_here] = 0.0
+
         coefficients[:] = theta[:n_numeric]
         if rotated:
             coefficients[:] = 0.0
@@ -206,19 +358,28 @@ def train_minibatches(
         for j in range(n_numeric):
             theta_numeric[j] = coefficients[j]
             gradient_numeric[j] = 0.0
-        gradient_intercept = 0.0
 
         for first in range(start, stop, TILE_ROWS):
             count = min(TILE_ROWS, stop - first)
-            _predict(features, codes, offset, first, count, theta, theta_numeric, raw)
+            raw, residual = raw_of_tile[:count], residual_of_tile[:count]
+            # Predict.
+            _predict(features, first, count, theta_numeric, theta[end_of_levels], raw)
+            _predict_levels(levels, first - start, theta, raw)
+            for i in range(count if offset.shape[0] > 0 else 0):
+                raw[i] += offset[first + i]
             # Compare.
-            for i in range(count):
-                row_weight = weight[first + i] if weighted else 1.0
-                residual[i] = row_weight * loss_derivative(target[first + i], raw[i])
-                gradient_intercept += residual[i]
+            residuals_of_rows(target[first : first + count], raw, residual)
+            for i in range(count if weighted else 0):
+                residual[i] *= weight[first + i]
+            n_watched = 0
             for i in range((loss_phase - first) % LOSS_EVERY_ROWS, count, LOSS_EVERY_ROWS):
+                watched[0, n_watched], watched[1, n_watched] = target[first + i], raw[i]
+                n_watched += 1
+            losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], watched[2, :n_watched])
+            for n in range(n_watched):
+                i = (loss_phase - first) % LOSS_EVERY_ROWS + n * LOSS_EVERY_ROWS
                 row_weight = weight[first + i] if weighted else 1.0
-                row_loss = row_weight * loss_value(target[first + i], raw[i])
+                row_loss = row_weight * watched[2, n]
                 losses[0] += row_loss
                 losses[1] += row_weight
                 losses[2] += row_loss * row_loss
@@ -226,16 +387,8 @@ def train_minibatches(
             _gradient_of_tile(features, first, count, residual, tile_gradient)
             for j in range(n_numeric):
                 gradient_numeric[j] += tile_gradient[j]
-            for i in range(count):
-                for c in range(n_categorical):
-                    j = codes[first + i, c]
-                    if j >= 0:
-                        if touched_at[j] != step:
-                            touched_at[j] = step
-                            touched[n_touched] = j
-                            column_of[n_touched] = c
-                            n_touched += 1
-                        gradient[j] += residual[i]
+            _add_gradient_of_levels(levels, first - start, residual, gradient)
+            gradient[end_of_levels] += residual.sum()
 
         divisor = 1.0 / ((stop - start) * mean_weight)
         for j in range(n_numeric):
@@ -244,76 +397,62 @@ def train_minibatches(
                 slope = np.float64(0.0)
                 for i in range(n_numeric):
                     slope += rotation[j, i] * gradient_numeric[i]
-            gradient[j] = slope * divisor
-        for k in range(n_numeric + 1, n_touched):
-            gradient[touched[k]] *= divisor
-        gradient[intercept] = gradient_intercept * divisor
+            gradient[j] = slope
+        for k in range(n_here):
+            gradient[k] *= divisor
 
         # Update.
-        if averaging:
-            for k in range(n_touched):
-                j = touched[k]
-                if clock[j] < step - 1:
-                    average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
-        for k in range(n_numeric + 1, n_touched):
-            if touched[k] != level_ranges[column_of[k], 0]:
-                level_sum[column_of[k]] -= theta[touched[k]]
-        update(theta, gradient, touched[:n_touched], slots, rate, settings, learning_rates[batch], step)
-        for k in range(n_numeric + 1, n_touched):
-            if touched[k] != level_ranges[column_of[k], 0]:
-                level_sum[column_of[k]] += theta[touched[k]]
+        if averaging and step > 1:
+            levels_here = slice(n_numeric, n_here)
+            _bring_average_up(theta[levels_here], average[levels_here], clock[levels_here], step - 1.0)
+        for c in range(n_categorical):
+            sums_before[c] = theta[column_starts[c] : column_starts[c + 1]].sum()
+        update(theta[:n_here], gradient[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
         for j in range(n_numeric):
             theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2_numeric[j])
-        for k in range(n_numeric + 1, n_touched):
-            j, c = touched[k], column_of[k]
-            base, n_levels, before = level_ranges[c, 0], level_ranges[c, 1] - level_ranges[c, 0], theta[j]
-            theta[j] = penalised(theta, j, rate[j] * (step - clock[j]), l1, l2, base, level_sum[c], n_levels)
-            if j != base:
-                level_sum[c] += theta[j] - before
-        for k in range(n_touched):
-            j = touched[k]
-            if averaging:
-                average[j] += 4.0 / (step + 3.0) * (theta[j] - average[j])
-            clock[j] = step
-            gradient[j] = 0.0
+        _penalise_levels(
+            coordinates, here, touched, place, column_starts, sums_before, level_ranges, level_sums, step, l1, l2
+        )
+        if averaging:
+            share = 4.0 / (step + 3.0)
+            for k in range(n_here):
+                average[k] += share * (theta[k] - average[k])
+        clock[:n_here] = step
+        finite &= _put_back(coordinates, touched, n_numeric, n_here, here)
+    return finite & _put_back(coordinates, touched, 0, n_numeric, here)
 
 
 def _rows_signature(feature):
-    return types.void(
+    return types.boolean(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[::1], _f8[::1], _i8[::1], _i8[:, ::1], _f8[::1], _f8[::1],
-        POINTWISE_FUNCTION, POINTWISE_FUNCTION,
+        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], POINTWISE_FUNCTION, POINTWISE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(
     features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, theta, average, clock, level_ranges, rate, losses, loss_value, loss_derivative,
+    averaging, coordinates, level_ranges, level_sums, losses, loss_value, loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
     The arguments are those of ``train_minibatches``, with one learning rate a row.
     """
-    n_numeric = features.shape[1]
-    n_categorical = codes.shape[1]
-    intercept = theta.shape[0] - 1
-    weighted = weight.shape[0] > 0
-    shifted = offset.shape[0] > 0
+    n_numeric, n_categorical = features.shape[1], codes.shape[1]
+    weighted, shifted, finite = weight.shape[0] > 0, offset.shape[0] > 0, True
     loss_phase = steps_before % LOSS_EVERY_ROWS
-    level_sum = np.zeros(n_categorical)
-    _sum_levels(theta, level_ranges, level_sum)
+    theta, average = coordinates[:n_numeric, THETA].copy(), coordinates[:n_numeric, AVERAGE].copy()
+    intercept = coordinates[coordinates.shape[0] - 1]
     for i in range(features.shape[0]):
         step = steps_before + i + 1
         alpha = learning_rates[i]
         # Predict.
-        raw = theta[intercept]
+        raw = intercept[THETA]
         for j in range(n_numeric):
             raw += features[i, j] * theta[j]
         for c in range(n_categorical):
-            j = codes[i, c]
-            if j >= 0:
-                raw += theta[j]
+            if codes[i, c] >= 0:
+                raw += coordinates[codes[i, c], THETA]
         if shifted:
             raw += offset[i]
         # Compare.
@@ -339,39 +478,50 @@ def train_rows(
             for j in range(n_numeric if averaging else 0):
                 average[j] += share * (theta[j] - average[j])
         for c in range(n_categorical):
-            j = codes[i, c]
-            if j >= 0:
-                if averaging and clock[j] < step - 1:
-                    average[j] = average_decay(np.float64(clock[j]), np.float64(step - 1), average[j], theta[j])
-                base, n_levels, before = level_ranges[c, 0], level_ranges[c, 1] - level_ranges[c, 0], theta[j]
-                theta[j] -= alpha * residual
-                theta[j] = penalised(theta, j, alpha * (step - clock[j]), l1, l2, base, level_sum[c], n_levels)
-                if j != base:
-                    level_sum[c] += theta[j] - before
+            if codes[i, c] >= 0:
+                level, base = coordinates[codes[i, c]], level_ranges[c, 0]
+                before, owed = level[THETA], alpha * (step - level[CLOCK])
+                if averaging and level[CLOCK] < step - 1:
+                    level[AVERAGE] = average_decay(level[CLOCK], step - 1.0, level[AVERAGE], before)
+                moved = before - alpha * residual
+                if base < 0:
+                    level[THETA] = shrink(moved, owed, l1, l2)
+                elif codes[i, c] == base:
+                    n_others = level_ranges[c, 1] - base - 1
+                    level[THETA] = base_penalised(moved, owed, l2, level_sums[c], n_others)
+                else:
+                    centre = coordinates[base, THETA]
+                    level[THETA] = centre + shrink(moved - centre, owed, l1, l2)
+                    level_sums[c] += level[THETA] - before
                 if averaging:
-                    average[j] += share * (theta[j] - average[j])
-                clock[j] = step
-                rate[j] = alpha
-        theta[intercept] -= alpha * residual
+                    level[AVERAGE] += share * (level[THETA] - level[AVERAGE])
+                level[CLOCK], level[RATE] = step, alpha
+                finite &= np.isfinite(level[THETA])
+        intercept[THETA] -= alpha * residual
         if averaging:
-            average[intercept] += share * (theta[intercept] - average[intercept])
+            intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])
     last = steps_before + features.shape[0]
     for j in range(n_numeric):
-        clock[j] = last
-    clock[intercept] = last
+        coordinates[j, THETA], coordinates[j, AVERAGE], coordinates[j, CLOCK] = theta[j], average[j], last
+        finite &= np.isfinite(theta[j])
+    intercept[CLOCK] = last
+    return finite & np.isfinite(intercept[THETA])
 
 
-@compiled(types.void(_f8[::1], _f8[::1], _i8[::1], _i8, _f8[::1]))
-def averaged_theta(theta, average, clock, step, out):
+@compiled(types.void(_f8[:, ::1], _i8, _f8[::1]))
+def averaged_theta(coordinates, step, out):
     """The average brought up to ``step`` for every coordinate, written to ``out``."""
-    for j in range(theta.shape[0]):
-        out[j] = average[j]
-        if clock[j] < step:
-            out[j] = average_decay(np.float64(clock[j]), np.float64(step), average[j], theta[j])
+    for j in range(coordinates.shape[0]):
+        out[j] = coordinates[j, AVERAGE]
+        if coordinates[j, CLOCK] < step:
+            out[j] = average_decay(coordinates[j, CLOCK], np.float64(step), out[j], coordinates[j, THETA])
 
 
-@compiled(types.void(_f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8))
-def pay_penalty(theta, clock, rate, step, l1, l2):
-    """Shrink every coordinate but the intercept by the penalty of the steps since it was last touched."""
-    for j in range(theta.shape[0] - 1):
-        theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2)
+@compiled(types.void(_f8[:, ::1], _i8, _f8, _f8, _f8[::1]))
+def pay_penalty(coordinates, step, l1, l2, out):
+    """Theta written to ``out``, every coordinate but the intercept shrunk by the penalty since it was last touched."""
+    last = coordinates.shape[0] - 1
+    for j in range(last):
+        owed = coordinates[j, RATE] * (step - coordinates[j, CLOCK])
+        out[j] = shrink(coordinates[j, THETA], owed, l1, l2)
+    out[last] = coordinates[last, THETA]

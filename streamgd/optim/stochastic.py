@@ -41,7 +41,7 @@ class Smoothness:
 
 
 class StochasticOptimizer(ABC):
-    """One update rule; ``update(theta, gradient, touched, slots, rate, settings, learning_rate, step)``."""
+    """One update rule; ``update(theta, gradient, slots, rate, settings, learning_rate, step)``."""
 
     name: ClassVar[str]
     slots: ClassVar[tuple[SlotKind, ...]] = ()
@@ -70,9 +70,8 @@ class Plain(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
-        for k in range(touched.shape[0]):
-            j = touched[k]
+    def update(theta, gradient, slots, rate, settings, learning_rate, step):
+        for j in range(theta.shape[0]):
             rate[j] = learning_rate
             theta[j] -= learning_rate * gradient[j]
 
@@ -92,10 +91,9 @@ class Momentum(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
+    def update(theta, gradient, slots, rate, settings, learning_rate, step):
         keep = settings[0]
-        for k in range(touched.shape[0]):
-            j = touched[k]
+        for j in range(theta.shape[0]):
             rate[j] = learning_rate
             slots[0, j] = keep * slots[0, j] - (1.0 - keep) * learning_rate * gradient[j]
             theta[j] += slots[0, j]
@@ -124,10 +122,9 @@ class AdaGrad(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
+    def update(theta, gradient, slots, rate, settings, learning_rate, step):
         gradient_intercept = gradient[theta.shape[0] - 1]
-        for k in range(touched.shape[0]):
-            j = touched[k]
+        for j in range(theta.shape[0]):
             slots[0, j] += gradient[j] * gradient[j]
             slots[1, j] += gradient[j] * gradient_intercept
             rate[j] = learning_rate / (math.sqrt(slots[0, j]) + 1e-12)
@@ -149,12 +146,11 @@ class RMSProp(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
+    def update(theta, gradient, slots, rate, settings, learning_rate, step):
         keep = settings[0]
         unbias = 1.0 - keep**step
         gradient_intercept = gradient[theta.shape[0] - 1]
-        for k in range(touched.shape[0]):
-            j = touched[k]
+        for j in range(theta.shape[0]):
             slots[0, j] = keep * slots[0, j] + (1.0 - keep) * gradient[j] * gradient[j]
             slots[1, j] = keep * slots[1, j] + (1.0 - keep) * gradient[j] * gradient_intercept
             rate[j] = learning_rate / (math.sqrt(slots[0, j] / unbias) + 1e-12)
@@ -176,13 +172,12 @@ class Adam(StochasticOptimizer):
 
     @staticmethod
     @update_rule
-    def update(theta, gradient, touched, slots, rate, settings, learning_rate, step):
+    def update(theta, gradient, slots, rate, settings, learning_rate, step):
         keep_mean, keep_square = settings[0], settings[1]
         unbias_mean = 1.0 - keep_mean**step
         unbias_square = 1.0 - keep_square**step
         gradient_intercept = gradient[theta.shape[0] - 1]
-        for k in range(touched.shape[0]):
-            j = touched[k]
+        for j in range(theta.shape[0]):
             slots[0, j] = keep_mean * slots[0, j] + (1.0 - keep_mean) * gradient[j]
             slots[1, j] = keep_square * slots[1, j] + (1.0 - keep_square) * gradient[j] * gradient[j]
             slots[2, j] = keep_square * slots[2, j] + (1.0 - keep_square) * gradient[j] * gradient_intercept

@@ -72,6 +72,7 @@ def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
     # The coefficients are R' phi, and R is not orthonormal.
     carried[:n] = np.linalg.solve(state.rotation.T, carried[:n])
     state.theta[:], state.average[:], state.clock[:] = carried, carried, old.steps
+    state.sum_levels()
     state.learning_rate = min(state.learning_rate, old.learning_rate)
     for name in ("asked_epochs", "epoch", "steps", "rows_seen", "rollbacks", "epoch_losses", "history_bytes"):
         setattr(state, name, getattr(old, name))

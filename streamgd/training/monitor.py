@@ -44,11 +44,13 @@ def constant_loss(loss: Loss, block: Block, constant: float, steps_before: int) 
     return float(weight @ loss.loss(target, raw))
 
 
-def bad_block(theta: np.ndarray, losses: np.ndarray, constant: float, steps: int, factor: float) -> str:
+def bad_block(finite: bool, losses: np.ndarray, constant: float, steps: int, factor: float) -> str:
     """What is wrong after a block, or an empty text.
 
     Parameters
     ----------
+    finite : bool
+        Whether theta is.
     losses : float64, (3,)
         Weighted progressive loss, its weight, and the sum of the squared terms of the loss.
     constant : float
@@ -57,7 +59,7 @@ def bad_block(theta: np.ndarray, losses: np.ndarray, constant: float, steps: int
         How many times ``constant`` the loss may be.
     """
     loss, weight, squares = losses.tolist()
-    if not np.isfinite(loss) or not np.isfinite(theta).all():
+    if not finite or not np.isfinite(loss):
         return "the loss is not finite"
     factor = factor if steps >= FIRST_STEPS else FIRST_STEPS_FACTOR
     if loss > factor * constant + BAD_BLOCK_ERRORS * math.sqrt(min(squares, constant * constant)):

@@ -66,7 +66,9 @@ class StochasticTrainer:
         """Train until the last epoch or until something stops it; ``state.stopped_by`` says what."""
         self._unit = state.encoding.target_scale**2
         self._level_ranges = state.encoding.level_ranges()
-        self._gradient, self._touched_at = np.zeros(len(state.theta)), np.full(len(state.theta), -1)
+        encoding, rows = state.encoding, self._batch_size
+        most = kernels.most_touched(encoding.n_dof, encoding.n_numeric, len(encoding.categorical), rows)
+        self._place, self._touched = np.zeros(encoding.n_dof, np.int32), np.zeros(most, np.int32)
         if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
             return
         state.stopped_by, state.asked_epochs = None, self._task.epochs
@@ -130,12 +132,12 @@ class StochasticTrainer:
             return ""
         steps_before, losses = state.steps, np.zeros(3)
         with self._context.stopwatch.timed("compute"), np.errstate(all="ignore"):
-            self._train_block(state, block, losses)
+            finite = self._train_block(state, block, losses)
             constant = monitor.constant_loss(self._objective.loss, block, state.best_constant, steps_before)
         factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
         if state.rollbacks >= monitor.MAX_ROLLBACKS:
             factor = monitor.BAD_WINDOW_FACTOR
-        trouble = monitor.bad_block(state.theta, losses, constant, state.steps - steps_before, factor)
+        trouble = monitor.bad_block(finite, losses, constant, state.steps - steps_before, factor)
         if not trouble:
             self._context.log_rows(block.row_numbers, state.rows_seen)
             state.rows_seen += block.rows
@@ -163,30 +165,30 @@ class StochasticTrainer:
                 f" Leave such rows out with --where, or take --shuffle full --restart."
             )
 
-    def _train_block(self, state: TrainState, block: Block, losses: np.ndarray) -> None:
-        """Predict, compare, gradient, update: see ``kernels.stochastic``."""
+    def _train_block(self, state: TrainState, block: Block, losses: np.ndarray) -> bool:
+        """Predict, compare, gradient, update: see ``kernels.stochastic``. Returns whether theta is finite."""
         task, loss, penalty = self._task, self._objective.loss, self._objective.penalty
         n_steps = -(-block.rows // self._batch_size)
         total_steps = task.epochs * -(-self._train_rows // self._batch_size)
         rates = learning_rates(task.schedule, state.learning_rate, state.steps + 1, n_steps, total_steps)
         if self._batch_size == 1 and task.optimizer == "plain":
-            kernels.train_rows(
+            finite = kernels.train_rows(
                 block.features, block.codes, block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.theta[:, 0], state.average[:, 0], state.clock, self._level_ranges, state.rate, losses,
+                state.coordinates, self._level_ranges, state.level_sums, losses,
                 loss.pointwise_loss, loss.pointwise_gradient,
             )  # fmt: skip
         else:
             # Cut into mini-batches of nearly equal size.
             bounds = np.linspace(0, block.rows, n_steps + 1).round().astype(np.int64)
-            kernels.train_minibatches(
+            finite = kernels.train_minibatches(
                 block.features, block.codes, block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.theta[:, 0], state.average[:, 0], state.slots, state.clock,
-                self._level_ranges, state.rotation, self._settings, state.rate, losses,
-                self._gradient, self._touched_at, loss.pointwise_loss, loss.pointwise_gradient, self._optimizer.update,
+                state.coordinates, self._level_ranges, state.level_sums, state.rotation, self._settings, losses,
+                self._place, self._touched, loss.losses_of_rows, loss.residuals_of_rows, self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps
+        return bool(finite)
 
     def _go_back(self, state: TrainState, trouble: str, whole_epoch: bool) -> None:
         """Return to a good snapshot with half the step, and say why."""
@@ -201,7 +203,6 @@ class StochasticTrainer:
             )
         where = f"epoch {state.epoch + 1}, step {state.steps:,}"
         state.go_back(whole_epoch)
-        self._touched_at[:] = -1  # the steps are numbered anew
         self._context.event(
             state, "rollback",
             f"{where}: {trouble}: {cause}. Back to step {state.steps:,}, the learning rate is now"

@@ -28,14 +28,10 @@ class TrainState:
         The consumer's cursor: epochs done, and blocks or windows of this one that were trained on.
     steps, rows_seen : int
         Updates and rows since the start.
-    theta, average : float64, (n_dof, 1)
-        In the coordinates of the loop: see ``rotation`` and ``Encoding.with_base_rows``.
-    slots : float64, (n_slots, n_dof)
-        Of the optimizer.
-    clock : int64, (n_dof,)
-        Step at which each coordinate was last touched.
-    rate : float64, (n_dof,)
-        Its rate then.
+    coordinates : float64, (n_dof, 4 + n_slots)
+        A row for each coordinate of theta, see ``kernels.stochastic``; ``theta`` and so on are views of its columns.
+    level_sums : float64, (n_categorical,)
+        See ``kernels.stochastic.sum_levels``; kept, since summing anew would not give the same bits.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Coordinates of the loop, see ``kernels.stochastic``; empty: the coefficients themselves.
     learning_rate : float
@@ -56,11 +52,8 @@ class TrainState:
     """
 
     encoding: Encoding
-    theta: np.ndarray
-    average: np.ndarray
-    slots: np.ndarray
-    clock: np.ndarray
-    rate: np.ndarray
+    coordinates: np.ndarray
+    level_sums: np.ndarray
     rotation: np.ndarray
     learning_rate: float
     best_constant: float
@@ -84,17 +77,46 @@ class TrainState:
 
     @classmethod
     def start(cls, encoding: Encoding, theta: np.ndarray, slots: np.ndarray, **values: Any) -> Self:
-        """The state before the first step."""
-        return cls(encoding, theta, theta.copy(), slots, np.zeros(len(theta), np.int64), np.zeros(len(theta)), **values)
+        """The state before the first step, at ``theta`` (n_dof, 1) with the optimizer's ``slots`` (n_slots, n_dof)."""
+        coordinates = np.zeros((len(theta), kernels.SLOTS + len(slots)))
+        coordinates[:, kernels.THETA] = coordinates[:, kernels.AVERAGE] = theta[:, 0]
+        coordinates[:, kernels.SLOTS :] = slots.T
+        state = cls(encoding, coordinates, np.zeros(len(encoding.categorical)), **values)
+        state.sum_levels()
+        return state
+
+    @property
+    def theta(self) -> np.ndarray:
+        """In the coordinates of the loop, float64, ``(n_dof, 1)``: see ``rotation`` and ``Encoding.with_base_rows``."""
+        return self.coordinates[:, kernels.THETA : kernels.THETA + 1]
+
+    @property
+    def average(self) -> np.ndarray:
+        """Of theta, as it was when each coordinate was last touched; ``(n_dof, 1)``."""
+        return self.coordinates[:, kernels.AVERAGE : kernels.AVERAGE + 1]
+
+    @property
+    def clock(self) -> np.ndarray:
+        """Step at which each coordinate was last touched, ``(n_dof,)``."""
+        return self.coordinates[:, kernels.CLOCK]
+
+    @property
+    def slots(self) -> np.ndarray:
+        """Of the optimizer, ``(n_slots, n_dof)``."""
+        return self.coordinates[:, kernels.SLOTS :].T
+
+    def sum_levels(self) -> None:
+        """Bring ``level_sums`` up to date with theta."""
+        kernels.sum_levels(self.coordinates, self.encoding.level_ranges(), self.level_sums)
 
     def result(self, averaging: bool, penalty: ElasticNet) -> np.ndarray:
         """The coefficients to predict with, of the averaged iterate up to now or of theta itself; ``(n_dof, 1)``."""
         out = self.theta.copy()
         if penalty.l1 > 0.0:
             # Levels that were not touched of late owe the penalty of these steps; only then are zeros exact.
-            kernels.pay_penalty(out[:, 0], self.clock, self.rate, self.steps, penalty.l1, penalty.l2)
+            kernels.pay_penalty(self.coordinates, self.steps, penalty.l1, penalty.l2, out[:, 0])
         if averaging and self.steps:
-            kernels.averaged_theta(self.theta[:, 0], self.average[:, 0], self.clock, self.steps, out[:, 0])
+            kernels.averaged_theta(self.coordinates, self.steps, out[:, 0])
         n = len(self.rotation)
         out[:n] = self.rotation.T @ out[:n]
         return out
@@ -192,12 +214,13 @@ class TrainState:
     def _check_shapes(self) -> None:
         """Raise ValueError or KeyError where an array, here or in a snapshot, does not suit the encoding."""
         n_dof, n = self.encoding.n_dof, self.encoding.n_numeric if len(self.rotation) else 0
-        shapes = {"theta": (n_dof, 1), "average": (n_dof, 1), "clock": (n_dof,), "rate": (n_dof,), "sums": (4,)}
-        shapes |= {"slots": (len(self.slots), n_dof), "rotation": (n, n)}
+        n_columns = max(kernels.SLOTS, self.coordinates.shape[-1])
+        shapes = {"coordinates": (n_dof, n_columns), "level_sums": (len(self.encoding.categorical),), "sums": (4,)}
+        shapes |= {"rotation": (n, n)}
         snapshots = [each for each in (self.snapshot, self.epoch_snapshot) if each is not None]
         for name, shape in shapes.items():
             for found in [getattr(self, name), *(each[name] for each in snapshots if name in _SNAPSHOT)]:
-                if np.shape(found) != shape or found.dtype != (np.int64 if name == "clock" else np.float64):
+                if np.shape(found) != shape or found.dtype != np.float64:
                     raise ValueError(f"{name} has shape {np.shape(found)}, expected {shape}")
         if self.best is not None and np.shape(self.best["theta"]) != (n_dof, 1):
             raise ValueError(f"the best theta has shape {np.shape(self.best['theta'])}, expected {(n_dof, 1)}")
@@ -222,7 +245,7 @@ def check_types(state: Any) -> None:
             raise ValueError(f"{each.name} is of type {type(found).__name__}, expected {each.type}")
 
 
-_SNAPSHOT = ("theta", "average", "slots", "clock", "rate", "epoch", "position", "steps", "rows_seen", "sums")
+_SNAPSHOT = ("coordinates", "level_sums", "epoch", "position", "steps", "rows_seen", "sums")
 
 
 def _copied(value: Any) -> Any:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Descent, Rows, take_steps
 from scipy.optimize import minimize_scalar
@@ -43,22 +43,30 @@ class Compiled:
 
     def __init__(self, theta: np.ndarray, optimizer: str):
         self.optimizer = OPTIMIZERS[optimizer]
-        self.theta, self.average = theta.copy(), theta.copy()
-        self.slots, self.clock = self.optimizer.init(np.zeros(len(theta))), np.zeros(len(theta), np.int64)
+        slots = self.optimizer.init(np.zeros(len(theta)))
+        self.coordinates = np.zeros((len(theta), kernels.SLOTS + len(slots)))
+        self.theta, self.average = self.coordinates[:, kernels.THETA], self.coordinates[:, kernels.AVERAGE]
+        self.clock, self.slots = self.coordinates[:, kernels.CLOCK], self.coordinates[:, kernels.SLOTS :].T
+        self.theta[:], self.average[:], self.slots[:] = theta, theta, slots
         self.losses, self.step, self.rotation = np.zeros(3), 0, np.empty((0, 0))
-        self.rate = np.zeros(len(theta))
-        self.gradient, self.touched_at = np.zeros(len(theta)), np.full(len(theta), -1)
+        self.level_sums, self.finite = np.zeros(len(LEVELS)), True
+        self.place, self.touched = np.zeros(len(theta), np.int32), np.zeros(len(theta) + 1, np.int32)
+
+    def _level_ranges(self, pairs: list[tuple[int, int]]) -> np.ndarray:
+        level_ranges = np.array(pairs, np.int64).reshape(-1, 2)
+        if self.step == 0:
+            kernels.sum_levels(self.coordinates, level_ranges, self.level_sums)
+        return level_ranges
 
     def minibatches(
         self, rows: Rows, bounds: np.ndarray, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
-        kernels.train_minibatches(
+        self.finite = kernels.train_minibatches(
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset, bounds,
-            rates, self.step, mean_weight, l1, l2, averaging, self.theta, self.average, self.slots, self.clock,
-            np.array(level_ranges, np.int64).reshape(-1, 2), self.rotation,
-            np.array(self.optimizer.settings), self.rate, self.losses, self.gradient, self.touched_at,
-            LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient, self.optimizer.update,
+            rates, self.step, mean_weight, l1, l2, averaging, self.coordinates, self._level_ranges(level_ranges),
+            self.level_sums, self.rotation, np.array(self.optimizer.settings), self.losses, self.place, self.touched,
+            LOSSES[loss].losses_of_rows, LOSSES[loss].residuals_of_rows, self.optimizer.update,
         )  # fmt: skip
         self.step += len(rates)
 
@@ -66,17 +74,16 @@ class Compiled:
         self, rows: Rows, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
-        kernels.train_rows(
+        self.finite = kernels.train_rows(
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset,
-            rates, self.step, mean_weight, l1, l2, averaging, self.theta, self.average, self.clock,
-            np.array(level_ranges, np.int64).reshape(-1, 2), self.rate, self.losses,
-            LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient,
+            rates, self.step, mean_weight, l1, l2, averaging, self.coordinates, self._level_ranges(level_ranges),
+            self.level_sums, self.losses, LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient,
         )  # fmt: skip
         self.step += len(rates)
 
     def averaged(self) -> np.ndarray:
-        out = np.empty_like(self.theta)
-        kernels.averaged_theta(self.theta, self.average, self.clock, self.step, out)
+        out = np.empty(len(self.theta))
+        kernels.averaged_theta(self.coordinates, self.step, out)
         return out
 
 
@@ -85,6 +92,7 @@ def agree(compiled: Compiled, descent: Descent, rtol: float = 1e-10) -> None:
     np.testing.assert_allclose(compiled.theta, descent.theta, rtol=rtol, atol=atol)
     np.testing.assert_allclose(compiled.averaged(), descent.average, rtol=rtol, atol=atol)
     np.testing.assert_array_equal(compiled.clock, descent.last_touched)
+    assert compiled.finite
     expected = [descent.progressive_loss, descent.progressive_weight, descent.progressive_squares]
     np.testing.assert_allclose(compiled.losses, expected, rtol=rtol)
 
@@ -160,12 +168,12 @@ def test_two_blocks_give_the_bits_of_one(optimizer: str) -> None:
     halves = [Rows(*(a[s] for a in vars(rows).values())) for s in (slice(0, 48), slice(48, 96))]
     rates, bounds = np.full(12, 0.1), np.arange(0, 97, 8)
     whole, parts = Compiled(np.zeros(N_DOF), optimizer), Compiled(np.zeros(N_DOF), optimizer)
-    whole.minibatches(rows, bounds, rates, "logistic", 1.0, 0.0, 0.0, NO_BASE_ROWS)
+    whole.minibatches(rows, bounds, rates, "logistic", 1.0, 0.0, 0.1, BASE_ROWS)
     for half in halves:
-        parts.minibatches(half, bounds[:7], rates[:6], "logistic", 1.0, 0.0, 0.0, NO_BASE_ROWS)
+        parts.minibatches(half, bounds[:7], rates[:6], "logistic", 1.0, 0.0, 0.1, BASE_ROWS)
 
-    for name in ("theta", "average", "slots", "clock"):
-        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    np.testing.assert_array_equal(parts.coordinates, whole.coordinates)
+    np.testing.assert_array_equal(parts.level_sums, whole.level_sums)
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
@@ -245,28 +253,46 @@ def test_shrink_is_the_argmin_that_it_claims(theta: float, rate: float, l1: floa
     assert abs(found - best.x) <= 1e-4
 
 
-@given(
-    levels=st.lists(st.floats(-5, 5), min_size=2, max_size=6),
-    position=st.integers(0, 5),
-    rate=st.floats(1e-3, 5.0),
-    l2=st.floats(0.0, 3.0),
-)
+@given(levels=st.lists(st.floats(-5, 5), min_size=2, max_size=6), rate=st.floats(1e-3, 5.0), l2=st.floats(0.0, 3.0))
 def test_the_penalty_of_base_rows_is_the_argmin_over_the_differences(
-    levels: list[float], position: int, rate: float, l2: float
+    levels: list[float], rate: float, l2: float
 ) -> None:
-    """``l2 / 2`` times the squared differences to the base level, the first, as a function of one level."""
-    assume(position < len(levels))
-    theta = np.array([*levels, 9.0])
-    found = kernels.penalised(theta, position, rate, 0.0, l2, 0, sum(levels[1:]), len(levels))
+    """``l2 / 2`` times the squared differences to the base level, the first, as a function of that."""
+    found = kernels.base_penalised(levels[0], rate, l2, sum(levels[1:]), len(levels) - 1)
 
     def claimed(b: float) -> float:
-        moved = np.array(levels)
-        moved[position] = b
-        return (b - levels[position]) ** 2 / (2 * rate) + l2 / 2 * ((moved[1:] - moved[0]) ** 2).sum()
+        return (b - levels[0]) ** 2 / (2 * rate) + l2 / 2 * ((np.array(levels[1:]) - b) ** 2).sum()
 
     best = minimize_scalar(claimed, bounds=(-6.0, 6.0), method="bounded", options={"xatol": 1e-10})
     assert claimed(found) <= best.fun + 1e-11
     assert abs(found - best.x) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["minibatches", "rows"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [0, N_NUMERIC, N_DOF - 1])
+def test_a_theta_that_is_not_finite_is_told(kind: str, bad: float, where: int) -> None:
+    rows, theta = some_rows(16, 40, "logistic"), np.zeros(N_DOF)
+    theta[where] = bad
+    compiled = Compiled(theta, "plain")
+    if kind == "rows":
+        compiled.rows(rows, np.full(40, 0.05), "logistic", 1.0, 0.0, 0.0, BASE_ROWS)
+    else:
+        compiled.minibatches(rows, np.arange(0, 41, 4), np.full(10, 0.05), "logistic", 1.0, 0.0, 0.0, BASE_ROWS)
+
+    assert not compiled.finite
+
+
+def test_large_minibatches_and_levels_met_before_agree_with_the_textbook_loop() -> None:
+    """Several tiles a mini-batch, and places of levels that are left over from mini-batches of another size."""
+    rows = some_rows(17, 1200, "logistic")
+    compiled, descent = Compiled(np.zeros(N_DOF), "adagrad"), Descent.start(np.zeros(N_DOF))
+    for bounds in (np.array([0, 600, 1200]), np.array([0, 1, 2, 900, 1200]), np.arange(0, 1201, 3)):
+        rates = np.full(len(bounds) - 1, 0.1)
+        compiled.minibatches(rows, bounds, rates, "logistic", 1.3, 0.0, 0.05, BASE_ROWS)
+        take_steps(descent, rows, bounds, rates, "logistic", "adagrad", 1.3, 0.0, 0.05, BASE_ROWS)
+
+    agree(compiled, descent)
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))

@@ -69,10 +69,10 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
     bounds = np.linspace(0, n, steps + 1).round().astype(np.int64)
     kernels.train_minibatches(
         features(raw, state.encoding), codes, target, np.empty(0), np.empty(0), bounds, np.full(steps, 0.1),
-        state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots, state.clock, RANGES,
-        state.rotation, np.array(OPTIMIZERS[optimizer].settings), state.rate, np.zeros(3),
-        np.zeros(N_DOF), np.full(N_DOF, -1),
-        LOSSES["logistic"].pointwise_loss, LOSSES["logistic"].pointwise_gradient, OPTIMIZERS[optimizer].update,
+        state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
+        state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3),
+        np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
+        LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows, OPTIMIZERS[optimizer].update,
     )  # fmt: skip
     state.steps += steps
 
@@ -135,11 +135,10 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
         bounds = np.array([0, 4])
         kernels.train_minibatches(
             features(raw[rows], state.encoding), codes[rows], target[rows], np.empty(0), np.empty(0), bounds,
-            np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.theta[:, 0], state.average[:, 0], state.slots,
-            state.clock, RANGES, state.rotation, np.array(rule.settings), state.rate, np.zeros(3),
-        np.zeros(N_DOF), np.full(N_DOF, -1),
-            LOSSES["logistic"].pointwise_loss,
-            LOSSES["logistic"].pointwise_gradient, rule.update,
+            np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
+            state.rotation, np.array(rule.settings), np.zeros(3),
+            np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
+            LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows, rule.update,
         )  # fmt: skip
         state.steps += 1
     state.reexpress(encoding, rule)
@@ -255,6 +254,7 @@ def test_a_state_comes_back_from_what_is_written_down() -> None:
 @pytest.mark.parametrize(
     "values",
     [
+        {"coordinates": np.zeros((N_DOF, 3))}, {"coordinates": np.zeros((N_DOF - 1, 7))}, {"level_sums": np.zeros(2)},
         {"rotation": np.eye(2)}, {"rotation": np.eye(4)}, {"rotation": np.empty((0, 3))}, {"rotation": np.ones((3, 2))},
         {"best": {"epoch": 1, "loss": None, "theta": np.zeros((N_DOF - 1, 1))}}, {"best": {"epoch": 1, "loss": 0.5}},
     ],
