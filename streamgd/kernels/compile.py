@@ -8,6 +8,7 @@ would keep every loop with a division from being vectorised.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 from numba import njit, types
@@ -43,16 +44,42 @@ def compiled(signature: Any = None) -> Callable[[Function], Function]:
     return cast("Callable[[Function], Function]", njit(signature, **options) if signature else njit(**options))
 
 
-def pointwise(function: Function) -> Function:
+class Argument(types.WrapperAddressProtocol):
+    """A compiled function that loops take as an argument.
+
+    They would take the compiled function itself too, but its address would be looked up at each call of the loop.
+    """
+
+    def __init__(self, function: Any, signature: Any):
+        self._function = function
+        self._signature = signature
+        self._numba_type_ = types.FunctionType(signature)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    @cached_property
+    def _address(self) -> int:
+        result = self._function.get_compile_result(self._signature)
+        return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
+
+    def __wrapper_address__(self) -> int:
+        return self._address
+
+    def signature(self) -> Any:
+        return self._signature
+
+
+def pointwise(function: Any) -> Argument:
     """Compile ``f(y_true, raw_prediction) -> float`` so that the training loops can take it as an argument."""
-    return compiled(POINTWISE)(function)
+    return Argument(compiled(POINTWISE)(function), POINTWISE)
 
 
-def over_rows(function: Function) -> Function:
+def over_rows(function: Any) -> Argument:
     """Compile ``f(y_true, raw_prediction, out)``, which works on many rows at once, for the mini-batch loop."""
-    return compiled(ROWS)(function)
+    return Argument(compiled(ROWS)(function), ROWS)
 
 
-def update_rule(function: Function) -> Function:
+def update_rule(function: Any) -> Argument:
     """Compile an optimizer's update so that the training loops can take it as an argument."""
-    return compiled(UPDATE)(function)
+    return Argument(compiled(UPDATE)(function), UPDATE)

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from streamgd.kernels import sums
-from streamgd.kernels.compile import over_rows, pointwise
+from streamgd.kernels.compile import POINTWISE, compiled, over_rows, pointwise
 from streamgd.kernels.exponential import exp_of_negative, log1p_of_fraction
 
 
-@pointwise
+@compiled(POINTWISE)
 def _softplus(_: float, raw: float) -> float:
     """``log1p(exp(raw))`` without overflow: Mächler (2012), "Accurately Computing log(1 - exp(-|a|))", eq. 10."""
     if raw <= -37.0:
@@ -29,7 +29,7 @@ def _softplus(_: float, raw: float) -> float:
     return raw
 
 
-@pointwise
+@compiled(POINTWISE)
 def _expit(_: float, raw: float) -> float:
     """``1 / (1 + exp(-raw))`` without overflow."""
     power = math.exp(-abs(raw))

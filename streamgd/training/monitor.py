@@ -40,8 +40,9 @@ def constant_loss(loss: Loss, block: Block, constant: float, steps_before: int) 
     rows = slice(steps_before % LOSS_EVERY_ROWS, None, LOSS_EVERY_ROWS)
     target = block.target[rows]
     raw = constant + block.offset[rows] if len(block.offset) else np.full(len(target), constant)
-    weight = block.weight[rows] if len(block.weight) else np.ones(len(target))
-    return float(weight @ loss.loss(target, raw))
+    losses = np.empty(len(target))
+    loss.losses_of_rows(np.ascontiguousarray(target), raw, losses)
+    return float(block.weight[rows] @ losses if len(block.weight) else losses.sum())
 
 
 def bad_block(finite: bool, losses: np.ndarray, constant: float, steps: int, factor: float) -> str:
