@@ -8,6 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+CACHE_LINE_BYTES = 64
+
 
 @intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 from numba import types
 
 from streamgd.kernels.compile import POINTWISE_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION, compiled
-from streamgd.kernels.prefetch import prefetch
+from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
 
 #: Columns of the table of coordinates; the optimizer's slots follow.
 THETA, AVERAGE, CLOCK, RATE, SLOTS = 0, 1, 2, 3, 4
@@ -197,14 +197,21 @@ def _gradient_signature(feature):
 
 @compiled([_gradient_signature(types.float32), _gradient_signature(_f8)])
 def _gradient_of_tile(features, first, count, residual, gradient):
-    """``gradient[:]`` = residual times features, summed over the rows from ``first`` on; four rows at a time."""
+    """``gradient[:]`` = residual times features, summed over the rows from ``first`` on; four rows at a time.
+
+    These rows are in the cache already: meanwhile those of the next tile are fetched.
+    """
     n_numeric = features.shape[1]
+    row_bytes = n_numeric * features.itemsize
+    next_tile = features.ctypes.data + (first + count) * row_bytes
     gradient[:] = 0.0
     of_type = gradient.dtype.type
     by_four = count - count % 4
     for i in range(0, by_four, 4):
         a, b, c, d = of_type(residual[i]), of_type(residual[i + 1]), of_type(residual[i + 2]), of_type(residual[i + 3])
         row = first + i
+        for line in range(next_tile + i * row_bytes, next_tile + (i + 4) * row_bytes, CACHE_LINE_BYTES):
+            prefetch(line)
         for j in range(n_numeric):
             gradient[j] += (
                 a * features[row, j] + b * features[row + 1, j] + c * features[row + 2, j] + d * features[row + 3, j]
