@@ -154,8 +154,9 @@ class TrainState:
         return grown
 
     def take_snapshot(self) -> None:
-        """Remember this state as good."""
-        snapshot = {name: _copied(getattr(self, name)) for name in _SNAPSHOT}
+        """Remember this state as good, in the memory of the snapshot before if nothing else needs that."""
+        before = self.snapshot if self.snapshot is not self.epoch_snapshot or self.position == 0 else None
+        snapshot = {name: _copied(getattr(self, name), (before or {}).get(name)) for name in _SNAPSHOT}
         snapshot["survey"] = self.survey.state() if self.survey else None
         scaling = self.encoding.scaling
         snapshot["scaling"] = [scaling.mean.copy(), scaling.deviation.copy(), scaling.fill.copy()]
@@ -248,8 +249,14 @@ def check_types(state: Any) -> None:
 _SNAPSHOT = ("coordinates", "level_sums", "epoch", "position", "steps", "rows_seen", "sums")
 
 
-def _copied(value: Any) -> Any:
-    return value.copy() if isinstance(value, np.ndarray) else value
+def _copied(value: Any, memory: Any = None) -> Any:
+    """A copy of an array, in ``memory`` if that has its shape: new memory costs more than the copy."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if not isinstance(memory, np.ndarray) or memory.shape != value.shape:
+        return value.copy()
+    memory[:] = value
+    return memory
 
 
 def _with_scaling(encoding: Encoding, mean: np.ndarray, deviation: np.ndarray, fill: np.ndarray) -> Encoding:
