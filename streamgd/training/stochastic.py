@@ -86,7 +86,8 @@ class StochasticTrainer:
                 self._end_epoch(state)
         if state.stopped_by is None:
             state.stopped_by = "epochs"
-        self._context.save(state.state())
+        # Whoever saves the model waits for it.
+        self._context.begin_save(state.state())
 
     def _epoch(self, state: TrainState) -> str:
         """Train on the rest of an epoch; returns what went wrong, or an empty text."""

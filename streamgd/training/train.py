@@ -187,6 +187,7 @@ def _train(
             session.context.display.warn(facts["warnings"][-1])
         encoding, theta = session.result()
         model = Model.of_training(task.resolved.loss, theta, encoding, facts, closing)
+        directory.checkpoints.wait()  # a model without the state it comes from could not be gone on with
         model.save(directory.model_path)
     except (PausedError, InterruptedRunError):
         session.close()
