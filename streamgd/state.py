@@ -161,29 +161,20 @@ def serialize(state: object, kind: str) -> bytes:
     ValueError
         The tree is longer than a safetensors header may be; long lists of numbers belong into arrays.
     """
-    parts = _parts(state, kind)
+    parts = unsealed_parts(state, kind)
+    return b"".join([*parts, checksum_of(parts)])
+
+
+def checksum_of(parts: list[Any]) -> bytes:
+    """What makes a whole file of :func:`unsealed_parts`, put behind them; any thread may compute it."""
     checksum = hashlib.sha256()
     for part in parts:
         checksum.update(part)
-    return b"".join([*parts, checksum.digest()])
+    return checksum.digest()
 
 
-def draft(state: object, kind: str) -> bytearray:
-    """What :func:`serialize` gives, but for the checksum, which :func:`seal` fills in, on any thread.
-
-    Taking it holds a training loop up for no longer than its arrays take to be copied.
-    """
-    return bytearray().join([*_parts(state, kind), bytes(_CHECKSUM_BYTES)])
-
-
-def seal(data: bytearray) -> bytearray:
-    """Fill in the checksum of a :func:`draft`, in place, and return it."""
-    data[-_CHECKSUM_BYTES:] = hashlib.sha256(memoryview(data)[:-_CHECKSUM_BYTES]).digest()
-    return data
-
-
-def _parts(state: object, kind: str) -> list[bytes | memoryview]:
-    """Length, header and arrays of the file, the arrays not copied."""
+def unsealed_parts(state: object, kind: str) -> list[bytes | memoryview]:
+    """What :func:`serialize` gives but for the checksum, in parts: length, header and arrays, which are not copied."""
     arrays, tree = split(state)
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
     metadata = {"format_version": str(FORMAT_VERSION), "kind": kind, "tree": tree}
@@ -269,7 +260,7 @@ class FileSystem:
         """A new, unbuffered file for writing; its mode follows the umask."""
         return open(path, "wb", buffering=0)
 
-    def write(self, file: BinaryIO, data: bytes | bytearray) -> None:
+    def write(self, file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data``; a single call to the operating system may take less, at most 2 GB."""
         rest = memoryview(data)
         while rest:
@@ -334,8 +325,8 @@ class FileSystem:
 files = FileSystem()
 
 
-def write_atomically(path: Path, data: bytes | bytearray) -> None:
-    """Write a file so that, whenever it is interrupted, ``path`` holds either what it held before or all of ``data``.
+def write_atomically(path: Path, *parts: bytes | bytearray | memoryview) -> None:
+    """Write a file so that, whenever it is interrupted, ``path`` holds what it held before or all of the parts.
 
     Raises
     ------
@@ -346,7 +337,8 @@ def write_atomically(path: Path, data: bytes | bytearray) -> None:
     with storage_errors(f"write {path}"):
         try:
             with files.open(temporary) as file:
-                files.write(file, data)
+                for part in parts:
+                    files.write(file, part)
                 files.fsync(file)
             files.replace(temporary, path)
             files.fsync_folder(path.parent)

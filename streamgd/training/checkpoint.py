@@ -1,8 +1,8 @@
 """The checkpoints of a run: numbered files, each whole or absent, of which the newest that validates counts.
 
 Writing goes through ``state.write_atomically``, on a thread of its own: the training loop waits for the copy of its
-state, not for the disk. A file is trusted only after its checksum was compared, and no file is deleted unless enough
-newer ones are known to be whole.
+state, not for the disk. A state too large to be in memory twice is written at once. A file is trusted only after its
+checksum was compared, and no file is deleted unless enough newer ones are known to be whole.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from typing import Any
 from streamgd.errors import NoInputError, StreamgdError, storage_errors
 from streamgd.state import (
     CorruptStateError,
+    checksum_of,
     deserialize,
-    draft,
     make_folder,
     no_other_content,
     remove,
     remove_leftovers,
-    seal,
+    unsealed_parts,
     write_atomically,
 )
 
 _KIND = "checkpoint"
+#: A state of more bytes is not copied for the thread that writes.
+_MOST_COPIED_BYTES = 100_000_000
 _NAME = re.compile(r"(\d{8,})\.safetensors")
 
 
@@ -99,15 +101,20 @@ class CheckpointStore:
             The state holds a value that cannot be stored.
         """
         self.wait()
-        return self._write(draft(state, _KIND), best_holdout_loss(state))
+        return self._write(_file_of(state), best_holdout_loss(state))
 
     def begin(self, state: dict[str, Any]) -> None:
         """As :meth:`save`, but only the state is copied now; one write at a time is under way.
 
-        An error of the write is raised by whichever of ``begin``, ``poll``, ``wait`` and ``save`` comes next.
+        An error of the write is raised by whichever of ``begin``, ``poll``, ``wait`` and ``save`` comes next. A state
+        of many coefficients is written now: its copy might not fit the memory.
         """
         self.wait()
-        self._in_flight = self._writer.submit(self._write, draft(state, _KIND), best_holdout_loss(state))
+        parts, holdout_loss = _file_of(state), best_holdout_loss(state)
+        if len(parts) > 1:
+            self._write(parts, holdout_loss)
+        else:
+            self._in_flight = self._writer.submit(self._write, parts, holdout_loss)
 
     @property
     def busy(self) -> bool:
@@ -125,13 +132,17 @@ class CheckpointStore:
         if in_flight is not None:
             in_flight.result()
 
-    def _write(self, data: bytearray, holdout_loss: float | None) -> Path:
-        seal(data)
+    def _write(self, parts: list[Any], holdout_loss: float | None) -> Path:
+        checksum = checksum_of(parts)
+        if len(parts) == 1:
+            parts[0] += checksum
+        else:
+            parts.append(checksum)
         make_folder(self.folder)
         remove_leftovers(self.folder)
         sequence = max((number for number, _ in self._newest_first()), default=0) + 1
         path = self.folder / f"{sequence:08d}.safetensors"
-        write_atomically(path, data)
+        write_atomically(path, *parts)
         self._known_whole[path] = holdout_loss
         self._prune()
         return path
@@ -203,6 +214,12 @@ class CheckpointStore:
             if path != best:
                 remove(path)
                 self._known_whole.pop(path, None)
+
+
+def _file_of(state: dict[str, Any]) -> list[Any]:
+    """What is to be written, but for the checksum: the arrays themselves where they are large, else one copy of all."""
+    parts = unsealed_parts(state, _KIND)
+    return parts if sum(map(len, parts)) > _MOST_COPIED_BYTES else [bytearray().join(parts)]
 
 
 def best_holdout_loss(state: dict[str, Any]) -> float | None:

@@ -18,6 +18,7 @@ from faults import FAULTS, FaultyFiles, ForgetfulFiles, Killed, on
 from streamgd import state as state_module
 from streamgd.errors import StorageError
 from streamgd.state import FileSystem, serialize
+from streamgd.training import checkpoint
 from streamgd.training.checkpoint import CheckpointStore
 
 
@@ -311,6 +312,18 @@ class TestBegin:
         store.wait()
         assert latest_step(tmp_path) == 1
         assert store.save(state_at(2)).name == numbered(2)[0]
+
+
+def test_a_large_state_is_written_at_once_and_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_MOST_COPIED_BYTES", 100)
+    store, state = CheckpointStore(tmp_path), state_at(1)
+    store.begin(state)
+    assert not store.busy
+    assert latest_step(tmp_path) == 1
+    monkeypatch.undo()
+    CheckpointStore(tmp_path / "other").save(state)
+
+    assert next(tmp_path.glob("*.safetensors")).read_bytes() == next(tmp_path.glob("other/*")).read_bytes()
 
 
 @pytest.mark.parametrize(("error", "expected"), FAULTS.values(), ids=FAULTS)
