@@ -12,12 +12,16 @@ from numba import types
 
 from streamgd.kernels.compile import compiled
 from streamgd.kernels.permute import mix
+from streamgd.kernels.prefetch import prefetch
 
 _i8, _i4, _u8, _u1 = types.int64, types.int32, types.uint64, types.uint8
 
 # Arrow's buffers may be read only.
 _OFFSETS = types.Array(_i4, 1, "C", readonly=True)
 _BYTES = types.Array(_u1, 1, "C", readonly=True)
+
+#: The index is larger than caches: the entry of a level is fetched while so many before it are looked up.
+_LEVELS_AHEAD = 16
 
 _CODE_BITS = np.uint64(32)
 _CODE_MASK = np.uint64(0xFFFFFFFF)
@@ -90,7 +94,10 @@ def find_levels(
     done, n_known : int
         How many levels have their code now, fewer than n where there is no more room; and the known ones.
     """
+    mask, address = np.uint64(index.shape[0] - 1), index.ctypes.data
     for i in range(first, codes.shape[0]):
+        if i + _LEVELS_AHEAD < codes.shape[0]:
+            prefetch(address + 8 * np.int64(mix(hashes[i + _LEVELS_AHEAD]) & mask))
         null = is_null.shape[0] > 0 and is_null[i]
         start = np.int64(offsets[i])
         length = np.int64(0) if null else offsets[i + 1] - start
