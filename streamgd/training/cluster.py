@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import shutil
+import signal
 import time
 import warnings
 from collections import Counter
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -99,11 +101,12 @@ class ClusterReduction(Reduction):
         """Processes of one thread each, which end with this one."""
         self._clear()  # of a start that was killed
         self._stack.callback(self._clear)
-        cluster = LocalCluster(
-            n_workers=self._config.workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
-            memory_limit=None, local_directory=str(self._folder), silence_logs=logging.CRITICAL,
-        )  # fmt: skip
-        self._stack.callback(cluster.close, timeout=4)
+        with _ctrl_c_kept_here():
+            cluster = LocalCluster(
+                n_workers=self._config.workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+                memory_limit=None, local_directory=str(self._folder), silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        self._stack.callback(cluster.close, timeout=2)
         return self._client(cluster)
 
     def _clear(self) -> None:
@@ -300,13 +303,15 @@ def assigned(homes: list[str], threads: dict[str, int]) -> list[str]:
     threads : dict
         Threads of each worker that is there, by address.
     """
-    before = Counter(homes)
-    slots = [address for address in threads for _ in range(threads[address])]
-    slots.sort(key=lambda address: -before[address])  # those with most may keep one more
-    share, more = divmod(len(homes), len(slots))
-    room: Counter[str] = Counter()
-    for number, address in enumerate(slots):
-        room[address] += share + (number < more)
+    before, n_threads = Counter(homes), sum(threads.values())
+    share, more = divmod(len(homes), n_threads)
+    room = Counter({address: share * threads[address] for address in threads})
+    # What is left over goes first to those that had more than their share, one for each thread.
+    for wish in ({address: before[address] - room[address] for address in threads}, threads):
+        for address, most in wish.items():
+            extra = max(0, min(most, threads[address] - (room[address] - share * threads[address]), more))
+            room[address] += extra
+            more -= extra
     found: list[str] = []
     for home in homes:
         stays = room[home] > 0
@@ -335,6 +340,17 @@ def _loss_told() -> Iterator[None]:
         raise ClusterLostError(
             "the scheduler of the cluster was lost. Run the same command again; it goes on from the last checkpoint."
         ) from error
+
+
+@contextmanager
+def _ctrl_c_kept_here() -> Iterator[None]:
+    """Threads and processes that begin inside do not get the SIGINT that a terminal sends to all; this thread does."""
+    resource_tracker.ensure_running()  # it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

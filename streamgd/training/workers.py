@@ -157,11 +157,14 @@ def forget(key: str) -> None:
     """Let go of what this process keeps for a run."""
     with _lock:
         run = _runs.pop(key, None)
+        _forgotten.add(key)
     if run is not None:
         run.close()
 
 
 _runs: dict[str, _Run] = {}
+#: Runs whose last tasks may still come by; they must not put anything on the disk again.
+_forgotten: set[str] = set()
 _lock = threading.Lock()
 
 
@@ -171,19 +174,19 @@ def _run_of(spec: Spec) -> _Run:
             problem = other_versions(spec.versions, package_versions(), _name())
             if problem is not None:
                 raise ConfigError(problem)
-            _runs[spec.key] = _Run(spec)
+            _runs[spec.key] = _Run(spec, keeps_blocks=spec.key not in _forgotten)
         return _runs[spec.key]
 
 
 class _Run:
     """Work opened in this process."""
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: Spec, keeps_blocks: bool):
         self._files = _Files(spec.work.manifest)
         self._work = spec.work.with_manifest(self._files.manifest)
         self._stopwatch = Stopwatch()
         keep = None
-        if spec.blocks_bytes is not None:
+        if spec.blocks_bytes is not None and keeps_blocks:
             folder = Path(get_worker().local_directory) / f"streamgd-{spec.key}"
             keep = Keep(folder, kept_bytes(spec.blocks_bytes, folder) // spec.n_workers, partly=True)
         with _named_errors():
