@@ -36,11 +36,11 @@ from streamgd.training.setup import Task
 from streamgd.training.workers import (
     PACKAGES,
     Failure,
-    Held,
     Part,
     Sealed,
     Spec,
     fold,
+    held_key,
     other_versions,
     package_versions,
     sums_of_chunk,
@@ -52,6 +52,8 @@ FOLDED = 8
 POLL_S = 0.1
 #: For the scheduler to answer.
 CONNECT_S = 15.0
+#: For our own processes to end by themselves.
+CLOSE_S = 2.0
 #: For a worker to come, or to come back.
 NO_WORKERS_S = 60.0
 #: Dask warns of graphs beyond this; theta and the spec travel in it, once each.
@@ -80,7 +82,7 @@ class ClusterReduction(Reduction):
     def __init__(self, task: Task, context: RunContext):
         self._config = task.config
         self._context = context
-        self._held: dict[str, Future[Any]] = {}
+        self._held: dict[tuple[str, str], Future[Any]] = {}
         self._folder = task.blocks_dir / "workers"
         self._key = f"{os.getpid()}-{time.time_ns():x}"
         self._passes = 0
@@ -106,7 +108,7 @@ class ClusterReduction(Reduction):
                 n_workers=self._config.workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
                 memory_limit=None, local_directory=str(self._folder), silence_logs=logging.CRITICAL,
             )  # fmt: skip
-        self._stack.callback(cluster.close, timeout=2)
+        self._stack.callback(_close_cluster, cluster)
         return self._client(cluster)
 
     def _clear(self) -> None:
@@ -165,12 +167,11 @@ class ClusterReduction(Reduction):
 
     def hold(self, key: str, workers: dict[str, int]) -> None:
         """Have each worker keep what it has for ``key`` while this client lives."""
-        wanted = {f"{key} {address}": address for address in workers}
-        for name in [name for name in self._held if name.startswith(f"{key} ") and name not in wanted]:
+        wanted = {held_key(key, address): address for address in workers}
+        for name in [name for name in self._held if name not in wanted and name[1].startswith(f"{key} ")]:
             del self._held[name]
         for name in wanted.keys() - self._held.keys():
-            held = self.client.submit(Held, key, workers=[wanted[name]], key=("streamgd-held", name), pure=False)
-            self._held[name] = held
+            self._held[name] = self.client.submit(str, key, workers=[wanted[name]], key=name, pure=False)
 
     def _check_versions(self) -> None:
         with _loss_told():
@@ -324,6 +325,17 @@ def assigned(homes: list[str], threads: dict[str, int]) -> list[str]:
 def _close_client(client: Client) -> None:
     with suppress(Exception):  # a scheduler that is gone cannot be told
         client.close(timeout=2)
+
+
+def _close_cluster(cluster: LocalCluster) -> None:
+    """End our own processes. They have nothing to tidy up, and may be slow to do so."""
+    for nanny in cluster.workers.values():
+        nanny.close_gracefully()  # it is not to start another one
+        if nanny.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
+    with suppress(Exception):
+        cluster.close(timeout=CLOSE_S)
 
 
 @contextmanager

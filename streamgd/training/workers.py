@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-import weakref
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import get_worker
+from distributed import Worker, get_worker
 from distributed.versions import get_package_info
 from threadpoolctl import ThreadpoolController
 
@@ -43,6 +43,9 @@ from streamgd.training.reduce import Keep, Work
 PACKAGES = ("streamgd", "numpy", "pyarrow", "numba", "dask", "distributed")
 #: Footers that a worker has in memory at once.
 MOST_FOOTERS = 64
+#: Between looks at whether a run is still wanted, and the time in which its client says so.
+WATCH_S = 0.3
+NEVER_HELD_S = 120.0
 
 
 def package_versions() -> dict[str, str | None]:
@@ -142,15 +145,9 @@ def _added(first: Part | Failure, later: Part | Failure) -> Part | Failure:
     return Part(first.value + later.value, thread_s)
 
 
-class Held:
-    """While a worker has this, what it keeps for a run stays; the client asks for one on each worker."""
-
-    def __init__(self, key: str):
-        self._key = key
-        weakref.finalize(self, forget, key)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Held, (self._key,)
+def held_key(key: str, address: str) -> tuple[str, str]:
+    """Dask's key of what a worker has in memory as long as the client wants it to keep a run."""
+    return "streamgd-held", f"{key} {address}"
 
 
 def forget(key: str) -> None:
@@ -160,6 +157,17 @@ def forget(key: str) -> None:
         _forgotten.add(key)
     if run is not None:
         run.close()
+
+
+def _forget_when_released(key: str, worker: Worker) -> None:
+    """Wait until the client has let go of a run, or has died; it may also die before it could say that it wants it."""
+    held, seen, began_s = held_key(key, worker.address), False, time.monotonic()
+    while key in _runs:
+        there = held in worker.data
+        if not there and (seen or time.monotonic() - began_s > NEVER_HELD_S):
+            forget(key)
+        seen = seen or there
+        time.sleep(WATCH_S)
 
 
 _runs: dict[str, _Run] = {}
@@ -175,6 +183,8 @@ def _run_of(spec: Spec) -> _Run:
             if problem is not None:
                 raise ConfigError(problem)
             _runs[spec.key] = _Run(spec, keeps_blocks=spec.key not in _forgotten)
+            watch = threading.Thread(target=_forget_when_released, args=(spec.key, get_worker()), daemon=True)
+            watch.start()
         return _runs[spec.key]
 
 
