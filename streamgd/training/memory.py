@@ -14,6 +14,8 @@ from streamgd.errors import ConfigError
 
 #: Interpreter, libraries and compiled loops, before any data.
 BASE_BYTES = 130_000_000
+#: What a worker process of Dask has more.
+WORKER_BYTES = 40_000_000
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
 COLUMN_READER_BYTES = 420_000
 #: theta, its average, the optimizer's slots, two snapshots, a checkpoint on its way, and what the loop works with;
@@ -47,6 +49,7 @@ def plan_memory(
     threads: int,
     lanes: int,
     hashed_rows: int,
+    on_workers: bool = False,
 ) -> MemoryPlan:
     """Share out the budget.
 
@@ -56,13 +59,15 @@ def plan_memory(
         Row groups that are open at once in window order, else 0.
     hashed_rows : int
         Coefficients of hashed columns, which are known before the start.
+    on_workers : bool
+        Whether the budget is that of a worker process.
 
     Raises
     ------
     ConfigError
         Not even one thread fits; the message has the number that would be needed.
     """
-    fixed_bytes = BASE_BYTES + hashed_rows * COEFFICIENT_BYTES
+    fixed_bytes = BASE_BYTES + on_workers * WORKER_BYTES + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
     slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)

@@ -303,6 +303,7 @@ def make_task(
             1 if config.on_workers else config.threads or usable_cores(),
             lanes,
             config.hash_buckets * sum(column.hashed for column in columns.categorical),
+            config.on_workers,
         ),
         notes=(*resolved.warnings, *notes),
     )
