@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import zip_longest
@@ -29,6 +30,8 @@ PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
 MAPPED_BYTES = 1_000_000_000
 #: Of Linux 5.14; Python has no name for it yet.
 MADV_POPULATE_READ = 22
+#: Where worker processes of a run keep theirs, below the folder of the blocks.
+WORKERS_FOLDER = "workers"
 #: What a user can do about too little space.
 WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shuffle window, which needs none."
 BATCH_WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --blocks-max 1MB, which keeps none."
@@ -233,8 +236,9 @@ def _remove_files(folder: Path) -> None:
 
 
 def remove_blocks(folder: Path) -> None:
-    """Delete the blocks in ``folder``, if there are any, and the folder if it is then empty."""
+    """Delete the blocks in ``folder``, those of workers too, and the folder if it is then empty."""
     _remove_files(folder)
+    shutil.rmtree(folder / WORKERS_FOLDER, ignore_errors=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import shutil
 import signal
 import time
 import warnings
@@ -28,6 +27,7 @@ from typing import Any
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 
+from streamgd.data.store import WORKERS_FOLDER, remove_blocks
 from streamgd.errors import ClusterLostError, ConfigError
 from streamgd.plain import byte_size
 from streamgd.training.progress import RunContext
@@ -83,7 +83,7 @@ class ClusterReduction(Reduction):
         self._config = task.config
         self._context = context
         self._held: dict[tuple[str, str], Future[Any]] = {}
-        self._folder = task.blocks_dir / "workers"
+        self._blocks_dir = task.blocks_dir
         self._key = f"{os.getpid()}-{time.time_ns():x}"
         self._passes = 0
         self._stack = ExitStack()
@@ -101,20 +101,15 @@ class ClusterReduction(Reduction):
 
     def _own(self) -> Client:
         """Processes of one thread each, which end with this one."""
-        self._clear()  # of a start that was killed
-        self._stack.callback(self._clear)
+        self._stack.callback(remove_blocks, self._blocks_dir)
         with _ctrl_c_kept_here():
             cluster = LocalCluster(
                 n_workers=self._config.workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
-                memory_limit=None, local_directory=str(self._folder), silence_logs=logging.CRITICAL,
+                memory_limit=None, local_directory=str(self._blocks_dir / WORKERS_FOLDER),
+                silence_logs=logging.CRITICAL,
             )  # fmt: skip
         self._stack.callback(_close_cluster, cluster)
         return self._client(cluster)
-
-    def _clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with suppress(OSError):  # not empty, or not there
-            self._folder.parent.rmdir()
 
     def _connected(self, address: str) -> Client:
         began_s = time.monotonic()

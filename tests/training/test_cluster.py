@@ -124,6 +124,8 @@ def test_one_two_and_four_workers_give_the_bits_of_threads(
 def test_processes_of_our_own_give_the_bits_of_threads_and_leave_nothing(
     data: str, on_threads: dict[str, Any], tmp_path: Path
 ) -> None:
+    left = tmp_path / "run" / "blocks" / "workers" / "of a start that was killed"
+    left.mkdir(parents=True)
     assert outcome(data, tmp_path / "run", workers=2) == on_threads
     assert not (tmp_path / "run" / "blocks").exists()
 
