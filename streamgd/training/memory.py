@@ -13,19 +13,20 @@ from streamgd.data.source import Manifest
 from streamgd.errors import ConfigError
 
 #: Interpreter, libraries and compiled loops, before any data.
-BASE_BYTES = 130_000_000
+BASE_BYTES = 135_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
 COLUMN_READER_BYTES = 420_000
-#: theta, its average, the optimizer's slots, two snapshots, a checkpoint on its way, and what the loop works with;
-#: measured with 2.6 million coefficients.
-COEFFICIENT_BYTES = 8 * 40
+#: A row of ``TrainState.coordinates`` has 6 to 7 numbers; it is there three times, with two snapshots, beside the best
+#: theta, the coefficients of the epoch before, and what the end of an epoch works with. A resume has a checkpoint and
+#: its arrays at once. Measured with 1.1 million coefficients.
+COEFFICIENT_BYTES = 8 * 38
 #: A level of an encoding: its text and its way into a checkpoint.
 LEVEL_BYTES = 40
 #: What the vocabulary of a text column may take while rows are scattered: its index, its counts, its way into a note,
 #: and the dictionaries of row groups. How many levels there are is not known before: the staging areas make room.
-VOCABULARY_BYTES = 8_000_000
+VOCABULARY_BYTES = 9_000_000
 #: Copies of the Hessian while the step is solved for: the sum, the mean, the penalised, the scaled, and its factors.
 SOLVING_HESSIANS = 8
 #: Bytes of a decoded value, in Arrow and on the way to the record.
