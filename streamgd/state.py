@@ -22,7 +22,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,6 +51,7 @@ _DTYPE_CODES = {
 _CHECKSUM_NAME = "~sha256"
 _CHECKSUM_BYTES = 32
 _LENGTH_BYTES = 8
+_PART_BYTES = 1_000_000
 _HEADER_MAX_BYTES = 100_000_000  # readers of the format refuse a longer one
 _MALFORMED = (SafetensorError, KeyError, ValueError, TypeError, OverflowError, RecursionError, struct.error)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -88,7 +89,7 @@ def split(state: object) -> tuple[dict[str, np.ndarray], str]:
     return arrays, json.dumps(tree, allow_nan=False)
 
 
-def join(arrays: dict[str, np.ndarray], tree: str) -> Any:
+def join(arrays: Mapping[str, np.ndarray | None], tree: str) -> Any:
     """The state that ``split`` took apart, holding the given arrays themselves.
 
     Raises
@@ -226,14 +227,7 @@ def deserialize(data: bytes, kind: str, where: str) -> Any:
             f"{where}: damaged: its header is to have {header_bytes} bytes, the file has {len(data)}."
         )
     try:
-        metadata = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes])["__metadata__"]
-        version, found_kind, tree = int(metadata["format_version"]), metadata["kind"], metadata["tree"]
-        if version > FORMAT_VERSION:
-            raise CorruptStateError(
-                f"{where}: its format {version} is newer than this streamgd's {FORMAT_VERSION}. Update streamgd."
-            )
-        if found_kind != kind:
-            raise CorruptStateError(f"{where}: expected a {kind}, found a {found_kind}.")
+        tree = _tree(json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes]), kind, where)
         arrays = load(data)
         del arrays[_CHECKSUM_NAME]
         return join(arrays, tree)
@@ -241,6 +235,47 @@ def deserialize(data: bytes, kind: str, where: str) -> Any:
         # Only a file made on purpose comes here: its checksum holds.
         reason = " ".join(str(error).split())[:200]
         raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
+
+
+def _tree(header: dict[str, Any], kind: str, where: str) -> str:
+    """The JSON text of the tree in a file's header, if the file is of this kind and version."""
+    metadata = header["__metadata__"]
+    version, found_kind, tree = int(metadata["format_version"]), metadata["kind"], metadata["tree"]
+    if version > FORMAT_VERSION:
+        raise CorruptStateError(
+            f"{where}: its format {version} is newer than this streamgd's {FORMAT_VERSION}. Update streamgd."
+        )
+    if found_kind != kind:
+        raise CorruptStateError(f"{where}: expected a {kind}, found a {found_kind}.")
+    return str(tree)
+
+
+def read_without_arrays(path: Path, kind: str) -> Any:
+    """The state in a file, None in the place of its arrays: they are checked, but take no memory.
+
+    Raises
+    ------
+    CorruptStateError
+        As :func:`deserialize`, but that the places of arrays are not looked at.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < _LENGTH_BYTES + _CHECKSUM_BYTES:
+            raise CorruptStateError(f"{path}: too short to be a {kind}: {size} bytes.")
+        checksum, left = hashlib.sha256(), size - _CHECKSUM_BYTES
+        while left and (part := file.read(min(left, _PART_BYTES))):
+            checksum.update(part)
+            left -= len(part)
+        if left or checksum.digest() != file.read():
+            raise CorruptStateError(f"{path}: damaged: the checksum differs, the file was cut short or altered.")
+        file.seek(0)
+        (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
+        try:
+            header = json.loads(file.read(min(header_bytes, size)))
+            names = header.keys() - {"__metadata__", _CHECKSUM_NAME}
+            return join(dict.fromkeys(names), _tree(header, kind, str(path)))
+        except _MALFORMED as error:
+            raise CorruptStateError(f"{path}: damaged: not a {kind}: {type(error).__name__}.") from error
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from streamgd.state import (
     FileSystem,
     deserialize,
     join,
+    read_without_arrays,
     remove_leftovers,
     serialize,
     split,
@@ -428,3 +429,23 @@ class TestWriteAtomically:
         remove_leftovers(tmp_path)
         remove_leftovers(tmp_path / "absent")
         assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "00000001.safetensors", "a.tmp"]
+
+
+def test_a_state_without_its_arrays_has_all_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_bytes(serialize({"theta": np.arange(3.0), "step": 7, "best": [{"loss": np.inf}]}, "checkpoint"))
+
+    assert read_without_arrays(path, "checkpoint") == {"theta": None, "step": 7, "best": [{"loss": np.inf}]}
+    with pytest.raises(CorruptStateError, match="expected a model, found a checkpoint"):
+        read_without_arrays(path, "model")
+
+
+def test_damage_is_noticed_without_the_arrays_too(tmp_path: Path) -> None:
+    path, whole = tmp_path / "state", serialize({"theta": np.arange(3.0), "step": 7}, "checkpoint")
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CorruptStateError):
+            read_without_arrays(path, "checkpoint")
+        path.write_bytes(whole[:place])
+        with pytest.raises(CorruptStateError):
+            read_without_arrays(path, "checkpoint")

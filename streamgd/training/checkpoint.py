@@ -22,6 +22,7 @@ from streamgd.state import (
     deserialize,
     make_folder,
     no_other_content,
+    read_without_arrays,
     remove,
     remove_leftovers,
     unsealed_parts,
@@ -147,6 +148,11 @@ class CheckpointStore:
         self._prune()
         return path
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no checkpoint, whole or damaged."""
+        return not any(True for _ in self._newest_first())
+
     def latest(self) -> Loaded | None:
         """The newest checkpoint that validates, or None; damaged ones are passed over and noted in ``damaged``.
 
@@ -198,8 +204,8 @@ class CheckpointStore:
 
     def _is_whole(self, path: Path) -> bool:
         if path not in self._known_whole:
-            with suppress(StreamgdError):
-                self._read(path)
+            with suppress(StreamgdError), storage_errors(f"read {path}"), no_other_content(str(path), _KIND):
+                self._known_whole[path] = best_holdout_loss(read_without_arrays(path, _KIND))
         return path in self._known_whole
 
     def _prune(self) -> None:

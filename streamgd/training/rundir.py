@@ -77,7 +77,7 @@ class RunDirectory:
             except StreamgdError:
                 if error is None:  # the first error is the one to tell
                     raise
-            if mistake and self._begun_here and not self.checkpoints.list():
+            if mistake and self._begun_here and self.checkpoints.empty:
                 self._forget_beginning()
         finally:
             self._lock.release()

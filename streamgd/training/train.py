@@ -110,7 +110,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
     with interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         before = directory.read_config()
         stored = None if restart else before
-        if stored is not None and not directory.checkpoints.list() and not directory.model_path.exists():
+        if stored is not None and directory.checkpoints.empty and not directory.model_path.exists():
             # Nothing was trained yet: there is nothing that other options could spoil.
             stored = None
         saved, changes = None, ""
@@ -142,15 +142,17 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         row_log = Path(config.row_log) if config.row_log else None
         context = RunContext(directory, display, interrupt, config.checkpoint_every, row_log)
         session = _open_session(task, context, None if carry else saved)
+        new = saved is None
         if saved is not None and carry:
             # The checkpoint first: were it the other way round, a kill would leave the old one to the new data.
             session.carry_over(saved)
             _begin(directory, task, forget=False)
             session.record("data changed", f"the data changed since the run began ({changes})")
+        saved = None  # the session has what it needs; the rest would take memory until the end
         if restart:
             # Only now: had the data been at fault, the old run would still be whole.
             _begin(directory, task, forget=True)
-        facts, model = _train(task, session, directory, started_s, new=saved is None, changed=carry)
+        facts, model = _train(task, session, directory, started_s, new=new, changed=carry)
         display.close()
         return Result(model, directory.path, directory.history(), facts)
 

@@ -220,8 +220,10 @@ class TestPruning:
     ) -> None:
         CheckpointStore(tmp_path).save(state_at(1))
         reads: list[str] = []
-        read_bytes = Path.read_bytes
-        monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path.name), read_bytes(path))[1])
+        read = checkpoint.read_without_arrays
+        monkeypatch.setattr(
+            checkpoint, "read_without_arrays", lambda path, kind: (reads.append(path.name), read(path, kind))[1]
+        )
         store = CheckpointStore(tmp_path, keep=3)
         for step in range(2, 6):
             store.save(state_at(step))
