@@ -37,6 +37,9 @@ LOSS_EVERY_ROWS = 8
 #: summed in the type of the features, the tiles in float64.
 TILE_ROWS = 256
 
+#: Rows that are taken one by one are padded to a multiple of so many numbers.
+ROW_STRIDE = 16
+
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
 
@@ -186,6 +189,20 @@ def _predict_levels(levels, first, theta, raw):
     for c in range(levels.shape[0]):
         for i in range(raw.shape[0]):
             raw[i] += theta[levels[c, first + i]]
+
+
+# Compare
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _i8, _f8[::1]))
+def _add_losses(row_losses, weight, begin, losses):
+    """Add the losses of every n-th row, from ``begin`` on, to the sums ``losses`` of ``train_minibatches``."""
+    for n in range(row_losses.shape[0]):
+        row_weight = weight[begin + n * LOSS_EVERY_ROWS] if weight.shape[0] > 0 else 1.0
+        row_loss = row_weight * row_losses[n]
+        losses[0] += row_loss
+        losses[1] += row_weight
+        losses[2] += row_loss * row_loss
 
 
 # Gradient
@@ -378,18 +395,12 @@ def train_minibatches(
             residuals_of_rows(target[first : first + count], raw, residual)
             for i in range(count if weighted else 0):
                 residual[i] *= weight[first + i]
-            n_watched = 0
-            for i in range((loss_phase - first) % LOSS_EVERY_ROWS, count, LOSS_EVERY_ROWS):
-                watched[0, n_watched], watched[1, n_watched] = target[first + i], raw[i]
+            begin, n_watched = first + (loss_phase - first) % LOSS_EVERY_ROWS, 0
+            for i in range(begin, first + count, LOSS_EVERY_ROWS):
+                watched[0, n_watched], watched[1, n_watched] = target[i], raw[i - first]
                 n_watched += 1
             losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], watched[2, :n_watched])
-            for n in range(n_watched):
-                i = (loss_phase - first) % LOSS_EVERY_ROWS + n * LOSS_EVERY_ROWS
-                row_weight = weight[first + i] if weighted else 1.0
-                row_loss = row_weight * watched[2, n]
-                losses[0] += row_loss
-                losses[1] += row_weight
-                losses[2] += row_loss * row_loss
+            _add_losses(watched[2, :n_watched], weight, begin, losses)
             # Gradient.
             _gradient_of_tile(features, first, count, residual, tile_gradient)
             for j in range(n_numeric):
@@ -432,14 +443,14 @@ def train_minibatches(
 def _rows_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], POINTWISE_FUNCTION, POINTWISE_FUNCTION,
+        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], ROWS_FUNCTION, POINTWISE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(
     features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, coordinates, level_ranges, level_sums, losses, loss_value, loss_derivative,
+    averaging, coordinates, level_ranges, level_sums, losses, losses_of_rows, loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
@@ -448,15 +459,21 @@ def train_rows(
     n_numeric, n_categorical = features.shape[1], codes.shape[1]
     weighted, shifted, finite = weight.shape[0] > 0, offset.shape[0] > 0, True
     loss_phase = steps_before % LOSS_EVERY_ROWS
-    theta, average = coordinates[:n_numeric, THETA].copy(), coordinates[:n_numeric, AVERAGE].copy()
+    # Whole vectors of numbers, the last filled up with zeros: what is left over would take as long as the rest.
+    width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
+    x, theta, average = np.zeros(width), np.zeros(width), np.zeros(width)
+    theta[:n_numeric], average[:n_numeric] = coordinates[:n_numeric, THETA], coordinates[:n_numeric, AVERAGE]
     intercept = coordinates[coordinates.shape[0] - 1]
+    watched, n_watched = np.empty((3, features.shape[0] // LOSS_EVERY_ROWS + 1)), 0
     for i in range(features.shape[0]):
         step = steps_before + i + 1
         alpha = learning_rates[i]
         # Predict.
-        raw = intercept[THETA]
         for j in range(n_numeric):
-            raw += features[i, j] * theta[j]
+            x[j] = features[i, j]
+        raw = intercept[THETA]
+        for j in range(width):
+            raw += x[j] * theta[j]
         for c in range(n_categorical):
             if codes[i, c] >= 0:
                 raw += coordinates[codes[i, c], THETA]
@@ -466,20 +483,18 @@ def train_rows(
         row_weight = weight[i] if weighted else 1.0
         residual = row_weight / mean_weight * loss_derivative(target[i], raw)
         if i % LOSS_EVERY_ROWS == loss_phase:
-            row_loss = row_weight * loss_value(target[i], raw)
-            losses[0] += row_loss
-            losses[1] += row_weight
-            losses[2] += row_loss * row_loss
+            watched[0, n_watched], watched[1, n_watched] = target[i], raw
+            n_watched += 1
         # Update; the gradient of one row is residual * x.
         share = 4.0 / (step + 3.0)
         kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
         if averaging and l1 == 0.0:
-            for j in range(n_numeric):
-                theta[j] = (theta[j] - alpha * residual * features[i, j]) * kept
+            for j in range(width):
+                theta[j] = (theta[j] - alpha * residual * x[j]) * kept
                 average[j] += share * (theta[j] - average[j])
         else:
-            for j in range(n_numeric):
-                theta[j] = (theta[j] - alpha * residual * features[i, j]) * kept
+            for j in range(width):
+                theta[j] = (theta[j] - alpha * residual * x[j]) * kept
             for j in range(n_numeric if l1 > 0.0 else 0):
                 theta[j] = shrink(theta[j], alpha, l1, l2)
             for j in range(n_numeric if averaging else 0):
@@ -507,6 +522,8 @@ def train_rows(
         intercept[THETA] -= alpha * residual
         if averaging:
             intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])
+    losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], watched[2, :n_watched])
+    _add_losses(watched[2, :n_watched], weight, loss_phase, losses)
     last = steps_before + features.shape[0]
     for j in range(n_numeric):
         coordinates[j, THETA], coordinates[j, AVERAGE], coordinates[j, CLOCK] = theta[j], average[j], last

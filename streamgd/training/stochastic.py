@@ -177,7 +177,7 @@ class StochasticTrainer:
                 block.features, block.codes, block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.coordinates, self._level_ranges, state.level_sums, losses,
-                loss.pointwise_loss, loss.pointwise_gradient,
+                loss.losses_of_rows, loss.pointwise_gradient,
             )  # fmt: skip
         else:
             # Cut into mini-batches of nearly equal size.

@@ -77,7 +77,7 @@ class Compiled:
         self.finite = kernels.train_rows(
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset,
             rates, self.step, mean_weight, l1, l2, averaging, self.coordinates, self._level_ranges(level_ranges),
-            self.level_sums, self.losses, LOSSES[loss].pointwise_loss, LOSSES[loss].pointwise_gradient,
+            self.level_sums, self.losses, LOSSES[loss].losses_of_rows, LOSSES[loss].pointwise_gradient,
         )  # fmt: skip
         self.step += len(rates)
 
