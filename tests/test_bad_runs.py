@@ -115,6 +115,7 @@ def test_a_damaged_configuration_is_named(text: bytes, folder: Path, run: Path) 
     for arguments in (command(folder, run), ["resume", str(run), "--quiet", "--json"], ["show", str(run), "--json"]):
         message(here(*arguments), 78, "config.json", "damaged", "--restart")
     assert contents(run) == before
+    assert here(*command(folder, run), "--restart").exit_code == 0
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"x" * 5_000])

@@ -100,9 +100,8 @@ class RunDirectory:
             text = self._config_path.read_bytes()
         try:
             stored: dict[str, Any] = json.loads(text)
-            if "data" not in stored["config"]:
-                raise ValueError("it is not whole")
-        except (ValueError, KeyError, TypeError) as error:
+            _check_stored(stored)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"{self._config_path} is damaged ({error}). Start over with --restart.") from None
         return stored
 
@@ -161,3 +160,16 @@ class RunDirectory:
             with suppress(ValueError):
                 history.append(json.loads(line))
         return history
+
+
+def _check_stored(stored: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError where a run's configuration has not what a later start looks at."""
+    config, resolved, validation = stored["config"], stored["resolved"], stored.get("validation")
+    texts = [*config["data"], config["target"], config["method"], resolved["loss"], resolved["order"]]
+    texts += [config["blocks_dir"]] if config.get("blocks_dir") is not None else []
+    for manifest in [stored["manifest"], *([validation] if validation is not None else [])]:
+        texts += [file["relative"] for file in manifest["files"]]
+        texts += [relative for relative, _ in manifest.get("skipped", [])]
+        hash(tuple(index for _, index in manifest.get("skipped", [])))
+    if not all(isinstance(text, str) for text in texts) or not isinstance(config["data"], list):
+        raise ValueError("it has other values than a run writes")

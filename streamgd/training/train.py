@@ -18,7 +18,14 @@ from streamgd.config import TrainConfig, identity_fields, make_config, option_na
 from streamgd.data.skipping import without_bad_row_groups
 from streamgd.data.source import Manifest, compare, discover
 from streamgd.data.store import remove_blocks
-from streamgd.errors import DataChangedError, InterruptedRunError, PausedError, RunMismatchError, StreamgdError
+from streamgd.errors import (
+    ConfigError,
+    DataChangedError,
+    InterruptedRunError,
+    PausedError,
+    RunMismatchError,
+    StreamgdError,
+)
 from streamgd.model import Model
 from streamgd.plain import byte_size
 from streamgd.state import CorruptStateError
@@ -108,7 +115,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
     # The number of BLAS threads changes bits. What is not finite is looked for where it matters.
     interrupt = Interrupt(config.pause_after, config.max_time)
     with interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        before = directory.read_config()
+        before = _stored(directory, restart)
         stored = None if restart else before
         if stored is not None and directory.checkpoints.empty and not directory.model_path.exists():
             # Nothing was trained yet: there is nothing that other options could spoil.
@@ -155,6 +162,16 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         facts, model = _train(task, session, directory, started_s, new=new, changed=carry)
         display.close()
         return Result(model, directory.path, directory.history(), facts)
+
+
+def _stored(directory: RunDirectory, restart: bool) -> dict[str, Any] | None:
+    """What the run directory says of itself; to start over, a damaged one says nothing."""
+    try:
+        return directory.read_config()
+    except ConfigError:
+        if not restart:
+            raise
+        return None
 
 
 def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:

@@ -11,6 +11,12 @@ import pytest
 from streamgd.errors import ConfigError, NoInputError, RunLockedError
 from streamgd.training.rundir import SCHEMA_VERSION, RunDirectory
 
+STORED = {
+    "config": {"data": ["x"], "target": "late", "method": "minibatch"},
+    "resolved": {"loss": "logistic", "order": "full"},
+    "manifest": {"files": [{"relative": "x"}], "skipped": [["x", 3], ["y", None]]},
+}
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -59,11 +65,8 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
 def test_a_configuration_comes_back(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
         assert directory.read_config() is None
-        directory.write_config({"config": {"data": ["x"], "target": "late"}})
-        assert directory.read_config() == {
-            "schema_version": SCHEMA_VERSION,
-            "config": {"data": ["x"], "target": "late"},
-        }
+        directory.write_config(STORED)
+        assert directory.read_config() == {"schema_version": SCHEMA_VERSION, **STORED}
         assert directory.require_config() == directory.read_config()
 
 
@@ -72,7 +75,16 @@ def test_a_run_that_must_be_there_is_missed_by_name(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "nowhere").require_config()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"config": '])
+WRONG: list[dict[str, object]] = [
+    {"config": None}, {"config": {"data": ["x"]}}, {"config": {**STORED["config"], "data": 1}},
+    {"config": {**STORED["config"], "blocks_dir": 5}}, {"resolved": 3}, {"validation": 1},
+    {"manifest": {"files": [True]}}, {"manifest": {"files": [], "skipped": [["x", []]]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"config": ', "null", "[" * 100_000, *[json.dumps({**STORED, **change}) for change in WRONG]]
+)
 def test_a_damaged_configuration_is_said_to_be_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.json is damaged.*--restart"):
