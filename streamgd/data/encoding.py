@@ -108,6 +108,10 @@ class Encoding:
     def check(self) -> None:
         """Raise ValueError where the parts do not fit each other, as those of a file that was tampered with."""
         scaling, next_row = self.scaling, self.n_numeric
+        if not (np.isfinite(self.target_shift) and 0.0 < self.target_scale < np.inf):
+            raise ValueError(f"a target in units of {self.target_scale} from {self.target_shift} on")
+        if self.nulls not in ("impute", "drop", "error"):
+            raise ValueError(f"nulls are to be treated by {self.nulls}")
         for array in (scaling.shift0, scaling.scale0, scaling.mean, scaling.deviation, scaling.fill):
             if array.shape != (self.n_numeric,) or array.dtype != np.float64:
                 raise ValueError(f"a scaling of {array.dtype} {array.shape} for {self.n_numeric} columns")

@@ -26,7 +26,7 @@ from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import largest_eigenvalue, second_moments
-from streamgd.training.trainstate import check_types
+from streamgd.training.trainstate import check_entries, check_types
 from streamgd.training.unidentified import collinear_columns, one_class_levels
 
 #: Passes that the best constant under an offset may take.
@@ -82,7 +82,13 @@ class BatchState:
             restored = cls(**{**state, "encoding": Encoding.from_state(state["encoding"])})
             check_types(restored)
             restored.encoding.check()
-            _check_shapes(restored.optimizer, restored.encoding.n_dof)
+            number = float | None
+            check_entries(
+                restored.optimizer, theta=np.ndarray, trial=np.ndarray, alpha=float, value=number, residual=number
+            )
+            if restored.closing is not None:
+                check_entries(restored.closing, value=float, mean_loss=float)
+            _check_parts(restored.optimizer, restored.encoding.n_dof)
         return restored
 
 
@@ -329,13 +335,12 @@ def _unit(state: BatchState) -> float:
     return state.encoding.target_scale**2
 
 
-def _check_shapes(optimizer: dict[str, Any], n_dof: int) -> None:
-    """Raise ValueError where an array of an optimizer's state has not a column, or rows, of ``n_dof``."""
-    for name in ("theta", "trial"):
-        if not isinstance(optimizer[name], np.ndarray):
-            raise ValueError(f"{name} is missing")
+def _check_parts(optimizer: dict[str, Any], n_dof: int) -> None:
+    """Raise ValueError where a part of an optimizer's state is no number, or no array of ``n_dof`` rows or columns."""
     for name, found in optimizer.items():
         if not isinstance(found, np.ndarray):
+            if not isinstance(found, float | None):
+                raise ValueError(f"{name} is of type {type(found).__name__}")
             continue
         right = found.ndim == 2 and (
             found.shape[1] == n_dof if name in ("steps", "changes") else found.shape == (n_dof, 1)

@@ -223,6 +223,11 @@ class TrainState:
             for found in [getattr(self, name), *(each[name] for each in snapshots if name in _SNAPSHOT)]:
                 if np.shape(found) != shape or found.dtype != np.float64:
                     raise ValueError(f"{name} has shape {np.shape(found)}, expected {shape}")
+        for each in snapshots:
+            check_entries(each, epoch=int, position=int, steps=int, rows_seen=int)
+        for each in self.epoch_losses:
+            loss = float | None
+            check_entries(each, epoch=int, rows=int, progressive=loss, constant=loss, holdout=loss)
         if self.best is not None and np.shape(self.best["theta"]) != (n_dof, 1):
             raise ValueError(f"the best theta has shape {np.shape(self.best['theta'])}, expected {(n_dof, 1)}")
         before = self.previous_coefficients
@@ -244,6 +249,15 @@ def check_types(state: Any) -> None:
         entries = found if isinstance(found, list) else []
         if expected is not None and not (isinstance(found, expected) and all(isinstance(x, dict) for x in entries)):
             raise ValueError(f"{each.name} is of type {type(found).__name__}, expected {each.type}")
+    if state.best is not None:
+        check_entries(state.best, epoch=int, loss=float | None, theta=np.ndarray)
+
+
+def check_entries(values: dict[str, Any], **types: Any) -> None:
+    """Raise ValueError or KeyError where a value is missing, or not of its type."""
+    for name, expected in types.items():
+        if not isinstance(values[name], expected):
+            raise ValueError(f"{name} is of type {type(values[name]).__name__}")
 
 
 _SNAPSHOT = ("coordinates", "level_sums", "epoch", "position", "steps", "rows_seen", "sums")

@@ -16,8 +16,10 @@ from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.losses import LOSSES
 from streamgd.objective.penalties import ElasticNet
+from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
-from streamgd.state import CorruptStateError
+from streamgd.state import CorruptStateError, join, split
+from streamgd.training.batch import BatchState
 from streamgd.training.trainstate import TrainState
 
 N_NUMERIC, LEVELS = 3, 4
@@ -263,6 +265,39 @@ def test_a_state_comes_back_from_what_is_written_down() -> None:
 def test_a_state_whose_shapes_do_not_suit_its_encoding_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(CorruptStateError):
         TrainState.from_state(started("adam", 0.01).state() | values)
+
+
+@pytest.mark.parametrize("path", [
+    ("encoding", "target_shift"), ("encoding", "target_scale"), ("encoding", "nulls"), ("epoch_losses", 0, "rows"),
+    ("epoch_losses", 0, "progressive"), ("best", "loss"), ("best", "epoch"), ("steps",), ("learning_rate",),
+    ("sums",),
+])  # fmt: skip
+@pytest.mark.parametrize("value", ["x", [], {"a": 1}], ids=str)
+def test_a_state_with_a_value_of_another_type_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    state = started("adam", 0.01)
+    state.take_snapshot()
+    state.epoch_losses.append({"epoch": 1, "rows": 60, "progressive": 0.5, "constant": 0.7, "holdout": None})
+    state.best = {"epoch": 1, "loss": None, "theta": np.zeros((N_DOF, 1))}
+    written: Any = join(*split(state.state()))
+    TrainState.from_state(written)
+    part = written
+    for step in path[:-1]:
+        part = part[step]
+    part[path[-1]] = value
+    with pytest.raises(CorruptStateError):
+        TrainState.from_state(written)
+
+
+@pytest.mark.parametrize(
+    "values", [{"alpha": "x"}, {"value": []}, {"theta": None}, {"trial": np.zeros(N_DOF)}, {"gradient": np.zeros(3)}],
+    ids=str,
+)  # fmt: skip
+def test_a_state_of_full_batch_with_another_optimizer_is_refused(values: dict[str, Any]) -> None:
+    optimizer = FULL_BATCH_OPTIMIZERS["backtracking"].init(np.zeros((N_DOF, 1)), 0.1)
+    state = BatchState(started("adam", 0.01).encoding, optimizer, 0.1, None, "key").state()
+    assert BatchState.from_state(state).optimizer["alpha"] == 0.1
+    with pytest.raises(CorruptStateError):
+        BatchState.from_state(state | {"optimizer": optimizer | values})
 
 
 def test_a_rotation_of_all_numeric_columns_comes_back() -> None:
