@@ -67,6 +67,24 @@ class Columns:
         names += [name for name in (self.target and self.target.name, self.weight, self.offset) if name]
         return list(dict.fromkeys(names))
 
+    def check(self) -> None:
+        """Raise ValueError where a value is not what it is declared to be, as in a file that was tampered with."""
+        optional = [self.weight, self.offset, *(column.part for column in self.numeric)]
+        names = [*self.feature_names, *self.sources, *(name for name in optional if name is not None)]
+        flags = [*(column.integer for column in self.numeric), *(column.hashed for column in self.categorical)]
+        classes: tuple[Label, ...] | None = None
+        if self.target is not None:
+            names.append(self.target.name)
+            classes = self.target.classes
+        if not all(isinstance(name, str) for name in names) or not all(isinstance(flag, bool) for flag in flags):
+            raise ValueError("a column whose name is no text")
+        if any(column.values not in ("string", "int", "float", "bool") for column in self.categorical):
+            raise ValueError("levels of an unknown type")
+        if classes is not None and (len(classes) != 2 or not all(map(_is_label, classes))):
+            raise ValueError("classes that are not two labels")
+        if classes is not None and type(classes[0]) is not type(classes[1]):
+            raise ValueError("classes of two types")
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values; :meth:`from_json` is its inverse."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -86,3 +104,9 @@ class Columns:
             fields["weight"],
             fields["offset"],
         )
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float | str)

@@ -107,6 +107,7 @@ class Encoding:
 
     def check(self) -> None:
         """Raise ValueError where the parts do not fit each other, as those of a file that was tampered with."""
+        self.columns.check()
         scaling, next_row = self.scaling, self.n_numeric
         if not (np.isfinite(self.target_shift) and 0.0 < self.target_scale < np.inf):
             raise ValueError(f"a target in units of {self.target_scale} from {self.target_shift} on")
@@ -115,9 +116,12 @@ class Encoding:
         for array in (scaling.shift0, scaling.scale0, scaling.mean, scaling.deviation, scaling.fill):
             if array.shape != (self.n_numeric,) or array.dtype != np.float64:
                 raise ValueError(f"a scaling of {array.dtype} {array.shape} for {self.n_numeric} columns")
-        if [each.column.name for each in self.categorical] != [column.name for column in self.columns.categorical]:
+        described = [(each.column.name, each.column.values) for each in self.categorical]
+        if described != [(column.name, column.values) for column in self.columns.categorical]:
             raise ValueError("levels of other columns than those that are categorical")
         for column in self.categorical:
+            if not all(isinstance(flag, bool) for flag in (column.column.hashed, column.other, column.base_row)):
+                raise ValueError(f"column '{column.column.name}' with something else than yes or no")
             if column.first_row != next_row or not 0 <= column.buckets <= MOST_BUCKETS:
                 raise ValueError(f"rows of column '{column.column.name}' in another place")
             next_row += column.n_rows

@@ -77,8 +77,17 @@ def levels_state(levels: pa.Array, values: str) -> dict[str, Any]:
 
 
 def levels_from_state(state: dict[str, Any]) -> pa.Array:
-    """The levels that :func:`levels_state` took apart."""
-    return _levels_of(state["values"], state["lengths"], state["bytes"], state["null"])
+    """The levels that :func:`levels_state` took apart.
+
+    Raises
+    ------
+    ValueError
+        They were not: their lengths would lead out of the bytes.
+    """
+    lengths, data = state["lengths"], state["bytes"]
+    if lengths.dtype != np.uint32 or data.dtype != np.uint8 or int(lengths.sum(dtype=np.uint64)) != len(data):
+        raise ValueError("levels whose lengths do not add up to their bytes")
+    return _levels_of(state["values"], lengths, data, state["null"])
 
 
 class LevelIndex:

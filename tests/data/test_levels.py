@@ -82,3 +82,15 @@ def test_more_than_two_gigabytes_of_levels_are_refused(monkeypatch: pytest.Monke
 def test_no_levels_have_their_type(values: str) -> None:
     assert no_levels(values).type == ARROW_TYPES[values]
     assert len(LevelIndex(values, no_levels(values))) == 0
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[2**30, 5], [1], [1, 1, 1], [2**32 - 1, 3], np.array([1, 1]), np.array([-1, 3]), np.array([2**32 + 2])],
+    ids=str,
+)
+@pytest.mark.parametrize("values", VALUES)
+def test_lengths_that_lead_out_of_the_bytes_are_refused(lengths: Any, values: str) -> None:
+    lengths = np.array(lengths, np.uint32) if isinstance(lengths, list) else lengths
+    with pytest.raises(ValueError, match="lengths do not add up"):
+        levels_from_state({"values": values, "lengths": lengths, "bytes": np.zeros(2, np.uint8), "null": -1})
