@@ -23,7 +23,7 @@ from streamgd.data.ahead import in_order, usable_cores
 from streamgd.data.columns import Label
 from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import Where, parse_where
-from streamgd.data.kinds import kind_of, type_name
+from streamgd.data.kinds import kind_of, python_values, type_name
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import can_hold_rows, origin_of
@@ -290,7 +290,7 @@ def _levels_of(array: pa.Array, by: str) -> tuple[list[Label | None], np.ndarray
     if kind_of(values.type) == "moment":
         # As text they have the same order, and nanoseconds are no trouble; durations are counts.
         values = values.cast(pa.int64() if pa.types.is_duration(values.type) else pa.string())
-    levels = values.to_pylist()
+    levels = python_values(values)
     index = pc.fill_null(array.indices.cast(pa.int64()), len(levels))
     return [*levels, None], index.to_numpy(zero_copy_only=False)
 

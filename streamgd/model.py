@@ -17,6 +17,7 @@ from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import Label
 from streamgd.data.encoder import Origin, RowChoice
 from streamgd.data.encoding import Encoding
+from streamgd.data.kinds import python_values
 from streamgd.errors import ConfigError, NoInputError, storage_errors
 from streamgd.inference import ClosingSums, Errors, Inference, infer
 from streamgd.objective.losses import LOSSES, Loss
@@ -206,7 +207,7 @@ class Model:
 
     def base_levels(self) -> dict[str, Label | None]:
         """The level of each categorical column that has no coefficient."""
-        return {c.column.name: c.levels[0].as_py() for c in self.encoding.categorical if len(c.levels)}
+        return {c.column.name: python_values(c.levels[:1])[0] for c in self.encoding.categorical if len(c.levels)}
 
     def to_bytes(self) -> bytes:
         return states.serialize(

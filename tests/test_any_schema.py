@@ -194,3 +194,26 @@ def test_thousands_of_schemas(
     table: pa.Table, row_group_rows: int, files: int, options: list[str], exclude: bool
 ) -> None:
     try_one(table, row_group_rows, files, options, exclude)
+
+
+@pytest.mark.parametrize("target", ["y", "text"])
+def test_text_that_is_no_utf8_is_a_level_like_any_other(target: str, tmp_path: Path) -> None:
+    """Parquet's text may hold any bytes; the oracle is the same data with the wrong bytes escaped."""
+    rng = np.random.default_rng(0)
+    values, escaped = [b"ab", b"\xff\xfe"], ["ab", "\\xff\\xfe"]
+    chosen, x = rng.integers(0, 2, 2_000), rng.normal(size=2_000)
+    columns = {"x": x + chosen, "y": x + rng.normal(size=2_000)}
+    found = []
+    for name, text in (("bytes", pa.array([values[k] for k in chosen], pa.binary()).view(pa.string())),
+                       ("escaped", pa.array([escaped[k] for k in chosen]))):  # fmt: skip
+        data, run, out = tmp_path / f"{name}.parquet", tmp_path / name, tmp_path / f"{name}-out"
+        pq.write_table(pa.table({**columns, "text": text}), data)
+        positive = ["--positive", "ab"] if target == "text" else []
+        trained = here("train", data, "--target", target, *positive, "--run", run, "--quiet", "--json")
+        assert trained.exit_code == 0, trained.err
+        shown = json.loads(here("show", run, "--json").out)
+        assert here("predict", run, data, "--out", out, "--quiet").exit_code == 0
+        levels = json.loads(here("evaluate", run, data, "--by", "text", "--json").out)["levels"]
+        predicted = pq.read_table(out / data.name).to_pylist()
+        found.append((shown["coefficients"], shown["base_levels"], levels, predicted))
+    assert found[0] == found[1]

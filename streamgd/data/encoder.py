@@ -19,6 +19,7 @@ from streamgd.data.blocks import Places, RecordLayout
 from streamgd.data.columns import Columns, NumericColumn, TargetColumn
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import Where
+from streamgd.data.kinds import python_values
 from streamgd.data.levels import null_mask
 from streamgd.data.numbers import as_float64
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
@@ -348,7 +349,7 @@ class Encoder:
         target: np.ndarray
         if isinstance(positive, str):
             array = as_dictionary(array, "string")
-            values = array.dictionary.to_pylist()
+            values = python_values(array.dictionary)
             known = {negative: 0.0, positive: 1.0}
             table = np.array([known.get(value, np.inf) for value in values] + [np.nan])
             target = table[pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy(zero_copy_only=False)]
@@ -362,9 +363,10 @@ class Encoder:
         unknown = np.isinf(target) & kept
         if unknown.any():
             row = int(np.flatnonzero(unknown)[0])
+            (found,) = python_values(batch.column(column.name)[row : row + 1])
             raise TargetError(
-                f"{origin.row(row)}, target '{column.name}': found {batch.column(column.name)[row].as_py()!r}, expected"
-                f" {negative!r} or {positive!r}. Keep two classes with --where, or choose --loss squared."
+                f"{origin.row(row)}, target '{column.name}': found {found!r}, expected {negative!r} or"
+                f" {positive!r}. Keep two classes with --where, or choose --loss squared."
             )
         return target
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -34,6 +34,20 @@ def kind_of(arrow_type: pa.DataType) -> Kind:
     if types.is_temporal(arrow_type) and not types.is_interval(arrow_type):
         return "moment"
     return "other"
+
+
+def python_values(array: pa.Array) -> list[Any]:
+    """The values as Python's; of text that is no UTF-8, which Parquet may hold, the wrong bytes are escaped.
+
+    >>> python_values(pa.array([b"a", b"\\xff", None]).view(pa.string()))
+    ['a', '\\\\xff', None]
+    """
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if not pa.types.is_string(array.type):
+        return list(array.to_pylist())
+    values = array.cast(pa.binary()).to_pylist()
+    return [None if value is None else value.decode(errors="backslashreplace") for value in values]
 
 
 def type_name(arrow_type: pa.DataType) -> str:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from streamgd.config import TrainConfig
 from streamgd.data.columns import Label, TargetColumn
 from streamgd.data.filters import Where
-from streamgd.data.kinds import NUMBERS, Kind, kind_of, type_name
+from streamgd.data.kinds import NUMBERS, Kind, kind_of, python_values, type_name
 from streamgd.data.numbers import as_float64
 from streamgd.data.sample import Sample, scan_column
 from streamgd.data.source import Manifest
@@ -90,7 +90,7 @@ def _labels(values: pa.Array, kind: Kind) -> set[Label]:
     """Distinct plain Python values, without null and NaN."""
     distinct = pc.unique(values)
     if kind in ("integer", "bool", "text"):
-        return set(distinct.drop_null().to_pylist())
+        return set(python_values(distinct.drop_null()))
     # Arrow's double of a decimal may differ by one bit from Python's; all comparisons are by Arrow's.
     return {number for number in as_float64(distinct.drop_null()).to_pylist() if not math.isnan(number)}
 

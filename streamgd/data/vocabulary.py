@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamgd.data.columns import CategoricalColumn
+from streamgd.data.kinds import python_values
 from streamgd.data.levels import ARROW_TYPES, LevelIndex, level_bytes, levels_from_state, levels_state
 from streamgd.kernels import levels as kernels
 
@@ -167,7 +168,7 @@ class CategoricalEncoding:
         if self.hashed:
             return [f"{name}#{bucket}" for bucket in range(self.buckets)]
         levels = self.levels if self.base_row else self.levels[1:]
-        names = [f"{name}={'null' if level is None else level}" for level in levels.to_pylist()]
+        names = [f"{name}={'null' if level is None else level}" for level in python_values(levels)]
         return [*names, f"{name}=(other)"] if self.other else names
 
     def state(self) -> dict[str, Any]:
