@@ -70,7 +70,7 @@ class FlightsRun:
 
     def finish(self) -> dict[str, Any]:
         process = self.start()
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=1200)
         assert process.returncode == 0, err
         facts: dict[str, Any] = json.loads(out)
         return facts
