@@ -338,7 +338,9 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError("--patience needs a holdout loss. Add --holdout 0.1 or --validation DATA.")
     _check_optimizer(config)
     if config.errors == "robust" and config.no_errors:
-        raise ConfigError(f"--errors robust: there would be no errors of coefficients, {config.no_errors}.")
+        raise ConfigError(
+            f"--errors robust: the coefficients would have no errors: {config.no_errors}. Leave --errors out, or that."
+        )
     if config.method == "batch" and config.schedule not in ("auto", "constant"):
         raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
     if config.method == "batch" and config.shuffle not in ("auto", "none"):

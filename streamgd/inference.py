@@ -19,6 +19,7 @@ from statistics import NormalDist
 from typing import Any, Literal, Self
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from streamgd.data.encoding import Encoding
 from streamgd.objective.losses import Loss
@@ -170,11 +171,14 @@ def infer(
     encoding : Encoding
         Its target is not scaled.
     """
-    with np.errstate(all="ignore"):  # what is not finite has its reason told
+    # The number of BLAS threads changes bits. What is not finite has its reason told.
+    with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         solved = _Solved(sums, encoding)
         fit = _fit(sums, solved, loss)
         covariance = _covariance(sums, solved, fit, errors)
         deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
+        if not fit.dispersion:  # there are no more observations than coefficients, or the model fits them all
+            deviation[:] = 0.0
         reasons = _reasons(solved, deviation, loss, encoding.row_names())
         refused = np.array([reason is not None for reason in reasons])
         covariance[refused], covariance[:, refused] = np.nan, np.nan
@@ -192,7 +196,6 @@ def _covariance(sums: ClosingSums, solved: _Solved, fit: Fit, errors: Errors) ->
         assert sums.meat is not None
         spread = (solved.directions / solved.eigenvalues) @ solved.vectors.T
         return np.asarray(spread @ sums.meat @ spread.T)
-    # Without a dispersion there are no more observations than coefficients: the model fits them all.
     return np.asarray((solved.directions / solved.eigenvalues) @ solved.directions.T * (fit.dispersion or 0.0))
 
 

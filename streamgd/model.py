@@ -202,7 +202,8 @@ class Model:
                 found = {name: float(getattr(inference, name)[number]) for name in _ERROR_COLUMNS}
                 errors = {name: None if math.isnan(value) else value for name, value in found.items()}
                 errors["reason"] = inference.reasons[number]
-            rows.append(vars(coefficient) | errors)
+            row = vars(coefficient) | errors
+            rows.append({name: row[name] for name in COEFFICIENT_SCHEMA.names})
         return rows
 
     def base_levels(self) -> dict[str, Label | None]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from streamgd.console import format_facts, format_table
+from streamgd.console import format_facts, format_table, format_value
 from streamgd.inference import Errors, Inference
 from streamgd.model import Model
 from streamgd.training.rundir import RunDirectory
@@ -175,8 +175,12 @@ def _inference_parts(coefficients: list[dict[str, Any]], inference: dict[str, An
     """Why coefficients have no errors, and how well the model fits."""
     if "refused" in inference:
         return [f"no errors of the coefficients: {inference['refused']}"]
-    without = {c["name"]: c["reason"] for c in coefficients if c["reason"]}
-    parts = ["without errors\n" + format_facts(without, indent="  ")] if without else []
+    without: dict[str, list[str]] = {}
+    for each in coefficients:
+        if each["reason"]:
+            without.setdefault(each["reason"], []).append(each["name"])
+    lines = [f"  {format_value(names)}: {reason}" for reason, names in without.items()]
+    parts = ["\n".join(["without errors", *lines])] if lines else []
     facts = {name: value for name, value in inference.items() if name not in ("errors", "level")}
     return [*parts, f"fit, with {inference['errors']} errors\n" + format_facts(facts)]
 

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from scipy.special import expit
 
 from streamgd.cli import main
-from streamgd.errors import ConfigError
+from streamgd.errors import ConfigError, PausedError
+from streamgd.training.batch import BatchTrainer
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS
 from streamgd.training.train import Result, train
 
@@ -153,6 +154,20 @@ class TestRuns:
         )
         for errors in ("robust", "classical"):  # both are there now
             assert run(columns, tmp_path, errors=errors).facts["already_finished"]
+
+    def test_a_run_that_is_stopped_in_its_closing_pass_makes_it_when_it_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stopped(*_: Any) -> None:
+            raise PausedError("stopped")
+
+        columns = draw("logistic")
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchTrainer, "closing_sums", stopped)
+            with pytest.raises(PausedError):
+                run(columns, tmp_path)
+        result = run(columns, tmp_path)
+        np.testing.assert_allclose(result.model.inference().standard_error, fitted(columns, "logistic").bse, rtol=1e-6)
 
     def test_with_patience_they_are_those_of_the_theta_that_predicts(self, tmp_path: Path) -> None:
         result = run(

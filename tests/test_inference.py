@@ -244,10 +244,11 @@ class TestWithoutMeaning:
         levels = (sample.X[:, 2] + sample.X[:, 3] == 0, sample.X[:, 2] == 1, sample.X[:, 3] == 1)
         few = np.concatenate([np.flatnonzero(rows)[:n] for rows, n in zip(levels, (2, 2, 1), strict=True)])
         exact = replace(sample, X=sample.X[few], y=sample.y[few], weight=np.ones(5))
-        found = exact.infer(np.linalg.solve(exact.X, exact.y))
-        assert found.fit.dispersion is None
-        assert np.isnan(found.standard_error).all()
-        assert all(found.reasons)
+        for errors in ("classical", "robust"):
+            found = exact.infer(np.linalg.solve(exact.X, exact.y), errors)
+            assert found.fit.dispersion is None
+            assert np.isnan(found.standard_error).all()
+            assert set(found.reasons) == {"no residuals to tell it by"}
 
     def test_a_perfect_fit_has_neither_errors_nor_likelihood(self) -> None:
         sample = Sample.draw("squared")

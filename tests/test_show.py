@@ -200,7 +200,7 @@ class TestErrors:
         facts = show(run_dir)
         missing = next(each for each in facts["coefficients"] if each["level"] == "AA")
         assert missing["standard_error"] is missing["p_value"] is None
-        assert "without errors\n  carrier=AA  no training row tells it" in format_show(facts)
+        assert "without errors\n  carrier=AA: no training row tells it" in format_show(facts)
 
     def test_the_fit_is_told_with_its_errors(self, run_dir: Path) -> None:
         finish(run_dir, with_errors(small_model()))
