@@ -63,11 +63,11 @@ class Cluster:
             self.address = str(client.scheduler.address)  # type: ignore[union-attr]
 
     def _start(self, program: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        log = (self.folder / "log.txt").open("ab")
-        return subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(self._file), *arguments],
-            stdout=log, stderr=log, env={**os.environ, **environment},
-        )  # fmt: skip
+        with (self.folder / "log.txt").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(self._file), *arguments],
+                stdout=log, stderr=log, env={**os.environ, **environment},
+            )  # fmt: skip
 
     def add(self, faults: str = DELAYS, nanny: bool = False, *arguments: str, **environment: str) -> int:
         """Start a worker; returns its process id."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -240,14 +241,17 @@ def test_a_signal_stops_workers_at_a_checkpoint_within_seconds(
     assert outcome(data, run, epochs=5, threads=2)["facts"]["epochs"] >= 2
 
 
+@pytest.mark.parametrize("after_s", [0.15, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_lost_scheduler_ends_in_a_checkpoint_from_which_threads_go_on(
-    data: str, on_threads: dict[str, Any], tmp_path: Path
+    after_s: float, data: str, on_threads: dict[str, Any], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     with Cluster(tmp_path / "cluster") as cluster:
         cluster.add("def around(work, start, common):\n    time.sleep(0.01)\n    return work()")
         cluster.wait(1)
-        hook = Hooked("pass 2", cluster.scheduler.kill)
+        # In the middle of the third pass, which takes twice as long, or before it begins.
+        strike = threading.Timer(after_s, cluster.scheduler.kill).start if after_s else cluster.scheduler.kill
+        hook = Hooked("pass 2", strike)
         with pytest.raises(ClusterLostError, match=r"the scheduler of the cluster was lost\. .*same command") as lost:
             train(data, "y", run=str(run), cluster=cluster.address, display=hook, **OPTIONS)
     one_line(lost.value, 75)
