@@ -165,11 +165,18 @@ def _dot_signature(feature):
 
 @compiled([_dot_signature(types.float32), _dot_signature(_f8)])
 def _predict(features, first, count, theta_numeric, intercept, raw):
-    """``raw[:count]`` = intercept and numeric part of the rows from ``first`` on; four rows at a time."""
-    zero = theta_numeric.dtype.type(0.0)
+    """``raw[:count]`` = intercept and numeric part of the rows from ``first`` on; four rows at a time.
+
+    These rows are in the cache already: meanwhile the first half of the next tile is fetched, and the rest by
+    :func:`_gradient_of_tile`.
+    """
+    zero, half_row_bytes = theta_numeric.dtype.type(0.0), features.shape[1] * features.itemsize // 2
+    next_half = features.ctypes.data + 2 * (first + count) * half_row_bytes
     by_four = count - count % 4
     for i in range(0, by_four, 4):
         row = first + i
+        for line in range(next_half + i * half_row_bytes, next_half + (i + 4) * half_row_bytes, CACHE_LINE_BYTES):
+            prefetch(line)
         a, b, c, d = zero, zero, zero, zero
         for j in range(features.shape[1]):
             a += features[row, j] * theta_numeric[j]
@@ -216,18 +223,18 @@ def _gradient_signature(feature):
 def _gradient_of_tile(features, first, count, residual, gradient):
     """``gradient[:]`` = residual times features, summed over the rows from ``first`` on; four rows at a time.
 
-    These rows are in the cache already: meanwhile those of the next tile are fetched.
+    Meanwhile the second half of the next tile is fetched.
     """
     n_numeric = features.shape[1]
-    row_bytes = n_numeric * features.itemsize
-    next_tile = features.ctypes.data + (first + count) * row_bytes
+    half_row_bytes = n_numeric * features.itemsize // 2
+    next_half = features.ctypes.data + (2 * first + 3 * count) * half_row_bytes
     gradient[:] = 0.0
     of_type = gradient.dtype.type
     by_four = count - count % 4
     for i in range(0, by_four, 4):
         a, b, c, d = of_type(residual[i]), of_type(residual[i + 1]), of_type(residual[i + 2]), of_type(residual[i + 3])
         row = first + i
-        for line in range(next_tile + i * row_bytes, next_tile + (i + 4) * row_bytes, CACHE_LINE_BYTES):
+        for line in range(next_half + i * half_row_bytes, next_half + (i + 4) * half_row_bytes, CACHE_LINE_BYTES):
             prefetch(line)
         for j in range(n_numeric):
             gradient[j] += (
