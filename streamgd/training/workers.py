@@ -121,7 +121,7 @@ class Failure:
 def sums_of_chunk(spec: Sealed, common: Sealed, start: int, stop: int) -> Part | Failure:
     """Read, encode and sum a chunk: the row groups ``start … stop - 1`` of the manifest."""
     try:
-        with _one_blas_thread(), np.errstate(all="ignore"):
+        with _one_blas_thread, np.errstate(all="ignore"):
             return _run_of(spec.value).part(common.value, start, stop)
     except StreamgdError as error:
         return Failure(type(error), str(error))
@@ -259,8 +259,6 @@ def _named_errors() -> Iterator[None]:
     except (NoInputError, DataChangedError, StorageError, AccessError) as error:
         raise type(error)(f"{_name()}: {error}") from error
     except OSError as error:
-        if error.errno is None:
-            raise
         # What storage answers may come through from a library.
         raise from_os_error(error, f"use {error.filename or 'a file'} on {_name()}") from error
 
@@ -269,11 +267,34 @@ def _name() -> str:
     return f"worker {get_worker().address}"
 
 
+class _OneBlasThread:
+    """While any task is in here, BLAS has one thread: their number changes bits, and is the same for all of a process.
+
+    Workers of others may have tasks of their own, so it is given back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limits = _libraries().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limits.restore_original_limits()
+
+
 @cache
-def _blas() -> ThreadpoolController:
+def _libraries() -> ThreadpoolController:
+    """Looking for them takes longer than a small chunk."""
     return ThreadpoolController()
 
 
-def _one_blas_thread() -> Any:
-    """The number of BLAS threads changes bits."""
-    return _blas().limit(limits=1, user_api="blas")
+_one_blas_thread = _OneBlasThread()

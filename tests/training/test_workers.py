@@ -1,0 +1,114 @@
+"""What runs in a worker: folds as threads fold, errors as values, footers read anew, one BLAS thread."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+
+import pytest
+from small_data import written
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from streamgd.data.source import Manifest
+from streamgd.errors import DataChangedError, DataError, NoInputError
+from streamgd.training import workers
+from streamgd.training.cluster import FOLDED
+from streamgd.training.reduce import tree_reduce
+from streamgd.training.workers import Failure, Part, Sealed, fold, other_versions
+
+STAGES = {"decode": 0.5, "compute": 0.25}
+
+
+class Text(str):
+    """Adds up to what shows the tree."""
+
+    __slots__ = ()
+
+    def __add__(self, other: str) -> Text:
+        return Text(f"({self}{other})")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    """Three files."""
+    return written(tmp_path, 60, 10, files=3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 63, 64, 65, 100])
+def test_folds_of_eight_are_the_tree_of_threads(n: int) -> None:
+    leaves = [Text(f"<{i}>") for i in range(n)]
+    level: list[Part | Failure] = [Part(leaf, STAGES) for leaf in leaves]
+    while len(level) > 1:
+        level = [fold(level[start : start + FOLDED]) for start in range(0, len(level), FOLDED)]
+    (total,) = level
+    assert isinstance(total, Part)
+    assert total.value == tree_reduce(lambda _, leaf: leaf, None, leaves, Text.__add__, 2)
+    assert total.thread_s == {stage: n * seconds for stage, seconds in STAGES.items()}
+
+
+def test_the_first_failure_is_the_sum() -> None:
+    first, second = Failure(DataError, "row 1"), Failure(NoInputError, "gone")
+    parts = [Part(1.0, STAGES), Part(2.0, STAGES), first, Part(3.0, STAGES), second]
+    found = fold(parts)
+    assert found is first
+    assert repr(pickle.loads(pickle.dumps(found)).error()) == "DataError('row 1')"
+
+
+def test_versions_that_differ_are_listed_on_both_sides() -> None:
+    here: dict[str, str | None] = {"python": "3.11", "numpy": "2.1", "streamgd": "1"}
+    assert other_versions(here, dict(here), "worker a") is None
+    said = other_versions(here, {"python": "3.12", "numpy": "2.1", "streamgd": None}, "worker a")
+    assert said is not None
+    assert said.startswith(
+        "the versions of worker a differ: python 3.11 here, 3.12 there; streamgd 1 here, none there."
+    )
+
+
+def test_what_is_sealed_is_opened_once_and_sent_as_it_came() -> None:
+    sealed = Sealed(Sealed.pickled((len, [1, 2])))
+    function, argument = sealed.value
+    assert function(argument) == 2
+    assert sealed.value is sealed.value
+    assert pickle.loads(pickle.dumps(sealed)).value == (len, [1, 2])
+
+
+def files_of(manifest: Manifest) -> workers._Files:
+    bare = workers.Spec.of("key", SimpleNamespace(manifest=manifest, with_manifest=lambda m: m), None, 1).work
+    return workers._Files(pickle.loads(pickle.dumps(bare)))  # type: ignore[arg-type]
+
+
+def test_footers_are_read_by_the_worker_and_few_are_kept(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MOST_FOOTERS", 2)
+    files = files_of(manifest)
+    for needed in ({0}, {1}, {0}, {2}):
+        files.need(needed)
+        assert all(files.manifest.files[index].metadata.equals(manifest.files[index].metadata) for index in needed)
+    assert [file.metadata is not None for file in files.manifest.files] == [True, False, True]
+
+
+def test_a_file_that_is_not_there_or_another_one_is_told(manifest: Manifest) -> None:
+    files = files_of(manifest)
+    first, second = (Path(file.path) for file in manifest.files[:2])
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(DataChangedError, match=r"1\.parquet is another file than the one the run began with"):
+        files.need({1})
+    first.unlink()
+    with pytest.raises(NoInputError, match=r"0\.parquet is not there\. Put the data where every worker sees them"):
+        files.need({0})
+
+
+def test_blas_has_one_thread_until_the_last_task_has_ended() -> None:
+    def blas_threads() -> set[int]:
+        return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+    with threadpool_limits(2, "blas"):
+        first, second = workers._one_blas_thread, workers._one_blas_thread
+        with first:
+            other = Thread(target=second.__enter__)
+            other.start()
+            other.join()
+        assert blas_threads() == {1}
+        second.__exit__()
+        assert blas_threads() == {2}
