@@ -212,6 +212,10 @@ class TrainConfig(BaseModel):
         None, description="batch: stop when J - J* is estimated to be below this [default: newton: 1e-15 of J].",
         json_schema_extra=CHANGEABLE,
     )  # fmt: skip
+    certify: bool = Field(
+        False, description="Tell by one more pass how far the result is from the optimum; batch always does.",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
     tol_loss: Finite = Field(
         0.0, description="Stop when an epoch lowers the loss by less than this fraction.", json_schema_extra=CHANGEABLE
     )

@@ -28,7 +28,7 @@ WAYS = {
     "blocks": ["--optimizer", "adam", "--epochs", "3", "--holdout", "0.2"],
     "window": ["--shuffle", "window", "--epochs", "3", "--holdout", "0.2"],
     "sgd": ["--method", "sgd", "--epochs", "3", "--holdout", "0.2"],
-    "batch": ["--method", "batch", "--epochs", "9", "--holdout", "0.2"],
+    "batch": ["--method", "batch", "--optimizer", "backtracking", "--epochs", "9", "--holdout", "0.2"],
 }
 PHASES = {
     "blocks": ["start", RESOLVED, "prepare", "finalise", "epoch 2/3", "evaluate", "writing"],

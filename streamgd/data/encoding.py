@@ -97,6 +97,20 @@ class Encoding:
             first_row += narrow.n_rows
         return replace(self, categorical=tuple(categorical)), np.concatenate([*parts, intercept])
 
+    def rows_without_base(self) -> np.ndarray:
+        """For each row of theta that of the same column or level under :meth:`without_base_rows`, int32, ``(n_dof,)``.
+
+        Base levels have -1, and so has the last entry, the intercept's: as an index, a code of -1 stays what it is.
+        """
+        rows = np.full(self.n_dof, -1, np.int32)
+        rows[: self.n_numeric] = np.arange(self.n_numeric)
+        narrow_row = self.n_numeric
+        for column in self.categorical:
+            first, kept = column.first_row + int(column.base_row), column.n_rows - int(column.base_row)
+            rows[first : first + kept] = np.arange(narrow_row, narrow_row + kept)
+            narrow_row += kept
+        return rows
+
     def level_ranges(self) -> np.ndarray:
         """First row and end of each categorical column whose base level has a row, -1 of others; int64, (n, 2)."""
         ranges = [(c.first_row, c.first_row + c.n_rows) if c.base_row else (-1, -1) for c in self.categorical]

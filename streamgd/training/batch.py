@@ -19,7 +19,6 @@ from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate, hessian_is_affordable
-from streamgd.training.chunks import SumsOfBlock
 from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
@@ -108,20 +107,16 @@ class BatchTrainer:
     def total(self, theta: np.ndarray, hessian: bool = False, meat: bool = False) -> ChunkSums:
         """Sums over all training rows at ``theta``."""
         self._latest = None
-        total = self._sum(theta, partial(self._objective.chunk_sums, hessian=hessian, meat=meat))
+        total: ChunkSums = self._blocks((partial(self._objective.chunk_sums, hessian=hessian, meat=meat), theta))
         if hessian:
             self._latest = theta, total
-        return total
-
-    def _sum(self, theta: np.ndarray, sums_of_block: SumsOfBlock) -> ChunkSums:
-        total: ChunkSums = self._blocks((sums_of_block, theta))
         return total
 
     def smoothness(self, n_dof: int) -> float:
         """A bound on the curvature of J, from a few passes over all rows."""
 
         def product(vector: np.ndarray) -> np.ndarray:
-            total = self._sum(vector, second_moments)
+            total = self._blocks((second_moments, vector))
             return np.asarray(total.gradient / total.weight)
 
         loss, penalty = self._objective.loss, self._objective.penalty

@@ -32,11 +32,10 @@ class BatchSession(Session):
         try:
             survey, vocabularies = survey_pass(task, self._reduction, context)
             encoding = task.encoding(survey, vocabularies)
-            self.task = task = task.with_optimizer(encoding.n_dof)
+            self.task = task = task.with_optimizer(encoding.n_dof).with_room_for_hessians(encoding.n_dof)
             self._survey, self._vocabularies = survey, vocabularies
-            self._blocks = self._reduction.open(
-                BlockWork(task.manifest, encoding, task.layout, task.choice), keeps_blocks=True
-            )
+            work = BlockWork(task.manifest, encoding, task.layout, task.choice)
+            self._blocks = self._reduction.open(work, task.threads, keeps_blocks=True)
             objective = task.objective(encoding)
             tell_hashed(task, encoding, context)
             holdout = reduced_holdout(task, encoding, self._reduction)
@@ -151,4 +150,4 @@ def open_reduction(task: Task, context: RunContext) -> Reduction:
 
         return ClusterReduction(task, context)
     keep = Keep(task.blocks_dir, kept_bytes(task.config.blocks_max, task.blocks_dir), partly=False)
-    return ThreadReduction(task.threads, keep, context.interrupt.check_repeated, context.stopwatch)
+    return ThreadReduction(keep, context.interrupt.check_repeated, context.stopwatch)

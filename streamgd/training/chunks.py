@@ -45,7 +45,7 @@ def survey_pass(task: Task, reduction: Reduction, context: RunContext) -> tuple[
     counter = RowCounter(context.display, task.manifest.n_rows, context.stopwatch)
     counter.add("prepare", 0)
     work = SurveyWork.of(task)
-    found: ChunkSurvey = reduction.open(work)(None, lambda rows: counter.add("prepare", rows))
+    found: ChunkSurvey = reduction.open(work, task.threads)(None, lambda rows: counter.add("prepare", rows))
     vocabularies = [work.vocabulary(column) for column in work.columns.categorical]
     for vocabulary, levels in zip(vocabularies, found.levels, strict=True):
         vocabulary.take_over(levels.levels, levels.hashed)

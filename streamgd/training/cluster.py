@@ -132,7 +132,7 @@ class ClusterReduction(Reduction):
         self._stack.callback(_close_client, client)
         return client
 
-    def open(self, work: Work, keeps_blocks: bool = False) -> Pass:
+    def open(self, work: Work, threads: int, keeps_blocks: bool = False) -> Pass:  # noqa: ARG002
         self._passes += 1
         key = f"{self._key}-{self._passes}"
         spec = Spec.of(key, work, self._config.blocks_max if keeps_blocks else None, len(self.workers()))

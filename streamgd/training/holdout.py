@@ -81,10 +81,10 @@ def reduced_holdout(task: Task, encoding: Encoding, reduction: Reduction) -> Hol
     """Held out rows of full batch, decoded anew each time, if there are any."""
     if task.validation is not None:
         choice = RowChoice(where=task.choice.where)
-        return ReducedHoldout(reduction.open(BlockWork(task.validation, encoding, task.layout, choice)))
+        return ReducedHoldout(reduction.open(BlockWork(task.validation, encoding, task.layout, choice), task.threads))
     if task.config.holdout > 0:
         work = BlockWork(task.manifest, encoding, task.layout, task.choice, held_out=True)
-        return ReducedHoldout(reduction.open(work))
+        return ReducedHoldout(reduction.open(work, task.threads))
     return None
 
 

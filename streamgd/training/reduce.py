@@ -104,8 +104,16 @@ class Reduction(ABC):
     """Those who work on chunks."""
 
     @abstractmethod
-    def open(self, work: Work, keeps_blocks: bool = False) -> Pass:
-        """Make ready for passes of one kind; with ``keeps_blocks``, they keep encoded blocks on disk."""
+    def open(self, work: Work, threads: int, keeps_blocks: bool = False) -> Pass:
+        """Make ready for passes of one kind.
+
+        Parameters
+        ----------
+        threads : int
+            That work at once, where they are those of this process.
+        keeps_blocks : bool
+            Whether encoded blocks are kept on disk between passes.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -117,23 +125,22 @@ class ThreadReduction(Reduction):
 
     Parameters
     ----------
-    keep : Keep
+    keep : Keep or None
         For work that keeps blocks.
     check : callable
         Called before each chunk; raises to stop.
     """
 
-    def __init__(self, threads: int, keep: Keep, check: Callable[[], None], stopwatch: Stopwatch):
-        self._threads = threads
+    def __init__(self, keep: Keep | None, check: Callable[[], None], stopwatch: Stopwatch):
         self._keep = keep
         self._check = check
         self._stopwatch = stopwatch
         self._opened: list[OpenWork] = []
 
-    def open(self, work: Work, keeps_blocks: bool = False) -> Pass:
+    def open(self, work: Work, threads: int, keeps_blocks: bool = False) -> Pass:
         opened = work.opened(self._keep if keeps_blocks else None, self._stopwatch)
         self._opened.append(opened)
-        return _ThreadPass(opened, work.chunks, self._threads, self._check)
+        return _ThreadPass(opened, work.chunks, threads, self._check)
 
     def close(self) -> None:
         while self._opened:

@@ -126,21 +126,25 @@ class Task:
         return replace(self, resolved=replace(self.resolved, scale=scale))
 
     def with_optimizer(self, n_dof: int) -> Task:
-        """The same task with what ``auto`` stands for in full batch, and threads that leave room for Hessians.
+        """The same task with what ``auto`` stands for in full batch: see ``hessian_is_affordable``."""
+        if self.optimizer != "auto":
+            return self
+        beyond = "backtracking" if self.config.l1 > 0.0 else "lbfgs"
+        return replace(self, optimizer="newton" if hessian_is_affordable(n_dof) else beyond)
+
+    def with_room_for_hessians(self, n_dof: int) -> Task:
+        """The same task with so few threads that there is room for Hessians, where they are made.
 
         Raises
         ------
         ConfigError
             The optimizer asked for needs Hessians that do not fit ``--memory``.
         """
-        optimizer, affordable = self.optimizer, hessian_is_affordable(n_dof)
-        if optimizer == "auto":
-            optimizer = "newton" if affordable else "backtracking" if self.config.l1 > 0.0 else "lbfgs"
-        memory = self.memory
-        if affordable or FULL_BATCH_OPTIMIZERS[optimizer].needs_hessian:
-            robust = self.config.errors == "robust"
-            memory = memory_for_hessians(self.config.memory, memory, n_dof, len(self.manifest.row_groups), robust)
-        return replace(self, optimizer=optimizer, memory=memory)
+        asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
+        if not (asked or hessian_is_affordable(n_dof)):
+            return self
+        robust, n_groups = self.config.errors == "robust", len(self.manifest.row_groups)
+        return replace(self, memory=memory_for_hessians(self.config.memory, self.memory, n_dof, n_groups, robust))
 
     def encoder(self) -> Encoder:
         """An encoder in provisional units with growing vocabularies."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from streamgd.inference import ClosingSums
 from streamgd.objective.objective import ChunkSums
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.carry import carry_over
+from streamgd.training.certificate import Certificate, hessian_is_affordable
+from streamgd.training.chunks import BlockWork
 from streamgd.training.holdout import BlocksHoldout, Holdout, folded, of_all_blocks
+from streamgd.training.passes import PreparedPass
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
+from streamgd.training.reduce import Pass, ThreadReduction
 from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
 from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import (
@@ -201,7 +206,7 @@ class StochasticSession(Session):
         facts |= {
             "progressive_loss": scaled(losses["progressive"], unit), "holdout_loss": scaled(losses["holdout"], unit),
             "base_loss": scaled(losses["constant"], unit), "train_loss": None, "objective": None,
-            "learning_rate": state.learning_rate, "rollbacks": state.rollbacks,
+            "learning_rate": state.learning_rate, "rollbacks": state.rollbacks, "certificate": None,
         }  # fmt: skip
         if self._blocks is not None:
             total, constant = self._losses_over_blocks(self._blocks.prepared)
@@ -210,6 +215,8 @@ class StochasticSession(Session):
                 "base_loss": constant / total.weight * unit, "train_loss": total.mean_loss * unit,
                 "objective": (total.mean_loss + penalty) * unit,
             }  # fmt: skip
+        if self.task.config.certify:
+            facts["certificate"] = self._certificate(facts["base_loss"] or 0.0)
         return facts
 
     def _losses_over_blocks(self, prepared: PreparedBlocks) -> tuple[ChunkSums, float]:
@@ -228,6 +235,23 @@ class StochasticSession(Session):
         total = folded(iter(sums for sums, _ in found))
         assert total is not None
         return total, sum(loss for _, loss in found)
+
+    def _certificate(self, base_loss: float) -> dict[str, Any]:
+        """How far the result is from the optimum, by a pass over the blocks, or over the files."""
+        encoding, theta = self.result()
+        affordable = hessian_is_affordable(encoding.n_dof)
+        task, check = self.task.with_room_for_hessians(encoding.n_dof), self.context.interrupt.check_repeated
+        run: Pass
+        if self._blocks is not None:
+            run = PreparedPass(self._blocks.prepared, task.threads, check, self.context.stopwatch)
+        else:
+            work = BlockWork(task.manifest, encoding, task.layout, task.choice)
+            run = ThreadReduction(None, check, self.context.stopwatch).open(work, task.threads)
+        total = run((partial(self._objective.chunk_sums, hessian=affordable), theta))
+        evaluation = self._objective.evaluate(theta, total)
+        certificate = Certificate.of(theta, evaluation, self._objective.penalty, encoding.target_scale)
+        self.context.display.message(f"certificate: {certificate.text(base_loss)}")
+        return certificate.to_json()
 
     def hint(self) -> str | None:
         if self._state.stopped_by == "max_time" and self._state.epoch == 0:

@@ -220,3 +220,18 @@ def test_records_become_blocks_in_the_order_asked_for(dtype: str) -> None:
     tables = [{-1: 4, 0: -1, 1: 2, 2: 3}, {-2 - k: 5 + k for k in range(8)}, {-1: 14, 0: -1, 1: 13}, {-1: 15}]
     for column, table in enumerate(tables):
         np.testing.assert_array_equal(block.codes[:, column], [table[code] for code in codes[order, column]])
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_rows_keep_their_names_without_base_levels(other: bool) -> None:
+    narrow, wide = an_encoding(other), an_encoding(other).with_base_rows()
+    for encoding in (narrow, wide):
+        rows = encoding.rows_without_base()
+        found = {
+            narrow.row_names()[row]: name for row, name in zip(rows, encoding.row_names(), strict=True) if row >= 0
+        }
+
+        assert set(found) == set(narrow.row_names()[:-1])
+        assert all(name == there for name, there in found.items())
+        assert rows[-1] == -1
+    assert [wide.row_names()[row] for row in np.flatnonzero(rows < 0)] == ["carrier=UA", "origin=JFK", "(intercept)"]

@@ -1,0 +1,60 @@
+"""Full-batch passes over the shuffled blocks of a stochastic run."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from streamgd.data.blocks import Block
+from streamgd.data.prepare import PreparedBlocks
+from streamgd.objective.objective import ChunkSums
+from streamgd.stopwatch import Stopwatch
+from streamgd.training.chunks import SumsOfBlock
+from streamgd.training.reduce import Pass, tree_reduce
+
+#: Neighbouring blocks that one task sums: about 0.1 s of work.
+CHUNK_BLOCKS = 16
+
+
+class PreparedPass(Pass):
+    """Over the training rows of shuffled blocks, seen without the rows of theta that base levels have in the loops.
+
+    Parameters
+    ----------
+    check : callable
+        Called before each block; raises to stop.
+    """
+
+    def __init__(self, prepared: PreparedBlocks, threads: int, check: Callable[[], None], stopwatch: Stopwatch):
+        self._prepared = prepared
+        self._rows = prepared.encoding.rows_without_base()
+        self._threads = threads
+        self._check = check
+        self._stopwatch = stopwatch
+
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> ChunkSums:
+        """The sum over all blocks of ``sums_of_block(theta, block)``, for ``common = (sums_of_block, theta)``."""
+
+        def result_of(shared: tuple[SumsOfBlock, Any], indices: range) -> ChunkSums:
+            sums_of_block, theta = shared
+            total = None
+            for index in self._prepared.in_turn(indices, self._stopwatch):
+                self._check()
+                with self._stopwatch.timed("compute"):
+                    block = self._block(index)
+                    sums = sums_of_block(theta, block)
+                    total = sums if total is None else total + sums
+                if done is not None:
+                    done(block.rows)
+            assert total is not None
+            return total
+
+        n_blocks = self._prepared.n_blocks
+        chunks = [range(first, min(first + CHUNK_BLOCKS, n_blocks)) for first in range(0, n_blocks, CHUNK_BLOCKS)]
+        total: ChunkSums = tree_reduce(result_of, common, chunks, operator.add, self._threads)
+        return total
+
+    def _block(self, index: int) -> Block:
+        features, codes, *others = self._prepared.train_block(index).arrays()
+        return Block(features, self._rows[codes], *others)
