@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import types
 
@@ -54,6 +56,21 @@ def add_gradient(features, codes, residual, gradient):
             if j >= 0:
                 gradient[j] += residual[i]
     gradient[gradient.shape[0] - 1] += residual.sum()
+
+
+def _rows_signature(feature):
+    return types.void(feature[:, ::1], _f8[::1], _f8[:, ::1])
+
+
+@compiled([_rows_signature(types.float32), _rows_signature(_f8)])
+def weighted_rows(features, weight, rows):
+    """``rows[i] = sqrt(weight_i) * [features_i, 1]``: rows (n_rows, n_numeric + 1)."""
+    n_numeric = features.shape[1]
+    for i in range(features.shape[0]):
+        root = math.sqrt(weight[i])
+        for j in range(n_numeric):
+            rows[i, j] = root * features[i, j]
+        rows[i, n_numeric] = root
 
 
 def _products_signature(feature):

@@ -163,12 +163,11 @@ def outer_products(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarr
     """
     n_numeric = block.features.shape[1]
     products, numeric = np.zeros((n_dof, n_dof)), np.zeros((n_numeric + 1, n_numeric + 1))
+    memory = np.empty((min(PRODUCT_ROWS, block.rows), n_numeric + 1))
     for start in range(0, block.rows, PRODUCT_ROWS):
         features, weight = block.features[start : start + PRODUCT_ROWS], row_weight[start : start + PRODUCT_ROWS]
-        rows = np.empty((len(features), n_numeric + 1))
-        root = np.sqrt(weight)
-        np.multiply(features, root[:, None], out=rows[:, :-1])
-        rows[:, -1] = root
+        rows = memory[: len(features)]
+        sums.weighted_rows(features, weight, rows)
         numeric += rows.T @ rows
         if block.codes.shape[1]:
             sums.add_code_products(features, block.codes[start : start + PRODUCT_ROWS], weight, products)
