@@ -15,7 +15,7 @@ from scipy.special import expit
 from sklearn.linear_model import ElasticNet as SklearnElasticNet
 from sklearn.linear_model import LogisticRegression
 
-from streamgd.errors import ConfigError
+from streamgd.errors import ConfigError, RunMismatchError
 from streamgd.model import Model
 from streamgd.show import format_show, show
 from streamgd.training import certificate, memory
@@ -137,6 +137,16 @@ def test_more_coefficients_than_a_hessian_is_made_for_are_left_to_lbfgs(
     assert told["gradient"] <= 1e-8
     assert result.facts["objective"] - exact.facts["objective"] <= told["bound"]
     assert with_l1.facts["certificate"]["estimated_by"] == "none"
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train(str(data["logistic"]), "y", run=str(run), method="batch", epochs=2)
+    monkeypatch.setattr(certificate, "MOST_HESSIAN_COLUMNS", 10)
+    with pytest.raises(RunMismatchError, match="not one of lbfgs"):
+        train(str(data["logistic"]), "y", run=str(run), method="batch", epochs=4)
 
 
 @pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])

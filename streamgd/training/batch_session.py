@@ -8,6 +8,7 @@ import numpy as np
 
 from streamgd.data.encoding import Encoding
 from streamgd.data.store import remove_blocks
+from streamgd.errors import RunMismatchError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer
@@ -40,10 +41,20 @@ class BatchSession(Session):
             tell_hashed(task, encoding, context)
             holdout = reduced_holdout(task, encoding, self._reduction)
             self._trainer = BatchTrainer(task, self._blocks, objective, holdout, context)
-            self._state = BatchState.from_state(saved) if saved else self._new_state(encoding)
+            self._state = self._old_state(saved) if saved else self._new_state(encoding)
         except BaseException:
             self.close()
             raise
+
+    def _old_state(self, saved: dict[str, Any]) -> BatchState:
+        state = BatchState.from_state(saved)
+        theta = np.array(state.optimizer["theta"])
+        if set(state.optimizer) != set(self._first_optimizer_state(state.encoding, theta, 1.0)):
+            raise RunMismatchError(
+                f"the checkpoint is not one of {self.task.optimizer}, which this run would go on with. Start over with"
+                f" --restart."
+            )
+        return state
 
     def _new_state(self, encoding: Encoding) -> BatchState:
         task, survey = self.task, self._survey
