@@ -17,6 +17,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
 from streamgd.errors import DataError, DivergenceError, StreamgdError
 from streamgd.kernels import stochastic as kernels
+from streamgd.kernels.coordinates import most_touched
 from streamgd.objective.objective import Objective
 from streamgd.optim.schedules import learning_rates
 from streamgd.optim.stochastic import OPTIMIZERS
@@ -67,7 +68,7 @@ class StochasticTrainer:
         self._unit = state.encoding.target_scale**2
         self._level_ranges = state.encoding.level_ranges()
         encoding, rows = state.encoding, self._batch_size
-        most = kernels.most_touched(encoding.n_dof, encoding.n_numeric, len(encoding.categorical), rows)
+        most = most_touched(encoding.n_dof, encoding.n_numeric, len(encoding.categorical), rows)
         self._place, self._touched = np.zeros(encoding.n_dof, np.int32), np.zeros(most, np.int32)
         if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
             return

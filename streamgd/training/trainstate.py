@@ -10,7 +10,7 @@ import numpy as np
 from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Reexpression
-from streamgd.kernels import stochastic as kernels
+from streamgd.kernels import coordinates as kernels
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import StochasticOptimizer
 from streamgd.state import no_other_content
@@ -29,9 +29,9 @@ class TrainState:
     steps, rows_seen : int
         Updates and rows since the start.
     coordinates : float64, (n_dof, 4 + n_slots)
-        A row for each coordinate of theta, see ``kernels.stochastic``; ``theta`` and so on are views of its columns.
+        A row for each coordinate of theta, see ``kernels.coordinates``; ``theta`` and so on are views of its columns.
     level_sums : float64, (n_categorical,)
-        See ``kernels.stochastic.sum_levels``; kept, since summing anew would not give the same bits.
+        See ``kernels.coordinates.sum_levels``; kept, since summing anew would not give the same bits.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Coordinates of the loop, see ``kernels.stochastic``; empty: the coefficients themselves.
     learning_rate : float

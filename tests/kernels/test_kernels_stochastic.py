@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from reference import Descent, Rows, take_steps
 from scipy.optimize import minimize_scalar
 
+from streamgd.kernels import coordinates as table
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.losses import LOSSES
 from streamgd.optim.stochastic import OPTIMIZERS
@@ -44,9 +45,9 @@ class Compiled:
     def __init__(self, theta: np.ndarray, optimizer: str):
         self.optimizer = OPTIMIZERS[optimizer]
         slots = self.optimizer.init(np.zeros(len(theta)))
-        self.coordinates = np.zeros((len(theta), kernels.SLOTS + len(slots)))
-        self.theta, self.average = self.coordinates[:, kernels.THETA], self.coordinates[:, kernels.AVERAGE]
-        self.clock, self.slots = self.coordinates[:, kernels.CLOCK], self.coordinates[:, kernels.SLOTS :].T
+        self.coordinates = np.zeros((len(theta), table.SLOTS + len(slots)))
+        self.theta, self.average = self.coordinates[:, table.THETA], self.coordinates[:, table.AVERAGE]
+        self.clock, self.slots = self.coordinates[:, table.CLOCK], self.coordinates[:, table.SLOTS :].T
         self.theta[:], self.average[:], self.slots[:] = theta, theta, slots
         self.losses, self.step, self.rotation = np.zeros(3), 0, np.empty((0, 0))
         self.level_sums, self.finite = np.zeros(len(LEVELS)), True
@@ -55,7 +56,7 @@ class Compiled:
     def _level_ranges(self, pairs: list[tuple[int, int]]) -> np.ndarray:
         level_ranges = np.array(pairs, np.int64).reshape(-1, 2)
         if self.step == 0:
-            kernels.sum_levels(self.coordinates, level_ranges, self.level_sums)
+            table.sum_levels(self.coordinates, level_ranges, self.level_sums)
         return level_ranges
 
     def minibatches(
@@ -83,7 +84,7 @@ class Compiled:
 
     def averaged(self) -> np.ndarray:
         out = np.empty(len(self.theta))
-        kernels.averaged_theta(self.coordinates, self.step, out)
+        table.averaged_theta(self.coordinates, self.step, out)
         return out
 
 
@@ -234,7 +235,7 @@ def test_the_decay_of_an_untouched_average_is_the_product_of_its_steps(
     stepwise = average
     for t in range(since + 1, since + missed + 1):
         stepwise += 4.0 / (t + 3.0) * (theta - stepwise)
-    found = kernels.average_decay(float(since), float(since + missed), average, theta)
+    found = table.average_decay(float(since), float(since + missed), average, theta)
 
     assert found == pytest.approx(stepwise, rel=1e-11, abs=1e-11 * max(abs(average), abs(theta)))
 
@@ -243,7 +244,7 @@ def test_the_decay_of_an_untouched_average_is_the_product_of_its_steps(
     theta=st.floats(-10, 10), rate=st.floats(1e-3, 5.0), l1=st.floats(0.0, 3.0), l2=st.floats(0.0, 3.0)
 )  # fmt: skip
 def test_shrink_is_the_argmin_that_it_claims(theta: float, rate: float, l1: float, l2: float) -> None:
-    found = kernels.shrink(theta, rate, l1, l2)
+    found = table.shrink(theta, rate, l1, l2)
 
     def claimed(b: float) -> float:
         return (b - theta) ** 2 / (2 * rate) + l1 * abs(b) + l2 / 2 * b * b
@@ -258,7 +259,7 @@ def test_the_penalty_of_base_rows_is_the_argmin_over_the_differences(
     levels: list[float], rate: float, l2: float
 ) -> None:
     """``l2 / 2`` times the squared differences to the base level, the first, as a function of that."""
-    found = kernels.base_penalised(levels[0], rate, l2, sum(levels[1:]), len(levels) - 1)
+    found = table.base_penalised(levels[0], rate, l2, sum(levels[1:]), len(levels) - 1)
 
     def claimed(b: float) -> float:
         return (b - levels[0]) ** 2 / (2 * rate) + l2 / 2 * ((np.array(levels[1:]) - b) ** 2).sum()

@@ -293,7 +293,7 @@ def test_a_state_with_a_value_of_another_type_is_refused(path: tuple[Any, ...], 
     ids=str,
 )  # fmt: skip
 def test_a_state_of_full_batch_with_another_optimizer_is_refused(values: dict[str, Any]) -> None:
-    optimizer = FULL_BATCH_OPTIMIZERS["backtracking"].init(np.zeros((N_DOF, 1)), 0.1)
+    optimizer = FULL_BATCH_OPTIMIZERS["backtracking"].init(np.zeros((N_DOF, 1)), 0.1, np.ones((N_DOF, 1)))
     state = BatchState(started("adam", 0.01).encoding, optimizer, 0.1, None, "key").state()
     assert BatchState.from_state(state).optimizer["alpha"] == 0.1
     with pytest.raises(CorruptStateError):
