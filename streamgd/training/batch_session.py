@@ -72,12 +72,13 @@ class BatchSession(Session):
     def _learning_rate(self, encoding: Encoding) -> float:
         """The length of the first gradient step; optimizers that make their own steps have 1."""
         task, rate = self.task, self.task.config.learning_rate
-        if task.optimizer not in ("plain", "backtracking"):
-            n_dof, limit = encoding.n_dof, MOST_HESSIAN_COLUMNS
+        if task.config.optimizer == "auto" and rate == "auto":
+            affordable = "is" if hessian_is_affordable(encoding.n_dof) else "would not be"
             self.context.display.message(
-                f"optimizer: {task.optimizer}; the Hessian of {n_dof:,} coefficients is"
-                + (" affordable" if hessian_is_affordable(n_dof) else f" too large (up to {limit:,} it is made)")
+                f"optimizer: {task.optimizer}, since the Hessian of {encoding.n_dof:,} coefficients {affordable}"
+                f" affordable (up to {MOST_HESSIAN_COLUMNS:,} are)"
             )
+        if task.optimizer not in ("plain", "backtracking"):
             return 1.0
         if rate == "auto" and task.optimizer == "backtracking":
             # It finds its own steps; no pass is spent on the first.
