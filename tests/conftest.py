@@ -26,7 +26,10 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def flights(shared_data: Path) -> Path:
     """1,272,648 departures in five files, in time order; ``late`` is null for 24,703 of them."""
-    return shared_data / "flights"
+    folder = shared_data / "flights"
+    if not any(folder.glob("*.parquet")):
+        pytest.skip("the flights are not beside the checkout")
+    return folder
 
 
 @pytest.fixture(scope="session")

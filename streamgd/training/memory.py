@@ -22,6 +22,8 @@ COLUMN_READER_BYTES = 420_000
 #: theta, the coefficients of the epoch before, and what the end of an epoch works with. A resume has a checkpoint and
 #: its arrays at once. Measured with 1.1 million coefficients.
 COEFFICIENT_BYTES = 8 * 38
+#: The same with the last steps that L-BFGS remembers, in the state and in a checkpoint; measured with a million.
+LBFGS_COEFFICIENT_BYTES = 8 * 120
 #: A level of an encoding: its text and its way into a checkpoint.
 LEVEL_BYTES = 40
 #: What the vocabulary of a text column may take while rows are scattered: its index, its counts, its way into a note,
@@ -100,6 +102,18 @@ def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int) -> None:
     """
     needed = BASE_BYTES + n_dof * COEFFICIENT_BYTES + n_levels * LEVEL_BYTES
     _require(memory_bytes, needed, f"{n_dof:,} coefficients; --max-levels, --hash-buckets or --exclude make them fewer")
+
+
+def check_history(memory_bytes: int, n_dof: int) -> None:
+    """Refuse more coefficients than L-BFGS has room for.
+
+    Raises
+    ------
+    ConfigError
+        They do not fit; the message has the number that would be needed.
+    """
+    needed = BASE_BYTES + n_dof * LBFGS_COEFFICIENT_BYTES
+    _require(memory_bytes, needed, f"{n_dof:,} coefficients with lbfgs; --optimizer backtracking takes a third of it")
 
 
 def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int, meat: bool) -> MemoryPlan:

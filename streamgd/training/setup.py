@@ -37,7 +37,7 @@ from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import byte_size
 from streamgd.training.certificate import hessian_is_affordable
-from streamgd.training.memory import MemoryPlan, check_coefficients, memory_for_hessians, plan_memory
+from streamgd.training.memory import MemoryPlan, check_coefficients, check_history, memory_for_hessians, plan_memory
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
@@ -138,8 +138,10 @@ class Task:
         Raises
         ------
         ConfigError
-            The optimizer asked for needs Hessians that do not fit ``--memory``.
+            The optimizer needs Hessians, or a history, that do not fit ``--memory``.
         """
+        if self.optimizer == "lbfgs":
+            check_history(self.config.memory, n_dof)
         asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
         if not (asked or hessian_is_affordable(n_dof)):
             return self
