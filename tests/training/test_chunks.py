@@ -69,7 +69,7 @@ def survey_work(manifest: Manifest, max_levels: int = 100) -> SurveyWork:
     return SurveyWork(manifest, COLUMNS, LAYOUT, SHIFT0, SCALE0, "impute", choice, max_levels, 16)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cuts=st.sets(st.integers(1, 19)))
 def test_surveys_of_chunks_add_up_to_the_survey_of_all(cuts: set[int], manifest: Manifest) -> None:
     work = survey_work(manifest)
