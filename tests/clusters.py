@@ -77,7 +77,8 @@ class Cluster:
         self.workers.append(
             self._start(
                 "dask_worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--preload", str(preload),
-                "--local-directory", str(self.folder), "--nanny" if nanny else "--no-nanny", *arguments, **environment,
+                "--local-directory", str(self.folder), "--death-timeout", "60", "--nanny" if nanny else "--no-nanny",
+                *arguments, **environment,
             )
         )  # fmt: skip
         return self.workers[-1].pid
