@@ -142,7 +142,8 @@ class Model:
         """Why the coefficients have no errors; None where they have."""
         if self.closing is not None:
             return None
-        return str(self.facts.get("no_errors") or "they come from the closing pass of --method batch")
+        reason = self.facts.get("no_errors")
+        return reason if isinstance(reason, str) else "they come from the closing pass of --method batch"
 
     @property
     def has_robust_errors(self) -> bool:

@@ -53,7 +53,7 @@ class Streamgd(System):
     @property
     def settings(self) -> str:
         call = "streamgd.train(" + ", ".join(f"{name}={value!r}" for name, value in self.options.items()) + ")"
-        return call if self._checkpoints else f"{call}, no checkpoint before the end"
+        return call if self._checkpoints else f"{call}, no checkpoint"
 
     def prepare(self, data: DataFiles) -> None:
         import streamgd
@@ -79,7 +79,7 @@ class Streamgd(System):
             # done once, at the end of the run.
             found["further_epoch_s"] = (began_s[-1] - began_s[1]) / (len(began_s) - 2)
         # They are numbered from 1.
-        found["checkpoints"] = float(max(int(path.stem) for path in self._checkpoint_files()))
+        found["checkpoints"] = float(max((int(path.stem) for path in self._checkpoint_files()), default=0))
         passes = [line["seconds"] for line in history if line["event"] == "pass"]
         if passes:
             found["pass_s"] = float(np.mean(passes))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from streamgd.data import store as module
+from streamgd.data import store as stores
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.store import PAGE_BYTES, BlockStore, free_bytes, remove_blocks
 from streamgd.errors import StorageError
@@ -81,6 +82,7 @@ def test_regions_come_in_turn_and_each_is_let_go_of_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, happened = a_store(tmp_path), []
+    monkeypatch.setattr(stores, "MAPPED_BYTES", 0)
     monkeypatch.setattr(store, "read_ahead", lambda region: happened.append(("ahead", region)) or region != 3)
     monkeypatch.setattr(store, "wait_for", lambda region: happened.append(("wait", region)))
     monkeypatch.setattr(store, "release", lambda region: happened.append(("release", region)))
@@ -89,6 +91,12 @@ def test_regions_come_in_turn_and_each_is_let_go_of_before_the_next(
     steps = "ahead 2, wait 2, ahead 3, use 2, release 2, ahead 0, use 3, release 3, wait 0, use 0, release 0"
     assert ", ".join(f"{what} {region}" for what, region in happened) == steps
     assert list(store.in_turn([], Stopwatch())) == []
+
+
+def test_the_pages_of_few_blocks_stay_for_the_next_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(tmp_path)
+    monkeypatch.setattr(store, "release", lambda region: pytest.fail(f"region {region} was let go"))
+    assert list(store.in_turn([2, 0], Stopwatch())) == [2, 0]
 
 
 def test_blocks_that_cannot_be_read_are_an_error_before_they_are_looked_at(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_text_that_is_not_utf8_has_a_name_all_the_same() -> None:
     buffers = [None, pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")]
     damaged = pa.Array.from_buffers(pa.string(), 2, buffers)
 
-    assert CategoricalEncoding(TEXT, 0, damaged, False, 0).row_names() == ["carrier=\ufffd\ufffd"]
+    assert CategoricalEncoding(TEXT, 0, damaged, False, 0).row_names() == ["carrier=\\xff\\xfe"]
 
 
 def test_a_column_without_a_level_has_no_rows() -> None:
