@@ -53,7 +53,19 @@ class DataError(StreamgdError):
 
 
 class CorruptFileError(DataError):
-    """A file that is not Parquet, is cut short, or whose checksum does not hold."""
+    """A file that is not Parquet, is cut short, or whose checksum does not hold.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, and where.
+    advice : str
+        What to do about it, for who did not ask to pass such files over.
+    """
+
+    def __init__(self, problem: str, advice: str = ""):
+        super().__init__(f"{problem} {advice}".strip())
+        self.problem = problem
 
 
 class SchemaError(DataError):

@@ -224,7 +224,7 @@ class Model:
     def from_bytes(cls, data: bytes, where: str) -> Self:
         state = states.deserialize(data, "model", where)
         with states.no_other_content(where, "model"):
-            closing = state.get("closing")  # models of streamgd 0.1.0 have none
+            closing = state["closing"]
             model = cls(
                 state["loss"], state["theta"], Encoding.from_state(state["encoding"]), dict(state["facts"]),
                 None if closing is None else ClosingSums.from_state(closing),

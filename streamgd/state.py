@@ -33,7 +33,7 @@ from safetensors.numpy import load
 
 from streamgd.errors import DataError, storage_errors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _DTYPE_CODES = {
     "bool": "BOOL",
@@ -215,7 +215,7 @@ def deserialize(data: bytes, kind: str, where: str) -> Any:
     Raises
     ------
     CorruptStateError
-        The file is cut short, altered, not a state file, of another kind, or of a newer format.
+        The file is cut short, altered, not a state file, of another kind, or of another format.
     """
     if len(data) < _LENGTH_BYTES + _CHECKSUM_BYTES:
         raise CorruptStateError(f"{where}: too short to be a {kind}: {len(data)} bytes.")
@@ -244,6 +244,10 @@ def _tree(header: dict[str, Any], kind: str, where: str) -> str:
     if version > FORMAT_VERSION:
         raise CorruptStateError(
             f"{where}: its format {version} is newer than this streamgd's {FORMAT_VERSION}. Update streamgd."
+        )
+    if version < FORMAT_VERSION:
+        raise CorruptStateError(
+            f"{where}: its format {version} is that of an earlier streamgd. Train again with --restart."
         )
     if found_kind != kind:
         raise CorruptStateError(f"{where}: expected a {kind}, found a {found_kind}.")

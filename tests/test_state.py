@@ -90,7 +90,7 @@ def sealed_file(header: object, content: bytes = b"") -> bytes:
 CHECKSUM = {"dtype": "U8", "shape": [32], "data_offsets": [0, 32]}
 
 
-def metadata(tree: str = "{}", version: str = "1", kind: str = "model") -> dict[str, str]:
+def metadata(tree: str = "{}", version: str = str(state_module.FORMAT_VERSION), kind: str = "model") -> dict[str, str]:
     return {"format_version": version, "kind": kind, "tree": tree}
 
 
@@ -242,11 +242,18 @@ class TestDamage:
             deserialize(serialize({}, "checkpoint"), "model", "f")
 
     def test_a_newer_format_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(state_module, "FORMAT_VERSION", 2)
+        monkeypatch.setattr(state_module, "FORMAT_VERSION", state_module.FORMAT_VERSION + 1)
         data = serialize({}, "model")
         monkeypatch.undo()
-        with pytest.raises(CorruptStateError, match="format 2 is newer"):
+        with pytest.raises(CorruptStateError, match=r"format \d is newer"):
             deserialize(data, "model", "f")
+
+    def test_an_older_format_is_refused_with_the_way_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(state_module, "FORMAT_VERSION", 1)
+        data = serialize({}, "checkpoint")
+        monkeypatch.undo()
+        with pytest.raises(CorruptStateError, match=r"format 1 is that of an earlier streamgd\. .*--restart"):
+            deserialize(data, "checkpoint", "f")
 
 
 class Bomb:

@@ -69,8 +69,8 @@ def _footer_length(path: str, size: int, tail: bytes) -> int:
 
 def _corrupt(path: str, size: int, found: str) -> CorruptFileError:
     return CorruptFileError(
-        f"{path} ({size:,} bytes): {found}. Copy or write the file again, or leave it out;"
-        " training passes it over with --on-bad-data skip."
+        f"{path} ({size:,} bytes): {found}.",
+        "Copy or write the file again, or leave it out; training passes it over with --on-bad-data skip.",
     )
 
 

@@ -96,8 +96,8 @@ def _check_codes(batch: pa.RecordBatch) -> None:
 def _corrupt(where: str, error: Exception) -> CorruptFileError:
     reason = " ".join(str(error).split()).rstrip(".")
     return CorruptFileError(
-        f"{where}: cannot be decoded ({reason}). Write the file anew, or leave it out; training"
-        f" passes it over with --on-bad-data skip."
+        f"{where}: cannot be decoded ({reason}).",
+        "Write the file anew, or leave it out; training passes it over with --on-bad-data skip.",
     )
 
 

@@ -45,7 +45,7 @@ def without_bad_row_groups(manifest: Manifest, config: TrainConfig, check: Calla
             for _ in read_batches(manifest, row_group, columns, text, _BATCH_ROWS):
                 check()
         except CorruptFileError as error:
-            return str(error)
+            return error.problem
         return None
 
     pool = ThreadPoolExecutor(config.threads or usable_cores())

@@ -288,7 +288,7 @@ def _footers(
     if len(errors) == len(found):
         raise next(iter(errors.values()))
     footers = {relative: each for relative, each in found.items() if not isinstance(each, CorruptFileError)}
-    return footers, tuple(Skipped(relative, None, 0, str(error)) for relative, error in errors.items())
+    return footers, tuple(Skipped(relative, None, 0, error.problem) for relative, error in errors.items())
 
 
 def compare(old: dict[str, Any], manifest: Manifest) -> Changes:

@@ -196,12 +196,3 @@ def final_levels(vocabulary: Vocabulary, counts: np.ndarray) -> pa.Array:
     found = pa.record_batch({"count": counts[occurring], "level": levels.take(pa.array(occurring))})
     order = pc.sort_indices(found, sort_keys=[("count", "descending"), ("level", "ascending")])
     return found["level"].take(order)
-
-
-def _readable(levels: pa.Array) -> list[Any]:
-    """The levels as Python values; text that is not UTF-8, as a damaged file may hold, with marks in its place."""
-    try:
-        return list(levels.to_pylist())
-    except UnicodeDecodeError:
-        found = levels.cast(pa.binary()).to_pylist()
-        return [None if each is None else each.decode(errors="replace") for each in found]

@@ -4,7 +4,7 @@ What each coordinate needs stands in the table of ``kernels.coordinates``.
 
 The base level of a categorical column may have a row of its own, the first of the column's ``level_ranges``. The
 objective depends on the differences to it alone, so this changes no optimum; but the steps that would move all other
-other levels against the intercept become one. The penalty then pulls each level towards its base level.
+levels against the intercept become one. The penalty then pulls each level towards its base level.
 
 Numeric coordinates may be rotated: with ``rotation`` R, theta holds phi and the coefficients of the features are
 ``R' phi``. With R = L^-1/2 V' from the eigenvalues L and eigenvectors V of the features' second moments, steps that

@@ -37,10 +37,11 @@ def _expit(_: float, raw: float) -> float:
 
 
 class Loss(ABC):
-    """One loss. Subclasses give two compiled functions ``f(y_true, raw_prediction)`` and the link.
+    """One loss. Subclasses give compiled functions and the link.
 
-    ``losses_of_rows`` and ``residuals_of_rows`` are ``f(y_true, raw_prediction, out)``: the loss and its first
-    derivative of many rows at once, the same as the pointwise functions but for the last digits.
+    ``pointwise_loss`` and ``pointwise_gradient`` are ``f(y_true, raw_prediction)`` of a row. ``losses_of_rows`` and
+    ``residuals_of_rows`` are ``f(y_true, raw_prediction, out)``: the loss and its first derivative of many rows at
+    once, the same but for the last digits.
 
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
     are derived from it. That of a quadratic loss is the same everywhere.

@@ -9,7 +9,6 @@ theta has shape ``(n_dof, n_outputs)``, the intercept last. ``chunk_sums`` gives
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 
@@ -51,12 +50,6 @@ class ChunkSums:
             self.loss + other.loss, self.gradient + other.gradient, self.weight + other.weight,
             self.rows + other.rows, _added(self.hessian, other.hessian), _added(self.meat, other.meat),
         )  # fmt: skip
-
-    @classmethod
-    def zero(cls, n_dof: int, hessian: bool = False, meat: bool = False) -> Self:
-        """The sums over no rows."""
-        matrices = [np.zeros((n_dof, n_dof)) if asked else None for asked in (hessian, meat)]
-        return cls(0.0, np.zeros((n_dof, 1)), 0.0, 0, *matrices)
 
 
 def _added(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:

@@ -88,13 +88,14 @@ def streamed_holdout(task: Task, encoding: Encoding, context: RunContext) -> Hol
 def common_facts(
     task: Task, survey: Survey, epochs: int, steps: int, rows_seen: int, stopped_by: str | None
 ) -> dict[str, Any]:
+    skipped = task.manifest.skipped + (task.validation.skipped if task.validation is not None else ())
     return {
         "key": task.key, "rows": task.manifest.n_rows, "train_rows": survey.train_rows,
         "holdout_rows": survey.holdout_rows,
         "dropped": survey.dropped,
-        "skipped_files": sum(each.index is None for each in task.manifest.skipped),
-        "skipped_row_groups": sum(each.index is not None for each in task.manifest.skipped),
-        "skipped_rows": sum(each.rows for each in task.manifest.skipped),
+        "skipped_files": sum(each.index is None for each in skipped),
+        "skipped_row_groups": sum(each.index is not None for each in skipped),
+        "skipped_rows": sum(each.rows for each in skipped),
         "nulls": survey.nulls, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
         "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
         "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout, "sample": task.config.sample,

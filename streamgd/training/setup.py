@@ -1,6 +1,7 @@
 """From a configuration to a task: the data found, columns and loss decided, order, sizes and optimizer resolved.
 
-All that ``auto`` stands for is settled here, once, from manifest and configuration, and stored with the run.
+All that ``auto`` stands for is settled here, once, from manifest and configuration, and stored with the run; but for
+the optimizer of full batch, which follows from the number of coefficients (``Task.with_optimizer``).
 """
 
 from __future__ import annotations

@@ -229,9 +229,13 @@ def test_outer_products_where_columns_of_one_kind_are_missing(n_numeric: int, n_
 
 
 def test_sums_with_and_without_a_hessian_or_the_meat_do_not_add_up() -> None:
-    assert (ChunkSums.zero(3, hessian=True) + ChunkSums.zero(3, hessian=True)).hessian is not None
+    def sums(*matrices: np.ndarray | None) -> ChunkSums:
+        return ChunkSums(0.0, np.zeros((3, 1)), 0.0, 0, *matrices)
+
+    square = np.zeros((3, 3))
+    assert (sums(square) + sums(square)).hessian is not None
     with pytest.raises(ValueError, match="do not add up"):
-        _ = ChunkSums.zero(3) + ChunkSums.zero(3, hessian=True)
-    assert (ChunkSums.zero(3, meat=True) + ChunkSums.zero(3, meat=True)).meat is not None
+        _ = sums() + sums(square)
+    assert (sums(None, square) + sums(None, square)).meat is not None
     with pytest.raises(ValueError, match="do not add up"):
-        _ = ChunkSums.zero(3, True, True) + ChunkSums.zero(3, True)
+        _ = sums(square, square) + sums(square)
