@@ -178,6 +178,37 @@ class TestRuns:
         assert closing.loss / closing.weight == pytest.approx(result.facts["train_loss"], rel=1e-12)
         assert closing.weight == result.facts["train_rows"]
 
+    @pytest.mark.parametrize("optimizer", ["normal", "newton"])
+    def test_a_target_next_to_a_plane_has_the_errors_of_its_residuals(self, optimizer: str, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        a, noise = rng.normal(size=ROWS), 1e-9 * rng.normal(size=ROWS)
+        columns = {"a": a, "y": 3.0 * a + 1.0 + noise}
+        options = {"features": "a", "loss": "squared", "optimizer": optimizer}
+        found = run(columns, tmp_path, **options).model.inference()
+        assert found.fit.dispersion == pytest.approx(noise.var(), rel=0.05)
+        assert found.standard_error[0] == pytest.approx(noise.std() / (a.std() * np.sqrt(ROWS)), rel=0.05)
+
+    @pytest.mark.parametrize("optimizer", ["normal", "newton", "lbfgs"])
+    def test_the_closing_sums_are_the_same_bits_after_a_stop(
+        self, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stopped(*_: Any) -> None:
+            raise PausedError("stopped")
+
+        columns, folder = draw("squared"), tmp_path / "stopped"
+        folder.mkdir()
+        straight = run(columns, tmp_path, optimizer=optimizer).model.closing
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchTrainer, "closing_sums", stopped)
+            with pytest.raises(PausedError):
+                run(columns, folder, optimizer=optimizer)
+        gone_on = run(columns, folder, optimizer=optimizer).model.closing
+        assert straight is not None
+        assert gone_on is not None
+        assert (gone_on.loss, gone_on.base_loss) == (straight.loss, straight.base_loss)
+        np.testing.assert_array_equal(gone_on.gradient, straight.gradient)
+        np.testing.assert_array_equal(gone_on.information, straight.information)
+
     def test_collinear_columns_have_a_reason_instead(self, tmp_path: Path) -> None:
         columns = draw("squared")
         columns["twice"] = 2.0 * columns["a"] + 1.0

@@ -216,9 +216,11 @@ def fit(data: str, run: Path, **options: Any) -> Result:
 
 def outcome(result: Result) -> dict[str, Any]:
     """All that must not depend on when or where a run was stopped."""
-    log = Path(f"{result.run_dir}.rows")
+    log, closing = Path(f"{result.run_dir}.rows"), result.model.closing
+    sums = closing.state() if closing else {}
     return {
         "theta": result.model.theta_sha256,
+        "closing": {name: None if part is None else np.asarray(part).tobytes() for name, part in sums.items()},
         "facts": {name: value for name, value in result.facts.items() if name != "seconds"},
         "history": [untimed(line) for line in result.history],
         "rows": hashlib.sha256(log.read_bytes()).hexdigest() if log.exists() else None,

@@ -169,8 +169,6 @@ class BatchTrainer:
         """
         theta, robust = state.result(self._task.config.patience), self._task.config.errors == "robust"
         at, total = self._latest or (theta, None)
-        if total is not None and self._objective.loss.is_quadratic:
-            at, total = theta, _after_move(total, theta - at)
         if total is None or robust or (at != theta).any():
             total = self.total(theta, hessian=True, meat=robust)
         assert total.hessian is not None
@@ -315,14 +313,6 @@ class BatchTrainer:
         if config.tol_theta > 0 and self._moved(state, previous) <= config.tol_theta:
             return "tol_theta"
         return None
-
-
-def _after_move(total: ChunkSums, move: np.ndarray) -> ChunkSums:
-    """The sums of a quadratic loss after theta has moved."""
-    assert total.hessian is not None
-    change = total.hessian @ move
-    rise = float((move * (total.gradient + 0.5 * change)).sum())
-    return replace(total, loss=total.loss + rise, gradient=total.gradient + change)
 
 
 def _unit(state: BatchState) -> float:
