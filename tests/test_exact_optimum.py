@@ -242,10 +242,12 @@ def test_a_hessian_that_does_not_fit_the_memory_is_refused_with_the_number(
     data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "SOLVING_HESSIANS", 10**6)
-    with pytest.raises(
-        ConfigError, match=r"Hessian of 21 coefficients; --optimizer lbfgs makes none.*--memory 3\d\d\dMB"
-    ):
-        train(str(data["logistic"]), "y", run=str(tmp_path / "run"), method="batch")
+    for options in ({"method": "batch"}, {"method": "batch", "optimizer": "lbfgs"}, {"certify": True}):
+        with pytest.raises(
+            ConfigError, match=r"Hessian of 21 coefficients; --max-levels or --exclude.*--memory 3\d\d\dMB"
+        ):
+            train(str(data["logistic"]), "y", run=str(tmp_path / "run"), **options)
+        assert not (tmp_path / "run").exists()  # nothing was trained
 
 
 def test_a_history_that_does_not_fit_the_memory_is_refused_with_the_number(

@@ -136,7 +136,9 @@ def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks:
         in_pass = threads * (3 * summed_bytes + plan.thread_bytes) + folding * summed_bytes
         return BASE_BYTES + n_dof * COEFFICIENT_BYTES + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
 
-    _require(memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; --optimizer lbfgs makes none")
+    _require(
+        memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; --max-levels or --exclude make them fewer"
+    )
     fitting = next(threads for threads in range(plan.threads, 0, -1) if needed(threads) <= memory_bytes)
     return replace(plan, threads=fitting)
 

@@ -126,6 +126,9 @@ class StochasticSession(Session):
     def _make_encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
         """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros."""
         encoding = self.task.encoding(survey, vocabularies, with_other)
+        if self.task.config.certify:
+            # Whether there is room is told before training, not after it.
+            self.task.with_room_for_hessians(encoding.n_dof)
         return encoding if self.task.config.l1 > 0 else encoding.with_base_rows()
 
     def _is_enough(self, survey: Survey) -> bool:
