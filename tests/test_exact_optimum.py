@@ -163,6 +163,26 @@ def test_tol_excess_ends_the_run_at_the_distance_asked_for(
     assert result.facts["certificate"]["excess"] == pytest.approx(result.facts["objective"] - least, rel=0.1)
 
 
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_with_patience_no_distance_is_told_of_another_theta(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "MOST_HESSIAN_COLUMNS", 1)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 30))
+    columns: dict[str, Any] = {f"x{i}": x[:, i] for i in range(30)}
+    columns["y"] = (x[:, 0] + 2.0 * rng.normal(size=300) > 0).astype(int)
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    result = train(
+        str(tmp_path / "data.parquet"), "y", run=str(tmp_path / "run"), method="batch", optimizer=optimizer,
+        holdout=0.5, patience=3, epochs=50,
+    )  # fmt: skip
+    assert result.stopped_by == "patience"
+    told = result.facts["certificate"]
+    assert (told["excess"], told["estimated_by"]) == (None, "none")
+    assert told["bound"] > 0.0
+
+
 @pytest.mark.parametrize("optimizer", ["plain", "backtracking", "lbfgs"])
 def test_the_certificate_of_a_run_that_was_cut_short_tells_how_far_it_is(
     optimizer: str, data: dict[str, Path], tmp_path: Path

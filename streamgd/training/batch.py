@@ -189,14 +189,16 @@ class BatchTrainer:
         """How far the result is from the optimum: by what the last pass told, or by one more."""
         theta, optimizer = state.result(self._task.config.patience), state.optimizer
         scale, penalty = state.encoding.target_scale, self._objective.penalty
-        if self._optimizer.needs_hessian and (theta == optimizer["theta"]).all():
+        # With patience the result may be another theta than the one that the optimizer tells of.
+        told = bool((theta == optimizer["theta"]).all())
+        if told and self._optimizer.needs_hessian:
             certificate = Certificate(optimizer["residual"] * scale, optimizer["excess"] * scale**2, "newton", None)
         else:
             affordable = hessian_is_affordable(len(theta))
             evaluation = self._objective.evaluate(theta, self._total_or_saved(state, theta, affordable))
             state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
             self._look_at_columns(state, evaluation)
-            certificate = Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"])
+            certificate = Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"] if told else None)
         state.certificate = certificate.to_json()
         return certificate
 
