@@ -377,6 +377,27 @@ def _check_optimizer(config: TrainConfig) -> None:
         raise ConfigError(f"--optimizer {name} knows no --l1. Choose newton, backtracking or plain.")
     if name == "normal" and config.loss == "logistic":
         raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
+    _check_tolerances(config)
+
+
+def _check_tolerances(config: TrainConfig) -> None:
+    """Refuse a tolerance of what the optimizer does not tell."""
+    if config.method != "batch" and config.tol_gradient is not None:
+        raise ConfigError("--tol-gradient is for --method batch only. Choose --tol-loss or --tol-theta.")
+    if config.tol_excess is None:
+        return
+    if config.method != "batch":
+        raise ConfigError(
+            "--tol-excess is for --method batch with newton or lbfgs. Choose --tol-loss or --tol-theta, or --method"
+            " batch."
+        )
+    given = config.learning_rate != "auto"
+    name = "plain" if config.optimizer == "auto" and given else config.optimizer
+    if name in ("plain", "backtracking"):
+        raise ConfigError(
+            f"--tol-excess is for --method batch with newton or lbfgs: {name} does not estimate how far the optimum is."
+            f" Choose --tol-gradient, or --optimizer newton."
+        )
 
 
 def _check_workers(config: TrainConfig) -> None:

@@ -270,6 +270,14 @@ def test_a_hessian_that_does_not_fit_the_memory_is_refused_with_the_number(
         assert not (tmp_path / "run").exists()  # nothing was trained
 
 
+def test_tol_excess_is_refused_where_auto_stands_for_backtracking(
+    data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "MOST_HESSIAN_COLUMNS", 10)
+    with pytest.raises(ConfigError, match="--tol-excess: with --l1 and 21 coefficients the optimizer is backtracking"):
+        train(str(data["logistic"]), "y", run=str(tmp_path / "run"), method="batch", l1=1e-3, tol_excess=1e-9)
+
+
 def test_a_history_that_does_not_fit_the_memory_is_refused_with_the_number(
     data: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -288,6 +296,11 @@ def test_a_history_that_does_not_fit_the_memory_is_refused_with_the_number(
         ({"optimizer": "newton", "learning_rate": 0.1}, "--learning-rate has no meaning for newton"),
         ({"optimizer": "newton", "method": "minibatch"}, "for --method batch only"),
         ({"optimizer": "adam"}, "not for --method batch"),
+        ({"optimizer": "plain", "tol_excess": 1e-9}, "--tol-excess .* with newton or lbfgs: plain does not estimate"),
+        ({"learning_rate": 0.1, "tol_excess": 1e-9}, "--tol-excess .* with newton or lbfgs: plain does not estimate"),
+        ({"optimizer": "backtracking", "tol_excess": 0, "tol_gradient": 1e-3}, "backtracking does not estimate"),
+        ({"method": "minibatch", "tol_excess": 1e-9}, "--tol-excess is for --method batch with newton or lbfgs"),
+        ({"method": "sgd", "tol_gradient": 1e-9}, "--tol-gradient is for --method batch only"),
     ],
     ids=str,
 )

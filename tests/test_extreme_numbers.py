@@ -87,7 +87,8 @@ def test_a_feature_of_any_size_gives_a_finite_theta_or_a_refusal(name: str, way:
 def test_a_target_of_any_size_gives_a_finite_theta_or_a_refusal(unit: float, way: str, tmp_path: Path) -> None:
     path = write(tmp_path, SIGN, (NOISE + 0.1 * SIGN) * unit)
     # Tolerances are in units of the target.
-    result = trained(path, tmp_path / "run", loss="squared", tol_gradient=0.0, **WAYS[way])
+    never = {"tol_gradient": 0.0} if WAYS[way].get("method") == "batch" else {}
+    result = trained(path, tmp_path / "run", loss="squared", **never, **WAYS[way])
     if unit in (1e-300, 1e300):
         assert isinstance(result, TargetError)
         assert "target 'y': its largest value is" in str(result)

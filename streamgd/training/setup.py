@@ -127,11 +127,23 @@ class Task:
         return replace(self, resolved=replace(self.resolved, scale=scale))
 
     def with_optimizer(self, n_dof: int) -> Task:
-        """The same task with what ``auto`` stands for in full batch: see ``hessian_is_affordable``."""
+        """The same task with what ``auto`` stands for in full batch: see ``hessian_is_affordable``.
+
+        Raises
+        ------
+        ConfigError
+            It is backtracking, which knows no ``--tol-excess``.
+        """
         if self.optimizer != "auto":
             return self
-        beyond = "backtracking" if self.config.l1 > 0.0 else "lbfgs"
-        return replace(self, optimizer="newton" if hessian_is_affordable(n_dof) else beyond)
+        if hessian_is_affordable(n_dof):
+            return replace(self, optimizer="newton")
+        if self.config.l1 > 0.0 and self.config.tol_excess is not None:
+            raise ConfigError(
+                f"--tol-excess: with --l1 and {n_dof:,} coefficients the optimizer is backtracking, which does not"
+                f" estimate how far the optimum is. Choose --tol-gradient, or --optimizer newton."
+            )
+        return replace(self, optimizer="backtracking" if self.config.l1 > 0.0 else "lbfgs")
 
     def with_room_for_hessians(self, n_dof: int) -> Task:
         """The same task with so few threads that there is room for Hessians, where they are made.
