@@ -226,6 +226,23 @@ def test_certify_tells_how_far_a_mini_batch_run_is(
     assert f"{told['gradient']:.3g}" in shown
 
 
+@pytest.mark.parametrize("shuffle", ["full", "window"])
+def test_a_finished_run_can_be_certified(shuffle: str, data: dict[str, Path], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"shuffle": shuffle, "epochs": 1}
+    at_once = train(str(data["logistic"]), "y", run=str(tmp_path / "at once"), certify=True, **options)
+    first = train(str(data["logistic"]), "y", run=str(tmp_path / "run"), **options)
+    later = train(str(data["logistic"]), "y", run=str(tmp_path / "run"), certify=True, **options)
+
+    assert first.facts["certificate"] is None
+    assert later.facts["certificate"] == at_once.facts["certificate"]
+    assert later.model.theta_sha256 == first.model.theta_sha256
+    assert later.history == first.history
+    for asked in ({"certify": True}, {}):
+        again = train(str(data["logistic"]), "y", run=str(tmp_path / "run"), **options, **asked)
+        assert again.facts["already_finished"]
+        assert again.facts["certificate"] == at_once.facts["certificate"]
+
+
 def test_collinear_columns_and_separated_levels_are_named_and_stay_finite(tmp_path: Path) -> None:
     rng, n = np.random.default_rng(0), 12_000
     a, b = rng.normal(size=(2, n))

@@ -129,7 +129,7 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             if saved is not None and changes:
                 _check_epochs_left(task, saved, finished, changes)
             model = directory.model_of(saved)
-            if model is not None and _lacks_errors(config, model):
+            if model is not None and _lacks(config, model):
                 model = None  # it is made anew from the checkpoint
             if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
@@ -229,9 +229,10 @@ def _skipped(task: Task) -> list[str]:
     ]
 
 
-def _lacks_errors(config: TrainConfig, model: Model) -> bool:
-    """Whether a finished run has to be looked at once more, for errors that it was not asked for before."""
-    return config.errors == "robust" and model.closing is not None and model.closing.meat is None
+def _lacks(config: TrainConfig, model: Model) -> bool:
+    """Whether a finished run has to be looked at once more, for what it was not asked for before."""
+    errors = config.errors == "robust" and model.closing is not None and model.closing.meat is None
+    return errors or (config.certify and model.facts.get("certificate") is None)
 
 
 def _finished(task: Task, directory: RunDirectory, model: Model, display: Display) -> Result:
