@@ -18,6 +18,7 @@ from streamgd.model import Model
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.show import show
+from streamgd.training.batch import BatchTrainer
 from streamgd.training.checkpoint import CheckpointStore
 from streamgd.training.train import train
 
@@ -159,6 +160,29 @@ def test_max_time_ends_with_a_model_that_can_go_on(method: str, generated: Gener
     assert "--max-time" not in str(gone_on.facts["hint"])
     assert gone_on.stopped_by == straight.stopped_by == "epochs"
     assert gone_on.model.theta_sha256 == straight.model.theta_sha256 != result.model.theta_sha256
+
+
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs", "backtracking", "plain"])
+@pytest.mark.parametrize("errors", ["classical", "robust"])
+def test_no_pass_is_made_once_max_time_is_over(
+    errors: str, optimizer: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[bool] = []
+    total = BatchTrainer.total
+
+    def counted(trainer: BatchTrainer, *arguments: Any, **options: Any) -> Any:
+        passes.append(True)
+        return total(trainer, *arguments, **options)
+
+    monkeypatch.setattr(BatchTrainer, "total", counted)
+    options = {"run": str(tmp_path / "run"), "method": "batch", "optimizer": optimizer, "errors": errors}
+    result = train(small, "y", max_time=1e-9, **options)
+    assert len(passes) == result.facts["epochs"] == 1
+    assert result.stopped_by == "max_time"
+    assert (result.facts["certificate"] is None) == (optimizer != "newton")
+    assert "--max-time was over" in str(result.model.no_errors) or (optimizer, errors) == ("newton", "classical")
+    assert (result.facts["objective"] is None) == (optimizer == "plain")
+    assert train(small, "y", **options).model.closing is not None
 
 
 # Steps that are too long

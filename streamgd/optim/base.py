@@ -29,7 +29,7 @@ class FullBatchOptimizer(Protocol):
     """What the trainer needs of a full-batch optimizer."""
 
     name: str
-    #: Whether J is known at ``state["theta"]``, or only at the theta before it.
+    #: Whether J is known at ``state["theta"]``, or only at the theta before it; without a Hessian, the gradient too.
     evaluates_result: bool
     #: Whether ``evaluation`` must come with the Hessian of the mean loss.
     needs_hessian: bool

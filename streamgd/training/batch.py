@@ -154,22 +154,27 @@ class BatchTrainer:
         if state.stopped_by is None:
             state.stopped_by = "epochs"
         certificate = self._certify(state)
+        state.certificate = None if certificate is None else certificate.to_json()
         self._context.save(state.state())
         now, unit = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale**2
         base_loss = (state.base_loss or 0.0) * unit
         self._context.display.message(
             f"J is {now['value'] * unit:.9g} after {state.epoch} passes, the best constant has {base_loss:.9g}"
         )
-        self._context.display.message(f"certificate: {certificate.text(base_loss)}")
+        if certificate is not None:
+            self._context.display.message(f"certificate: {certificate.text(base_loss)}")
 
-    def closing_sums(self, state: BatchState) -> ClosingSums:
+    def closing_sums(self, state: BatchState) -> ClosingSums | None:
         """What errors of the coefficients are made from, at the result of a run that has come to its end.
 
-        The last pass tells it, or one more, where it was at another theta or robust errors are asked for.
+        The last pass tells it, or one more, where it was at another theta or robust errors are asked for; None where
+        there is no time for that.
         """
         theta, robust = state.result(self._task.config.patience), self._task.config.errors == "robust"
         at, total = self._latest or (theta, None)
         if total is None or robust or (at != theta).any():
+            if state.stopped_by == "max_time":
+                return None
             total = self.total(theta, hessian=True, meat=robust)
         assert total.hessian is not None
         assert state.base_loss is not None
@@ -185,22 +190,28 @@ class BatchTrainer:
                 self._context.save(state.state())
             raise
 
-    def _certify(self, state: BatchState) -> Certificate:
-        """How far the result is from the optimum: by what the last pass told, or by one more."""
+    def is_evaluated(self, state: BatchState) -> bool:
+        """Whether the optimizer knows J at the result: with patience it may be the theta of an earlier pass."""
+        at_result = state.result(self._task.config.patience) == state.optimizer["theta"]
+        return self._optimizer.evaluates_result and bool(at_result.all())
+
+    def _certify(self, state: BatchState) -> Certificate | None:
+        """How far the result is from the optimum: by what the last pass told, or by one more, if there is time."""
         theta, optimizer = state.result(self._task.config.patience), state.optimizer
         scale, penalty = state.encoding.target_scale, self._objective.penalty
-        # With patience the result may be another theta than the one that the optimizer tells of.
-        told = bool((theta == optimizer["theta"]).all())
+        told, affordable = self.is_evaluated(state), hessian_is_affordable(len(theta))
         if told and self._optimizer.needs_hessian:
-            certificate = Certificate(optimizer["residual"] * scale, optimizer["excess"] * scale**2, "newton", None)
-        else:
-            affordable = hessian_is_affordable(len(theta))
-            evaluation = self._objective.evaluate(theta, self._total_or_saved(state, theta, affordable))
-            state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
-            self._look_at_columns(state, evaluation)
-            certificate = Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"] if told else None)
-        state.certificate = certificate.to_json()
-        return certificate
+            return Certificate(optimizer["residual"] * scale, optimizer["excess"] * scale**2, "newton", None)
+        if told and not affordable:
+            assert state.mean_loss is not None
+            evaluation = Evaluation(optimizer["value"], state.mean_loss, optimizer["gradient"])
+            return Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"])
+        if state.stopped_by == "max_time":
+            return None
+        evaluation = self._objective.evaluate(theta, self._total_or_saved(state, theta, affordable))
+        state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
+        self._look_at_columns(state, evaluation)
+        return Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"] if told else None)
 
     def _look_at_columns(self, state: BatchState, evaluation: Evaluation) -> None:
         """Tell, by the first Hessian, of coefficients that the data do not decide."""

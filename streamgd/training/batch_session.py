@@ -121,13 +121,18 @@ class BatchSession(Session):
         if refused is not None:
             return None, refused
         sums = self._trainer.closing_sums(self._state)
+        if sums is None:
+            return None, "--max-time was over before the pass that they come from; the same command goes on"
         return (sums, None) if sums.is_finite else (None, "the sums over all rows are beyond float64")
 
     def facts(self) -> dict[str, Any]:
         state, unit = self._state, self._state.encoding.target_scale**2
         facts = common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
         certificate = state.certificate or {}
-        closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"], **(state.closing or {})}
+        closing: dict[str, float | None] = {"mean_loss": None, "value": None}
+        if self._trainer.is_evaluated(state):
+            closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"]}
+        closing |= state.closing or {}
         facts |= {
             "progressive_loss": None, "holdout_loss": scaled(state.best["loss"] if state.best else None, unit),
             "base_loss": scaled(state.base_loss, unit), "train_loss": scaled(closing["mean_loss"], unit),

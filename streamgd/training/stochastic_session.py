@@ -218,7 +218,7 @@ class StochasticSession(Session):
                 "base_loss": constant / total.weight * unit, "train_loss": total.mean_loss * unit,
                 "objective": (total.mean_loss + penalty) * unit,
             }  # fmt: skip
-        if self.task.config.certify:
+        if self.task.config.certify and state.stopped_by != "max_time":
             facts["certificate"] = self._certificate(facts["base_loss"] or 0.0)
         return facts
 
