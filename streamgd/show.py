@@ -11,6 +11,7 @@ from typing import Any
 from streamgd.console import format_facts, format_table, format_value
 from streamgd.inference import Errors, Inference
 from streamgd.model import Model
+from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate
 from streamgd.training.rundir import RunDirectory
 
@@ -150,8 +151,9 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
         which = "--max-time ended the run" if facts["stopped_by"] else "the model is from before the run went on"
         parts.append(f"{which}. Go on with: streamgd resume {facts['run']}")
     if facts["model"].get("certificate"):
-        certificate = Certificate(**facts["model"]["certificate"])
-        parts.append(f"certificate: {certificate.text(facts['model']['base_loss'] or 0.0)}")
+        with no_other_content(f"the model of {facts['run']}", "certificate"):
+            certificate = Certificate.from_json(facts["model"]["certificate"])
+            parts.append(f"certificate: {certificate.text(float(facts['model']['base_loss'] or 0.0))}")
     n_features = facts["n_coefficients"] - 1
     of_all = f", the intercept and the {n_shown - 1} largest of {n_features:,} (--all)" if n_shown <= n_features else ""
     parts.append(f"coefficients{of_all}\n{_coefficients(facts['coefficients'], facts['inference'])}")

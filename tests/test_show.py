@@ -23,6 +23,7 @@ from streamgd.errors import ConfigError, NoInputError
 from streamgd.inference import ClosingSums
 from streamgd.model import Model
 from streamgd.show import MOST_COEFFICIENTS, format_csv, format_show, show
+from streamgd.state import CorruptStateError
 from streamgd.training.rundir import RunDirectory
 
 
@@ -213,6 +214,23 @@ class TestErrors:
         text = format_show(facts)
         assert "fit, with classical errors\nobservations    1,000\n" in text
         assert re.search(r"5 % +95 %\n", text)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"extra": 1.0}, {"gradient": "steep"}, {"gradient": None}, {"excess": [1.0]}, {"bound": True},
+         {"estimated_by": "magic"}, {"estimated_by": []}],
+        ids=str,
+    )  # fmt: skip
+    def test_a_certificate_that_was_tampered_with_is_told_as_damage(
+        self, change: dict[str, Any], run_dir: Path
+    ) -> None:
+        certificate = {"gradient": 1e-9, "excess": None, "estimated_by": "none", "bound": None}
+        model, base = small_model(), {"base_loss": 0.5}
+        finish(run_dir, replace(model, facts=model.facts | base | {"certificate": certificate}))
+        assert "certificate: the largest |grad J| is 1e-09" in format_show(show(run_dir))
+        finish(run_dir, replace(model, facts=model.facts | base | {"certificate": certificate | change}))
+        with pytest.raises(CorruptStateError, match="damaged: not a certificate: ValueError: a certificate"):
+            format_show(show(run_dir))
 
     def test_without_errors_the_reason_is_told_once(self, run_dir: Path) -> None:
         model = small_model()

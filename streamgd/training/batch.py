@@ -87,6 +87,8 @@ class BatchState:
             )
             if restored.closing is not None:
                 check_entries(restored.closing, value=float, mean_loss=float)
+            if restored.certificate is not None:
+                Certificate.from_json(restored.certificate)
             _check_parts(restored.optimizer, restored.encoding.n_dof)
         return restored
 

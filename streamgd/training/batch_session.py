@@ -147,7 +147,7 @@ class BatchSession(Session):
             return "--max-time was over before the first step: the model predicts the same for all rows"
         if self._state.stopped_by != "epochs" or self._state.certificate is None:
             return None
-        certificate = Certificate(**self._state.certificate)
+        certificate = Certificate.from_json(self._state.certificate)
         base_loss = (self._state.base_loss or 0.0) * self._state.encoding.target_scale**2
         return (
             f"not converged after {self._state.epoch} passes: {certificate.text(base_loss)}. Raise --epochs, or take"

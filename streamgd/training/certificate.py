@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +15,8 @@ from streamgd.optim.quadratic import newton_step
 MOST_HESSIAN_COLUMNS = 1024
 #: An estimate beyond this part of J at the best constant is not taken for a distance: J is no quadratic so far away.
 NEARBY = 1e-3
+#: What an excess may be estimated by.
+ESTIMATES = ("newton", "lbfgs", "none")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,24 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``--json`` and the checkpoint."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Any) -> Self:
+        """The inverse, for what a file holds.
+
+        Raises
+        ------
+        ValueError
+            It is none.
+        """
+        if not isinstance(found, dict) or set(found) != {each.name for each in fields(cls)}:
+            raise ValueError("a certificate with other parts than a run writes")
+        certificate = cls(**found)
+        optional = (certificate.excess, certificate.bound)
+        numbers = [certificate.gradient, *(each for each in optional if each is not None)]
+        if certificate.estimated_by not in ESTIMATES or not all(isinstance(number, float) for number in numbers):
+            raise ValueError("a certificate of other values than a run writes")
+        return certificate
 
 
 def hessian_is_affordable(n_dof: int) -> bool:

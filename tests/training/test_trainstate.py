@@ -298,6 +298,8 @@ def test_a_state_of_full_batch_with_another_optimizer_is_refused(values: dict[st
     assert BatchState.from_state(state).optimizer["alpha"] == 0.1
     with pytest.raises(CorruptStateError):
         BatchState.from_state(state | {"optimizer": optimizer | values})
+    with pytest.raises(CorruptStateError):
+        BatchState.from_state(state | {"certificate": {"gradient": 1.0}})
 
 
 def test_a_rotation_of_all_numeric_columns_comes_back() -> None:
