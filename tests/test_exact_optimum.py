@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Generated
+from displays import Listener
 from oracles import FLIGHT_FEATURES, Rows
 from scipy.special import expit
 from sklearn.linear_model import ElasticNet as SklearnElasticNet
@@ -192,13 +193,26 @@ def test_the_certificate_of_a_run_that_was_cut_short_tells_how_far_it_is(
     optimizer: str, data: dict[str, Path], tmp_path: Path
 ) -> None:
     best = train(str(data["squared"]), "y", run=str(tmp_path / "newton"), method="batch")
-    result = train(str(data["squared"]), "y", run=str(tmp_path / "run"), method="batch", optimizer=optimizer, epochs=4)
+    listener = Listener()
+    result = train(
+        str(data["squared"]), "y", run=str(tmp_path / "run"), method="batch", optimizer=optimizer, epochs=4,
+        display=listener,
+    )  # fmt: skip
     away = result.facts["objective"] - best.facts["objective"]
 
     assert away > 1e-6 * best.facts["base_loss"]
     # The squared loss is a quadratic: the estimate is exact.
     assert result.facts["certificate"]["excess"] == pytest.approx(away, rel=1e-6)
+    assert result.facts["hint"].startswith("not converged after 4 passes: ")
     assert "above the optimum" in result.facts["hint"]
+    assert listener.warnings == result.facts["warnings"] == [result.facts["hint"]]
+    assert best.facts["hint"] is None
+
+
+def test_a_run_whose_passes_end_at_the_optimum_is_not_called_unconverged(data: dict[str, Path], tmp_path: Path) -> None:
+    result = train(str(data["squared"]), "y", run=str(tmp_path / "run"), method="batch", epochs=2, tol_excess=0)
+    assert result.stopped_by == "epochs"
+    assert (result.facts["hint"], result.facts["warnings"]) == (None, [])
 
 
 @pytest.mark.parametrize("shuffle", ["full", "window"])

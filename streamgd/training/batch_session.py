@@ -11,7 +11,7 @@ from streamgd.data.store import remove_blocks
 from streamgd.errors import RunMismatchError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
-from streamgd.training.batch import BatchState, BatchTrainer
+from streamgd.training.batch import GRADIENT, BatchState, BatchTrainer
 from streamgd.training.carry import carried_theta
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hessian_is_affordable
 from streamgd.training.chunks import BlockWork, kept_bytes, survey_pass
@@ -148,6 +148,8 @@ class BatchSession(Session):
         if self._state.stopped_by != "epochs" or self._state.certificate is None:
             return None
         certificate = Certificate.from_json(self._state.certificate)
+        if certificate.gradient <= (self.task.config.tol_gradient or GRADIENT):
+            return None
         base_loss = (self._state.base_loss or 0.0) * self._state.encoding.target_scale**2
         return (
             f"not converged after {self._state.epoch} passes: {certificate.text(base_loss)}. Raise --epochs, or take"

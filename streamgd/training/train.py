@@ -198,7 +198,8 @@ def _train(
         session.train()
         facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
         facts["warnings"] = [*task.notes, *facts.get("warnings", [])]
-        if facts["hint"] and facts["stopped_by"] == "max_time":
+        if facts["hint"] and (facts["stopped_by"] == "max_time" or task.config.method == "batch"):
+            facts["warnings"].append(facts["hint"])
             session.context.display.warn(facts["hint"])
         closing, facts["no_errors"] = session.closing()
         if facts["no_errors"] and task.config.errors == "robust":
