@@ -264,8 +264,8 @@ def _reasons(solved: _Solved, deviation: np.ndarray, loss: Loss, names: list[str
             reasons.append("no residuals to tell it by" if error == 0.0 else "beyond float64")
         elif missed[row] > MOST_MISSED * error:
             reasons.append(
-                "far from the maximum of the likelihood: a rare level that the penalty holds, rows of one class only,"
-                " or too few passes"
+                "far from the maximum of the likelihood: nearly collinear with others, or a level with few rows, held"
+                " by the penalty (--l2 0 gives errors), rows of one class only, or too few passes"
             )
         else:
             reasons.append(None)

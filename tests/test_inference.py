@@ -193,7 +193,10 @@ class TestAwayFromTheMaximum:
         sample = Sample.draw("logistic")
         sample.y[sample.X[:, 3] == 1] = 0.0
         found = sample.infer(self.held(sample, 1e-3))
-        assert str(found.reasons[3]).startswith("far from the maximum of the likelihood")
+        assert str(found.reasons[3]).startswith(
+            "far from the maximum of the likelihood: nearly collinear with others, or"
+        )
+        assert "(--l2 0 gives errors)" in str(found.reasons[3])
         assert [reason is None for reason in found.reasons] == [True, True, True, False, True]
 
     def test_a_run_that_is_far_from_its_end_has_neither_errors_nor_likelihood(self) -> None:
