@@ -48,8 +48,9 @@ from streamgd.training.workers import (
 
 #: Neighbours that one task folds; a power of two, so that the tree is that of pairs.
 FOLDED = 8
-#: Between looks at signals.
+#: Between looks at signals, and at which workers are there.
 POLL_S = 0.1
+LOOK_S = 2.0
 #: For the scheduler to answer.
 CONNECT_S = 15.0
 #: For our own processes to end by themselves.
@@ -166,7 +167,8 @@ class ClusterReduction(Reduction):
         for name in [name for name in self._held if name not in wanted and name[1].startswith(f"{key} ")]:
             del self._held[name]
         for name in wanted.keys() - self._held.keys():
-            self._held[name] = self.client.submit(str, key, workers=[wanted[name]], key=name, pure=False)
+            # Before the chunks that a newcomer has been given already.
+            self._held[name] = self.client.submit(str, key, workers=[wanted[name]], key=name, pure=False, priority=1)
 
     def _check_versions(self) -> None:
         with _loss_told():
@@ -263,12 +265,13 @@ class _ClusterPass(Pass):
             looked_s = time.monotonic()
             while True:
                 self._context.interrupt.check_repeated()
+                if time.monotonic() - looked_s > LOOK_S:
+                    # Those who came meanwhile are to keep the run too. Waits for one, and not for ever.
+                    self._cluster.hold(self._key, self._cluster.workers())
+                    looked_s = time.monotonic()
                 try:
                     future = finished.get(timeout=POLL_S)
                 except queue.Empty:
-                    if time.monotonic() - looked_s > 2.0:
-                        self._cluster.workers()  # waits for one, and not for ever
-                        looked_s = time.monotonic()
                     continue
                 if future.status == "error":
                     raise future.exception()

@@ -13,7 +13,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -121,8 +121,8 @@ class Failure:
 def sums_of_chunk(spec: Sealed, common: Sealed, start: int, stop: int) -> Part | Failure:
     """Read, encode and sum a chunk: the row groups ``start … stop - 1`` of the manifest."""
     try:
-        with _one_blas_thread, np.errstate(all="ignore"):
-            return _run_of(spec.value).part(common.value, start, stop)
+        with _one_blas_thread, np.errstate(all="ignore"), _at_work(spec.value) as run:
+            return run.part(common.value, start, stop)
     except StreamgdError as error:
         return Failure(type(error), str(error))
 
@@ -151,11 +151,12 @@ def held_key(key: str, address: str) -> tuple[str, str]:
 
 
 def forget(key: str) -> None:
-    """Let go of what this process keeps for a run."""
+    """Let go of what this process keeps for a run; tasks at work in it come to their end before."""
     with _lock:
         run = _runs.pop(key, None)
         _forgotten.add(key)
-    if run is not None:
+        idle = run is not None and not run.tasks
+    if run is not None and idle:
         run.close()
 
 
@@ -176,22 +177,38 @@ _forgotten: set[str] = set()
 _lock = threading.Lock()
 
 
-def _run_of(spec: Spec) -> _Run:
+@contextmanager
+def _at_work(spec: Spec) -> Iterator[_Run]:
+    """The run of a spec; it stays open inside, also when it is forgotten meanwhile."""
     with _lock:
-        if spec.key not in _runs:
-            problem = other_versions(spec.versions, package_versions(), _name())
-            if problem is not None:
-                raise ConfigError(problem)
-            _runs[spec.key] = _Run(spec, keeps_blocks=spec.key not in _forgotten)
-            watch = threading.Thread(target=_forget_when_released, args=(spec.key, get_worker()), daemon=True)
-            watch.start()
-        return _runs[spec.key]
+        run = _run_of(spec)
+        run.tasks += 1
+    try:
+        yield run
+    finally:
+        with _lock:
+            run.tasks -= 1
+            last = not run.tasks and _runs.get(spec.key) is not run
+        if last:
+            run.close()
+
+
+def _run_of(spec: Spec) -> _Run:
+    if spec.key not in _runs:
+        problem = other_versions(spec.versions, package_versions(), _name())
+        if problem is not None:
+            raise ConfigError(problem)
+        _runs[spec.key] = _Run(spec, keeps_blocks=spec.key not in _forgotten)
+        watch = threading.Thread(target=_forget_when_released, args=(spec.key, get_worker()), daemon=True)
+        watch.start()
+    return _runs[spec.key]
 
 
 class _Run:
-    """Work opened in this process."""
+    """Work opened in this process; ``tasks`` are those at work in it."""
 
     def __init__(self, spec: Spec, keeps_blocks: bool):
+        self.tasks = 0
         self._files = _Files(spec.work.manifest)
         self._work = spec.work.with_manifest(self._files.manifest)
         self._stopwatch = Stopwatch()
@@ -211,7 +228,8 @@ class _Run:
         return Part(value, self._stopwatch.lap()["thread_s"])
 
     def close(self) -> None:
-        self._opened.close()
+        with suppress(StreamgdError):  # what cannot be removed goes with the worker's directory
+            self._opened.close()
 
 
 class _Files:

@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ from streamgd.training import reduce
 from streamgd.training.checkpoint import CheckpointStore
 from streamgd.training.cluster import assigned
 from streamgd.training.display import Silent
+from streamgd.training.interrupt import Interrupt
 from streamgd.training.train import train
+from streamgd.training.workers import Part
 
 OPTIONS: dict[str, Any] = {"method": "batch", "epochs": 5, "holdout": 0.1}
 
@@ -375,6 +378,37 @@ def test_graph_and_scheduler_stay_flat_over_passes(n_passes: int, data: str, run
         )  # fmt: skip
     assert result.facts["epochs"] == n_passes
     assert found[1] - found[0] < 8_000_000
+
+
+def test_who_comes_in_the_middle_of_a_pass_is_soon_told_to_keep_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "LOOK_S", 0.0)
+    held: list[tuple[str, dict[str, int]]] = []
+
+    class Sum:
+        """Done when all have been told."""
+
+        status, type = "finished", Part
+
+        def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+            self.end = lambda: callback(self)
+
+        def result(self) -> Part:
+            return Part(1.0, {})
+
+    class Told:
+        def workers(self) -> dict[str, int]:
+            return {"tcp://newcomer:1": 1}
+
+        def hold(self, *told: Any) -> None:
+            held.append(told)
+            total.end()
+
+    total: Any = Sum()
+    cluster: Any = Told()
+    context: Any = SimpleNamespace(interrupt=Interrupt())
+    one_pass = cluster_module._ClusterPass(cluster, "key", total, (), context)
+    assert one_pass._wait(total, {}, None).value == 1.0
+    assert held[0] == ("key", {"tcp://newcomer:1": 1})
 
 
 @given(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+from clusters import wait_until
 from small_data import written
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -15,7 +17,7 @@ from streamgd.data.source import Manifest
 from streamgd.errors import DataChangedError, DataError, NoInputError
 from streamgd.training import workers
 from streamgd.training.cluster import FOLDED
-from streamgd.training.reduce import tree_reduce
+from streamgd.training.reduce import Keep, tree_reduce
 from streamgd.training.workers import Failure, Part, Sealed, fold, other_versions
 
 STAGES = {"decode": 0.5, "compute": 0.25}
@@ -99,6 +101,81 @@ def test_a_file_that_is_not_there_or_another_one_is_told(manifest: Manifest) -> 
         files.need({0})
 
 
+class SlowWork:
+    """A chunk of it takes until ``waited_for`` holds; what was opened is noted."""
+
+    opened_here: ClassVar[list[OpenSlowWork]] = []
+    waited_for: Any = staticmethod(lambda: True)
+
+    def __init__(self, manifest: Manifest):
+        self.manifest = manifest
+
+    def with_manifest(self, manifest: Manifest) -> SlowWork:
+        return SlowWork(manifest)
+
+    def opened(self, keep: Keep | None, *_: Any) -> OpenSlowWork:
+        self.opened_here.append(OpenSlowWork(keep))
+        return self.opened_here[-1]
+
+
+class OpenSlowWork:
+    def __init__(self, keep: Keep | None):
+        self.keep = keep
+        self.closed = False
+
+    def result(self, *_: Any) -> bool:
+        """Whether it stayed open."""
+        wait_until(SlowWork.waited_for)
+        return not self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def in_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """This process as a worker."""
+    worker = SimpleNamespace(address="tcp://a:1", local_directory=str(tmp_path), data={})
+    monkeypatch.setattr(workers, "get_worker", lambda: worker)
+    monkeypatch.setattr(workers, "WATCH_S", 0.005)
+    monkeypatch.setattr(SlowWork, "opened_here", [])
+    return worker
+
+
+def sums_of(manifest: Manifest, key: str) -> Any:
+    spec = workers.Spec.of(key, SlowWork(manifest), 1_000_000, 1)  # type: ignore[arg-type]
+    part = workers.sums_of_chunk(Sealed(Sealed.pickled(spec)), Sealed(Sealed.pickled(None)), 0, 2)
+    assert isinstance(part, Part), part
+    return part.value
+
+
+@pytest.mark.usefixtures("in_worker")
+def test_a_run_that_nobody_holds_stays_open_until_its_chunk_is_done(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "NEVER_HELD_S", 0.01)
+    monkeypatch.setattr(SlowWork, "waited_for", lambda: "never held" in workers._forgotten)
+    assert sums_of(manifest, "never held") is True
+    assert sums_of(manifest, "never held") is True  # without blocks on the disk from now on
+    wait_until(lambda: not workers._runs)
+    assert [each.closed for each in SlowWork.opened_here] == [True, True]
+    assert [each.keep is not None for each in SlowWork.opened_here] == [True, False]
+
+
+def test_a_run_that_is_held_is_opened_once_and_closed_when_it_is_let_go(
+    manifest: Manifest, in_worker: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "NEVER_HELD_S", 60.0)
+    in_worker.data[workers.held_key("held", in_worker.address)] = "held"
+    for _ in range(3):
+        assert sums_of(manifest, "held") is True
+    (opened,) = SlowWork.opened_here
+    assert not opened.closed
+    threading.Event().wait(0.05)  # the watch has seen that it is held
+    in_worker.data.clear()
+    wait_until(lambda: opened.closed)
+
+
 def test_blas_has_one_thread_until_the_last_task_has_ended() -> None:
     def blas_threads() -> set[int]:
         return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
@@ -106,7 +183,7 @@ def test_blas_has_one_thread_until_the_last_task_has_ended() -> None:
     with threadpool_limits(2, "blas"):
         first, second = workers._one_blas_thread, workers._one_blas_thread
         with first:
-            other = Thread(target=second.__enter__)
+            other = threading.Thread(target=second.__enter__)
             other.start()
             other.join()
         assert blas_threads() == {1}
