@@ -136,7 +136,7 @@ class ClusterReduction(Reduction):
     def open(self, work: Work, threads: int, keeps_blocks: bool = False) -> Pass:  # noqa: ARG002
         self._passes += 1
         key = f"{self._key}-{self._passes}"
-        spec = Spec.of(key, work, self._config.blocks_max if keeps_blocks else None, len(self.workers()))
+        spec = Spec.of(key, work, self._config.blocks_max if keeps_blocks else None, tuple(self.workers()))
         return _ClusterPass(self, key, self.sealed(spec, "spec", key), work.chunks, self._context)
 
     def workers(self) -> dict[str, int]:

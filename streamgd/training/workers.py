@@ -83,20 +83,21 @@ class Sealed:
 class Spec:
     """Work as it is sent: without footers, which each worker reads itself.
 
-    ``blocks_bytes`` is what all ``n_workers`` together may keep on disk, None where nothing is kept.
+    ``blocks_bytes`` is what the ``workers`` (addresses) may keep on disk, all together and each an equal share; those
+    who come later keep none. None where nothing is kept.
     """
 
     key: str
     work: Work
     versions: dict[str, str | None]
     blocks_bytes: int | None
-    n_workers: int
+    workers: tuple[str, ...]
 
     @classmethod
-    def of(cls, key: str, work: Work, blocks_bytes: int | None, n_workers: int) -> Spec:
+    def of(cls, key: str, work: Work, blocks_bytes: int | None, workers: tuple[str, ...]) -> Spec:
         files = tuple(replace(file, metadata=None) for file in work.manifest.files)
         bare = work.with_manifest(replace(work.manifest, files=files))
-        return cls(key, bare, package_versions(), blocks_bytes, n_workers)
+        return cls(key, bare, package_versions(), blocks_bytes, workers)
 
 
 @dataclass(frozen=True)
@@ -213,9 +214,10 @@ class _Run:
         self._work = spec.work.with_manifest(self._files.manifest)
         self._stopwatch = Stopwatch()
         keep = None
-        if spec.blocks_bytes is not None and keeps_blocks:
-            folder = Path(get_worker().local_directory) / f"streamgd-{spec.key}"
-            keep = Keep(folder, kept_bytes(spec.blocks_bytes, folder) // spec.n_workers, partly=True)
+        worker = get_worker()
+        if spec.blocks_bytes is not None and keeps_blocks and worker.address in spec.workers:
+            folder = Path(worker.local_directory) / f"streamgd-{spec.key}"
+            keep = Keep(folder, kept_bytes(spec.blocks_bytes, folder) // len(spec.workers), partly=True)
         with _named_errors():
             self._opened = self._work.opened(keep, self._stopwatch)
 

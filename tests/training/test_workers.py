@@ -77,7 +77,7 @@ def test_what_is_sealed_is_opened_once_and_sent_as_it_came() -> None:
 
 
 def files_of(manifest: Manifest) -> workers._Files:
-    bare = workers.Spec.of("key", SimpleNamespace(manifest=manifest, with_manifest=lambda m: m), None, 1).work
+    bare = workers.Spec.of("key", SimpleNamespace(manifest=manifest, with_manifest=lambda m: m), None, ()).work
     return workers._Files(pickle.loads(pickle.dumps(bare)))  # type: ignore[arg-type]
 
 
@@ -143,7 +143,7 @@ def in_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
 
 
 def sums_of(manifest: Manifest, key: str) -> Any:
-    spec = workers.Spec.of(key, SlowWork(manifest), 1_000_000, 1)  # type: ignore[arg-type]
+    spec = workers.Spec.of(key, SlowWork(manifest), 1_000_000, ("tcp://a:1", "tcp://b:1"))  # type: ignore[arg-type]
     part = workers.sums_of_chunk(Sealed(Sealed.pickled(spec)), Sealed(Sealed.pickled(None)), 0, 2)
     assert isinstance(part, Part), part
     return part.value
@@ -174,6 +174,18 @@ def test_a_run_that_is_held_is_opened_once_and_closed_when_it_is_let_go(
     threading.Event().wait(0.05)  # the watch has seen that it is held
     in_worker.data.clear()
     wait_until(lambda: opened.closed)
+
+
+@pytest.mark.parametrize(("address", "most_bytes"), [("tcp://a:1", 500_000), ("tcp://late:1", None)])
+def test_workers_share_the_space_for_blocks_and_late_ones_keep_none(
+    address: str, most_bytes: int | None, manifest: Manifest, in_worker: SimpleNamespace
+) -> None:
+    in_worker.address = address
+    assert sums_of(manifest, f"shared with {address}") is True
+    workers.forget(f"shared with {address}")
+    (opened,) = SlowWork.opened_here
+    assert (opened.keep.most_bytes if opened.keep else None) == most_bytes
+    assert opened.closed
 
 
 def test_blas_has_one_thread_until_the_last_task_has_ended() -> None:
