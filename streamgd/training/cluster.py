@@ -27,9 +27,11 @@ from typing import Any
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 
+from streamgd.data.storage_failures import one_line
 from streamgd.data.store import WORKERS_FOLDER, remove_blocks
 from streamgd.errors import ClusterLostError, ConfigError
 from streamgd.plain import byte_size
+from streamgd.state import make_folder
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass, Reduction, RowGroups, Work
 from streamgd.training.setup import Task
@@ -75,7 +77,7 @@ class ClusterReduction(Reduction):
     Raises
     ------
     ClusterLostError
-        The scheduler does not answer, or there are no workers.
+        The scheduler does not answer, there are no workers, or processes of our own do not start.
     ConfigError
         Versions differ, or a worker may use too little memory.
     """
@@ -102,13 +104,20 @@ class ClusterReduction(Reduction):
 
     def _own(self) -> Client:
         """Processes of one thread each, which end with this one."""
+        asked, folder = self._config.workers, self._blocks_dir / WORKERS_FOLDER
+        make_folder(folder)
         self._stack.callback(remove_blocks, self._blocks_dir)
-        with _ctrl_c_kept_here():
-            cluster = LocalCluster(
-                n_workers=self._config.workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
-                memory_limit=None, local_directory=str(self._blocks_dir / WORKERS_FOLDER),
-                silence_logs=logging.CRITICAL,
-            )  # fmt: skip
+        try:
+            with _ctrl_c_kept_here():
+                cluster = LocalCluster(
+                    n_workers=asked, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+                    memory_limit=None, local_directory=str(folder), silence_logs=logging.CRITICAL,
+                )  # fmt: skip
+        except (RuntimeError, OSError) as error:  # Dask tells of what went wrong in a worker by a RuntimeError
+            raise ClusterLostError(
+                f"--workers {asked}: the processes did not start ({one_line(error)}). Ask for fewer, or look at the"
+                f" free memory and at {folder}, and run the same command again."
+            ) from error
         self._stack.callback(_close_cluster, cluster)
         return self._client(cluster)
 

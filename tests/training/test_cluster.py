@@ -285,6 +285,26 @@ def test_a_cluster_without_workers(data: str, tmp_path: Path, monkeypatch: pytes
     one_line(error.value, 75)
 
 
+def test_a_folder_for_workers_that_cannot_be_made(data: str, tmp_path: Path) -> None:
+    with pytest.raises(NoInputError, match="cannot make folder /proc/nothing/") as error:
+        train(data, "y", run=str(tmp_path / "run"), workers=1, blocks_dir="/proc/nothing", **OPTIONS)
+    one_line(error.value, 66)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Nanny failed\nto start."), TimeoutError("60 s"), OSError(11, "fork")])
+def test_processes_of_our_own_that_do_not_start(
+    error: Exception, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster_module, "LocalCluster", fail)
+    with pytest.raises(ClusterLostError, match=r"^--workers 2: the processes did not start \(.*\)\. Ask") as told:
+        train(data, "y", run=str(tmp_path / "run"), workers=2, **OPTIONS)
+    one_line(told.value, 75)
+    assert not (tmp_path / "run" / "blocks").exists()
+
+
 def test_versions_that_differ_are_refused_with_both(data: str, running: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other" / "numba-0.1.2.dist-info"
     other.mkdir(parents=True)
