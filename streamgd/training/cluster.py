@@ -27,6 +27,7 @@ from typing import Any
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 
+from streamgd.data.ahead import usable_cores
 from streamgd.data.storage_failures import one_line
 from streamgd.data.store import WORKERS_FOLDER, remove_blocks
 from streamgd.errors import ClusterLostError, ConfigError
@@ -104,7 +105,12 @@ class ClusterReduction(Reduction):
 
     def _own(self) -> Client:
         """Processes of one thread each, which end with this one."""
-        asked, folder = self._config.workers, self._blocks_dir / WORKERS_FOLDER
+        asked, folder = self._config.workers or 1, self._blocks_dir / WORKERS_FOLDER
+        if asked > usable_cores():
+            self._context.display.warn(
+                f"--workers {asked}: more than the processors here, which are {usable_cores()}; each takes memory and"
+                f" time to start, and none makes a pass shorter"
+            )
         make_folder(folder)
         self._stack.callback(remove_blocks, self._blocks_dir)
         try:

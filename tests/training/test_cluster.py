@@ -295,14 +295,29 @@ def test_a_folder_for_workers_that_cannot_be_made(data: str, tmp_path: Path) -> 
 def test_processes_of_our_own_that_do_not_start(
     error: Exception, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(**_: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(cluster_module, "LocalCluster", fail)
+    no_local_cluster(error, monkeypatch)
     with pytest.raises(ClusterLostError, match=r"^--workers 2: the processes did not start \(.*\)\. Ask") as told:
         train(data, "y", run=str(tmp_path / "run"), workers=2, **OPTIONS)
     one_line(told.value, 75)
     assert not (tmp_path / "run" / "blocks").exists()
+
+
+@pytest.mark.parametrize("workers", [3, 4])
+def test_more_workers_than_processors_are_warned_of(
+    workers: int, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+
+    class Warned(Silent):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    monkeypatch.setattr(cluster_module, "usable_cores", lambda: 3)
+    no_local_cluster(RuntimeError("not wanted here"), monkeypatch)
+    with pytest.raises(ClusterLostError):
+        train(data, "y", run=str(tmp_path / "run"), workers=workers, display=Warned(), **OPTIONS)
+    told = [text for text in warned if text.startswith("--workers 4: more than the processors here, which are 3;")]
+    assert len(told) == (workers == 4)
 
 
 def test_versions_that_differ_are_refused_with_both(data: str, running: Cluster, tmp_path: Path) -> None:
@@ -451,6 +466,15 @@ def test_chunks_stay_at_home_as_far_as_shares_are_equal(homes: list[str], thread
 def one_line(error: StreamgdError, code: int) -> None:
     assert error.exit_code == code
     assert len(str(error).splitlines()) == 1
+
+
+def no_local_cluster(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of our own do not start."""
+
+    def fail(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster_module, "LocalCluster", fail)
 
 
 def resident_bytes(pid: int) -> int:
