@@ -30,7 +30,7 @@ from streamgd.data.vocabulary import Vocabulary
 from streamgd.objective.objective import ChunkSums
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.progress import RowCounter, RunContext
-from streamgd.training.reduce import Keep, OpenWork, Reduction, RowGroups, grouped
+from streamgd.training.reduce import Keep, OpenWork, Reduction, RowGroups, grouped, no_check
 from streamgd.training.setup import Task
 
 #: Sums over the rows of a block at a theta ``(n_dof, 1)``. It can be pickled, and adds up over blocks.
@@ -128,14 +128,15 @@ class SurveyWork:
     def vocabulary(self, column: CategoricalColumn) -> Vocabulary:
         return Vocabulary(column, self.max_levels, self.hash_buckets)
 
-    def opened(self, keep: Keep | None, stopwatch: Stopwatch) -> OpenWork:  # noqa: ARG002
-        return _OpenSurvey(self, stopwatch)
+    def opened(self, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None] = no_check) -> OpenWork:  # noqa: ARG002
+        return _OpenSurvey(self, stopwatch, check)
 
 
 class _OpenSurvey:
-    def __init__(self, work: SurveyWork, stopwatch: Stopwatch):
+    def __init__(self, work: SurveyWork, stopwatch: Stopwatch, check: Callable[[], None]):
         self._work = work
         self._stopwatch = stopwatch
+        self._check = check
 
     def result(self, common: None, chunk: RowGroups) -> ChunkSurvey:  # noqa: ARG002
         work = self._work
@@ -145,6 +146,7 @@ class _OpenSurvey:
         for row_group in chunk:
             for piece in encoded_slices(work.manifest, row_group, encoder, work.layout.block_rows, self._stopwatch):
                 total = total.merge(piece.rows.survey)
+                self._check()
         levels = tuple(ChunkLevels.of(vocabulary, work.max_levels) for vocabulary in vocabularies)
         return ChunkSurvey(total, levels)
 
@@ -169,22 +171,24 @@ class BlockWork:
     def with_manifest(self, manifest: Manifest) -> BlockWork:
         return replace(self, manifest=manifest)
 
-    def opened(self, keep: Keep | None, stopwatch: Stopwatch) -> OpenWork:
-        return _OpenBlocks(self, keep, stopwatch)
+    def opened(self, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None] = no_check) -> OpenWork:
+        return _OpenBlocks(self, keep, stopwatch, check)
 
 
 class _OpenBlocks:
-    def __init__(self, work: BlockWork, keep: Keep | None, stopwatch: Stopwatch):
+    def __init__(self, work: BlockWork, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None]):
         encoder = BlockEncoder(work.encoding, work.layout, work.choice)
         self._source = BlockSource(work.manifest, encoder, keep, stopwatch, work.held_out)
         self._no_rows = work.layout.views(np.empty(0, np.uint8), 0)
         self._stopwatch = stopwatch
+        self._check = check
 
     def result(self, common: tuple[SumsOfBlock, np.ndarray], chunk: RowGroups) -> ChunkSums:
         sums_of_block, theta = common
         total = None
         for row_group in chunk:
             for block in self._source.blocks(row_group):
+                self._check()
                 with self._stopwatch.timed("compute"):
                     sums = sums_of_block(theta, block)
                     total = sums if total is None else total + sums

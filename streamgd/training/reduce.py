@@ -37,6 +37,10 @@ SMALLEST_CHUNK_VALUES = 1_000_000
 MOST_CHUNKS = 4096
 
 
+def no_check() -> None:
+    """Where nothing stops the work from inside."""
+
+
 @dataclass(frozen=True)
 class Keep:
     """Leave to keep encoded blocks on disk between passes.
@@ -76,7 +80,9 @@ class Work(Protocol):
         """The same on another manifest of the same data."""
         ...
 
-    def opened(self, keep: Keep | None, stopwatch: Stopwatch) -> OpenWork: ...
+    def opened(self, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None] = no_check) -> OpenWork:
+        """Make it ready; ``check`` is called for each block, and raises to stop."""
+        ...
 
 
 class Pass(ABC):
@@ -128,7 +134,7 @@ class ThreadReduction(Reduction):
     keep : Keep or None
         For work that keeps blocks.
     check : callable
-        Called before each chunk; raises to stop.
+        Called for each chunk and each block; raises to stop.
     """
 
     def __init__(self, keep: Keep | None, check: Callable[[], None], stopwatch: Stopwatch):
@@ -138,7 +144,7 @@ class ThreadReduction(Reduction):
         self._opened: list[OpenWork] = []
 
     def open(self, work: Work, threads: int, keeps_blocks: bool = False) -> Pass:
-        opened = work.opened(self._keep if keeps_blocks else None, self._stopwatch)
+        opened = work.opened(self._keep if keeps_blocks else None, self._stopwatch, self._check)
         self._opened.append(opened)
         return _ThreadPass(opened, work.chunks, threads, self._check)
 

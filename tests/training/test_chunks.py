@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_data import COLUMNS, LAYOUT, SCALE0, SHIFT0, written
+from small_data import COLUMNS, LAYOUT, SCALE0, SHIFT0, encoding_of, written
 
 from streamgd.data.columns import CategoricalColumn
 from streamgd.data.encoder import RowChoice
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.vocabulary import Vocabulary, final_levels
+from streamgd.objective.losses import HalfSquaredError
+from streamgd.objective.objective import Objective
+from streamgd.objective.penalties import ElasticNet
 from streamgd.stopwatch import Stopwatch
 from streamgd.training import reduce
-from streamgd.training.chunks import ChunkLevels, ChunkSurvey, SurveyWork
-from streamgd.training.reduce import grouped
+from streamgd.training.chunks import BlockWork, ChunkLevels, ChunkSurvey, SurveyWork
+from streamgd.training.reduce import ThreadReduction, Work, grouped
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,36 @@ def test_surveys_of_chunks_add_up_to_the_survey_of_all(cuts: set[int], manifest:
     # The order of levels met does not depend on the cuts, their weights (halves) are exact.
     assert total.levels[0].levels.equals(whole.levels[0].levels)
     assert total.survey.level_counts[0].tolist() == whole.survey.level_counts[0].tolist()
+
+
+class StoppedError(Exception):
+    """What a signal raises."""
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_a_signal_stops_a_pass_within_a_chunk(stop_at: int, manifest: Manifest) -> None:
+    """It is asked for at the chunk and at each of its 20 blocks."""
+    asked = 0
+
+    def check() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == stop_at:
+            raise StoppedError
+
+    survey = survey_work(manifest)
+    found: ChunkSurvey = survey.opened(None, Stopwatch()).result(None, manifest.row_groups)
+    vocabulary = survey.vocabulary(COLUMNS.categorical[0])
+    vocabulary.take_over(found.levels[0].levels, False)
+    blocks = BlockWork(manifest, encoding_of(found.survey, [vocabulary]), LAYOUT, survey.choice)
+    sums = partial(Objective(HalfSquaredError(), ElasticNet()).chunk_sums, hessian=False)
+    works: list[tuple[Work, Any]] = [(survey, None), (blocks, (sums, np.zeros((blocks.encoding.n_dof, 1))))]
+    for work, common in works:
+        asked = 0
+        assert len(work.chunks) == 1
+        with pytest.raises(StoppedError):
+            ThreadReduction(None, check, Stopwatch()).open(work, 1)(common)
+        assert asked == stop_at
 
 
 TEXTS = st.lists(st.lists(st.sampled_from([*"abcdefgh", None]), max_size=6), min_size=1, max_size=6)
