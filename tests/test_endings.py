@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streamgd.errors import DataError
+from streamgd.errors import DataError, StorageError
 from streamgd.model import Model
 from streamgd.show import show
 from streamgd.training.train import Result, train
@@ -117,6 +117,25 @@ def test_a_restart_that_meets_bad_data_leaves_the_old_run_whole(data: Path, tmp_
     with pytest.raises(DataError):
         fit(data, tmp_path / "run", epochs=3, restart=True)
     assert show(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("options", [{"epochs": 2}, {"method": "batch", "epochs": 3}])
+def test_a_disk_that_fails_before_the_training_leaves_no_blocks_behind(
+    options: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(data, tmp_path / "run", **options)
+    there_before = []
+
+    def fail(*_: object, **__: object) -> None:
+        there_before.append((tmp_path / "run" / "blocks" / "blocks.bin").exists())
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("streamgd.training.train._begin", fail)
+        with pytest.raises(StorageError, match="the disk is full"):
+            fit(data, tmp_path / "run", **options, restart=True)
+    assert there_before == [True]
+    assert not (tmp_path / "run" / "blocks").exists()
 
 
 def test_a_restart_does_not_take_the_old_model_for_its_own(

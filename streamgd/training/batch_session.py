@@ -99,17 +99,13 @@ class BatchSession(Session):
     def carry_over(self, saved: dict[str, Any]) -> None:
         old, state = BatchState.from_state(saved), self._state
         theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), state.encoding)
-        try:
-            if state.base_loss is None:
-                # The first pass will not be at the best constant, where the new state stands.
-                state.base_loss = self._trainer.total(state.optimizer["theta"]).mean_loss
-            state.optimizer = self._first_optimizer_state(state.encoding, theta, state.learning_rate)
-            for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
-                setattr(state, name, getattr(old, name))
-            self.context.save(state.state())
-        except BaseException:
-            self.close()
-            raise
+        if state.base_loss is None:
+            # The first pass will not be at the best constant, where the new state stands.
+            state.base_loss = self._trainer.total(state.optimizer["theta"]).mean_loss
+        state.optimizer = self._first_optimizer_state(state.encoding, theta, state.learning_rate)
+        for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
+            setattr(state, name, getattr(old, name))
+        self.context.save(state.state())
 
     def result(self) -> tuple[Encoding, np.ndarray]:
         return self._state.encoding, np.array(self._state.result(self.task.config.patience))

@@ -6,7 +6,8 @@ run directory ── task ── session: rows ready, state new or from the chec
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,16 +151,17 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
         context = RunContext(directory, display, interrupt, config.checkpoint_every, row_log)
         session = _open_session(task, context, None if carry else saved)
         new = saved is None
-        if saved is not None and carry:
-            # The checkpoint first: were it the other way round, a kill would leave the old one to the new data.
-            session.carry_over(saved)
-            _begin(directory, task, forget=False)
-            session.record("data changed", f"the data changed since the run began ({changes})")
-        saved = None  # the session has what it needs; the rest would take memory until the end
-        if restart:
-            # Only now: had the data been at fault, the old run would still be whole.
-            _begin(directory, task, forget=True)
-        facts, model = _train(task, session, directory, started_s, new=new, changed=carry)
+        with _closed_at_the_end(session):
+            if saved is not None and carry:
+                # The checkpoint first: were it the other way round, a kill would leave the old one to the new data.
+                session.carry_over(saved)
+                _begin(directory, task, forget=False)
+                session.record("data changed", f"the data changed since the run began ({changes})")
+            saved = None  # the session has what it needs; the rest would take memory until the end
+            if restart:
+                # Only now: had the data been at fault, the old run would still be whole.
+                _begin(directory, task, forget=True)
+            facts, model = _train(task, session, directory, started_s, new=new, changed=carry)
         display.close()
         return Result(model, directory.path, directory.history(), facts)
 
@@ -189,26 +191,33 @@ def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:
 def _train(
     task: Task, session: Session, directory: RunDirectory, started_s: float, new: bool, changed: bool
 ) -> tuple[dict[str, Any], Model]:
-    """Run the loop and save the model; blocks stay only where they serve another start."""
+    """Run the loop and save the model."""
+    session.begin(new)
+    if new or changed:
+        for text in _skipped(task):
+            session.record("skipped", text)
+    session.train()
+    facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
+    facts["warnings"] = [*task.notes, *facts.get("warnings", [])]
+    if facts["hint"] and (facts["stopped_by"] == "max_time" or task.config.method == "batch"):
+        facts["warnings"].append(facts["hint"])
+        session.context.display.warn(facts["hint"])
+    closing, facts["no_errors"] = session.closing()
+    if facts["no_errors"] and task.config.errors == "robust":
+        facts["warnings"].append(f"the coefficients have no errors: {facts['no_errors']}")
+        session.context.display.warn(facts["warnings"][-1])
+    encoding, theta = session.result()
+    model = Model.of_training(task.resolved.loss, theta, encoding, facts, closing)
+    directory.checkpoints.wait()  # a model without the state it comes from could not be gone on with
+    model.save(directory.model_path)
+    return facts, model
+
+
+@contextmanager
+def _closed_at_the_end(session: Session) -> Iterator[None]:
+    """Close the session, whatever happens inside; blocks stay only where they serve another start."""
     try:
-        session.begin(new)
-        if new or changed:
-            for text in _skipped(task):
-                session.record("skipped", text)
-        session.train()
-        facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
-        facts["warnings"] = [*task.notes, *facts.get("warnings", [])]
-        if facts["hint"] and (facts["stopped_by"] == "max_time" or task.config.method == "batch"):
-            facts["warnings"].append(facts["hint"])
-            session.context.display.warn(facts["hint"])
-        closing, facts["no_errors"] = session.closing()
-        if facts["no_errors"] and task.config.errors == "robust":
-            facts["warnings"].append(f"the coefficients have no errors: {facts['no_errors']}")
-            session.context.display.warn(facts["warnings"][-1])
-        encoding, theta = session.result()
-        model = Model.of_training(task.resolved.loss, theta, encoding, facts, closing)
-        directory.checkpoints.wait()  # a model without the state it comes from could not be gone on with
-        model.save(directory.model_path)
+        yield
     except (PausedError, InterruptedRunError):
         session.close()
         raise
@@ -217,7 +226,6 @@ def _train(
             session.close(remove=True)
         raise
     session.close(remove=True)
-    return facts, model
 
 
 def _skipped(task: Task) -> list[str]:
