@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import Problem, passes
@@ -71,8 +70,9 @@ def test_its_estimate_of_the_distance_is_of_the_right_size() -> None:
     problem, penalty = Problem.drawn(6), ElasticNet(l2=1e-2)
     states = passes(LBFGS(), problem, penalty, 200, lambda state: state["residual"] < 1e-11)
     least = states[-1]["value"]
+    near = [state for state in states if 1e-12 < state["value"] - least < 1e-5]
+    ratios = [state["excess"] / (state["value"] - least) for state in near]
 
-    for state in states:
-        if 1e-12 < state["value"] - least < 1e-5:
-            assert state["excess"] == pytest.approx(state["value"] - least, rel=10.0)
-            assert state["excess"] > 0.02 * (state["value"] - least)
+    assert len(near) >= 4
+    assert min(ratios) > 0.02
+    assert max(ratios) < 10.0
