@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from streamgd.errors import ConfigError
+from streamgd.training.memory import (
+    LEVEL_BYTES,
+    WORKER_BYTES,
+    MemoryPlan,
+    check_coefficients,
+    check_history,
+    memory_for_hessians,
+)
+from streamgd.training.reduce import FOLDED
 from streamgd.training.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -92,3 +103,29 @@ def test_more_coefficients_than_fit_are_refused_with_the_number_needed(method: A
     with pytest.raises(ConfigError, match=told):
         train(str(data), "y", run=str(run), memory="200MB", method=method, threads=1, epochs=1)
     assert not run.exists()
+
+
+def megabytes_needed(refused: Callable[[], object]) -> float:
+    with pytest.raises(ConfigError) as error:
+        refused()
+    found = re.search(r"([0-9]+) MB are needed", str(error.value))
+    assert found, error.value
+    return float(found.group(1))
+
+
+def test_every_check_counts_what_a_worker_process_has_more() -> None:
+    plan, n_dof = MemoryPlan(2, 0, 10_000_000), 1_000
+    more = WORKER_BYTES / 1e6
+    for check, expected in (
+        (lambda on: check_coefficients(1, n_dof, 0, on), more),
+        (lambda on: check_history(1, n_dof, 0, on), more),
+        # A fold of the cluster has as many sums in memory.
+        (lambda on: memory_for_hessians(1, plan, n_dof, 32, False, on), more + FOLDED * 8 * n_dof**2 / 1e6),
+    ):
+        here, on_workers = (megabytes_needed(partial(check, on)) for on in (False, True))
+        assert on_workers - here == pytest.approx(expected, abs=1.0)
+
+
+def test_levels_count_beside_the_history_too() -> None:
+    few, many = (megabytes_needed(partial(check_history, 1, 1_000, levels)) for levels in (0, 1_000_000))
+    assert many - few == pytest.approx(LEVEL_BYTES, abs=1.0)

@@ -33,9 +33,9 @@ class BatchSession(Session):
         try:
             survey, vocabularies = survey_pass(task, self._reduction, context)
             encoding = task.encoding(survey, vocabularies)
-            self.task = task = task.with_optimizer(encoding.n_dof).with_room_for_hessians(encoding.n_dof)
-            self._survey, self._vocabularies = survey, vocabularies
             work = BlockWork(task.manifest, encoding, task.layout, task.choice)
+            self.task = task = task.with_optimizer(encoding.n_dof).with_room_for_hessians(encoding, len(work.chunks))
+            self._survey, self._vocabularies = survey, vocabularies
             self._blocks = self._reduction.open(work, task.threads, keeps_blocks=True)
             objective = task.objective(encoding)
             tell_hashed(task, encoding, context)

@@ -34,7 +34,7 @@ from streamgd.errors import ClusterLostError, ConfigError
 from streamgd.plain import byte_size
 from streamgd.state import make_folder
 from streamgd.training.progress import RunContext
-from streamgd.training.reduce import Pass, Reduction, RowGroups, Work
+from streamgd.training.reduce import FOLDED, Pass, Reduction, RowGroups, Work
 from streamgd.training.setup import Task
 from streamgd.training.workers import (
     PACKAGES,
@@ -49,8 +49,6 @@ from streamgd.training.workers import (
     sums_of_chunk,
 )
 
-#: Neighbours that one task folds; a power of two, so that the tree is that of pairs.
-FOLDED = 8
 #: Between looks at signals, and at which workers are there.
 POLL_S = 0.1
 LOOK_S = 2.0

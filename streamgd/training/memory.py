@@ -11,6 +11,7 @@ from streamgd.data.blocks import RecordLayout
 from streamgd.data.prepare import STAGE_BYTES
 from streamgd.data.source import Manifest
 from streamgd.errors import ConfigError
+from streamgd.training.reduce import FOLDED
 
 #: Interpreter, libraries and compiled loops, before any data.
 BASE_BYTES = 135_000_000
@@ -70,7 +71,7 @@ def plan_memory(
     ConfigError
         Not even one thread fits; the message has the number that would be needed.
     """
-    fixed_bytes = BASE_BYTES + on_workers * WORKER_BYTES + hashed_rows * COEFFICIENT_BYTES
+    fixed_bytes = _base_bytes(on_workers) + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
     slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
@@ -92,7 +93,7 @@ def plan_memory(
     return MemoryPlan(int(fitting), stage_bytes, reader + slice_bytes)
 
 
-def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int) -> None:
+def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int, on_workers: bool = False) -> None:
     """Refuse more coefficients and levels than fit the budget, which are known when every row has been seen.
 
     Raises
@@ -100,28 +101,30 @@ def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int) -> None:
     ConfigError
         They do not fit; the message has the number that would be needed.
     """
-    needed = BASE_BYTES + n_dof * COEFFICIENT_BYTES + n_levels * LEVEL_BYTES
+    needed = _base_bytes(on_workers) + n_dof * COEFFICIENT_BYTES + n_levels * LEVEL_BYTES
     _require(memory_bytes, needed, f"{n_dof:,} coefficients; --max-levels, --hash-buckets or --exclude make them fewer")
 
 
-def check_history(memory_bytes: int, n_dof: int) -> None:
-    """Refuse more coefficients than L-BFGS has room for.
+def check_history(memory_bytes: int, n_dof: int, n_levels: int, on_workers: bool = False) -> None:
+    """Refuse more coefficients and levels than L-BFGS has room for.
 
     Raises
     ------
     ConfigError
         They do not fit; the message has the number that would be needed.
     """
-    needed = BASE_BYTES + n_dof * LBFGS_COEFFICIENT_BYTES
+    needed = _base_bytes(on_workers) + n_dof * LBFGS_COEFFICIENT_BYTES + n_levels * LEVEL_BYTES
     _require(memory_bytes, needed, f"{n_dof:,} coefficients with lbfgs; --optimizer backtracking takes a third of it")
 
 
-def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int, meat: bool) -> MemoryPlan:
+def memory_for_hessians(
+    memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int, meat: bool, on_workers: bool = False
+) -> MemoryPlan:
     """The plan with so few threads that the Hessians of a full-batch pass fit the budget.
 
-    A thread holds the sums of its chunk, those of a block, and their sum; the tree holds a sum for each of its levels;
-    after the pass, the solution works with as many copies as ``SOLVING_HESSIANS``. With the ``meat`` of robust errors,
-    the last pass sums two such matrices.
+    A thread holds the sums of its chunk, those of a block, and their sum; the tree holds a sum for each of its levels,
+    and on workers the ``FOLDED`` that one of its folds brings together. After the pass, the solution works with as many
+    copies as ``SOLVING_HESSIANS``. With the ``meat`` of robust errors, the last pass sums two such matrices.
 
     Raises
     ------
@@ -129,18 +132,22 @@ def memory_for_hessians(memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks:
         Not even one thread fits; the message has the number that would be needed.
     """
     hessian_bytes = 8 * n_dof**2
-    folding = max(chunks - 1, 0).bit_length() + 1
+    folding = max(chunks - 1, 0).bit_length() + 1 + on_workers * FOLDED
 
     def needed(threads: int) -> int:
         summed_bytes = (1 + meat) * hessian_bytes
         in_pass = threads * (3 * summed_bytes + plan.thread_bytes) + folding * summed_bytes
-        return BASE_BYTES + n_dof * COEFFICIENT_BYTES + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
+        return _base_bytes(on_workers) + n_dof * COEFFICIENT_BYTES + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
 
     _require(
         memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; --max-levels or --exclude make them fewer"
     )
     fitting = next(threads for threads in range(plan.threads, 0, -1) if needed(threads) <= memory_bytes)
     return replace(plan, threads=fitting)
+
+
+def _base_bytes(on_workers: bool) -> int:
+    return BASE_BYTES + on_workers * WORKER_BYTES
 
 
 def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:

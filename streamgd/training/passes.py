@@ -17,6 +17,11 @@ from streamgd.training.reduce import Pass, tree_reduce
 CHUNK_BLOCKS = 16
 
 
+def chunks_of(n_blocks: int) -> list[range]:
+    """The blocks that are summed together."""
+    return [range(first, min(first + CHUNK_BLOCKS, n_blocks)) for first in range(0, n_blocks, CHUNK_BLOCKS)]
+
+
 class PreparedPass(Pass):
     """Over the training rows of shuffled blocks, seen without the rows of theta that base levels have in the loops.
 
@@ -50,8 +55,7 @@ class PreparedPass(Pass):
             assert total is not None
             return total
 
-        n_blocks = self._prepared.n_blocks
-        chunks = [range(first, min(first + CHUNK_BLOCKS, n_blocks)) for first in range(0, n_blocks, CHUNK_BLOCKS)]
+        chunks = chunks_of(self._prepared.n_blocks)
         total: ChunkSums = tree_reduce(result_of, common, chunks, operator.add, self._threads)
         return total
 

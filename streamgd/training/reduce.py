@@ -35,6 +35,8 @@ FEWEST_CHUNKS = 32
 SMALLEST_CHUNK_VALUES = 1_000_000
 #: More than this would make the graph of a pass large.
 MOST_CHUNKS = 4096
+#: Neighbours that one task of a cluster folds; a power of two, so that the tree is that of pairs.
+FOLDED = 8
 
 
 def no_check() -> None:

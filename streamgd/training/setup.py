@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,21 +146,23 @@ class Task:
             )
         return replace(self, optimizer="backtracking" if self.config.l1 > 0.0 else "lbfgs")
 
-    def with_room_for_hessians(self, n_dof: int) -> Task:
-        """The same task with so few threads that there is room for Hessians, where they are made.
+    def with_room_for_hessians(self, encoding: Encoding, n_chunks: int) -> Task:
+        """The same task with so few threads that there is room for Hessians, where passes over chunks make them.
 
         Raises
         ------
         ConfigError
             The optimizer needs Hessians, or a history, that do not fit ``--memory``.
         """
+        n_dof, on_workers = encoding.n_dof, self.config.on_workers
         if self.optimizer == "lbfgs":
-            check_history(self.config.memory, n_dof)
+            check_history(self.config.memory, n_dof, _n_levels(encoding.categorical), on_workers)
         asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
         if not (asked or hessian_is_affordable(n_dof)):
             return self
-        robust, n_groups = self.config.errors == "robust", len(self.manifest.row_groups)
-        return replace(self, memory=memory_for_hessians(self.config.memory, self.memory, n_dof, n_groups, robust))
+        robust, given = self.config.errors == "robust", self.config.memory
+        memory = memory_for_hessians(given, self.memory, n_dof, n_chunks, robust, on_workers)
+        return replace(self, memory=memory)
 
     def encoder(self) -> Encoder:
         """An encoder in provisional units with growing vocabularies."""
@@ -214,8 +217,7 @@ class Task:
                 encoded = CategoricalEncoding(column, first_row, final_levels(vocabulary, counts), with_other, 0)
             categorical.append(encoded)
             first_row += encoded.n_rows
-        n_levels = sum(len(each.levels) for each in categorical)
-        check_coefficients(config.memory, first_row + 1, n_levels)
+        check_coefficients(config.memory, first_row + 1, _n_levels(categorical), config.on_workers)
         shift, scale = (0.0, 1.0)
         if self.resolved.loss == "squared" and standardise:
             shift, scale = mean, float(survey.target_moments.deviation()[0])
@@ -326,6 +328,10 @@ def make_task(
         ),
         notes=(*resolved.warnings, *notes),
     )
+
+
+def _n_levels(categorical: Sequence[CategoricalEncoding]) -> int:
+    return sum(len(each.levels) for each in categorical)
 
 
 def blocks_dir(config: TrainConfig) -> Path:

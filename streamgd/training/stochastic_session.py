@@ -25,7 +25,7 @@ from streamgd.training.carry import carry_over
 from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.chunks import BlockWork
 from streamgd.training.holdout import BlocksHoldout, Holdout, folded, of_all_blocks
-from streamgd.training.passes import PreparedPass
+from streamgd.training.passes import PreparedPass, chunks_of
 from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWindows
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import Pass, ThreadReduction
@@ -243,12 +243,15 @@ class StochasticSession(Session):
         """How far the result is from the optimum, by a pass over the blocks, or over the files."""
         encoding, theta = self.result()
         affordable = hessian_is_affordable(encoding.n_dof)
-        task, check = self.task.with_room_for_hessians(encoding.n_dof), self.context.interrupt.check_repeated
+        task, check = self.task, self.context.interrupt.check_repeated
         run: Pass
         if self._blocks is not None:
-            run = PreparedPass(self._blocks.prepared, task.threads, check, self.context.stopwatch)
+            prepared = self._blocks.prepared
+            task = task.with_room_for_hessians(encoding, len(chunks_of(prepared.n_blocks)))
+            run = PreparedPass(prepared, task.threads, check, self.context.stopwatch)
         else:
             work = BlockWork(task.manifest, encoding, task.layout, task.choice)
+            task = task.with_room_for_hessians(encoding, len(work.chunks))
             run = ThreadReduction(None, check, self.context.stopwatch).open(work, task.threads)
         total = run((partial(self._objective.chunk_sums, hessian=affordable), theta))
         evaluation = self._objective.evaluate(theta, total)
