@@ -13,7 +13,7 @@ from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.folder import BlocksFolder, claim_folder
-from streamgd.data.prepare import Preparation, PreparedBlocks, is_prepared, new_store
+from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, is_prepared, new_store
 from streamgd.data.store import BlockStore, remove_blocks
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
@@ -128,8 +128,19 @@ class StochasticSession(Session):
         encoding = self.task.encoding(survey, vocabularies, with_other)
         if self.task.config.certify:
             # Whether there is room is told before training, not after it.
-            self.task.with_room_for_hessians(encoding.n_dof)
+            self._with_room_to_certify(encoding)
         return encoding if self.task.config.l1 > 0 else encoding.with_base_rows()
+
+    def _with_room_to_certify(self, encoding: Encoding) -> Task:
+        """The task with so few threads that the pass of the certificate has room."""
+        task = self.task
+        if task.order == "full":
+            n_blocks, _ = block_plan(task.manifest.n_rows, task.layout, task.config.batch_size)
+            return task.with_room_for_hessians(encoding, len(chunks_of(n_blocks)))
+        return task.with_room_for_hessians(encoding, len(self._streamed(encoding).chunks))
+
+    def _streamed(self, encoding: Encoding) -> BlockWork:
+        return BlockWork(self.task.manifest, encoding, self.task.layout, self.task.choice)
 
     def _is_enough(self, survey: Survey) -> bool:
         """Whether a look shows what streaming must know before it begins: some rows, and both classes."""
@@ -243,16 +254,12 @@ class StochasticSession(Session):
         """How far the result is from the optimum, by a pass over the blocks, or over the files."""
         encoding, theta = self.result()
         affordable = hessian_is_affordable(encoding.n_dof)
-        task, check = self.task, self.context.interrupt.check_repeated
+        threads, check = self._with_room_to_certify(encoding).threads, self.context.interrupt.check_repeated
         run: Pass
         if self._blocks is not None:
-            prepared = self._blocks.prepared
-            task = task.with_room_for_hessians(encoding, len(chunks_of(prepared.n_blocks)))
-            run = PreparedPass(prepared, task.threads, check, self.context.stopwatch)
+            run = PreparedPass(self._blocks.prepared, threads, check, self.context.stopwatch)
         else:
-            work = BlockWork(task.manifest, encoding, task.layout, task.choice)
-            task = task.with_room_for_hessians(encoding, len(work.chunks))
-            run = ThreadReduction(None, check, self.context.stopwatch).open(work, task.threads)
+            run = ThreadReduction(None, check, self.context.stopwatch).open(self._streamed(encoding), threads)
         total = run((partial(self._objective.chunk_sums, hessian=affordable), theta))
         evaluation = self._objective.evaluate(theta, total)
         certificate = Certificate.of(theta, evaluation, self._objective.penalty, encoding.target_scale)
