@@ -240,7 +240,7 @@ def all_cases() -> list[Case]:
             Comparison("against a sum over pages already mapped", Quantity("feature_bytes_per_s", (over_blocks,)),
                        Quantity("feature_bytes_per_s_already_mapped", (plain_sum,))),
         )),
-        Case("optimum", "Full batch from Parquet until |grad J| < 1e-7, against peers that go to the optimum", (
+        Case("optimum", "Full batch from Parquet until grad J is below 1e-7, against peers that go to the optimum", (
             _faster("scikit-learn LogisticRegression in memory", "seconds", optimum, (in_memory,), 4.0),
             _faster("dask-ml L-BFGS", "seconds", optimum, (dask_ml,), 12.0),
             _memory_share("memory of scikit-learn", optimum, in_memory),
