@@ -131,6 +131,17 @@ class OpenSlowWork:
         self.closed = True
 
 
+class Data(dict[tuple[str, str], str]):
+    """What a worker has in memory; counts the looks at it."""
+
+    looks = 0
+
+    def __contains__(self, key: object) -> bool:
+        found = super().__contains__(key)
+        self.looks += 1
+        return found
+
+
 @pytest.fixture
 def in_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """This process as a worker."""
@@ -156,8 +167,7 @@ def test_a_run_that_nobody_holds_stays_open_until_its_chunk_is_done(
     monkeypatch.setattr(SlowWork, "waited_for", lambda: "never held" in workers._forgotten)
     assert sums_of(manifest, "never held") is True
     assert sums_of(manifest, "never held") is True  # without blocks on the disk from now on
-    wait_until(lambda: not workers._runs)
-    assert [each.closed for each in SlowWork.opened_here] == [True, True]
+    wait_until(lambda: all(each.closed for each in SlowWork.opened_here))
     assert [each.keep is not None for each in SlowWork.opened_here] == [True, False]
 
 
@@ -165,13 +175,13 @@ def test_a_run_that_is_held_is_opened_once_and_closed_when_it_is_let_go(
     manifest: Manifest, in_worker: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "NEVER_HELD_S", 60.0)
-    in_worker.data[workers.held_key("held", in_worker.address)] = "held"
+    data = in_worker.data = Data({workers.held_key("held", in_worker.address): "held"})
     for _ in range(3):
         assert sums_of(manifest, "held") is True
     (opened,) = SlowWork.opened_here
     assert not opened.closed
-    threading.Event().wait(0.05)  # the watch has seen that it is held
-    in_worker.data.clear()
+    wait_until(lambda: data.looks > 1)
+    data.clear()
     wait_until(lambda: opened.closed)
 
 
