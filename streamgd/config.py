@@ -119,6 +119,10 @@ CHANGEABLE: JsonDict = {"identity": False}
 MOST_L2_WITH_ERRORS = 1e-6
 
 
+#: Why coefficients have no errors where no pass over all rows was made at the result.
+NO_CLOSING_PASS = "they come from the closing pass of --method batch"
+
+
 class TrainConfig(BaseModel):
     """What to train on, how, and where the run is kept.
 
@@ -275,7 +279,7 @@ class TrainConfig(BaseModel):
     def no_errors(self) -> str | None:
         """Why coefficients trained with these options have no standard errors; None where they have."""
         if self.method != "batch":
-            return "they come from the closing pass of --method batch"
+            return NO_CLOSING_PASS
         if self.l1 > 0:
             return f"with --l1 {self.l1:g} coefficients are shrunk and set to zero, and errors have no meaning"
         if self.l2 > MOST_L2_WITH_ERRORS:

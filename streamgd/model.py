@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd import state as states
+from streamgd.config import NO_CLOSING_PASS
 from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import Label
@@ -143,7 +144,7 @@ class Model:
         if self.closing is not None:
             return None
         reason = self.facts.get("no_errors")
-        return reason if isinstance(reason, str) else "they come from the closing pass of --method batch"
+        return reason if isinstance(reason, str) else NO_CLOSING_PASS
 
     @property
     def has_robust_errors(self) -> bool:

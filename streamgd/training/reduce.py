@@ -188,6 +188,15 @@ def grouped(manifest: Manifest, n_columns: int) -> tuple[RowGroups, ...]:
     return tuple(chunks)
 
 
+def folded_in_pairs(parts: list[Result], combine: Callable[[Result, Result], Result]) -> Result:
+    """Neighbours combined pairwise, level after level, until one is left: the only tree that sums over chunks have."""
+    level = parts
+    while len(level) > 1:
+        pairs = [combine(*level[i : i + 2]) for i in range(0, len(level) - 1, 2)]
+        level = pairs + level[len(level) // 2 * 2 :]
+    return level[0]
+
+
 def tree_reduce(
     task: Callable[[Any, Chunk], Result],
     common: Any,
@@ -208,11 +217,8 @@ def tree_reduce(
 
     shared = dask.delayed(common, traverse=False)
     run, fold = dask.delayed(task, pure=False), dask.delayed(combine, pure=False)
-    level = [run(shared, chunk) for chunk in chunks]
-    while len(level) > 1:
-        pairs = [fold(*level[i : i + 2]) for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(level) // 2 * 2 :]
+    total = folded_in_pairs([run(shared, chunk) for chunk in chunks], fold)
     # A pool of our own: leaving it waits for tasks that still run when another one has failed.
     with ThreadPoolExecutor(threads) as pool:
-        (result,) = dask.compute(level[0], scheduler="threads", pool=pool, num_workers=threads)
+        (result,) = dask.compute(total, scheduler="threads", pool=pool, num_workers=threads)
     return result  # type: ignore[no-any-return]

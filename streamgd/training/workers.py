@@ -37,7 +37,7 @@ from streamgd.errors import (
 )
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.chunks import kept_bytes
-from streamgd.training.reduce import Keep, Work
+from streamgd.training.reduce import Keep, Work, folded_in_pairs
 
 #: Packages that decide bits, or whether processes understand each other.
 PACKAGES = ("streamgd", "numpy", "pyarrow", "numba", "dask", "distributed")
@@ -129,12 +129,8 @@ def sums_of_chunk(spec: Sealed, common: Sealed, start: int, stop: int) -> Part |
 
 
 def fold(parts: list[Part | Failure]) -> Part | Failure:
-    """Neighbours added in pairs, level after level: the tree of ``tree_reduce``. The first failure is the sum."""
-    level = parts
-    while len(level) > 1:
-        pairs = [_added(*level[i : i + 2]) for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(level) // 2 * 2 :]
-    return level[0]
+    """The sum of neighbours, by the tree that threads fold. The first failure is the sum."""
+    return folded_in_pairs(parts, _added)
 
 
 def _added(first: Part | Failure, later: Part | Failure) -> Part | Failure:
