@@ -90,7 +90,9 @@ class DataSet:
         about = folder / "reference.json"
         wanted = json.loads(json.dumps({**asdict(self), "seed": SEED}))
         if about.exists() and (known := json.loads(about.read_text()))["data_set"] == wanted:
-            return files, Reference.from_json(known["reference"])
+            reference = Reference.from_json(known["reference"])
+            if Path(reference.files.folder).is_dir():
+                return files, reference
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if self.judged_by == "optimum":

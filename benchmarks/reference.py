@@ -32,10 +32,13 @@ class Reference:
 
     def way_closed(self, raw_prediction: Callable[[pa.RecordBatch], Float64Array]) -> float:
         """1 at the optimum, 0 at the best constant, negative beyond."""
-        total = 0.0
+        total, rows = 0.0, 0
         for batch in self.files.batches(BATCH_ROWS):
             y = batch.column(self.files.target).to_numpy().astype(np.float64)
             total += mean_loss(raw_prediction(batch), y) * len(y)
+            rows += len(y)
+        if rows != self.files.rows:
+            raise FileNotFoundError(f"{self.files.folder} has {rows:,} rows, expected {self.files.rows:,}; delete it")
         return (self.base_loss - total / self.files.rows) / (self.base_loss - self.optimum_loss)
 
     def to_json(self) -> dict[str, Any]:
