@@ -265,6 +265,11 @@ class TrainConfig(BaseModel):
         json_schema_extra=CHANGEABLE | {"hidden": True},
     )  # fmt: skip
 
+    only: Sources | None = Field(
+        None, description="Only these files of DATA, by relative path; compared, as DATA, by what the files are.",
+        json_schema_extra=CHANGEABLE | {"hidden": True},
+    )  # fmt: skip
+
     @property
     def run_dir(self) -> Path:
         """The run directory: ``--run``, or ``runs/TARGET``."""

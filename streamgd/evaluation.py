@@ -7,7 +7,7 @@ The sums are taken in the order of the rows, so the result does not depend on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,6 +100,8 @@ def evaluate(
     threads: int | None = None,
     check: Callable[[], None] = lambda: None,
     display: Display | None = None,
+    *,
+    only: Collection[str] | None = None,
 ) -> Evaluation:
     """Compare the model's predictions with the target of ``data``, weighted as in training.
 
@@ -121,6 +123,8 @@ def evaluate(
     check : callable
         Called between slices; what it raises ends the work.
     display : Display, optional
+    only : collection of str, optional
+        Relative paths of the files of ``data`` to compare on.
 
     Raises
     ------
@@ -135,7 +139,7 @@ def evaluate(
     """
     display = display or Silent()
     model = model if isinstance(model, Model) else Model.load(model)
-    manifest = discover(parse_sources(data))
+    manifest = discover(parse_sources(data), only=only)
     compared = _Compared(model, manifest, by, where, part)
     metrics = metrics_of(model.loss)
     table = _LevelTable(by) if by is not None else None

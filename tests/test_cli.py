@@ -96,22 +96,25 @@ class TestTrainOptions:
     def test_every_option_of_the_configuration_exists(self, fake: FakeTraining) -> None:
         help_text = run_cli("train", "--help").stdout
         for name, field in TrainConfig.model_fields.items():
-            if name not in ("data", "row_log"):
+            if name not in ("data", "row_log", "only"):
                 assert option_name(name) in help_text
                 assert (field.description or "?").split()[0] in help_text
         assert "--row-log" not in help_text
+        assert "--only " not in help_text
 
     def test_values_reach_the_configuration(self, fake: FakeTraining) -> None:
         result = run_cli(
             "train", "a.parquet", "b", "--target", "late", "--features", "x,y", "--features", "z", "--memory", "1GiB",
             "--validation", "v,1.parquet", "--validation", "w", "--sample", "5%", "--keep-blocks", "--epochs", "7",
             "--max-time", "2h", "--row-log", "rows.bin", "--restart",
+            "--only", "a,1.parquet", "--only", "b.parquet",
         )  # fmt: skip
         assert result.exit_code == 0, result.stderr
         assert fake.restart is True
         assert fake.config == TrainConfig(
             data=["a.parquet", "b"], target="late", features=["x", "y", "z"], memory=2**30, sample=0.05,
             validation=["v,1.parquet", "w"], keep_blocks=True, epochs=7, max_time=7200.0, row_log="rows.bin",
+            only=["a,1.parquet", "b.parquet"],
         )  # fmt: skip
 
     def test_what_is_not_given_keeps_its_default(self, fake: FakeTraining) -> None:

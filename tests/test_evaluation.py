@@ -116,6 +116,15 @@ def test_the_result_does_not_depend_on_threads(tmp_path: Path) -> None:
 # Rows passed over ----------------------------------------------------------------------------------------------------
 
 
+def test_only_the_chosen_files_are_compared(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        write(table(300, seed), tmp_path / "data" / f"{name}.parquet")
+    chosen = evaluate(model(), str(tmp_path / "data"), only=["b.parquet"])
+    assert chosen.metrics == evaluate(model(), str(tmp_path / "data" / "b.parquet")).metrics
+    with pytest.raises(NoInputError, match=r"no file 'c\.parquet'"):
+        evaluate(model(), str(tmp_path / "data"), only=["c.parquet"])
+
+
 def test_rows_without_target_are_passed_over_and_counted(tmp_path: Path) -> None:
     rows = with_nulls(table(500), "late", 10)
 

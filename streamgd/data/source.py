@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -194,7 +194,12 @@ class Manifest:
         }
 
 
-def discover(sources: list[str], filesystem: fs.FileSystem | None = None, skip_bad: bool = False) -> Manifest:
+def discover(
+    sources: list[str],
+    filesystem: fs.FileSystem | None = None,
+    skip_bad: bool = False,
+    only: Collection[str] | None = None,
+) -> Manifest:
     """The manifest of all Parquet files that the sources name.
 
     Parameters
@@ -206,11 +211,14 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None, skip_b
         Where the sources are; then they are paths inside it, not URIs.
     skip_bad : bool
         Pass over files that are not Parquet or have no readable footer, unless all are such.
+    only : collection of str, optional
+        Relative paths of the files to take. The others are not opened, but relative paths and the types of partition
+        columns are as with them.
 
     Raises
     ------
     NoInputError
-        Nothing there, no Parquet among it, or no rows.
+        Nothing there, no Parquet among it, or no rows; a file of ``only`` that is not there.
     CorruptFileError, SchemaError
         A file that is not Parquet or has no readable footer; files whose columns differ.
     AccessError, StorageError, ConfigError
@@ -228,24 +236,25 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None, skip_b
     if first_store is None:
         raise NoInputError("no data were named. Give a Parquet file, a directory, a glob or a URI.")
     by_relative = unique_relatives(list(listed.values()))
-    footer_of, skipped = _footers(first_store, by_relative, skip_bad)
+    footer_of, skipped = _footers(first_store, _chosen(by_relative, only, sources), skip_bad)
     relatives, footers = list(footer_of), list(footer_of.values())
     items = [by_relative[relative] for relative in relatives]
     _check_same_schema([item.info.path for item in items], [footer.schema for footer in footers])
-    partitions, partition_fields = _partitions(items, footers[0].schema.names)
+    beside = by_relative if only is not None else footer_of
+    partition_of, partition_fields = _partitions({name: by_relative[name] for name in beside}, footers[0].schema.names)
     columns = [pa.field(field.name, logical_type(field.type)) for field in footers[0].schema]
 
     files, row_groups, n_rows = [], [], 0
-    for file_index, (item, footer, partition) in enumerate(zip(items, footers, partitions, strict=True)):
+    for file_index, (relative, item, footer) in enumerate(zip(relatives, items, footers, strict=True)):
         files.append(
             DataFile(
                 path=item.info.path,
-                relative=relatives[file_index],
+                relative=relative,
                 size_bytes=footer.size_bytes,
                 identity=_identity(item.info),
                 footer_digest=footer.digest,
                 metadata=footer.metadata,
-                partition=partition,
+                partition=partition_of[relative],
                 first_row=n_rows,
             )
         )
@@ -266,6 +275,18 @@ def discover(sources: list[str], filesystem: fs.FileSystem | None = None, skip_b
         fingerprint=_fingerprint(files),
         skipped=skipped,
     )
+
+
+def _chosen(by_relative: dict[str, Listed], only: Collection[str] | None, sources: list[str]) -> dict[str, Listed]:
+    """The files whose relative path is in ``only``; all of them if it is None."""
+    if only is None:
+        return by_relative
+    wanted = set(only)
+    absent = sorted(wanted - by_relative.keys())
+    if absent or not wanted:
+        missing = f"no file '{absent[0]}'" if absent else "no file was chosen"
+        raise NoInputError(f"{missing} in {', '.join(map(str, sources))}. Give relative paths of files that are there.")
+    return {relative: item for relative, item in by_relative.items() if relative in wanted}
 
 
 def _footers(
@@ -362,9 +383,11 @@ def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
                 )
 
 
-def _partitions(items: list[Listed], file_columns: list[str]) -> tuple[list[dict[str, PartitionValue]], list[pa.Field]]:
+def _partitions(
+    by_relative: dict[str, Listed], file_columns: list[str]
+) -> tuple[dict[str, dict[str, PartitionValue]], list[pa.Field]]:
     """The Hive partition values of each file and the fields of the partition columns."""
-    texts = []
+    items, texts = [by_relative[relative] for relative in sorted(by_relative)], []
     for item in items:
         pairs = [folder.split("=", 1) for folder in item.relative.split("/")[:-1] if "=" in folder]
         texts.append({unquote(key): unquote(value) for key, value in pairs if key})
@@ -385,7 +408,7 @@ def _partitions(items: list[Listed], file_columns: list[str]) -> tuple[list[dict
         for partition, value in zip(partitions, values, strict=True):
             partition[key] = int(value) if integers and value is not None else value
         fields.append(pa.field(key, pa.int64() if integers else pa.string()))
-    return partitions, fields
+    return dict(zip(sorted(by_relative), partitions, strict=True)), fields
 
 
 def _identity(info: fs.FileInfo) -> str:

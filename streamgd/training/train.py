@@ -254,7 +254,7 @@ def _finished(task: Task, directory: RunDirectory, model: Model, display: Displa
 
 def _data_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest:
     """The data to train on, without what is to be skipped."""
-    return _whole_parts(config.data, config, interrupt)
+    return _whole_parts(config.data, config, interrupt, config.only)
 
 
 def _validation_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest | None:
@@ -262,11 +262,13 @@ def _validation_of(config: TrainConfig, interrupt: Interrupt | None = None) -> M
     return _whole_parts(config.validation, config, interrupt) if config.validation else None
 
 
-def _whole_parts(sources: list[str], config: TrainConfig, interrupt: Interrupt | None) -> Manifest:
+def _whole_parts(
+    sources: list[str], config: TrainConfig, interrupt: Interrupt | None, only: list[str] | None = None
+) -> Manifest:
     if config.on_bad_data == "error":
-        return discover(sources)
+        return discover(sources, only=only)
     check = interrupt.check_repeated if interrupt else lambda: None
-    return without_bad_row_groups(discover(sources, skip_bad=True), config, check)
+    return without_bad_row_groups(discover(sources, skip_bad=True, only=only), config, check)
 
 
 def _checked_task(

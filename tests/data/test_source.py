@@ -291,6 +291,37 @@ def test_partitions_count_from_the_named_root_or_the_first_wildcard(tmp_path):
     assert discover([str(tmp_path / "a=*" / "b=*" / "*.parquet")]).files[0].partition == {"a": 1, "b": 2}
 
 
+def test_chosen_files_are_described_as_among_the_others_which_are_not_opened(tmp_path):
+    write(tmp_path / "d" / "k=1" / "a.parquet")
+    write(tmp_path / "d" / "k=x" / "a.parquet", {"other": [1.0]})
+    (tmp_path / "d" / "k=2").mkdir()
+    (tmp_path / "d" / "k=2" / "a.parquet").write_bytes(b"no Parquet at all")
+    write(tmp_path / "e" / "k=1" / "a.parquet")
+    sources = [str(tmp_path / "d"), str(tmp_path / "e")]
+    manifest = discover(sources, only=["e/k=1/a.parquet", "d/k=1/a.parquet"])
+    assert relatives(manifest) == ["d/k=1/a.parquet", "e/k=1/a.parquet"]
+    # Among the others there is one that is no number.
+    assert [file.partition for file in manifest.files] == [{"k": "1"}, {"k": "1"}]
+    assert manifest.schema.field("k").type == pa.string()
+    with pytest.raises(CorruptFileError):
+        discover(sources)
+
+
+@pytest.mark.parametrize(("only", "told"), [(["a.parquet", "c.parquet"], "no file 'c.parquet'"), ([], "no file was")])
+def test_a_chosen_file_that_is_not_there_is_named(tmp_path, only, told):
+    write(tmp_path / "a.parquet")
+    with pytest.raises(NoInputError, match=told):
+        discover([str(tmp_path)], only=only)
+
+
+def test_all_files_chosen_are_the_same_data(tmp_path):
+    for name in ("k=1/a", "k=2/b", "k=2/c"):
+        write(tmp_path / f"{name}.parquet")
+    whole = discover([str(tmp_path)])
+    chosen = discover([str(tmp_path)], only=relatives(whole))
+    assert (chosen.fingerprint, chosen.schema) == (whole.fingerprint, whole.schema)
+
+
 def test_files_at_different_partition_levels_are_refused(tmp_path):
     write(tmp_path / "a.parquet")
     write(tmp_path / "k=1" / "b.parquet")
