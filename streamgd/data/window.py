@@ -203,9 +203,20 @@ def first_look(
     )
     if enough(found[0]):
         return found
-    block_rows = encoder.layout.block_rows
-    count = len(file_order(manifest, block_rows))
-    return _surveyed(manifest.row_groups, lambda group: pieces_of(group, block_rows), count, encoder, check, threads)
+    return look_at_all(manifest, encoder, check, stopwatch, threads)
+
+
+def look_at_all(
+    manifest: Manifest, encoder: Encoder, check: Callable[[], None], stopwatch: Stopwatch, threads: int
+) -> tuple[Survey, list[EncodedSlice]]:
+    """As :func:`first_look`, of every row."""
+    rows = encoder.layout.block_rows
+
+    def pieces_of(row_group: RowGroup) -> Iterator[EncodedSlice]:
+        return encoded_slices(manifest, row_group, encoder, rows, stopwatch)
+
+    count = len(file_order(manifest, rows))
+    return _surveyed(manifest.row_groups, pieces_of, count, encoder, check, threads)
 
 
 def _surveyed(
