@@ -276,6 +276,12 @@ class TrainConfig(BaseModel):
         return Path(self.run) if self.run else Path("runs") / re.sub(r"[^\w.-]+", "_", self.target)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The options that decide the result, but for the data, as plain values."""
+        values = self.model_dump(mode="json")
+        return {name: values[name] for name in identity_fields() if name != "data"}
+
+    @property
     def on_workers(self) -> bool:
         """Whether processes of a Dask cluster do the work."""
         return self.workers is not None or self.cluster is not None

@@ -16,9 +16,13 @@ import pytest
 from conftest import Generated
 from oracles import FLIGHT_FEATURES, Oracle, Rows
 
-from streamgd.training.train import Result, train
+from streamgd.config import make_config
+from streamgd.training.display import Silent
+from streamgd.training.rundir import RunDirectory
+from streamgd.training.train import Result, run, train
 
 LATE = FLIGHT_FEATURES.split(",")
+YEARS = ["2011", "2013", "2014", "2015", "2017"]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,26 @@ def test_single_rows(flights: Path, late: Oracle, tmp_path: Path) -> None:
 
 def test_pure_streaming(flights: Path, late: Oracle, tmp_path: Path) -> None:
     assert_way_closed(tmp_path / "run", flights, late, "late", FLIGHT_FEATURES, (0.95, 0.99), shuffle="window")
+
+
+@pytest.mark.parametrize("years", [YEARS, YEARS[::-1]], ids=["in order", "backwards"])
+def test_years_learned_one_after_another_come_within_two_percent_of_the_optimum_of_all(
+    years: list[str], flights: Path, late: Oracle, tmp_path: Path
+) -> None:
+    """One stream over five runs, each row once; nearly half of the levels come with later years."""
+    before: dict[str, Any] | None = None
+    for year in years:
+        config = make_config(
+            data=[str(flights)], only=[f"{year}.parquet"], target="late", features=FLIGHT_FEATURES, shuffle="window",
+            epochs=1, run=str(tmp_path / year),
+        )  # fmt: skip
+        result = run(config, Silent(), before=before)
+        latest = RunDirectory(result.run_dir).checkpoints.latest()
+        assert latest is not None
+        before = latest.state
+    assert result.facts["rows_seen"] == len(late.rows.target)
+    excess = late.loss(result.model) / late.optimum - 1.0
+    assert excess < 0.02, f"{excess:.2%} above the optimum"
 
 
 def test_pure_streaming_of_arrival_delay(flights: Path, arrival: Oracle, tmp_path: Path) -> None:

@@ -77,7 +77,6 @@ def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
     for name in ("asked_epochs", "epoch", "steps", "rows_seen", "rollbacks", "epoch_losses", "history_bytes"):
         setattr(state, name, getattr(old, name))
     if old.position:
-        rows = old.rows_seen - sum(int(entry["rows"]) for entry in old.epoch_losses)
         unknown = dict.fromkeys(("progressive", "constant", "holdout"))
-        state.epoch_losses = [*old.epoch_losses, {"epoch": old.epoch + 1, "rows": rows, **unknown}]
+        state.epoch_losses = [*old.epoch_losses, {"epoch": old.epoch + 1, "rows": old.rows_of_epoch, **unknown}]
         state.epoch += 1

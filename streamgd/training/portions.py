@@ -89,8 +89,14 @@ class _WindowPortion:
 class StreamedWindows:
     """The windows of a stream.
 
-    During the first epoch the scaler starts from a look at slices of all row groups and learns each window before
-    it is trained on. Then it has seen every row, and its moments are exact.
+    During the first epoch the scaler starts from ``look`` and learns each window before it is trained on. Then it has
+    seen every row, and its moments are exact.
+
+    Parameters
+    ----------
+    look : Moments
+        Of slices of all row groups; or, where the stream ``goes_on``, of the rows of earlier runs, which count with
+        those of the windows to the end.
     """
 
     def __init__(
@@ -100,12 +106,14 @@ class StreamedWindows:
         look: Moments,
         standardise: bool,
         stopwatch: Stopwatch,
+        goes_on: bool = False,
     ):
         self.stopwatch = stopwatch
         self._stream = stream
         self._vocabularies = encoder_vocabularies
         self._look = look
         self._standardise = standardise
+        self._goes_on = goes_on
 
     def portions(self, epoch: int, first: int) -> Iterator[Portion]:
         for window in self._stream.windows(epoch, first):
@@ -119,7 +127,7 @@ class StreamedWindows:
 
     def exact(self, encoding: Encoding, moments: Moments) -> Encoding:
         """The encoding when every row has been seen once."""
-        return self._scaled(encoding, moments)
+        return self._scaled(encoding, self._look.merge(moments) if self._goes_on else moments)
 
     def _scaled(self, encoding: Encoding, moments: Moments) -> Encoding:
         scaling = encoding.scaling

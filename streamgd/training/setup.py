@@ -263,7 +263,11 @@ class Task:
 
 
 def make_task(
-    config: TrainConfig, manifest: Manifest, validation: Manifest | None, stored_order: str | None = None
+    config: TrainConfig,
+    manifest: Manifest,
+    validation: Manifest | None,
+    stored_order: str | None = None,
+    resolved: Resolved | None = None,
 ) -> Task:
     """Resolve everything that ``auto`` stands for.
 
@@ -273,9 +277,11 @@ def make_task(
         The data of ``--validation``.
     stored_order : str, optional
         The order that was resolved when the run began; free disk space is then not looked at again.
+    resolved : Resolved, optional
+        What the columns are, where that was decided before.
     """
     where = parse_where(config.where, manifest.schema) if config.where else None
-    resolved = resolve(manifest, config, where)
+    resolved = resolved or resolve(manifest, config, where)
     pa.default_memory_pool().release_unused()  # what the sample took
     columns = resolved.columns
     if validation is not None:

@@ -114,12 +114,9 @@ class StochasticTrainer:
 
     def _tell(self, state: TrainState) -> None:
         self._context.display.progress(
-            f"epoch {state.epoch + 1}/{self._task.epochs}", self._rows_of_epoch(state), self._train_rows,
+            f"epoch {state.epoch + 1}/{self._task.epochs}", state.rows_of_epoch, self._train_rows,
             self._progressive_loss(state), self._context.stopwatch.bottleneck,
         )  # fmt: skip
-
-    def _rows_of_epoch(self, state: TrainState) -> int:
-        return state.rows_seen - sum(int(entry["rows"]) for entry in state.epoch_losses)
 
     def _progressive_loss(self, state: TrainState) -> float | None:
         return float(state.sums[0] / state.sums[1]) * self._unit if state.sums[1] > 0 else None
@@ -232,7 +229,7 @@ class StochasticTrainer:
         moved = float(np.abs(coefficients - before).max()) if before is not None else None
         state.previous_coefficients = coefficients
         entry = {
-            "epoch": state.epoch + 1, "rows": self._rows_of_epoch(state), "progressive": progressive,
+            "epoch": state.epoch + 1, "rows": state.rows_of_epoch, "progressive": progressive,
             "constant": float(state.sums[3] / state.sums[1]) if state.sums[1] > 0 else None,
             "holdout": holdout,
         }  # fmt: skip

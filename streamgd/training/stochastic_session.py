@@ -54,13 +54,21 @@ class StochasticSession(Session):
         self._blocks: ShuffledBlocks | None = None
         self._folder: BlocksFolder
         self._source: PortionSource
+        look: tuple[Block, float] | None = None
         if task.order == "full":
-            sample, largest_row_norm = self._open_blocks()
+            look = self._open_blocks()
         else:
             remove_blocks(task.blocks_dir)  # of an earlier start in another order
-            sample, largest_row_norm = self._open_windows()
+            if saved is not None and saved["earlier"] is not None:
+                self._go_on_with_windows(saved)
+            else:
+                look = self._open_windows()
         try:
-            self._state = TrainState.from_state(saved) if saved else self._new_state(sample, largest_row_norm)
+            if saved is not None:
+                self._state = TrainState.from_state(saved)
+            else:
+                assert look is not None
+                self._state = self._new_state(*look)
         except BaseException:
             with suppress(StreamgdError):  # the first error is the one to tell
                 self.close(remove=True)
@@ -113,15 +121,29 @@ class StochasticSession(Session):
         check, stopwatch = self.context.interrupt.check_repeated, self.context.stopwatch
         self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch, task.threads)
         self._encoding = self._make_encoding(self._survey, encoder.vocabularies, with_other=True)
-        frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
-        stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads, stopwatch)
-        standardise = task.config.scale == "standard"
-        self._source = StreamedWindows(stream, frozen.vocabularies, self._survey.moments, standardise, stopwatch)
+        self._source = self._windows(goes_on=False)
         finisher = Finisher(task.layout, self._encoding, encoder.vocabularies)
         records = np.concatenate([piece.records for piece in pieces])
         chosen = np.concatenate([piece.rows.kept & ~piece.rows.holdout for piece in pieces])
         sample = finisher.finish(records, np.flatnonzero(chosen))
         return sample, float(block_row_norms(sample)[0])
+
+    def _go_on_with_windows(self, saved: dict[str, Any]) -> None:
+        """The windows of a stream that went on from an earlier run: ``saved`` tells what is to be known of its rows."""
+        self._survey, self._encoding = Survey.from_state(saved["earlier"]), Encoding.from_state(saved["encoding"])
+        self._source = self._windows(goes_on=True)
+        if self.task.config.certify:
+            theta = np.zeros((self._encoding.n_dof, 1))
+            self._with_room_to_certify(self._encoding.without_base_rows(theta)[0])
+
+    def _windows(self, goes_on: bool) -> StreamedWindows:
+        task, stopwatch = self.task, self.context.stopwatch
+        frozen = Encoder.of_encoding(self._encoding, task.layout, task.choice)
+        stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads, stopwatch)
+        standardise = task.config.scale == "standard"
+        return StreamedWindows(
+            stream, frozen.vocabularies, self._survey.moments, standardise, stopwatch, goes_on
+        )  # fmt: skip
 
     def _make_encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
         """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros."""
@@ -168,6 +190,7 @@ class StochasticSession(Session):
             encoding, first_theta(task, encoding, constant), optimizer.init(squares),
             rotation=rotation, learning_rate=rate,
             best_constant=constant, mean_weight=mean_weight, key=task.key,
+            options=task.config.identity, left_out=dict(task.resolved.left_out),
         )  # fmt: skip
 
     def _may_rotate(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from streamgd.state import CorruptStateError
 from streamgd.training.batch import BatchState
 from streamgd.training.batch_session import BatchSession
 from streamgd.training.display import Display, Silent
+from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, is_final
@@ -40,6 +41,8 @@ from streamgd.training.session import Session
 from streamgd.training.setup import Task, TooWideError, blocks_dir, make_task
 from streamgd.training.stochastic_session import StochasticSession
 from streamgd.training.trainstate import TrainState
+
+_ANEW = "Choose another --run, or --restart it from the run before."
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,17 +110,38 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     return {**task.summary(), "notes": list(task.notes)}
 
 
-def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
-    """As :func:`train`, for a configuration; what happens is told to ``display``."""
+def run(
+    config: TrainConfig,
+    display: Display,
+    restart: bool = False,
+    interrupt: Interrupt | None = None,
+    before: dict[str, Any] | None = None,
+) -> Result:
+    """As :func:`train`, for a configuration; what happens is told to ``display``.
+
+    Parameters
+    ----------
+    interrupt : Interrupt, optional
+        One that the caller has entered; its times count, not those of ``config``.
+    before : dict, optional
+        State of a finished run of windows, as its last checkpoint has it: a new run goes on from there with other
+        files, as one stream (see ``training.increment``). A run that has a checkpoint of its own goes on from that.
+
+    Raises
+    ------
+    ConfigError, SchemaError
+        The stream of ``before`` cannot go on with these options, or these files.
+    """
     started_s = time.monotonic()
     directory = RunDirectory(config.run_dir, config.keep_checkpoints)
     # A mistake in the options or the data leaves no directory behind.
-    task = None if directory.path.exists() else make_task(config, _data_of(config), _validation_of(config))
+    task = None if directory.path.exists() else _new_task(config, None, before)
+    entered = interrupt is not None
+    interrupt = interrupt or Interrupt(config.pause_after, config.max_time)
     # The number of BLAS threads changes bits. What is not finite is looked for where it matters.
-    interrupt = Interrupt(config.pause_after, config.max_time)
-    with interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
-        before = _stored(directory, restart)
-        stored = None if restart else before
+    with nullcontext() if entered else interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
+        left = _stored(directory, restart)
+        stored = None if restart else left
         if stored is not None and directory.checkpoints.empty and not directory.model_path.exists():
             # Nothing was trained yet: there is nothing that other options could spoil.
             stored = None
@@ -126,18 +150,20 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             _check_options(config, stored, directory.path)
             saved = _latest(directory, display, config.method)
             finished = saved is not None and is_final(saved["stopped_by"])
-            task, changes = _checked_task(config, stored, finished, interrupt)
+            task, changes = _checked_task(config, stored, finished, interrupt, _stream_of(saved, before, directory))
             if saved is not None and changes:
                 _check_epochs_left(task, saved, finished, changes)
+                if saved.get("earlier") is not None:
+                    raise RunMismatchError(f"a stream went on with these data, and they changed ({changes}). {_ANEW}")
             model = directory.model_of(saved)
             if model is not None and _lacks(config, model):
                 model = None  # it is made anew from the checkpoint
             if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
-        task = task or make_task(config, _data_of(config, interrupt), _validation_of(config, interrupt))
-        if before is not None:
+        task = task or _new_task(config, interrupt, before)
+        if left is not None:
             # The start before this one may have been killed when its blocks were in another place.
-            there = blocks_dir(config.model_copy(update={"blocks_dir": before["config"].get("blocks_dir")}))
+            there = blocks_dir(config.model_copy(update={"blocks_dir": left["config"].get("blocks_dir")}))
             if there != task.blocks_dir:
                 remove_blocks(there)
         _tell(task, display)
@@ -149,15 +175,16 @@ def run(config: TrainConfig, display: Display, restart: bool = False) -> Result:
             _begin(directory, task, forget=stored is None)
         row_log = Path(config.row_log) if config.row_log else None
         context = RunContext(directory, display, interrupt, config.checkpoint_every, row_log)
-        session = _open_session(task, context, None if carry else saved)
         new = saved is None
+        first = next_state(before, task, context) if new and before is not None else None
+        session = _open_session(task, context, None if carry else saved or first)
         with _closed_at_the_end(session):
             if saved is not None and carry:
                 # The checkpoint first: were it the other way round, a kill would leave the old one to the new data.
                 session.carry_over(saved)
                 _begin(directory, task, forget=False)
                 session.record("data changed", f"the data changed since the run began ({changes})")
-            saved = None  # the session has what it needs; the rest would take memory until the end
+            saved = first = None  # the session has what it needs; the rest would take memory until the end
             if restart:
                 # Only now: had the data been at fault, the old run would still be whole.
                 _begin(directory, task, forget=True)
@@ -271,17 +298,41 @@ def _whole_parts(
     return without_bad_row_groups(discover(sources, skip_bad=True, only=only), config, check)
 
 
+def _new_task(config: TrainConfig, interrupt: Interrupt | None, before: dict[str, Any] | None) -> Task:
+    """The task of a new run; ``before`` is the state of the run whose stream goes on, if one does."""
+    manifest = _data_of(config, interrupt)
+    resolved = resolved_before(before, config, manifest) if before is not None else None
+    return make_task(config, manifest, _validation_of(config, interrupt), resolved=resolved)
+
+
+def _stream_of(
+    saved: dict[str, Any] | None, before: dict[str, Any] | None, directory: RunDirectory
+) -> dict[str, Any] | None:
+    """The state that says what the columns are, where a stream goes on: the run's own, else the one before."""
+    if saved is None:
+        return before
+    if saved.get("earlier") is not None:
+        return saved
+    if before is not None:
+        raise RunMismatchError(f"{directory.path} holds a run that began a stream, and did not go on with one. {_ANEW}")
+    return None
+
+
 def _checked_task(
-    config: TrainConfig, stored: dict[str, Any], finished: bool, interrupt: Interrupt
+    config: TrainConfig, stored: dict[str, Any], finished: bool, interrupt: Interrupt, stream: dict[str, Any] | None
 ) -> tuple[Task, str]:
-    """The task of a run that goes on, and what changed in its data, where that is accepted."""
+    """The task of a run that goes on, and what changed in its data, where that is accepted.
+
+    ``stream`` is a state that says what the columns are, where they are not to be decided by the data.
+    """
     manifest = _data_of(config, interrupt)
     changes = _check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
     validation = _validation_of(config, interrupt)
     if validation is not None:
         before = stored["config"]["validation"]
         changes += _check_data(stored["validation"], before, validation, config.validation, config, finished)
-    task = make_task(config, manifest, validation, stored["resolved"]["order"])
+    resolved = resolved_before(stream, config, manifest) if stream is not None else None
+    task = make_task(config, manifest, validation, stored["resolved"]["order"], resolved)
     if task.resolved.loss != stored["resolved"]["loss"]:
         raise RunMismatchError(
             f"the loss was {stored['resolved']['loss']}, that of the changed data would be {task.resolved.loss}."

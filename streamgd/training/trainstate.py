@@ -49,6 +49,12 @@ class TrainState:
         Epoch, holdout loss and theta of the best epoch so far.
     previous_coefficients : float64, or None
         Of the result after the last epoch, in units of the target.
+    options, left_out : dict
+        The options that decide the result, and the columns that were left out, each with its reason.
+    earlier : Survey or None
+        Where a stream goes on with new files (``training.increment``): of the rows of the runs before.
+    rows_before : int
+        Rows that the runs before have used.
     """
 
     encoding: Encoding
@@ -74,6 +80,10 @@ class TrainState:
     previous_coefficients: np.ndarray | None = None
     history_bytes: int = 0
     stopped_by: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, Any] = field(default_factory=dict)
+    earlier: Survey | None = None
+    rows_before: int = 0
 
     @classmethod
     def start(cls, encoding: Encoding, theta: np.ndarray, slots: np.ndarray, **values: Any) -> Self:
@@ -104,6 +114,11 @@ class TrainState:
     def slots(self) -> np.ndarray:
         """Of the optimizer, ``(n_slots, n_dof)``."""
         return self.coordinates[:, kernels.SLOTS :].T
+
+    @property
+    def rows_of_epoch(self) -> int:
+        """Rows of this epoch that were used so far."""
+        return self.rows_seen - self.rows_before - sum(int(entry["rows"]) for entry in self.epoch_losses)
 
     def sum_levels(self) -> None:
         """Bring ``level_sums`` up to date with theta."""
@@ -190,7 +205,9 @@ class TrainState:
             ):
                 state[name] = None
         state["encoding"] = self.encoding.state()
-        state["survey"] = self.survey.state() if self.survey else None
+        for name in ("survey", "earlier"):
+            survey = getattr(self, name)
+            state[name] = survey.state() if survey else None
         return state
 
     @classmethod
@@ -203,8 +220,10 @@ class TrainState:
             It is not one that :meth:`state` gave: compiled code trusts the shapes.
         """
         with no_other_content("the checkpoint", "state to go on from"):
-            survey = Survey.from_state(state["survey"]) if state["survey"] else None
-            restored = cls(**{**state, "encoding": Encoding.from_state(state["encoding"]), "survey": survey})
+            parts: dict[str, Any] = {"encoding": Encoding.from_state(state["encoding"])}
+            for name in ("survey", "earlier"):
+                parts[name] = Survey.from_state(state[name]) if state.get(name) else None
+            restored = cls(**{**state, **parts})
             check_types(restored)
             restored.encoding.check()
             restored._check_shapes()

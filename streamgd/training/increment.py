@@ -1,0 +1,260 @@
+"""A trained stream goes on with new files: the state of a run on them, made from that of the run before.
+
+    state before ── options and columns compared ── levels of the new files looked at ── state to begin with
+
+Units, theta, its average, the optimizer and the clock go on: the run takes up where the one before ended, as though
+there were one stream. Levels that are new get a coefficient of their own, which begins at that of all unknown ones, so
+that no prediction changes. What counts an epoch begins anew. Nothing depends on threads or on time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from streamgd.config import TrainConfig, option_name
+from streamgd.data.agreement import check_columns
+from streamgd.data.columns import Columns
+from streamgd.data.encoder import Encoder, Survey
+from streamgd.data.encoding import Encoding
+from streamgd.data.resolve import Resolved
+from streamgd.data.source import Manifest
+from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
+from streamgd.data.window import look_at_all
+from streamgd.errors import ConfigError, RunMismatchError, SchemaError
+from streamgd.kernels import coordinates as kernels
+from streamgd.objective.penalties import ElasticNet
+from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.training.memory import check_coefficients
+from streamgd.training.progress import RunContext
+from streamgd.training.rundir import is_final
+from streamgd.training.setup import Task
+from streamgd.training.trainstate import TrainState
+
+#: The only option among those that decide the result which may change while a stream goes on.
+GROWING = "max_levels"
+
+_ONLY_WINDOWS = (
+    "a stream goes on with new files in windows alone, as it must have begun. Choose --shuffle window, and --method"
+    " minibatch or sgd."
+)
+
+
+def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manifest) -> Resolved:
+    """What the columns are, as the run before has it: nothing is decided by the new files.
+
+    Parameters
+    ----------
+    before : dict
+        The state of the run before, or one made by :func:`next_state`.
+
+    Raises
+    ------
+    ConfigError
+        The run before was one of full batch.
+    RunMismatchError
+        An option that decides the result is another one.
+    SchemaError
+        The new files lack a column, have one more, or one of another kind.
+    """
+    asked, options = config.identity, before.get("options")
+    if options is None:
+        raise ConfigError(_ONLY_WINDOWS)
+    differing = [name for name in asked if name != GROWING and asked[name] != options.get(name)]
+    if differing:
+        listed = "; ".join(f"{option_name(name)} was {options.get(name)}, now {asked[name]}" for name in differing)
+        raise RunMismatchError(
+            f"the stream was begun with other options: {listed}. Go on with those, or begin a new stream."
+        )
+    encoding = Encoding.from_state(before["encoding"])
+    columns, left_out = encoding.columns, before["left_out"]
+    check_columns(columns, manifest)
+    known = {*columns.sources, *config.exclude, *left_out}
+    new = [name for name in manifest.schema.names if name not in known] if config.features is None else []
+    if new:
+        raise SchemaError(
+            f"{manifest.files[0].path} has a column that the stream was begun without: '{new[0]}'. Write the files"
+            f" with the columns they had, or begin a new stream, with it or with --exclude {','.join(new)}."
+        )
+    became = {column.name: "number" for column in columns.numeric}
+    for each in encoding.categorical:
+        levels = "hashed" if each.hashed else f"{len(each.levels):,} levels known"
+        became[each.column.name] = f"categorical, {levels}"
+    loss = "logistic" if columns.target is not None and columns.target.classes is not None else "squared"
+    scaling = encoding.scaling
+    return Resolved(columns, loss, scaling.shift0, scaling.scale0, tuple(left_out.items()), became, ())
+
+
+def next_state(before: dict[str, Any], task: Task, context: RunContext) -> dict[str, Any]:
+    """The state from which a run on the new files of ``task`` begins.
+
+    Parameters
+    ----------
+    before : dict
+        The state of the run before, as its last checkpoint has it.
+
+    Raises
+    ------
+    ConfigError
+        The run before was not one of windows, has not come to its end, or its schedule counts on one; a column would
+        have more than ``--max-levels`` levels.
+    """
+    old = TrainState.from_state(before)
+    _check_can_go_on(old, task)
+    encoding, coordinates = _with_new_levels(old, task, context)
+    check_coefficients(
+        task.config.memory, encoding.n_dof, sum(len(each.levels) for each in encoding.categorical)
+    )  # fmt: skip
+    assert old.survey is not None
+    state = TrainState(
+        encoding, coordinates, np.zeros(len(encoding.categorical)), old.rotation, old.learning_rate,
+        old.best_constant, old.mean_weight, task.key, steps=old.steps, rows_seen=old.rows_seen,
+        options=task.config.identity, left_out=old.left_out,
+        earlier=old.survey if old.earlier is None else old.earlier.merge(old.survey), rows_before=old.rows_seen,
+    )  # fmt: skip
+    state.sum_levels()
+    return state.state()
+
+
+def _check_can_go_on(old: TrainState, task: Task) -> None:
+    if task.order != "window" or old.survey is None or len(old.rotation):
+        raise ConfigError(_ONLY_WINDOWS)
+    if task.schedule != "constant":
+        raise ConfigError(
+            f"--schedule {task.schedule} counts on the end of a run, and a stream that goes on has none. Choose"
+            f" constant."
+        )
+    if not is_final(old.stopped_by):
+        raise ConfigError("the run before has not come to its end. Finish it first, or go on from an earlier one.")
+
+
+# Levels
+
+
+def _with_new_levels(old: TrainState, task: Task, context: RunContext) -> tuple[Encoding, np.ndarray]:
+    """Encoding and coordinates with the levels of the new files."""
+    growing = [each for each in old.encoding.categorical if not each.hashed]
+    if not growing:
+        return old.encoding, old.coordinates
+    survey, vocabularies = _look_at_levels(growing, task, context)
+    new = {
+        each.column.name: _new_levels(each, words, counts)
+        for each, words, counts in zip(growing, vocabularies, survey.level_counts, strict=True)
+    }
+    for name, levels in new.items():
+        if len(levels):
+            context.display.message(f"{name}: {len(levels):,} new levels")
+    encoding, rows, is_new = extended(old.encoding, new)
+    slots = OPTIMIZERS[task.optimizer].init(_expected_squares(encoding, survey, vocabularies, task))
+    return encoding, grown_coordinates(old, rows, is_new, slots, task.objective(encoding).penalty)
+
+
+def _look_at_levels(
+    columns: list[CategoricalEncoding], task: Task, context: RunContext
+) -> tuple[Survey, list[Vocabulary]]:
+    """All levels of the training rows of the new files, the known ones first; only what is needed for it is read."""
+    config, resolved = task.config, task.resolved.columns
+    vocabularies = [
+        Vocabulary(each.column, config.max_levels, config.hash_buckets, each.levels, growing=True) for each in columns
+    ]
+    encoder = Encoder(
+        Columns((), tuple(each.column for each in columns), resolved.target, resolved.weight),
+        replace(task.layout, n_numeric=0, n_categorical=len(columns), has_offset=False),
+        np.empty(0), np.empty(0), vocabularies, config.nulls, task.choice,
+    )  # fmt: skip
+    context.display.progress("levels", 0, 0, None)
+    check, stopwatch = context.interrupt.check_repeated, context.stopwatch
+    survey, _ = look_at_all(task.manifest, encoder, check, stopwatch, task.threads)
+    for words in vocabularies:
+        if words.hashed:
+            raise ConfigError(
+                f"column '{words.column.name}': with those of the new files it has more than --max-levels"
+                f" {config.max_levels:,} levels. Raise it, or begin a new stream, in which the column is hashed."
+            )
+    return survey, vocabularies
+
+
+def _new_levels(known: CategoricalEncoding, vocabulary: Vocabulary, counts: np.ndarray) -> pa.Array:
+    """The levels that are not known, most frequent first, as ``final_levels`` has it."""
+    counts = counts.copy()
+    counts[: len(known.levels)] = 0.0
+    return final_levels(vocabulary, counts)
+
+
+def extended(encoding: Encoding, new: dict[str, pa.Array]) -> tuple[Encoding, np.ndarray, np.ndarray]:
+    """The encoding with more levels, after those that columns have.
+
+    Parameters
+    ----------
+    new : dict, name of column -> Arrow array
+        Levels of columns that have a coefficient for all others; these are not hashed.
+
+    Returns
+    -------
+    Encoding
+    rows : int64, (n_dof,)
+        For each row of theta the one that it was; for that of a new level, the one of all others.
+    is_new : bool, (n_dof,)
+    """
+    first_row, categorical = encoding.n_numeric, []
+    rows, is_new = [np.arange(first_row)], [np.zeros(first_row, np.bool_)]
+    for column in encoding.categorical:
+        levels = new.get(column.column.name, column.levels[:0])
+        wider = replace(column, first_row=first_row, levels=pa.concat_arrays([column.levels, levels]))
+        own = np.arange(column.first_row, column.first_row + column.n_rows)
+        # The coefficient of all others stays the last one.
+        rows.append(np.insert(own, len(own) - 1, np.full(len(levels), own[-1])))
+        is_new.append(np.zeros(wider.n_rows, np.bool_))
+        is_new[-1][wider.n_rows - 1 - len(levels) : -1] = True
+        categorical.append(wider)
+        first_row += wider.n_rows
+    rows.append(np.array([encoding.n_dof - 1]))
+    is_new.append(np.zeros(1, np.bool_))
+    return replace(encoding, categorical=tuple(categorical)), np.concatenate(rows), np.concatenate(is_new)
+
+
+def grown_coordinates(
+    old: TrainState, rows: np.ndarray, is_new: np.ndarray, slots: np.ndarray, penalty: ElasticNet
+) -> np.ndarray:
+    """The coordinates of ``old`` with those of new levels, float64, ``(n_dof, 4 + n_slots)``.
+
+    A new level begins where all levels that were unknown stand: at their theta, with the penalty that it owes paid, and
+    at its average, both as ``TrainState.result`` has them. Its optimizer begins anew.
+
+    Parameters
+    ----------
+    rows, is_new : see :func:`extended`
+    slots : float64, (n_slots, n_dof)
+        Of the optimizer at its beginning.
+    """
+    theta, average = old.theta[:, 0].copy(), old.average[:, 0].copy()
+    if penalty.l1 > 0.0:
+        kernels.pay_penalty(old.coordinates, old.steps, penalty.l1, penalty.l2, theta)
+    if old.steps:
+        kernels.averaged_theta(old.coordinates, old.steps, average)
+    coordinates: np.ndarray = old.coordinates[rows]
+    others = rows[is_new]
+    coordinates[is_new, kernels.THETA], coordinates[is_new, kernels.AVERAGE] = theta[others], average[others]
+    coordinates[is_new, kernels.CLOCK], coordinates[is_new, kernels.RATE] = old.steps, 0.0
+    coordinates[is_new, kernels.SLOTS :] = slots[:, is_new].T
+    return coordinates
+
+
+def _expected_squares(encoding: Encoding, survey: Survey, vocabularies: list[Vocabulary], task: Task) -> np.ndarray:
+    """What the square of a mini-batch's gradient by a level is expected to be, as ``stepsize.expected_squares`` has it.
+
+    The mean square of a residual is the variance of the target. Returns float64, ``(n_dof,)``, 0 where it is no level
+    of a column that is not hashed.
+    """
+    batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
+    variance = float(survey.target_moments.deviation()[0] / encoding.target_scale) ** 2
+    squares = np.zeros(encoding.n_dof)
+    growing = [each for each in encoding.categorical if not each.hashed]
+    for column, words, counts in zip(growing, vocabularies, survey.level_counts, strict=True):
+        rows = column.table(words)[: len(counts)]
+        known = rows >= 0
+        np.add.at(squares, rows[known], counts[known] / max(survey.weight, 1e-300))
+    return np.asarray(variance * squares / batch_size)
