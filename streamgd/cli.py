@@ -1,183 +1,16 @@
 """The command line: it translates arguments, calls the function of the same name, and shows what that gives.
 
-Standard output takes results, standard error progress and messages. Everything heavy is imported inside the commands,
-so that ``--help`` and ``--version`` answer at once. Every way of ending is in ``Face.main``.
+Everything heavy is imported inside the commands, so that ``--help`` and ``--version`` answer at once.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import os
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from streamgd.console import ConsoleDisplay
-    from streamgd.errors import StreamgdError
-
-SCHEMA_VERSION = 1
-
-
-class Output:
-    """Where a command's result and errors go.
-
-    Attributes
-    ----------
-    run_dir : Path or None
-        The run directory, once a command knows it; takes the traceback of a defect.
-    """
-
-    def __init__(self, as_json: bool, quiet: bool):
-        self.run_dir: Path | None = None
-        self._as_json = as_json
-        self._quiet = quiet
-        self._display: ConsoleDisplay | None = None
-
-    @property
-    def display(self) -> ConsoleDisplay:
-        """The display on standard error, made when it is first needed."""
-        if self._display is None:
-            from streamgd.console import make_display
-
-            self._display = make_display(self._quiet)
-        return self._display
-
-    def result(self, facts: dict[str, Any], text: Callable[[], str]) -> None:
-        """Print a command's result: one JSON object, or text for people unless quiet."""
-        self.close()
-        if self._as_json:
-            self._print_json(facts)
-        elif not self._quiet:
-            _print(text())
-
-    def csv(self, text: str) -> None:
-        """Print a result that is a table as CSV."""
-        from streamgd.errors import UsageError
-
-        if self._as_json:
-            raise UsageError("--csv and --json both given. Choose one.")
-        self.close()
-        _print(text.removesuffix("\n"))
-
-    def failure(self, error: StreamgdError) -> None:
-        """Print an error: one line on standard error, and with ``--json`` an object on standard output."""
-        from streamgd.console import one_line
-        from streamgd.errors import StreamgdError
-
-        self.close()
-        message = one_line(str(error))
-        with suppress(OSError):  # where nobody reads it, the exit code still tells
-            print(f"streamgd: {message}", file=sys.stderr, flush=True)
-        if self._as_json:
-            fields = {"type": type(error).__name__, "message": message, "exit_code": error.exit_code}
-            with suppress(StreamgdError):  # the first error counts
-                self._print_json({"error": fields})
-
-    def close(self) -> None:
-        """Give the terminal back."""
-        if self._display is not None:
-            self._display.close()
-
-    def _print_json(self, facts: dict[str, Any]) -> None:
-        told = self._display.warnings if self._display is not None else []
-        all_warnings = list(dict.fromkeys([*told, *facts.get("warnings", [])]))
-        _print(json.dumps(_plain({"schema_version": SCHEMA_VERSION, **facts, "warnings": all_warnings})))
-
-
-def _print(text: str) -> None:
-    """Write to standard output and make sure that it got there; a reader that went away is no error."""
-    from streamgd.errors import storage_errors
-
-    if sys.stdout is None:
-        return
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and columns may be no valid text
-    with storage_errors("write to standard output"):
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:
-            # Python flushes once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: numpy's numbers and arrays as Python's, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-@contextmanager
-def _sigterm_is_a_pause() -> Iterator[None]:
-    """Outside training, which has handlers of its own, SIGTERM ends the command as any other pause: exit 75."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        from streamgd.errors import PausedError
-
-        raise PausedError("stopped by a signal. Run the same command again.")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class Face(click.Group):
-    """The group of commands, with streamgd's errors and exit codes in place of click's."""
-
-    def main(self, args: Sequence[str] | None = None, *positional: Any, **keywords: Any) -> Any:
-        """Run a command and exit with its code."""
-        arguments = list(sys.argv[1:] if args is None else args)
-        before_rest = arguments[: arguments.index("--")] if "--" in arguments else arguments
-        output = Output("--json" in before_rest, "--quiet" in before_rest)
-        keywords |= {"standalone_mode": False, "obj": output}
-        with warnings.catch_warnings():
-            if not sys.warnoptions:  # python -W … shows them to developers
-                warnings.simplefilter("ignore")
-            try:
-                with _sigterm_is_a_pause():
-                    exit_code = super().main(arguments, *positional, **keywords) or 0
-            except Exception as error:
-                exit_code = _fail(error, output)
-        sys.exit(exit_code)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what click's own ``main`` would swallow or print about is turned into our errors here."""
-        try:
-            return super().invoke(ctx)
-        except (KeyboardInterrupt, OSError) as error:
-            from streamgd.failures import explain
-
-            raise explain(error, ctx.obj.run_dir) from error
-
-
-def _fail(error: Exception, output: Output) -> int:
-    from streamgd.failures import explain
-
-    explained = explain(error, output.run_dir)
-    output.failure(explained)
-    return explained.exit_code
+from streamgd.face import Face, Output, json_option, quiet_option
 
 
 class ConfigCommand(click.Command):
@@ -221,9 +54,6 @@ def _level(_: click.Context, __: click.Parameter, text: str) -> float:
         raise ConfigError(f"--level: {error}.") from None
 
 
-# Face.main looks for these two itself, since errors in the other arguments obey them too.
-json_option = click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object on standard output.")
-quiet_option = click.option("--quiet", is_flag=True, expose_value=False, help="Print nothing on success.")
 data_argument = click.argument("data", nargs=-1, required=True, metavar="DATA...")
 run_argument = click.argument("run", metavar="RUN")
 threads_option = click.option("--threads", metavar="N", callback=_threads, help="Decode threads [default: cores].")
