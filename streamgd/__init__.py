@@ -12,7 +12,8 @@ The layers, each importing only those above it:
     model                     the frozen result
     training                  the loops, checkpoints, and ``train()``
     prediction, evaluation, inspection, show
-    cli                       a thin face
+    jobs                      the scheduled job: learn what is new, judge, publish
+    face, cli_job, cli        thin faces
 
 >>> import streamgd
 >>> streamgd.__all__

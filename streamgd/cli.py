@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from streamgd.cli_job import job
 from streamgd.face import Face, Output, json_option, quiet_option
 
 
@@ -233,3 +234,6 @@ def _evaluation_text(facts: dict[str, Any]) -> str:
         ]
         parts.append(format_table([facts["by"], *names], levels))
     return "\n\n".join(parts)
+
+
+main.add_command(job)

@@ -2,6 +2,7 @@
 
 StreamgdError                      70  a defect of streamgd, when raised as itself
  ├── UsageError                     2  a wrong option or argument
+ ├── GateError                      3  a candidate was refused; what is published stays
  ├── RunLockedError                 4  another process works in the run directory
  ├── DataError                     65  the data cannot be trained on as they are
  │    ├── CorruptFileError         65  not Parquet, cut short, or a checksum that does not hold
@@ -38,6 +39,12 @@ class UsageError(StreamgdError):
     """An option or argument that does not exist or cannot be parsed."""
 
     exit_code = 2
+
+
+class GateError(StreamgdError):
+    """The gate of a job refused a candidate; what is published stays."""
+
+    exit_code = 3
 
 
 class RunLockedError(StreamgdError):

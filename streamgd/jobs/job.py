@@ -1,0 +1,328 @@
+"""A night of a job: look, plan, learn, judge, publish.
+
+    source ── ledger: what is new ── plan ── train ── gate ─┬─ published: theta, ledger and pointer in one rename
+                                                            └─ refused: files held or in quarantine, exit 3
+
+The plan is written down before anything is learned and kept until its version is published or refused. A night that is
+killed at any moment is made up for by the next one, which finds the plan and ends as this one would have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from streamgd.errors import ConfigError, GateError, NoInputError
+from streamgd.jobs.config import JobConfig
+from streamgd.jobs.gate import Broken, Gate, Scores, judge
+from streamgd.jobs.ledger import Arrivals, Ledger, look, utc
+from streamgd.jobs.planning import is_still_possible, make_plan, what_is_new
+from streamgd.jobs.retry import retrying
+from streamgd.jobs.statedir import Plan, Reason, Stage, StateDirectory, Waiting
+from streamgd.jobs.telemetry import Telemetry
+from streamgd.jobs.versions import Versions
+from streamgd.model import Model
+from streamgd.training import train as training
+from streamgd.training.display import Display
+from streamgd.training.interrupt import Interrupt
+from streamgd.training.rundir import RunDirectory
+
+T = TypeVar("T")
+
+
+def run_job(job: JobConfig, display: Display, restart: bool = False) -> dict[str, Any]:
+    """Learn what is new, and publish the result if the gate lets it.
+
+    Parameters
+    ----------
+    restart : bool
+        Learn everything anew, from nothing; what is published stays until the new version is.
+
+    Returns
+    -------
+    dict
+        Plain values: ``outcome`` (``"published"`` or ``"nothing new"``), ``version``, ``files``, ``rows``, ``metrics``.
+
+    Raises
+    ------
+    GateError
+        The gate refused the candidate; what is published stays.
+    RunLockedError
+        Another process works on this job.
+    NoInputError
+        The source does not exist, or nothing new came for longer than ``expect_new_within``.
+    DataError
+        Of one of its kinds: a file that was learned has changed, new files lack a column or cannot be read.
+    PausedError, InterruptedRunError
+        A signal, ``pause_after``, or storage that stayed unavailable: the next run goes on.
+    """
+    # The lock first: whoever finds it taken has nothing to tell but that.
+    with StateDirectory(job.state_dir) as state:
+        telemetry = Telemetry(job, display)
+        with telemetry.run(), Interrupt(job.pause_after) as interrupt:
+            return _Night(job, state, interrupt, display, telemetry).run(restart)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """Where training stands: the model so far, its file, and the state to go on from in mode continue."""
+
+    model: Model | None = None
+    path: Path | None = None
+    state: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What the gate says of a candidate: the ``broken`` rules, none where it may be published."""
+
+    candidate: Scores | None
+    current: Scores | None
+    broken: list[Broken]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate.to_json() if self.candidate else None,
+            "current": self.current.to_json() if self.current else None,
+            "broken": [each.to_json() for each in self.broken],
+        }
+
+
+class _Night:
+    """One run of a job, while its lock is held."""
+
+    def __init__(
+        self, job: JobConfig, state: StateDirectory, interrupt: Interrupt, display: Display, telemetry: Telemetry
+    ):
+        self._job = job
+        self._state = state
+        self._versions = Versions(job.published_dir)
+        self._interrupt = interrupt
+        self._display = display
+        self._telemetry = telemetry
+
+    def run(self, restart: bool) -> dict[str, Any]:
+        self._forget_what_is_done()
+        if restart:
+            self._state.clear_work()
+        arrivals = self._look()
+        plan = self._unfinished(arrivals)
+        if plan is not None:
+            facts = self._carry_out(plan, arrivals)
+            arrivals = self._look()  # what came since the night that was interrupted
+            plan = self._new_plan(arrivals, restart=False)
+            return facts if plan is None else self._carry_out(plan, arrivals)
+        plan = self._new_plan(arrivals, restart)
+        return self._nothing_new(arrivals) if plan is None else self._carry_out(plan, arrivals)
+
+    def _forget_what_is_done(self) -> None:
+        """Clear away what a kill left behind after a version was published."""
+        current, plan = self._versions.current(), self._state.plan()
+        if plan is not None and current is not None and plan.number == current.number:
+            self._state.clear_work()
+            self._versions.prune(self._job.publish.keep)
+        if current is not None:
+            learned = {each.footer_digest for each in current.ledger.files.values()}
+            waiting = self._state.waiting().values()
+            self._state.write_waiting(each for each in waiting if each.footer_digest not in learned)
+
+    def _ledger(self) -> Ledger:
+        current = self._versions.current()
+        return current.ledger if current is not None else Ledger()
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do ``work``, asking again while storage does not answer."""
+        return retrying(work, self._job.retry_for, self._interrupt.check, self._display)
+
+    def _look(self) -> Arrivals:
+        arrivals = self._patiently(lambda: look(self._job, self._ledger(), time.time()))
+        self._interrupt.check()
+        if arrivals.unsettled:
+            self._display.message(f"not settled yet: {_listed(arrivals.unsettled)}")
+        for problem in arrivals.unreadable.values():
+            if self._job.train.get("on_bad_data") == "skip":
+                self._display.warn(f"passed over until it can be read: {problem.problem}")
+        return arrivals
+
+    def _unfinished(self, arrivals: Arrivals) -> Plan | None:
+        """The plan of a night that was interrupted, if it can still be carried out."""
+        plan = self._state.plan()
+        if plan is None:
+            return None
+        if is_still_possible(plan, self._versions.current(), arrivals):
+            self._display.message(f"going on with what was begun: {_listed([each.relative for each in plan.files])}")
+            return plan
+        self._display.warn(
+            "what was begun cannot be ended: its files or the published version changed; it is begun anew"
+        )
+        self._state.clear_work()
+        return None
+
+    def _new_plan(self, arrivals: Arrivals, restart: bool) -> Plan | None:
+        """A plan for what is new, written down; None where nothing is."""
+        found = what_is_new(self._job, self._ledger(), arrivals, self._state.waiting(), restart)
+        if not found.new:
+            return None
+        number = self._versions.next_number()
+        plan = make_plan(self._job, self._versions.current(), number, arrivals, found, time.time())
+        self._state.write_plan(plan)
+        self._telemetry.event("plan", version=number, files=[each.relative for each in plan.files], mode=self._job.mode)
+        self._display.message(f"new: {_listed([each.relative for each in plan.files])}")
+        return plan
+
+    def _nothing_new(self, arrivals: Arrivals) -> dict[str, Any]:
+        current, limit_s = self._versions.current(), self._job.expect_new_within
+        newest_s = max(arrivals.newest_s or 0.0, current.facts["began_s"] if current is not None else 0.0)
+        if limit_s is not None and time.time() - newest_s > limit_s:
+            since = f"since {utc(newest_s)}" if newest_s else "ever"
+            raise NoInputError(
+                f"{self._job.source}: nothing new {since}, expected within {limit_s / 3600:g} h."
+                f" Look at what writes it."
+            )
+        self._display.message("nothing new.")
+        return {"outcome": "nothing new", "version": current.number if current is not None else None}
+
+    def _carry_out(self, plan: Plan, arrivals: Arrivals) -> dict[str, Any]:
+        """Learn, judge and publish; a refused candidate that held files had part in is followed by one without them."""
+        learned, verdict = self._learn_and_judge(plan, arrivals)
+        if not verdict.broken:
+            return self._publish(plan, learned, verdict)
+        folder = self._refuse(plan, learned, verdict)
+        if plan.fresh:
+            self._display.warn(f"{_reasons(verdict)}; trying again without the files that are held")
+            return self._carry_out(self._without_held(plan, arrivals), arrivals)
+        current = self._versions.current()
+        stays = f"version {current.number} stays published" if current is not None else "nothing is published"
+        fate = {
+            "hold": "Held, and tried again next time", "quarantine": "In quarantine until streamgd job release",
+        }[self._job.gate.on_fail]  # fmt: skip
+        raise GateError(
+            f"the candidate was refused: {_reasons(verdict)}; {stays}."
+            f" {fate}: {_listed([each.relative for each in plan.files])}. Look at {folder}."
+        )
+
+    def _without_held(self, plan: Plan, arrivals: Arrivals) -> Plan:
+        """The plan for those files alone that no refused candidate had learned before."""
+        waiting = {name: each for name, each in self._state.waiting().items() if name not in plan.fresh}
+        names = set(plan.fresh)
+        found = what_is_new(self._job, self._ledger(), arrivals, waiting, restart=False)
+        alone = type(found)([each for each in found.new if each.entry.relative in names], set(), found.from_scratch)
+        without = make_plan(self._job, self._versions.current(), plan.number, arrivals, alone, plan.began_s)
+        self._state.write_plan(without)
+        return without
+
+    def _learn_and_judge(self, plan: Plan, arrivals: Arrivals) -> tuple[_Learned, _Verdict]:
+        base = self._versions.current() if plan.base else None
+        learned = _Learned()
+        if base is not None:
+            learned = _Learned(base.model(), base.folder / "model.safetensors", base.training)
+        verdict = _Verdict(None, None, [])
+        for stage in plan.stages:
+            if plan.newest in stage.files and learned.model is not None:
+                verdict = self._judge(learned.model, [plan.newest], [])
+                if verdict.broken:
+                    return learned, verdict
+            learned = self._learn(stage, learned)
+        if not plan.newest:
+            assert learned.model is not None
+            verdict = self._judge(learned.model, *self._gate_files(plan, arrivals))
+        return learned, verdict
+
+    def _learn(self, stage: Stage, before: _Learned) -> _Learned:
+        """One training run, new or gone on with."""
+        config = self._job.train_config(self._state.work / stage.run, stage.files)
+        goes_on = self._job.mode == "continue"
+        state = before.state if goes_on else None
+
+        def run() -> training.Result:
+            return training.run(config, self._display, interrupt=self._interrupt, before=state)
+
+        result = self._patiently(run)
+        self._telemetry.event(
+            "trained", files=stage.files, rows=result.facts["train_rows"], epochs=result.facts["epochs"],
+            seconds=result.facts.get("seconds"), stopped_by=result.stopped_by,
+            theta_sha256=result.model.theta_sha256,
+        )  # fmt: skip
+        if goes_on:
+            loaded = RunDirectory(config.run_dir).checkpoints.latest()
+            assert loaded is not None
+            state = loaded.state
+        return _Learned(result.model, RunDirectory(config.run_dir).model_path, state)
+
+    def _gate_files(self, plan: Plan, arrivals: Arrivals) -> tuple[list[str], list[str]]:
+        """Files to judge on, and those of them that the published model has learned."""
+        known = {each.entry.relative for each in arrivals.known}
+        every = sorted(known | {each.relative for each in plan.files})
+        chosen = every[-self._job.gate.files :] if self._job.gate.files else every
+        return chosen, [name for name in chosen if name in known]
+
+    def _judge(self, model: Model, files: list[str], known: list[str]) -> _Verdict:
+        """Score the candidate, and the published model beside it, on the same rows."""
+        job, current = self._job, self._versions.current()
+        gate = Gate(
+            job.gate, job.source, files, known, job.train_config(self._state.work).threads,
+            self._interrupt.check, self._display,
+        )  # fmt: skip
+        candidate = self._patiently(lambda: gate.scores(model))
+        beside = None
+        if current is not None and job.gate.max_worse is not None:
+            published = current.model()
+            with suppress(ConfigError):  # one that held out no rows cannot be scored on them
+                beside = self._patiently(lambda: gate.scores(published))
+        verdict = _Verdict(candidate, beside, judge(job.gate, candidate, beside))
+        self._telemetry.event("judged", **verdict.to_json())
+        return verdict
+
+    def _publish(self, plan: Plan, learned: _Learned, verdict: _Verdict) -> dict[str, Any]:
+        """Publish the candidate; the next night goes on from here."""
+        self._interrupt.check()
+        assert learned.model is not None
+        ledger = self._ledger() if plan.base else Ledger()
+        ledger = ledger.with_files(plan.files, plan.columns)
+        files = [each.relative for each in plan.files]
+        facts = {
+            "job": self._job.name, "mode": self._job.mode, "base": plan.base or None, "began_s": plan.began_s,
+            "published": utc(time.time()), "files": files, "files_in_ledger": len(ledger.files),
+            "rows": learned.model.facts.get("train_rows"), "theta_sha256": learned.model.theta_sha256,
+            "gate": verdict.to_json(),
+        }  # fmt: skip
+        version = self._versions.publish(plan.number, learned.model, ledger, learned.state, facts)
+        self._telemetry.event("published", **{name: facts[name] for name in ("files", "rows", "theta_sha256")},
+                              version=version.number)  # fmt: skip
+        self._forget_what_is_done()
+        self._display.message(f"published: version {version.number} in {version.folder}")
+        metrics = verdict.candidate.metrics if verdict.candidate is not None else {}
+        self._telemetry.metrics = {name: value for name, value in metrics.items() if value is not None}
+        return {
+            "outcome": "published", "version": version.number, "files": files, "rows": facts["rows"],
+            "model": str(version.folder), "theta_sha256": facts["theta_sha256"], "metrics": self._telemetry.metrics,
+        }  # fmt: skip
+
+    def _refuse(self, plan: Plan, learned: _Learned, verdict: _Verdict) -> Path:
+        """Keep the candidate with the reasons, and note what becomes of its files."""
+        assert learned.path is not None
+        files = [each.relative for each in plan.files]
+        reasons = {"files": files, "refused": utc(time.time()), **verdict.to_json()}
+        folder = self._state.keep_candidate(f"{plan.number:06d}-{len(files)}", learned.path, reasons)
+        self._telemetry.event("refused", files=files, reasons=[each.text for each in verdict.broken])
+        if not plan.fresh:  # else the next candidate tells which files are at fault
+            status: Reason = "held" if self._job.gate.on_fail == "hold" else "quarantined"
+            why = _reasons(verdict)
+            waiting = self._state.waiting()
+            for each in plan.files:
+                waiting[each.relative] = Waiting(each.relative, each.footer_digest, status, why)
+            self._state.write_waiting(waiting.values())
+            self._state.clear_work()
+        return folder
+
+
+def _reasons(verdict: _Verdict) -> str:
+    return "; ".join(each.text for each in verdict.broken)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

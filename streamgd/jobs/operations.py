@@ -1,0 +1,152 @@
+"""What people do to a job by hand: see how it stands, go back to an older version, release what is in quarantine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from streamgd.errors import NoInputError, StreamgdError, did_you_mean
+from streamgd.jobs.config import JobConfig
+from streamgd.jobs.ledger import Entry, Ledger, look, utc
+from streamgd.jobs.planning import what_is_new
+from streamgd.jobs.statedir import StateDirectory, Waiting
+from streamgd.jobs.telemetry import last_run
+from streamgd.jobs.versions import Version, Versions
+from streamgd.training.train import plan
+
+
+def status(job: JobConfig) -> dict[str, Any]:
+    """How the job stands, as plain values; nothing is changed, and a running job is not disturbed."""
+    state, versions = StateDirectory(job.state_dir), Versions(job.published_dir)
+    current = versions.current()
+    ledger = current.ledger if current is not None else Ledger()
+    plan, waiting = state.plan(), state.waiting()
+    facts: dict[str, Any] = {
+        "job": job.name, "running": state.holder, "last_run": last_run(job),
+        "published": None if current is None else _published(current),
+        "versions": [version.number for version in versions.all()], "files_learned": len(ledger.files),
+        "unfinished": None if plan is None else [each.relative for each in plan.files],
+        "held": {each.relative: each.why for each in waiting.values() if each.status == "held"},
+        "quarantined": {each.relative: each.why for each in waiting.values() if each.status == "quarantined"},
+    }  # fmt: skip
+    return facts | _source_facts(job, ledger, waiting)
+
+
+def _published(version: Version) -> dict[str, Any]:
+    names = ("version", "published", "files", "rows", "theta_sha256")
+    return {name: version.facts.get(name) for name in names}
+
+
+def _source_facts(job: JobConfig, ledger: Ledger, waiting: dict[str, Waiting]) -> dict[str, Any]:
+    """What waits in the source and why; a problem is told instead of raised."""
+    facts: dict[str, Any] = {
+        "newest_data": None, "waiting": [], "unsettled": [], "unreadable": {}, "changed": [], "problem": None
+    }  # fmt: skip
+    try:
+        arrivals = look(job, ledger, time.time())
+        facts["newest_data"] = None if arrivals.newest_s is None else utc(arrivals.newest_s)
+        facts["unsettled"] = arrivals.unsettled
+        facts["unreadable"] = {name: error.problem for name, error in arrivals.unreadable.items()}
+        facts["changed"] = [each.entry.relative for each in arrivals.changed]
+        facts["waiting"] = [each.entry.relative for each in arrivals.fresh if each.entry.relative not in waiting]
+        what_is_new(job, ledger, arrivals, waiting, restart=False)
+    except StreamgdError as error:
+        facts["problem"] = str(error)
+    return facts
+
+
+def check(job: JobConfig) -> dict[str, Any]:
+    """What the next run would do, as plain values.
+
+    Raises
+    ------
+    StreamgdError
+        What the next run would end with before it trains.
+    """
+    versions = Versions(job.published_dir)
+    current = versions.current()
+    ledger = current.ledger if current is not None else Ledger()
+    arrivals = look(job, ledger, time.time())
+    found = what_is_new(job, ledger, arrivals, StateDirectory(job.state_dir).waiting(), restart=False)
+    names = [each.entry.relative for each in found.new]
+    return {
+        "job": job.name, "mode": job.mode, "source": job.source, "state": job.state, "files_learned": len(ledger.files),
+        "would_learn": names, "unsettled": arrivals.unsettled, **_training_facts(job, names),
+    }  # fmt: skip
+
+
+def _training_facts(job: JobConfig, files: list[str]) -> dict[str, Any]:
+    """What the training run would do with these files."""
+    if not files:
+        return {}
+    facts = plan(job.train_config(StateDirectory(job.state_dir).work / "check", files))
+    return {name: facts[name] for name in ("rows", "loss", "columns", "left_out", "method", "optimizer", "order")}
+
+
+def rollback(job: JobConfig, number: int | None, quarantine: bool = False) -> dict[str, Any]:
+    """Publish an older version again: theta and ledger together, so that the next night goes on from there.
+
+    Parameters
+    ----------
+    number : int or None
+        The version to go back to; None: the one before the published one.
+    quarantine : bool
+        Pass over the files learned since, until they are released; else the next night learns them again.
+
+    Raises
+    ------
+    NoInputError
+        There is no such version.
+    RunLockedError
+        The job is running.
+    """
+    with StateDirectory(job.state_dir) as state:
+        versions = Versions(job.published_dir)
+        current = versions.current()
+        if current is None:
+            raise NoInputError(f"nothing is published in {versions.folder} yet.")
+        target = _before(versions, current) if number is None else versions.get(number)
+        entries = current.ledger.files
+        since = [entry for name, entry in entries.items() if target.ledger.files.get(name) != entry]
+        if quarantine:
+            why = f"learned by version {current.number}, which was taken back"
+            waiting = state.waiting() | {each.relative: _quarantined(each, why) for each in since}
+            state.write_waiting(waiting.values())
+        versions.point_to(target)
+        state.clear_work()
+    names = [each.relative for each in since]
+    return {"from": current.number, "to": target.number, "files_since": names, "quarantined": quarantine}
+
+
+def _quarantined(entry: Entry, why: str) -> Waiting:
+    return Waiting(entry.relative, entry.footer_digest, "quarantined", why)
+
+
+def _before(versions: Versions, current: Version) -> Version:
+    older = [version for version in versions.all() if version.number < current.number]
+    if not older:
+        raise NoInputError(f"there is no version before {current.number} in {versions.folder}.")
+    return older[-1]
+
+
+def release(job: JobConfig, names: list[str]) -> dict[str, Any]:
+    """Take files back in that are held or in quarantine; the next run learns them with what has come since.
+
+    Parameters
+    ----------
+    names : list of str
+        Relative paths as ``job status`` lists them; ``"all"`` for all.
+
+    Raises
+    ------
+    NoInputError
+        No such file waits.
+    """
+    with StateDirectory(job.state_dir) as state:
+        waiting = state.waiting()
+        released = list(waiting) if names == ["all"] else names
+        for name in released:
+            if name not in waiting:
+                raise NoInputError(f"'{name}' is not held or in quarantine. {did_you_mean(name, list(waiting))}")
+        state.write_waiting(each for name, each in waiting.items() if name not in released)
+    return {"released": released}
