@@ -42,6 +42,8 @@ WAVE_BLOCKS = 16
 LONG_ROW_GROUP_VALUES = 50_000_000
 
 STAGE_BYTES = 32_000_000
+#: What a staged row has beside its record: the number of its block, and its place in the order by block.
+STAGED_ROW_BYTES = 16
 
 
 @dataclass(frozen=True)

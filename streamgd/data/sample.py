@@ -64,7 +64,7 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     def front(row_group: RowGroup) -> pa.RecordBatch:
         return next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
 
-    with ThreadPoolExecutor(max(1, min(_THREADS, _COLUMNS_AT_ONCE // len(columns)))) as threads:
+    with ThreadPoolExecutor(_sampling_threads(columns)) as threads:
         batches = list(threads.map(front, chosen))
     n_rows = sum(row_group.rows for row_group in row_groups)
     rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)
@@ -73,6 +73,12 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     joined = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
     rows = joined[0] if joined else batches[0]
     return Sample(rows, len(rows) * n_rows // rows_looked_at, rows_looked_at == n_rows)
+
+
+def sample_size(manifest: Manifest, columns: list[str]) -> tuple[int, int]:
+    """Rows of a sample of these columns, at most, and how many threads read it."""
+    rows = min(SAMPLE_ROWS, manifest.n_rows, _affordable_rows(manifest, list(manifest.row_groups), columns))
+    return rows, _sampling_threads(columns)
 
 
 def scan_column(manifest: Manifest, column: str, where: Where | None = None) -> Iterator[pa.Array]:
@@ -89,6 +95,10 @@ def _row_groups(manifest: Manifest, where: Where | None) -> list[RowGroup]:
     surviving = [where.surviving_row_groups(manifest, file_index) for file_index in range(len(manifest.files))]
     passing = [row_group for row_group in manifest.row_groups if row_group.index in surviving[row_group.file_index]]
     return passing or [manifest.row_groups[0]]
+
+
+def _sampling_threads(columns: list[str]) -> int:
+    return max(1, min(_THREADS, _COLUMNS_AT_ONCE // len(columns)))
 
 
 def _affordable_rows(manifest: Manifest, row_groups: list[RowGroup], columns: list[str]) -> int:

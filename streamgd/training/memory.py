@@ -8,17 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from streamgd.data.blocks import RecordLayout
-from streamgd.data.prepare import STAGE_BYTES
+from streamgd.data.prepare import STAGE_BYTES, STAGED_ROW_BYTES
+from streamgd.data.sample import sample_size
 from streamgd.data.source import Manifest
 from streamgd.errors import ConfigError
 from streamgd.training.reduce import FOLDED
 
-#: Interpreter, libraries and compiled loops, before any data.
-BASE_BYTES = 135_000_000
+#: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
+#: pyarrow and numba import where they are: 145 to 150 MB.
+BASE_BYTES = 155_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
-COLUMN_READER_BYTES = 420_000
+COLUMN_READER_BYTES = 350_000
 #: A row of ``TrainState.coordinates`` has 6 to 7 numbers; it is there three times, with two snapshots, beside the best
 #: theta, the coefficients of the epoch before, and what the end of an epoch works with. A resume has a checkpoint and
 #: its arrays at once. Measured with 1.1 million coefficients.
@@ -32,8 +34,13 @@ LEVEL_BYTES = 40
 VOCABULARY_BYTES = 9_000_000
 #: Copies of the Hessian while the step is solved for: the sum, the mean, the penalised, the scaled, and its factors.
 SOLVING_HESSIANS = 8
-#: Bytes of a decoded value, in Arrow and on the way to the record.
+#: Bytes of a decoded value: two record batches are there at once.
 VALUE_BYTES = 16
+#: What Arrow's allocator keeps of the batches before, measured: up to two of them, of large buffers six.
+KEPT_VALUE_BYTES, LARGE_KEPT_VALUE_BYTES = 16, 48
+LARGE_BUFFER_BYTES = 128_000
+#: The sample is there in its parts, joined, and as numbers; what looks for ids and leaks works with some rows beside.
+SAMPLE_VALUE_BYTES, SAMPLE_ROW_BYTES = 24, 320
 
 
 @dataclass(frozen=True)
@@ -74,22 +81,24 @@ def plan_memory(
     fixed_bytes = _base_bytes(on_workers) + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
-    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
+    slice_bytes = slice_rows * (_value_bytes(slice_rows) * len(columns) + layout.record_bytes)
+    sampling = (fixed_bytes + _sample_bytes(manifest, columns, reader), "a sample of the rows")
     if lanes:
         # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
         # they cannot be fewer.
-        window_bytes = layout.block_rows * (2 * VALUE_BYTES * len(columns) + 5 * layout.record_bytes)
-        needed = fixed_bytes + lanes * reader + window_bytes
-        _require(memory_bytes, needed, f"{lanes} row groups open at once")
+        row_bytes = 2 * (VALUE_BYTES + KEPT_VALUE_BYTES) * len(columns) + 5 * layout.record_bytes
+        streaming = (fixed_bytes + lanes * reader + layout.block_rows * row_bytes, f"{lanes} row groups open at once")
+        _require(memory_bytes, *max(sampling, streaming))
         return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes)
-    smallest_stage = slice_rows * layout.record_bytes
-    needed = fixed_bytes + reader + slice_bytes + 2 * smallest_stage
-    _require(memory_bytes, needed, "one row group being decoded")
-    each = reader + slice_bytes + 2 * smallest_stage
+    # A staging area has its records twice, and tells the block and the order of each.
+    staged_bytes = 2 * layout.record_bytes + STAGED_ROW_BYTES
+    each = reader + slice_bytes + slice_rows * staged_bytes
+    _require(memory_bytes, *max(sampling, (fixed_bytes + each, "one row group being decoded")))
     fitting = max(1, min(threads, (memory_bytes - fixed_bytes) // each))
     vocabularies = layout.n_categorical * VOCABULARY_BYTES
     spare = (memory_bytes - fixed_bytes - vocabularies) // fitting - reader - slice_bytes
-    stage_bytes = int(min(STAGE_BYTES, max(smallest_stage, spare // 2)))
+    stage_rows = max(slice_rows, spare // staged_bytes)
+    stage_bytes = int(min(STAGE_BYTES, stage_rows * layout.record_bytes))
     return MemoryPlan(int(fitting), stage_bytes, reader + slice_bytes)
 
 
@@ -146,8 +155,19 @@ def memory_for_hessians(
     return replace(plan, threads=fitting)
 
 
+def _value_bytes(slice_rows: int) -> int:
+    """Bytes of memory for each decoded value of a slice."""
+    return VALUE_BYTES + (LARGE_KEPT_VALUE_BYTES if 8 * slice_rows > LARGE_BUFFER_BYTES else KEPT_VALUE_BYTES)
+
+
 def _base_bytes(on_workers: bool) -> int:
     return BASE_BYTES + on_workers * WORKER_BYTES
+
+
+def _sample_bytes(manifest: Manifest, columns: list[str], reader_bytes: int) -> int:
+    """What reading and judging the sample holds."""
+    rows, threads = sample_size(manifest, columns)
+    return threads * reader_bytes + rows * (SAMPLE_VALUE_BYTES * len(columns) + SAMPLE_ROW_BYTES)
 
 
 def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:
@@ -155,7 +175,7 @@ def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:
     largest = 0
     for group in manifest.row_groups:
         sizes = (manifest.uncompressed_bytes(group, [name]) for name in columns)
-        largest = max(largest, sum(min(2 * size, COLUMN_READER_BYTES) for size in sizes))
+        largest = max(largest, sum(min(3 * size, COLUMN_READER_BYTES) for size in sizes))
     return largest
 
 
