@@ -63,11 +63,15 @@ def show(
         ``errors`` were asked for by name, and the run gave none.
     """
     directory = RunDirectory(Path(run_dir))
-    config = directory.require_config()["config"]
+    stored = directory.require_config()
+    config = stored["config"]
     latest = directory.checkpoints.latest()
     saved = latest.state if latest else {}
     model = Model.load(directory.model_path) if directory.model_path.exists() else None
-    finished = directory.model_of(latest.state if latest else None) is not None
+    if latest is None and directory.checkpoints.damaged:
+        finished = directory.model_without_checkpoints(stored["resolved"]["epochs"]) is not None
+    else:
+        finished = directory.model_of(latest.state if latest else None) is not None
     facts = {
         "run": str(run_dir),
         "state": "finished" if finished else "unfinished",
@@ -136,7 +140,7 @@ def format_show(facts: dict[str, Any]) -> str:
     if facts["model"]:
         parts += _model_parts(facts)
     elif facts["state"] == "unfinished":
-        parts.append(f"no model yet. Go on with: streamgd resume {facts['run']}")
+        parts.append(f"no model yet. {_way_on(facts)}")
     parts += _history_parts(facts["history"])
     parts.append("checkpoints\n" + _checkpoints(facts["checkpoints"]))
     return "\n\n".join(parts)
@@ -149,7 +153,9 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
         parts.append(format_facts({name: loss for name, loss in losses.items() if loss is not None}))
     if facts["state"] == "unfinished":
         which = "--max-time ended the run" if facts["stopped_by"] else "the model is from before the run went on"
-        parts.append(f"{which}. Go on with: streamgd resume {facts['run']}")
+        parts.append(f"{which}. {_way_on(facts)}")
+    elif _all_damaged(facts):
+        parts.append("all checkpoints are damaged, the model is whole: more epochs would have to start over")
     if facts["model"].get("certificate"):
         with no_other_content(f"the model of {facts['run']}", "certificate"):
             certificate = Certificate.from_json(facts["model"]["certificate"])
@@ -162,6 +168,16 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
         levels = {name: "null" if level is None else str(level) for name, level in facts["base_levels"].items()}
         parts.append("base levels, which have no coefficient\n" + format_facts(levels, indent="  "))
     return parts
+
+
+def _way_on(facts: dict[str, Any]) -> str:
+    if _all_damaged(facts):
+        return "All checkpoints are damaged: start over with streamgd train ... --restart"
+    return f"Go on with: streamgd resume {facts['run']}"
+
+
+def _all_damaged(facts: dict[str, Any]) -> bool:
+    return bool(facts["checkpoints"]) and not any(each["valid"] for each in facts["checkpoints"])
 
 
 def _coefficients(coefficients: list[dict[str, Any]], inference: dict[str, Any]) -> str:

@@ -108,6 +108,36 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_can_be_restarted
     assert here(*command(folder, run), "--epochs", "1", "--restart").exit_code == 0
 
 
+def test_a_finished_run_whose_checkpoints_are_all_damaged_is_finished_still(folder: Path, run: Path) -> None:
+    for checkpoint in (run / "checkpoints").iterdir():
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    before = contents(run)
+    shown = json.loads(here("show", run, "--json").out)
+    assert (shown["state"], shown["theta_sha256"] is None) == ("finished", False)
+    text = here("show", run).out
+    assert "all checkpoints are damaged, the model is whole" in text
+    assert "resume" not in text
+    ending = here(*command(folder, run), "--epochs", "4")
+    assert ending.exit_code == 0, ending.err
+    facts = json.loads(ending.out)
+    assert facts["already_finished"]
+    assert facts["theta_sha256"] == shown["theta_sha256"]
+    assert "all checkpoints are damaged, the model is whole" in facts["warnings"][-1]
+    message(here("resume", run, "--epochs", "9", "--quiet", "--json"), 65, "all checkpoints", "--restart")
+    message(here(*command(folder, run), "--epochs", "4", "--seed", "2"), 78, "--seed was 0, now 2")
+    assert contents(run) == before
+
+
+def test_an_unfinished_run_whose_checkpoints_are_all_damaged_is_not_told_to_resume(folder: Path, run: Path) -> None:
+    for checkpoint in (run / "checkpoints").iterdir():
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    (run / "model.safetensors").unlink()
+    text = here("show", run).out
+    assert "start over with" in text
+    assert "resume" not in text
+    message(here(*command(folder, run), "--epochs", "4"), 65, "all checkpoints", "--restart")
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"{}", b"[]", b"\xff", b'{"config": {}}'])
 def test_a_damaged_configuration_is_named(text: bytes, folder: Path, run: Path) -> None:
     (run / "config.json").write_bytes(text)

@@ -168,7 +168,7 @@ class TestResume:
         (folder / "moved").mkdir()
         config = TrainConfig(data=["d"], target="late", run="before", epochs=3, learning_rate=0.5)
         stored = {"schema_version": 1, "config": config.model_dump(mode="json"), "manifest": {"files": []}}
-        stored["resolved"] = {"loss": "logistic", "order": "full"}
+        stored["resolved"] = {"loss": "logistic", "order": "full", "epochs": 5}
         (folder / "moved" / "config.json").write_text(json.dumps(stored))
         return "moved"
 

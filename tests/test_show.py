@@ -55,7 +55,7 @@ def run_dir(tmp_path: Path) -> Path:
     path = tmp_path / "late"
     path.mkdir()
     config = {"data": ["flights"], "target": "late", "method": "minibatch"}
-    rest = {"resolved": {"loss": "logistic", "order": "full"}, "manifest": {"files": []}}
+    rest = {"resolved": {"loss": "logistic", "order": "full", "epochs": 5}, "manifest": {"files": []}}
     (path / "config.json").write_text(json.dumps({"schema_version": 1, "config": config, **rest}))
     return path
 

@@ -128,6 +128,17 @@ class RunDirectory:
         same = (model.facts.get("key"), model.facts.get("epochs"), model.facts.get("rows_seen"))
         return model if same == (saved["key"], saved["epoch"], saved["rows_seen"]) else None
 
+    def model_without_checkpoints(self, epochs: int) -> Model | None:
+        """The model of a run that had come to its end within ``epochs`` epochs, where no checkpoint is whole."""
+        try:
+            model = Model.load(self.model_path)
+        except (states.CorruptStateError, NoInputError):
+            return None
+        stopped_by = model.facts.get("stopped_by")
+        if not is_final(stopped_by) or (stopped_by == "epochs" and model.facts["epochs"] < epochs):
+            return None
+        return model
+
     def write_config(self, stored: dict[str, Any]) -> None:
         self._begun_here = self._begun_here or not self._config_path.exists()
         text = json.dumps({"schema_version": SCHEMA_VERSION, **stored}, indent=2, default=str)
@@ -171,5 +182,5 @@ def _check_stored(stored: dict[str, Any]) -> None:
         texts += [file["relative"] for file in manifest["files"]]
         texts += [relative for relative, _ in manifest.get("skipped", [])]
         hash(tuple(index for _, index in manifest.get("skipped", [])))
-    if not all(isinstance(text, str) for text in texts) or not isinstance(config["data"], list):
+    if not all(isinstance(text, str) for text in texts) or not isinstance(resolved["epochs"], int) or not isinstance(config["data"], list):
         raise ValueError("it has other values than a run writes")

@@ -149,8 +149,11 @@ def run(
         if stored is not None:
             _check_options(config, stored, directory.path)
             saved = _latest(directory, display, config.method)
-            finished = saved is not None and is_final(saved["stopped_by"])
+            all_damaged = saved is None and bool(directory.checkpoints.damaged)
+            finished = all_damaged or (saved is not None and is_final(saved["stopped_by"]))
             task, changes = _checked_task(config, stored, finished, interrupt, _stream_of(saved, before, directory))
+            if all_damaged:
+                return _finished_without_checkpoints(task, directory, display)
             if saved is not None and changes:
                 _check_epochs_left(task, saved, finished, changes)
                 if saved.get("earlier") is not None:
@@ -277,6 +280,23 @@ def _finished(task: Task, directory: RunDirectory, model: Model, display: Displa
         remove_blocks(task.blocks_dir)
     display.message(f"the run {directory.path} is finished ({model.facts['stopped_by']}); nothing was changed.")
     return Result(model, directory.path, directory.history(), {**model.facts, "already_finished": True})
+
+
+def _finished_without_checkpoints(task: Task, directory: RunDirectory, display: Display) -> Result:
+    """Say that a run is finished of which only the model is whole.
+
+    Raises
+    ------
+    CorruptStateError
+        It is not finished, or its model is not that of these options and data: nothing is left to go on from.
+    """
+    model = directory.model_without_checkpoints(task.epochs)
+    if model is None or model.facts.get("key") != task.key or _lacks(task.config, model):
+        raise CorruptStateError(
+            f"all checkpoints in {directory.path} are damaged: it cannot go on. Start over with --restart."
+        )
+    display.warn("all checkpoints are damaged, the model is whole: more epochs would have to start over with --restart")
+    return _finished(task, directory, model, display)
 
 
 def _data_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest:
@@ -416,12 +436,10 @@ def _check_data(
 
 
 def _latest(directory: RunDirectory, display: Display, method: str) -> dict[str, Any] | None:
-    """The state of the newest whole checkpoint; damaged ones are named."""
+    """The state of the newest whole checkpoint, if there is one; damaged ones are named."""
     loaded = directory.checkpoints.latest()
     for path, problem in directory.checkpoints.damaged:
         display.warn(f"checkpoint {path.name} is damaged and was passed over: {problem}")
-    if loaded is None and directory.checkpoints.damaged:
-        raise CorruptStateError(f"all checkpoints in {directory.path} are damaged. Start over with --restart.")
     if loaded is None:
         return None
     # Looked at before anything is decided by it.
