@@ -110,6 +110,18 @@ def test_options_that_would_give_another_model_are_refused_and_listed(data: Path
     assert contents(run) == before
 
 
+def test_other_options_are_told_where_nothing_was_trained_yet(data: Path, run: Path) -> None:
+    with pytest.raises(RuntimeError, match="fell over"):
+        fit(data, run, seed=3, display=Listener("prepare", fall_over))
+    listener = Listener()
+    begun_anew = fit(data, run, l2=1e-3, display=listener)
+    told = [text for text in listener.told if "nothing was trained in it yet" in text]
+    assert len(told) == 1
+    assert "--seed was 3, now 0" in told[0]
+    assert "--l2 was 1e-06, now 0.001" in told[0]
+    assert begun_anew.model.theta_sha256 == fit(data, run.with_name("fresh"), l2=1e-3).model.theta_sha256
+
+
 def test_another_target_and_other_data_are_refused(data: Path, run: Path, tmp_path: Path) -> None:
     fit(data, run)
     before = contents(run)

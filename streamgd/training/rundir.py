@@ -105,6 +105,11 @@ class RunDirectory:
             raise ConfigError(f"{self._config_path} is damaged ({error}). Start over with --restart.") from None
         return stored
 
+    @property
+    def untrained(self) -> bool:
+        """Whether nothing was trained here yet: there is no checkpoint, whole or damaged, and no model."""
+        return self.checkpoints.empty and not self.model_path.exists()
+
     def require_config(self) -> dict[str, Any]:
         """As :meth:`read_config`, for a run that must be there."""
         stored = self.read_config()
@@ -182,5 +187,6 @@ def _check_stored(stored: dict[str, Any]) -> None:
         texts += [file["relative"] for file in manifest["files"]]
         texts += [relative for relative, _ in manifest.get("skipped", [])]
         hash(tuple(index for _, index in manifest.get("skipped", [])))
-    if not all(isinstance(text, str) for text in texts) or not isinstance(resolved["epochs"], int) or not isinstance(config["data"], list):
+    of_types = isinstance(config["data"], list) and isinstance(resolved["epochs"], int)
+    if not all(isinstance(text, str) for text in texts) or not of_types:
         raise ValueError("it has other values than a run writes")

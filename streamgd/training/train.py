@@ -6,7 +6,7 @@ run directory ── task ── session: rows ready, state new or from the chec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,8 +103,9 @@ def train(
 
 def plan(config: TrainConfig) -> dict[str, Any]:
     """What ``train`` would do, without doing it: see ``Task.summary``."""
-    stored = RunDirectory(config.run_dir).read_config()
-    if stored is not None:
+    directory = RunDirectory(config.run_dir)
+    stored = directory.read_config()
+    if stored is not None and not directory.untrained:
         _check_options(config, stored, config.run_dir)
     task = make_task(config, _data_of(config), _validation_of(config))
     return {**task.summary(), "notes": list(task.notes)}
@@ -142,8 +143,11 @@ def run(
     with nullcontext() if entered else interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         left = _stored(directory, restart)
         stored = None if restart else left
-        if stored is not None and directory.checkpoints.empty and not directory.model_path.exists():
-            # Nothing was trained yet: there is nothing that other options could spoil.
+        if stored is not None and directory.untrained:
+            # There is nothing that other options could spoil. The ways out of a full disk are such options.
+            differing = _differing_options(config, stored, identity_fields())
+            if differing:
+                display.warn(f"{directory.path} begins anew: nothing was trained in it yet, and {differing}")
             stored = None
         saved, changes = None, ""
         if stored is not None:
@@ -377,15 +381,21 @@ def _check_epochs_left(task: Task, saved: dict[str, Any], finished: bool, change
 
 def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
     """Refuse to go on with options that would give another model."""
-    now, before = config.model_dump(mode="json"), stored["config"]
-    differing = [name for name in identity_fields() if name != "data" and now[name] != before.get(name)]
+    differing = _differing_options(config, stored, [name for name in identity_fields() if name != "data"])
     if differing:
-        listed = "; ".join(
-            f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}" for name in differing
-        )
         raise RunMismatchError(
-            f"{path} holds a run with other options: {listed}. Choose another --run, or start over with --restart."
+            f"{path} holds a run with other options: {differing}. Choose another --run, or start over with --restart."
         )
+
+
+def _differing_options(config: TrainConfig, stored: dict[str, Any], names: Iterable[str]) -> str:
+    """Those of the options ``names`` that are not as they were when the run began."""
+    now, before = config.model_dump(mode="json"), stored["config"]
+    return "; ".join(
+        f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}"
+        for name in names
+        if now[name] != before.get(name)
+    )
 
 
 def _shown(value: Any) -> str:

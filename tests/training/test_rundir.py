@@ -13,7 +13,7 @@ from streamgd.training.rundir import SCHEMA_VERSION, RunDirectory
 
 STORED = {
     "config": {"data": ["x"], "target": "late", "method": "minibatch"},
-    "resolved": {"loss": "logistic", "order": "full"},
+    "resolved": {"loss": "logistic", "order": "full", "epochs": 5},
     "manifest": {"files": [{"relative": "x"}], "skipped": [["x", 3], ["y", None]]},
 }
 
@@ -77,7 +77,8 @@ def test_a_run_that_must_be_there_is_missed_by_name(tmp_path: Path) -> None:
 
 WRONG: list[dict[str, object]] = [
     {"config": None}, {"config": {"data": ["x"]}}, {"config": {**STORED["config"], "data": 1}},
-    {"config": {**STORED["config"], "blocks_dir": 5}}, {"resolved": 3}, {"validation": 1},
+    {"config": {**STORED["config"], "blocks_dir": 5}}, {"resolved": 3},
+    {"resolved": {**STORED["resolved"], "epochs": None}}, {"validation": 1},
     {"manifest": {"files": [True]}}, {"manifest": {"files": [], "skipped": [["x", []]]}},
 ]  # fmt: skip
 
