@@ -19,10 +19,13 @@ from streamgd.data.columns import Label
 from streamgd.data.encoder import Origin, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.kinds import python_values
-from streamgd.errors import ConfigError, NoInputError, storage_errors
+from streamgd.errors import ConfigError, NoInputError
 from streamgd.inference import ClosingSums, Errors, Inference, infer
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import raw_prediction
+
+#: Of the model in a run directory.
+FILE_NAME = "model.safetensors"
 
 _ERROR_COLUMNS = ("estimate", "standard_error", "z", "p_value", "lower", "upper")
 COEFFICIENT_SCHEMA = pa.schema(
@@ -249,15 +252,13 @@ class Model:
             The file is damaged.
         """
         file = Path(path)
-        if file.is_dir():
-            file = file / "model.safetensors"
+        if file.is_dir() and file.name != FILE_NAME:
+            file = file / FILE_NAME
             if not file.exists():
                 raise NoInputError(f"no model in {path} yet. Finish the run with: streamgd resume {path}")
         if not file.exists():
             raise NoInputError(f"no run or model at {path}. Check the path.")
-        with storage_errors(f"read {file}"):
-            data = file.read_bytes()
-        return cls.from_bytes(data, str(file))
+        return cls.from_bytes(states.read_file(file), str(file))
 
 
 def _check(model: Model) -> None:

@@ -254,6 +254,33 @@ def _tree(header: dict[str, Any], kind: str, where: str) -> str:
     return str(tree)
 
 
+def check_regular(path: Path) -> None:
+    """Refuse a folder, a pipe or a device in the place of a file: to read from them may never end.
+
+    Raises
+    ------
+    CorruptStateError
+    """
+    if path.exists() and not path.is_file():
+        found = "a folder" if path.is_dir() else "a pipe or a device"
+        raise CorruptStateError(f"{path} is {found}, not a file. Move it away.")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises
+    ------
+    CorruptStateError
+        It is none: see :func:`check_regular`.
+    NoInputError, StorageError, AccessError
+        It is not there, or cannot be read.
+    """
+    check_regular(path)
+    with storage_errors(f"read {path}"):
+        return path.read_bytes()
+
+
 def read_without_arrays(path: Path, kind: str) -> Any:
     """The state in a file, None in the place of its arrays: they are checked, but take no memory.
 
@@ -262,6 +289,7 @@ def read_without_arrays(path: Path, kind: str) -> Any:
     CorruptStateError
         As :func:`deserialize`, but that the places of arrays are not looked at.
     """
+    check_regular(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < _LENGTH_BYTES + _CHECKSUM_BYTES:

@@ -108,6 +108,49 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_can_be_restarted
     assert here(*command(folder, run), "--epochs", "1", "--restart").exit_code == 0
 
 
+def put(kind: str, path: Path) -> None:
+    """Something that is no regular file in the place of ``path``."""
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+@pytest.mark.parametrize("name", ["config.json", "history.jsonl", "model.safetensors"])
+def test_what_is_no_file_in_the_place_of_one_is_named(name: str, kind: str, folder: Path, run: Path) -> None:
+    put(kind, run / name)
+    found = f"{name} is a {'folder' if kind == 'folder' else 'pipe or a device'}, not a file. Move it away."
+    message(here(*command(folder, run), "--epochs", "6"), 65, found)
+    message(here("show", run, "--json"), 65, found)
+    if name == "model.safetensors":
+        data = str(folder / "good.parquet")
+        message(here("predict", run, data, "--out", run / "out", "--quiet", "--json"), 65, found)
+        message(here("evaluate", run / name, data, "--json"), 65, found)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_a_checkpoint_that_is_no_file_is_named_and_passed_over(
+    kind: str, folder: Path, run: Path, tmp_path: Path
+) -> None:
+    put(kind, run / "checkpoints" / "99999998.safetensors")
+    ending = here(*command(folder, run), "--epochs", "7")
+    assert ending.exit_code == 0, ending.err
+    assert any("99999998.safetensors is damaged" in text for text in json.loads(ending.out)["warnings"])
+    straight = here(*command(folder, tmp_path / "straight"), "--epochs", "7")
+    assert json.loads(ending.out)["theta_sha256"] == json.loads(straight.out)["theta_sha256"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_a_list_of_rows_that_is_to_go_to_no_file_is_refused(kind: str, folder: Path, tmp_path: Path) -> None:
+    put(kind, tmp_path / "rows")
+    told = (str(tmp_path / "rows"), "no regular file")
+    message(here(*command(folder, tmp_path / "run"), "--row-log", tmp_path / "rows"), 78, *told)
+
+
 def test_a_finished_run_whose_checkpoints_are_all_damaged_is_finished_still(folder: Path, run: Path) -> None:
     for checkpoint in (run / "checkpoints").iterdir():
         checkpoint.write_bytes(checkpoint.read_bytes()[:-10])

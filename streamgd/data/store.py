@@ -76,8 +76,8 @@ class BlockStore:
         try:
             if self._path.stat().st_size != self.total_bytes:
                 return None
-            note = states.deserialize(self._note.read_bytes(), "prepare", str(self._note))
-        except (OSError, states.CorruptStateError):
+            note = states.deserialize(states.read_file(self._note), "prepare", str(self._note))
+        except (OSError, StreamgdError):
             return None
         return note if note["key"] == [key, boot_id(), self.total_bytes] else None
 

@@ -22,6 +22,7 @@ from streamgd.state import (
     deserialize,
     make_folder,
     no_other_content,
+    read_file,
     read_without_arrays,
     remove,
     remove_leftovers,
@@ -195,9 +196,7 @@ class CheckpointStore:
         return iter(sorted(((int(match[1]), path) for match, path in matches if match), reverse=True))
 
     def _read(self, path: Path) -> Any:
-        with storage_errors(f"read {path}"):
-            data = path.read_bytes()
-        state = deserialize(data, _KIND, str(path))
+        state = deserialize(read_file(path), _KIND, str(path))
         with no_other_content(str(path), _KIND):
             self._known_whole[path] = best_holdout_loss(state)
         return state
@@ -217,7 +216,7 @@ class CheckpointStore:
         losses = {path: loss for path in whole if (loss := self._known_whole[path]) is not None}
         best = min(losses, key=losses.__getitem__, default=None)
         for path in paths[paths.index(oldest) + 1 :]:
-            if path != best:
+            if path != best and not path.is_dir():
                 remove(path)
                 self._known_whole.pop(path, None)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from streamgd.errors import storage_errors
+from streamgd.errors import ConfigError, storage_errors
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.checkpoint import best_holdout_loss
 from streamgd.training.display import Display
@@ -41,6 +41,10 @@ class RunContext:
     row_log: Path | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _saved_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.row_log is not None and self.row_log.exists() and not self.row_log.is_file():
+            raise ConfigError(f"--row-log {self.row_log} is no regular file. Name another.")
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint now, and wait for it."""

@@ -24,7 +24,7 @@ from streamgd.errors import (
     StreamgdError,
     storage_errors,
 )
-from streamgd.model import Model
+from streamgd.model import FILE_NAME, Model
 from streamgd.training.checkpoint import CheckpointStore
 
 SCHEMA_VERSION = 1
@@ -47,7 +47,7 @@ class RunDirectory:
     def __init__(self, path: Path, keep_checkpoints: int = 2):
         self.path = path
         self.checkpoints = CheckpointStore(path / "checkpoints", keep_checkpoints)
-        self.model_path = path / "model.safetensors"
+        self.model_path = path / FILE_NAME
         self._config_path = path / "config.json"
         self._history_path = path / "history.jsonl"
         self._lock = FileLock(path / "lock")
@@ -56,6 +56,9 @@ class RunDirectory:
     def __enter__(self) -> Self:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--run {self.path} is a file. Name a directory.")
+        for path in (self._config_path, self._history_path, self.model_path):
+            # Found now rather than when hours of work are to be written there.
+            states.check_regular(path)
         self._made_here = not self.path.exists()
         states.make_folder(self.path)
         with storage_errors(f"lock the run directory {self.path}"):
@@ -96,8 +99,7 @@ class RunDirectory:
         """What was stored when the run began, or None for a new run."""
         if not self._config_path.exists():
             return None
-        with storage_errors(f"read {self._config_path}"):
-            text = self._config_path.read_bytes()
+        text = states.read_file(self._config_path)
         try:
             stored: dict[str, Any] = json.loads(text)
             _check_stored(stored)
@@ -168,8 +170,7 @@ class RunDirectory:
         """The lines of the history, oldest first."""
         if not self._history_path.exists():
             return []
-        with storage_errors(f"read {self._history_path}"):
-            lines = self._history_path.read_bytes().splitlines()
+        lines = states.read_file(self._history_path).splitlines()
         history = []
         for line in lines:
             # A torn line is what a kill left behind; it is cut off when the run goes on.
