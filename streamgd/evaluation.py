@@ -200,6 +200,8 @@ class _Compared:
         check_columns(self._encoder.columns, manifest)
         if by is not None:
             _check_by(manifest, by)
+            manifest.check_same([by])
+        manifest.check_same(condition.columns if condition is not None else ())
         columns = [*self._encoder.read_columns, *([by] if by is not None else [])]
         self._columns = list(dict.fromkeys(columns))
 

@@ -137,6 +137,7 @@ class _Predictor:
         self._keep = keep
         self._encoder = model.encoder(with_target=False)
         check_columns(self._encoder.columns, manifest)
+        manifest.check_same(keep)
         self._columns = list(dict.fromkeys([*self._encoder.read_columns, *keep]))
         # A kept column is read as it is stored, so that it is written as it was.
         self._dictionary_columns = [name for name in self._encoder.dictionary_columns if name not in keep]

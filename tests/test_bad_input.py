@@ -87,6 +87,10 @@ WAYS_OUT = [
     "targets.parquet --target one --features x --loss squared",
     "weights.parquet --target late --features x --weight negative --where negative>=0",
     f"{GOOD} --memory 156MB",
+    "differ --target late --exclude z",
+    "differ --target late --features x,carrier --method batch",
+    "lacks --target late --features x",
+    "lacks --target late --exclude z,carrier --shuffle window",
     "checked.parquet --target late",
 ]
 

@@ -18,7 +18,7 @@ _LABEL_WORDS = {"string": "text", "int": "integers", "float": "numbers", "bool":
 
 
 def check_columns(columns: Columns, manifest: Manifest) -> None:
-    """Refuse data that lack a column of a model, or have it in another kind of type.
+    """Refuse data that lack a column of a model, have it in another kind of type, or in several.
 
     Raises
     ------
@@ -32,6 +32,7 @@ def check_columns(columns: Columns, manifest: Manifest) -> None:
         needs = "a column that the model needs" if len(missing) == 1 else "columns that the model needs"
         hint = did_you_mean(missing[0], manifest.schema.names)
         raise SchemaError(f"{where} lacks {needs}: {names}. {hint} Give data with the columns of the training data.")
+    manifest.check_same(columns.sources)
     for numeric in columns.numeric:
         _check(manifest, where, numeric.source, *_expected_number(manifest, numeric))
     for categorical in columns.categorical:

@@ -51,9 +51,12 @@ def read_batches(
         The row group cannot be decoded, or holds fewer rows than its footer says.
     DataChangedError
         The file vanished since discovery.
+    SchemaError
+        Files differ in one of the columns.
     """
     file = manifest.files[row_group.file_index]
     where = f"{file.relative}, row group {row_group.index}"
+    manifest.check_same(columns)
     in_file = [name for name in columns if name not in file.partition]
     rows_read = 0
     try:

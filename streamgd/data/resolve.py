@@ -94,6 +94,8 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     """
     _check_names(manifest, config)
     candidates = _candidates(manifest, config)
+    roles = [name for name in (config.target, config.weight, config.offset) if name is not None]
+    manifest.check_same([*candidates, *roles, *(where.columns if where is not None else ())])
     _check_roles(manifest, config, candidates)
     outcomes = [outcome_by_type(manifest.schema.field(name), config) for name in candidates]
     _check_refused(manifest, outcomes, config)
@@ -139,13 +141,14 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
 def describe_columns(manifest: Manifest) -> tuple[ColumnDescription, ...]:
     """What every column would become as a feature without any option; refused columns are no error here."""
     outcomes = [outcome_by_type(field, None) for field in manifest.schema]
-    usable = [outcome.name for outcome in outcomes if not outcome.refused]
+    usable = [o.name for o in outcomes if not o.refused and o.name not in manifest.differing]
     sample = read_sample(manifest, usable) if usable else None
     described = []
     for outcome, field in zip(outcomes, manifest.schema, strict=True):
-        reason = "" if outcome.refused or sample is None else id_reason(outcome, manifest, sample)
-        if outcome.refused:
-            becomes, reason = "refused", outcome.refused
+        refused = manifest.differing.get(field.name) or outcome.refused
+        reason = "" if refused or sample is None else id_reason(outcome, manifest, sample)
+        if refused:
+            becomes, reason = "refused", refused
         elif reason:
             becomes = "left out"
         else:

@@ -1,4 +1,4 @@
-"""Find the Parquet files, read every footer once, check that the schemas agree: the manifest.
+"""Find the Parquet files, read every footer once, see whether the schemas agree: the manifest.
 
     source ── list ──> files ── footers (threads) ──> schemas compared ──> Manifest, with its fingerprint
 
@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -126,6 +126,9 @@ class Manifest:
     ``schema`` has the columns of the first file, then the partition columns; text is ``string`` however it is stored,
     and every column may be null. ``row_groups`` leaves out those without rows, and those ``skipped``, whose rows count
     in ``n_rows``; files that are skipped as a whole are not among ``files``.
+
+    ``differing`` has the columns in which a file differs from the first one, each with what was found; they are in the
+    schema, and whoever wants to read them is refused.
     """
 
     filesystem: fs.FileSystem
@@ -135,6 +138,21 @@ class Manifest:
     n_rows: int
     fingerprint: str
     skipped: tuple[Skipped, ...] = ()
+    differing: dict[str, str] = field(default_factory=dict)
+
+    def check_same(self, columns: Iterable[str]) -> None:
+        """Refuse to use a column in which the files differ.
+
+        Raises
+        ------
+        SchemaError
+        """
+        for name in columns:
+            if name in self.differing:
+                raise SchemaError(
+                    f"schemas differ in column '{name}': {self.differing[name]}. Write the files with one schema, or"
+                    f" use those that agree; a column that nobody needs is left out of training by --exclude."
+                )
 
     def uncompressed_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
         """Bytes of these columns of one row group after decompression, as the footer says; partition columns take 0."""
@@ -220,7 +238,7 @@ def discover(
     NoInputError
         Nothing there, no Parquet among it, or no rows; a file of ``only`` that is not there.
     CorruptFileError, SchemaError
-        A file that is not Parquet or has no readable footer; files whose columns differ.
+        A file that is not Parquet or has no readable footer; a column name that occurs twice.
     AccessError, StorageError, ConfigError
         No permission; storage that does not answer; a URI that pyarrow does not know.
     """
@@ -239,10 +257,9 @@ def discover(
     footer_of, skipped = _footers(first_store, _chosen(by_relative, only, sources), skip_bad)
     relatives, footers = list(footer_of), list(footer_of.values())
     items = [by_relative[relative] for relative in relatives]
-    _check_same_schema([item.info.path for item in items], [footer.schema for footer in footers])
+    columns, differing = _common_schema([item.info.path for item in items], [footer.schema for footer in footers])
     beside = by_relative if only is not None else footer_of
-    partition_of, partition_fields = _partitions({name: by_relative[name] for name in beside}, footers[0].schema.names)
-    columns = [pa.field(field.name, logical_type(field.type)) for field in footers[0].schema]
+    partition_of, partition_fields = _partitions({name: by_relative[name] for name in beside}, columns.names)
 
     files, row_groups, n_rows = [], [], 0
     for file_index, (relative, item, footer) in enumerate(zip(relatives, items, footers, strict=True)):
@@ -269,11 +286,12 @@ def discover(
     return Manifest(
         filesystem=first_store,
         files=tuple(files),
-        schema=pa.schema(columns + partition_fields),
+        schema=pa.schema([*columns, *partition_fields]),
         row_groups=tuple(row_groups),
         n_rows=n_rows,
         fingerprint=_fingerprint(files),
         skipped=skipped,
+        differing=differing,
     )
 
 
@@ -368,19 +386,21 @@ def logical_type(arrow_type: pa.DataType) -> pa.DataType:
     return pa.string() if is_text else arrow_type
 
 
-def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
-    """Raise SchemaError for the first column in which a file differs from the first file."""
-    first = {field.name: logical_type(field.type) for field in schemas[0]}
+def _common_schema(paths: list[str], schemas: list[pa.Schema]) -> tuple[pa.Schema, dict[str, str]]:
+    """The columns of the first file, then those that others have, and in which of them a file differs from the first.
+
+    What differs is told by name: the types, and the first file that has another one.
+    """
+    first = {column.name: logical_type(column.type) for column in schemas[0]}
+    types, differing = dict(first), dict[str, str]()
     for path, schema in zip(paths[1:], schemas[1:], strict=True):
-        other = {field.name: logical_type(field.type) for field in schema}
+        other = {column.name: logical_type(column.type) for column in schema}
         for name in [*first, *other]:
+            types.setdefault(name, other.get(name))
             here, there = first.get(name), other.get(name)
-            if here != there:
-                found = f"{here or 'missing'} in {paths[0]}, {there or 'missing'} in {path}"
-                raise SchemaError(
-                    f"schemas differ in column '{name}': {found}."
-                    " Write the files with one schema, or train on those that agree."
-                )
+            if here != there and name not in differing:
+                differing[name] = f"{here or 'missing'} in {paths[0]}, {there or 'missing'} in {path}"
+    return pa.schema(list(types.items())), differing
 
 
 def _partitions(

@@ -286,6 +286,7 @@ def make_task(
     columns = resolved.columns
     if validation is not None:
         check_columns(columns, validation)
+        validation.check_same(where.columns if where is not None else ())
     layout = RecordLayout(
         len(columns.numeric), len(columns.categorical), config.dtype,
         columns.weight is not None, columns.offset is not None, config.row_log is not None,

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, check_identity, compare, discover
 from streamgd.errors import (
     AccessError,
@@ -365,8 +366,21 @@ def test_nullability_and_metadata_do_not_matter(tmp_path):
 def test_schemas_that_differ_name_both_files_the_column_and_both_types(tmp_path, second, says):
     write(tmp_path / "a.parquet", {"x": [1], "y": ["a"]})
     write(tmp_path / "b.parquet", second)
+    manifest = discover([str(tmp_path)])
     with pytest.raises(SchemaError, match=says):
-        discover([str(tmp_path)])
+        manifest.check_same(["x", "y", "z"])
+    with pytest.raises(SchemaError, match=says):
+        list(read_batches(manifest, manifest.row_groups[0], ["x", "y", "z"], [], 10))
+
+
+def test_a_column_in_which_files_do_not_differ_can_be_used(tmp_path):
+    write(tmp_path / "a.parquet", {"x": [1], "y": ["a"]})
+    write(tmp_path / "b.parquet", {"w": [1.0], "y": ["b"], "x": pa.array([1], pa.int32())})
+    manifest = discover([str(tmp_path)])
+    assert manifest.schema.names == ["x", "y", "w"]
+    assert manifest.differing.keys() == {"x", "w"}
+    read = [next(read_batches(manifest, group, ["y"], [], 10)).to_pydict() for group in manifest.row_groups]
+    assert read == [{"y": ["a"]}, {"y": ["b"]}]
 
 
 def test_a_column_name_that_occurs_twice_is_refused(tmp_path):
