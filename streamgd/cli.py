@@ -172,16 +172,20 @@ def evaluate(
     output.result(facts, lambda: _evaluation_text(facts))
 
 
-@main.command(short_help="Say what DATA hold and what each column would become.")
+@main.command(
+    cls=ConfigCommand,
+    parameters="inspect_parameters",
+    short_help="Say what DATA hold and what each column would become.",
+)
 @data_argument
 @json_option
 @click.pass_obj
-def inspect(output: Output, /, data: tuple[str, ...]) -> None:
+def inspect(output: Output, /, data: tuple[str, ...], on_bad_data: Any) -> None:
     """Schema, rows, row groups and sizes of DATA, and what each column would become."""
     from streamgd.inspection import format_inspection
     from streamgd.inspection import inspect as inspect_data
 
-    facts = inspect_data(list(data))
+    facts = inspect_data(list(data), on_bad_data or "error")
     output.result(facts, lambda: format_inspection(facts))
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from streamgd.config import parse_sources
 from streamgd.data.columns import Label
+from streamgd.data.kinds import kind_of
 from streamgd.data.resolve import ColumnDescription, describe_columns
+from streamgd.data.skipping import without_bad_row_groups
 from streamgd.data.source import Manifest, discover
+from streamgd.errors import ConfigError
 from streamgd.plain import byte_size, plain
 
 
-def inspect(data: Sequence[str] | str) -> dict[str, Any]:
+def inspect(data: Sequence[str] | str, on_bad_data: Literal["error", "skip"] = "error") -> dict[str, Any]:
     """Describe Parquet data without reading more than footers and a sample.
 
     Parameters
     ----------
     data : str or sequence of str
         Files, directories, globs or URIs.
+    on_bad_data : "error" or "skip"
+        With ``skip``, describe what training with that option would use: all row groups are decoded, and those that
+        cannot be, and files without a readable footer, are left out and listed.
 
     Returns
     -------
@@ -27,14 +33,21 @@ def inspect(data: Sequence[str] | str) -> dict[str, Any]:
         ``row_group_bytes`` (uncompressed) as ``{"smallest", "largest"}``; and ``columns``: for each ``name``, ``type``
         (Arrow's; text is ``string`` and a dictionary the type of its values), ``becomes`` (``number``,
         ``categorical``, ``left out`` or ``refused``) and ``reason``, and ``nulls``, ``minimum`` and ``maximum``, which
-        are None where the footers do not say. All of it can be written as JSON.
+        are None where the footers do not say; and
+        ``skipped``, a line for each part that is left out. All of it can be written as JSON.
 
     Raises
     ------
     NoInputError, CorruptFileError, SchemaError
         From finding the data and reading their footers and the sample.
     """
-    manifest = discover(parse_sources(data))
+    if on_bad_data not in ("error", "skip"):
+        raise ConfigError(f"--on-bad-data: expected error or skip, found {on_bad_data!r}.")
+    manifest = discover(parse_sources(data), skip_bad=on_bad_data == "skip")
+    if on_bad_data == "skip":
+        alike = [column.name for column in manifest.schema if column.name not in manifest.differing]
+        readable = [name for name in alike if kind_of(manifest.schema.field(name).type) != "other"]
+        manifest = without_bad_row_groups(manifest, readable, lambda: None)
     footers = [
         manifest.files[group.file_index].metadata.row_group(group.index).total_byte_size
         for group in manifest.row_groups
@@ -49,6 +62,7 @@ def inspect(data: Sequence[str] | str) -> dict[str, Any]:
         "row_group_rows": {"smallest": min(rows), "largest": max(rows)},
         "row_group_bytes": {"smallest": min(footers), "largest": max(footers)},
         "columns": [_column(manifest, description) for description in describe_columns(manifest)],
+        "skipped": [each.problem for each in manifest.skipped],
     }
 
 
@@ -66,6 +80,8 @@ def _column(manifest: Manifest, description: ColumnDescription) -> dict[str, Any
 
 
 def _minimum_maximum(manifest: Manifest, name: str) -> tuple[Any, Any] | None:
+    if name in manifest.differing:
+        return None
     values = [file.partition[name] for file in manifest.files if name in file.partition]
     known: list[Any] = [value for value in values if value is not None]
     return (min(known), max(known)) if known else manifest.minimum_maximum(name)
@@ -107,7 +123,7 @@ def format_inspection(inspection: dict[str, Any]) -> str:
         table.append((_cell(column["name"]), column["type"], column["becomes"], nulls, *bounds, column["reason"]))
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     lines = [_line(cells, widths) for cells in table]
-    return "\n".join([*head, *lines])
+    return "\n".join([*head, *lines, *(f"skipped: {problem}" for problem in inspection["skipped"])])
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

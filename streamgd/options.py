@@ -52,6 +52,12 @@ def resume_parameters() -> list[click.Parameter]:
     return [_option(name) for name in TrainConfig.model_fields if name not in fixed]
 
 
+@cache
+def inspect_parameters() -> list[click.Parameter]:
+    """The options of ``TrainConfig`` that decide what of the data is looked at."""
+    return [_option("on_bad_data")]
+
+
 def given_options(values: dict[str, Any]) -> dict[str, Any]:
     """What was given on the command line, as ``make_config`` takes it.
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from streamgd.errors import NoInputError, SchemaError
+from streamgd.errors import ConfigError, CorruptFileError, NoInputError
 from streamgd.inspection import format_inspection, inspect
 from streamgd.plain import byte_size, plain
 
@@ -168,13 +168,41 @@ def test_long_texts_are_cut_and_stay_on_their_line(tmp_path: Path) -> None:
     assert max(map(len, lines)) < 120
 
 
-def test_what_is_not_there_or_not_alike_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoInputError):
         inspect(str(tmp_path / "nothing"))
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"y": [1]}), tmp_path / "b.parquet")
-    with pytest.raises(SchemaError):
+
+
+def test_columns_in_which_files_differ_are_told_as_such(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1, 2], "u": [1.5, 2.5]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"y": [1, 2], "u": [3.5, 4.5]}), tmp_path / "b.parquet")
+    x, u, y = inspect(str(tmp_path))["columns"]
+    assert (x["becomes"], u["becomes"], y["becomes"]) == ("refused", "number", "refused")
+    assert (u["minimum"], u["maximum"]) == (1.5, 4.5)
+    for column, path, missing in ((x, "a", "b"), (y, "b", "a")):
+        assert f"missing in {tmp_path / missing}.parquet" in column["reason"]
+        assert f"int64 in {tmp_path / path}.parquet" in column["reason"]
+        assert column["minimum"] is column["maximum"] is None
+
+
+def test_bad_parts_are_left_out_and_listed_on_request(tmp_path: Path) -> None:
+    for name, start in (("a", 0), ("b", 100), ("c", 200)):
+        table = pa.table({"x": [float(start), start + 1.0], "y": [0, 1]})
+        pq.write_table(table, tmp_path / f"{name}.parquet", write_page_checksum=True)
+    spoilt = bytearray((tmp_path / "b.parquet").read_bytes())
+    chunk = pq.read_metadata(tmp_path / "b.parquet").row_group(0).column(0)
+    spoilt[chunk.dictionary_page_offset + chunk.total_compressed_size - 1] ^= 1
+    (tmp_path / "b.parquet").write_bytes(spoilt)
+    (tmp_path / "c.parquet").write_bytes(b"no footer")
+    with pytest.raises(CorruptFileError, match=r"c\.parquet"):
         inspect(str(tmp_path))
+    found = inspect(str(tmp_path), on_bad_data="skip")
+    assert found["row_groups"] == 1
+    assert found["columns"][0]["maximum"] == 1.0
+    assert sorted(text.split("parquet")[0][-2:] for text in found["skipped"]) == ["b.", "c."]
+    assert format_inspection(found).count("\nskipped: ") == 2
+    with pytest.raises(ConfigError, match="--on-bad-data: expected error or skip, found 'drop'"):
+        inspect(str(tmp_path), on_bad_data="drop")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,10 @@ from streamgd.errors import CorruptFileError
 _BATCH_ROWS = 65_536
 
 
-def without_bad_row_groups(manifest: Manifest, config: TrainConfig, check: Callable[[], None]) -> Manifest:
-    """The manifest without the row groups of which a column in use cannot be decoded; they are in its ``skipped``.
+def without_bad_row_groups(
+    manifest: Manifest, columns: list[str], check: Callable[[], None], threads: int | None = None
+) -> Manifest:
+    """The manifest without the row groups of which one of ``columns`` cannot be decoded; they are in its ``skipped``.
 
     Parameters
     ----------
@@ -37,7 +39,6 @@ def without_bad_row_groups(manifest: Manifest, config: TrainConfig, check: Calla
     CorruptFileError
         No row group can be decoded.
     """
-    columns = _columns_in_use(manifest, config)
     text = [name for name in columns if kind_of(manifest.schema.field(name).type) == "text"]
 
     def problem(row_group: RowGroup) -> str | None:
@@ -48,7 +49,7 @@ def without_bad_row_groups(manifest: Manifest, config: TrainConfig, check: Calla
             return error.problem
         return None
 
-    pool = ThreadPoolExecutor(config.threads or usable_cores())
+    pool = ThreadPoolExecutor(threads or usable_cores())
     try:
         problems = list(pool.map(problem, manifest.row_groups))
     finally:
@@ -67,7 +68,7 @@ def without_bad_row_groups(manifest: Manifest, config: TrainConfig, check: Calla
     return replace(manifest, row_groups=left, skipped=skipped, fingerprint=fingerprint)
 
 
-def _columns_in_use(manifest: Manifest, config: TrainConfig) -> list[str]:
+def columns_in_use(manifest: Manifest, config: TrainConfig) -> list[str]:
     """The columns that training may read; names that do not exist are told of later, with advice."""
     names = set(manifest.schema.names) - set(config.exclude)
     if config.features is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamgd.config import TrainConfig, identity_fields, make_config, option_name
-from streamgd.data.skipping import without_bad_row_groups
+from streamgd.data.skipping import columns_in_use, without_bad_row_groups
 from streamgd.data.source import Manifest, compare, discover
 from streamgd.data.store import remove_blocks
 from streamgd.errors import (
@@ -319,7 +319,8 @@ def _whole_parts(
     if config.on_bad_data == "error":
         return discover(sources, only=only)
     check = interrupt.check_repeated if interrupt else lambda: None
-    return without_bad_row_groups(discover(sources, skip_bad=True, only=only), config, check)
+    manifest = discover(sources, skip_bad=True, only=only)
+    return without_bad_row_groups(manifest, columns_in_use(manifest, config), check, config.threads)
 
 
 def _new_task(config: TrainConfig, interrupt: Interrupt | None, before: dict[str, Any] | None) -> Task:
