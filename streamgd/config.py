@@ -357,15 +357,19 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError("--patience needs a holdout loss. Add --holdout 0.1 or --validation DATA.")
     _check_optimizer(config)
     if config.errors == "robust" and config.no_errors:
-        raise ConfigError(
-            f"--errors robust: the coefficients would have no errors: {config.no_errors}. Leave --errors out, or that."
-        )
+        penalty = "--l1 0" if config.l1 > 0 else f"--l2 {MOST_L2_WITH_ERRORS:g}"
+        way = penalty if config.method == "batch" else "--method batch"
+        raise ConfigError(f"--errors robust: there would be none: {config.no_errors}. Leave it out, or choose {way}.")
     if config.method == "batch" and config.schedule not in ("auto", "constant"):
         raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
     if config.method == "batch" and config.shuffle not in ("auto", "none"):
         raise ConfigError(f"--shuffle {config.shuffle} has no meaning for --method batch. Leave it out.")
-    if config.average == "on" and (config.l1 > 0 or config.method == "batch"):
-        raise ConfigError("--average on contradicts --l1 and --method batch. Leave one out.")
+    if config.average == "on" and config.method == "batch":
+        raise ConfigError("--average on is not for --method batch, which goes to the optimum itself. Leave it out.")
+    if config.average == "on" and config.l1 > 0:
+        raise ConfigError(
+            f"--average on contradicts --l1 {config.l1:g}: averages have no zeros. Leave one of the two out."
+        )
     _check_workers(config)
     parts = {"epoch", "hour", "weekday", "month", "yearday"}
     unknown = [part for part in config.timestamps if part not in parts]

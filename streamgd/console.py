@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from streamgd.plain import count_noun
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -53,7 +55,7 @@ class Phase:
     def facts(self) -> list[str]:
         """Rows, rate, loss and remaining time, for the bar and for lines."""
         of_total = f" of {self.total_rows:,}" if self.total_rows > 0 else ""
-        parts = [f"{self.done_rows:,}{of_total} rows"]
+        parts = [f"{self.done_rows:,}{of_total} row{'' if (self.total_rows or self.done_rows) == 1 else 's'}"]
         if self.rate is not None:
             parts.append(format_rate(self.rate))
         if self.loss is not None:
@@ -65,7 +67,7 @@ class Phase:
     def last_line(self) -> str:
         """The line that tells how the phase went."""
         duration = f" in {format_duration(self.elapsed_s)}" if self.elapsed_s > 0 else ""
-        parts = [f"{self.done_rows:,} rows{duration}"]
+        parts = [count_noun(self.done_rows, "row") + duration]
         if self.rate is not None:
             parts.append(format_rate(self.rate))
         if self.loss is not None:

@@ -12,7 +12,7 @@ from streamgd.data.resolve import ColumnDescription, describe_columns
 from streamgd.data.skipping import without_bad_row_groups
 from streamgd.data.source import Manifest, discover
 from streamgd.errors import ConfigError
-from streamgd.plain import byte_size, plain
+from streamgd.plain import byte_size, count_noun, plain
 
 
 def inspect(data: Sequence[str] | str, on_bad_data: Literal["error", "skip"] = "error") -> dict[str, Any]:
@@ -109,11 +109,11 @@ def format_inspection(inspection: dict[str, Any]) -> str:
     """The result of :func:`inspect` as lines of plain text, a table of the columns last."""
     rows, sizes = inspection["row_group_rows"], inspection["row_group_bytes"]
     head = [
-        f"{inspection['rows']:,} rows in {_count(inspection['files'], 'file')},"
+        f"{count_noun(inspection['rows'], 'row')} in {count_noun(inspection['files'], 'file')},"
         f" {byte_size(inspection['bytes_on_disk'])} on disk,"
         f" {byte_size(inspection['bytes_uncompressed'])} uncompressed",
-        f"{_count(inspection['row_groups'], 'row group')} of {_range(rows, '{:,}'.format)} rows,"
-        f" {_range(sizes, byte_size)}",
+        f"{count_noun(inspection['row_groups'], 'row group')} of {_range(rows, '{:,}'.format)}"
+        f" row{'' if rows['largest'] == 1 else 's'}, {_range(sizes, byte_size)}",
         "",
     ]
     table = [("column", "type", "becomes", "nulls", "minimum", "maximum", "")]
@@ -148,7 +148,3 @@ def _cell(value: Label | None) -> str:
 def _range(bounds: dict[str, int], show: Any) -> str:
     smallest, largest = show(bounds["smallest"]), show(bounds["largest"])
     return smallest if smallest == largest else f"{smallest} to {largest}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

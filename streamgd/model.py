@@ -172,7 +172,8 @@ class Model:
         if errors not in (None, "classical", "robust"):
             raise ConfigError(f"--errors: expected classical or robust, found {errors!r}.")
         if not 0.0 < level < 1.0:
-            raise ConfigError(f"--level: expected a number between 0 and 1, such as 0.95, found {level:g}.")
+            meant = f" Did you mean {level / 100:g} or {level:g}%?" if 50.0 <= level < 100.0 else ""
+            raise ConfigError(f"--level: expected a number between 0 and 1, such as 0.95, found {level:g}.{meant}")
         if self.closing is None:
             raise ConfigError(f"the coefficients have no errors: {self.no_errors}.")
         if errors == "robust" and not self.has_robust_errors:

@@ -1,4 +1,4 @@
-"""Values of any column as plain ones that JSON can hold, and sizes as text."""
+"""Values of any column as plain ones that JSON can hold; sizes and counts as text."""
 
 from __future__ import annotations
 
@@ -33,3 +33,13 @@ def byte_size(size_bytes: float) -> str:
     while size_bytes >= 999.95 and unit != "TB":
         size_bytes, unit = size_bytes / 1000, next(units)
     return f"{size_bytes:,.0f} {unit}" if unit == "B" else f"{size_bytes:,.1f} {unit}"
+
+
+def count_noun(number: int, noun: str) -> str:
+    """A count for people.
+
+    >>> count_noun(1, "row"), count_noun(1_234, "row"), count_noun(2, "pass")
+    ('1 row', '1,234 rows', '2 passes')
+    """
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural}"

@@ -37,6 +37,11 @@ LISTED: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "types that differ": ("differ --target late", 65, ("'z'", "double in {folder}/differ/a.parquet",
                                                       "string in {folder}/differ/b.parquet", "one schema")),
     "not Parquet": ("text.parquet --target late", 65, ("{folder}/text.parquet", "not Parquet", "write the file again")),
+    "errors with l1": (f"{GOOD} --method batch --l1 1 --errors robust", 78, ("no meaning", "or choose --l1 0.")),
+    "errors with l2": (f"{GOOD} --method batch --l2 1 --errors robust", 78, ("--l2 1 is", "or choose --l2 1e-06.")),
+    "errors without batch": (f"{GOOD} --errors robust", 78, ("closing pass", "or choose --method batch.")),
+    "average and l1": (f"{GOOD} --average on --l1 0.5", 78, ("--average on contradicts --l1 0.5:",)),
+    "average of batch": (f"{GOOD} --average on --method batch", 78, ("--average on is not for --method batch",)),
     "cut short": ("cut.parquet --target late", 65, ("{folder}/cut.parquet", "cut short", "write the file again")),
     "types without a mapping": (
         "types.parquet --target late", 65, (*REFUSED, "--timestamps", "--exclude when,nested,listed,bytes")

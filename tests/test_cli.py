@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import warnings
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -362,6 +364,14 @@ class TestTheWholeWay:
 
 
 class TestTheProcess:
+    def test_the_version_of_a_checkout_is_that_of_its_project(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def not_installed(name: str) -> str:
+            raise PackageNotFoundError(name)
+
+        monkeypatch.setattr("importlib.metadata.version", not_installed)
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert run_cli("--version").stdout == f"streamgd {project['version']}\n"
+
     @pytest.mark.parametrize("option", ["--version", "--help"])
     def test_it_answers_at_once_and_imports_nothing_heavy(self, option: str) -> None:
         code = (

@@ -289,6 +289,7 @@ class TestCommandLine:
         for arguments, exit_code, text in (
             (("--csv", "--json"), 2, "--csv and --json both given"),
             (("--level", "1.5"), 78, "--level: expected a number between 0 and 1"),
+            (("--level", "95"), 78, "found 95. Did you mean 0.95 or 95%?"),
             (("--level", "much"), 78, "--level: expected a fraction"),
             (("--errors", "HC3"), 78, "--errors: expected classical or robust, found 'HC3'"),
         ):

@@ -185,6 +185,13 @@ def test_columns_in_which_files_differ_are_told_as_such(tmp_path: Path) -> None:
         assert column["minimum"] is column["maximum"] is None
 
 
+def test_one_row_is_told_as_one(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.5]}), tmp_path / "a.parquet")
+    first, second, *_ = format_inspection(inspect(str(tmp_path))).splitlines()
+    assert first.startswith("1 row in 1 file, ")
+    assert second.startswith("1 row group of 1 row, ")
+
+
 def test_bad_parts_are_left_out_and_listed_on_request(tmp_path: Path) -> None:
     for name, start in (("a", 0), ("b", 100), ("c", 200)):
         table = pa.table({"x": [float(start), start + 1.0], "y": [0, 1]})

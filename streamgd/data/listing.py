@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import fs
 
-from streamgd.data.storage_failures import count_noun, filesystem_errors, one_line
+from streamgd.data.storage_failures import filesystem_errors, one_line
 from streamgd.errors import ConfigError, NoInputError
+from streamgd.plain import count_noun
 
 _PARQUET_ENDINGS = (".parquet", ".pq", ".parq")
 _TEXT_ENDING = re.compile(r"\.(csv|tsv|json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)

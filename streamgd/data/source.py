@@ -25,7 +25,7 @@ from pyarrow import fs
 
 from streamgd.data.footers import Footer, read_footer, row_counts
 from streamgd.data.listing import Listed, list_source, locate, unique_relatives
-from streamgd.data.storage_failures import count_noun, filesystem_errors
+from streamgd.data.storage_failures import filesystem_errors
 from streamgd.errors import (
     ConfigError,
     CorruptFileError,
@@ -33,6 +33,7 @@ from streamgd.errors import (
     NoInputError,
     SchemaError,
 )
+from streamgd.plain import count_noun
 
 PartitionValue = str | int | None
 

@@ -35,7 +35,3 @@ def filesystem_error(error: OSError, what: str) -> StreamgdError:
 def one_line(error: Exception) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 300 else text[:300] + "…"
-
-
-def count_noun(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

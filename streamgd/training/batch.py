@@ -17,6 +17,7 @@ from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.inference import ClosingSums
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.plain import count_noun
 from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.holdout import Holdout
@@ -161,7 +162,8 @@ class BatchTrainer:
         now, unit = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale**2
         base_loss = (state.base_loss or 0.0) * unit
         self._context.display.message(
-            f"J is {now['value'] * unit:.9g} after {state.epoch} passes, the best constant has {base_loss:.9g}"
+            f"J is {now['value'] * unit:.9g} after {count_noun(state.epoch, 'pass')},"
+            f" the best constant has {base_loss:.9g}"
         )
         if certificate is not None:
             self._context.display.message(f"certificate: {certificate.text(base_loss)}")
@@ -266,7 +268,7 @@ class BatchTrainer:
             raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
         if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss or 0.0):
             raise DivergenceError(
-                f"J grew to {evaluation.value * _unit(state):.3g} after {state.epoch} passes: a step of"
+                f"J grew to {evaluation.value * _unit(state):.3g} after {count_noun(state.epoch, 'pass')}: a step of"
                 f" {state.learning_rate:.3g} is too large. Choose a smaller --learning-rate, or --optimizer"
                 f" backtracking."
             )

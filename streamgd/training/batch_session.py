@@ -11,6 +11,7 @@ from streamgd.data.store import remove_blocks
 from streamgd.errors import RunMismatchError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.plain import count_noun
 from streamgd.training.batch import GRADIENT, BatchState, BatchTrainer
 from streamgd.training.carry import carried_theta
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hessian_is_affordable
@@ -148,8 +149,8 @@ class BatchSession(Session):
             return None
         base_loss = (self._state.base_loss or 0.0) * self._state.encoding.target_scale**2
         return (
-            f"not converged after {self._state.epoch} passes: {certificate.text(base_loss)}. Raise --epochs, or take"
-            f" --method minibatch"
+            f"not converged after {count_noun(self._state.epoch, 'pass')}: {certificate.text(base_loss)}."
+            f" Raise --epochs, or take --method minibatch"
         )
 
     def close(self, remove: bool = False) -> None:  # noqa: ARG002

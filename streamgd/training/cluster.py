@@ -31,7 +31,7 @@ from streamgd.data.ahead import usable_cores
 from streamgd.data.storage_failures import one_line
 from streamgd.data.store import WORKERS_FOLDER, remove_blocks
 from streamgd.errors import ClusterLostError, ConfigError
-from streamgd.plain import byte_size
+from streamgd.plain import byte_size, count_noun
 from streamgd.state import make_folder
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import FOLDED, Pass, Reduction, RowGroups, Work
@@ -99,7 +99,7 @@ class ClusterReduction(Reduction):
         except BaseException:
             self.close()
             raise
-        context.display.message(f"workers: {len(workers)} with {sum(workers.values())} threads")
+        context.display.message(f"workers: {len(workers)} with {count_noun(sum(workers.values()), 'thread')}")
 
     def _own(self) -> Client:
         """Processes of one thread each, which end with this one."""

@@ -12,6 +12,7 @@ from streamgd.data.prepare import STAGE_BYTES, STAGED_ROW_BYTES
 from streamgd.data.sample import sample_size
 from streamgd.data.source import Manifest
 from streamgd.errors import ConfigError
+from streamgd.plain import count_noun
 from streamgd.training.reduce import FOLDED
 
 #: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
@@ -87,7 +88,10 @@ def plan_memory(
         # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
         # they cannot be fewer.
         row_bytes = 2 * (VALUE_BYTES + KEPT_VALUE_BYTES) * len(columns) + 5 * layout.record_bytes
-        streaming = (fixed_bytes + lanes * reader + layout.block_rows * row_bytes, f"{lanes} row groups open at once")
+        streaming = (
+            fixed_bytes + lanes * reader + layout.block_rows * row_bytes,
+            f"{count_noun(lanes, 'row group')} open at once",
+        )
         _require(memory_bytes, *max(sampling, streaming))
         return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes)
     # A staging area has its records twice, and tells the block and the order of each.

@@ -21,6 +21,7 @@ from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 from streamgd.inference import ClosingSums
 from streamgd.objective.objective import ChunkSums
 from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.plain import count_noun
 from streamgd.training.carry import carry_over
 from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.chunks import BlockWork
@@ -291,7 +292,7 @@ class StochasticSession(Session):
 
     def hint(self) -> str | None:
         if self._state.stopped_by == "max_time" and self._state.epoch == 0:
-            seen = f"{self._state.rows_seen:,} rows, none more than once"
+            seen = f"{count_noun(self._state.rows_seen, 'row')}, none more than once"
             return f"--max-time was over before the first epoch ended: the model has seen {seen}"
         if len(self._state.epoch_losses) < 2 or self._state.stopped_by != "epochs":
             return None

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from streamgd.config import TrainConfig, identity_fields, make_config, option_name
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
-from streamgd.data.source import Manifest, compare, discover
+from streamgd.data.source import Manifest, Skipped, compare, discover
 from streamgd.data.store import remove_blocks
 from streamgd.errors import (
     ConfigError,
@@ -28,7 +28,7 @@ from streamgd.errors import (
     StreamgdError,
 )
 from streamgd.model import Model
-from streamgd.plain import byte_size
+from streamgd.plain import byte_size, count_noun
 from streamgd.state import CorruptStateError
 from streamgd.training.batch import BatchState
 from streamgd.training.batch_session import BatchSession
@@ -175,7 +175,8 @@ def run(
                 remove_blocks(there)
         _tell(task, display)
         if saved is not None:
-            done = f"{saved['epoch']} epochs done, {saved['rows_seen']:,} rows used"
+            unit = "pass" if config.method == "batch" else "epoch"
+            done = f"{count_noun(saved['epoch'], unit)} done, {count_noun(saved['rows_seen'], 'row')} used"
             display.message(f"going on from the last checkpoint: {done}")
         carry = saved is not None and bool(changes)
         if not restart and not carry:
@@ -266,10 +267,14 @@ def _skipped(task: Task) -> list[str]:
     """A line for each row group and file that is passed over."""
     parts = [("", task.manifest)] + ([("--validation: ", task.validation)] if task.validation else [])
     return [
-        f"{of}{'a file is' if bad.index is None else f'{bad.rows:,} rows are'} skipped: {bad.problem}"
+        f"{of}{_of_skipped(bad)} skipped: {bad.problem}"
         for of, manifest in parts
         for bad in manifest.skipped
     ]
+
+
+def _of_skipped(bad: Skipped) -> str:
+    return "a file is" if bad.index is None else f"{count_noun(bad.rows, 'row')} {'is' if bad.rows == 1 else 'are'}"
 
 
 def _lacks(config: TrainConfig, model: Model) -> bool:
@@ -462,7 +467,8 @@ def _tell(task: Task, display: Display) -> None:
     """Print what was resolved."""
     config, manifest = task.config, task.manifest
     display.message(
-        f"data: {manifest.n_rows:,} rows in {len(manifest.row_groups):,} row groups of {len(manifest.files):,} files"
+        f"data: {count_noun(manifest.n_rows, 'row')} in {count_noun(len(manifest.row_groups), 'row group')}"
+        f" of {count_noun(len(manifest.files), 'file')}"
     )
     for name, text in task.resolved.became.items():
         display.message(f"  {name}: {text}")
@@ -476,14 +482,14 @@ def _tell(task: Task, display: Display) -> None:
     place = config.blocks_dir or task.blocks_dir  # which folder of it, is seen when it is locked
     order = {
         "full": f"shuffled over the whole data, blocks of {byte_size(task.blocks_bytes)} in {place}",
-        "window": f"windows over {task.lanes} row groups, nothing kept on disk",
+        "window": f"windows over {count_noun(task.lanes, 'row group')}, nothing kept on disk",
         "none": "as in the files",
     }[task.order]
     display.message(f"order: {order}")
     average = ", averaged iterate" if task.averaging else ""
-    unit = "passes" if config.method == "batch" else "epochs"
+    unit = "pass" if config.method == "batch" else "epoch"
     display.message(
-        f"method: {config.method}, {task.optimizer}{average}, at most {task.epochs} {unit},"
+        f"method: {config.method}, {task.optimizer}{average}, at most {count_noun(task.epochs, unit)},"
         f" memory {config.memory / 1e6:.0f} MB"
     )
     for note in task.notes:
