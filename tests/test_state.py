@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -456,3 +457,37 @@ def test_damage_is_noticed_without_the_arrays_too(tmp_path: Path) -> None:
         path.write_bytes(whole[:place])
         with pytest.raises(CorruptStateError):
             read_without_arrays(path, "checkpoint")
+
+
+class TestReserve:
+    """A file whose space is reserved at once, where the file system can."""
+
+    def test_the_space_is_taken(self, tmp_path: Path) -> None:
+        os.close(FileSystem().create(tmp_path / "file", 1_000_000, reserve=True))
+        found = (tmp_path / "file").stat()
+        assert found.st_size == 1_000_000
+        assert found.st_blocks * 512 >= 1_000_000
+
+    @staticmethod
+    def answer(answers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The system's call fails with these errors, one after another."""
+
+        class CLibrary:
+            def fallocate(self, *_: object) -> int:
+                ctypes.set_errno(answers.pop(0))
+                return -1
+
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: CLibrary())
+
+    def test_where_the_file_system_cannot_it_is_sparse(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = [errno.EINTR, errno.EOPNOTSUPP]
+        self.answer(answers, monkeypatch)
+        os.close(FileSystem().create(tmp_path / "file", 1_000_000, reserve=True))
+        assert not answers
+        found = (tmp_path / "file").stat()
+        assert (found.st_size, found.st_blocks) == (1_000_000, 0)
+
+    def test_a_full_disk_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answer([errno.ENOSPC], monkeypatch)
+        with pytest.raises(OSError, match="No space left"):
+            FileSystem().create(tmp_path / "file", 1_000_000, reserve=True)

@@ -266,11 +266,7 @@ def _closed_at_the_end(session: Session) -> Iterator[None]:
 def _skipped(task: Task) -> list[str]:
     """A line for each row group and file that is passed over."""
     parts = [("", task.manifest)] + ([("--validation: ", task.validation)] if task.validation else [])
-    return [
-        f"{of}{_of_skipped(bad)} skipped: {bad.problem}"
-        for of, manifest in parts
-        for bad in manifest.skipped
-    ]
+    return [f"{of}{_of_skipped(bad)} skipped: {bad.problem}" for of, manifest in parts for bad in manifest.skipped]
 
 
 def _of_skipped(bad: Skipped) -> str:
