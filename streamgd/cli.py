@@ -105,14 +105,22 @@ def train(output: Output, /, config_file: str | None, dry_run: bool, restart: bo
 def resume(output: Output, /, run: str, **values: Any) -> None:
     """Go on with the run in directory RUN: unfinished, or finished with more --epochs."""
     from streamgd.config import make_config
+    from streamgd.errors import NoInputError
     from streamgd.options import given_options
     from streamgd.training import train as training
-    from streamgd.training.rundir import RunDirectory
+    from streamgd.training.rundir import RunDirectory, current_folder
 
     output.run_dir = Path(run)
     stored = RunDirectory(output.run_dir).require_config()
     config = make_config(**stored["config"] | given_options(values) | {"run": run})
-    _show_run(output, training.run(config, output.display))
+    try:
+        result = training.run(config, output.display)
+    except NoInputError as error:
+        begun_in = stored.get("folder")
+        if begun_in in (None, current_folder()):
+            raise
+        raise NoInputError(f"{error} The run was started in {begun_in}: resume it there.") from error
+    _show_run(output, result)
 
 
 @main.command(short_help="Predict every row of DATA.")

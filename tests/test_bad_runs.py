@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -179,6 +180,18 @@ def test_an_unfinished_run_whose_checkpoints_are_all_damaged_is_not_told_to_resu
     assert "start over with" in text
     assert "resume" not in text
     message(here(*command(folder, run), "--epochs", "4"), 65, "all checkpoints", "--restart")
+
+
+def test_a_run_that_is_resumed_in_another_folder_names_its_own(inside: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    there = ["train", "good.parquet", "--target", "late", "--run", str(run), "--epochs", "1", "--quiet", "--json"]
+    assert here(*there).exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    with contextlib.chdir(tmp_path / "elsewhere"):
+        message(
+            here("resume", run, "--epochs", "2", "--quiet", "--json"), 66, "good.parquet", f"in {inside}: resume it"
+        )
+    assert here("resume", run, "--epochs", "2", "--quiet").exit_code == 0
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"{}", b"[]", b"\xff", b'{"config": {}}'])

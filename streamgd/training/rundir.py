@@ -8,6 +8,7 @@ blocks/       the shuffled rows, while training    lock
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,14 @@ from streamgd.model import FILE_NAME, Model
 from streamgd.training.checkpoint import CheckpointStore
 
 SCHEMA_VERSION = 1
+
+
+def current_folder() -> str | None:
+    """The folder that relative paths begin in; None where it was deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def is_final(stopped_by: str | None) -> bool:

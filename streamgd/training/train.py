@@ -36,7 +36,7 @@ from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
-from streamgd.training.rundir import RunDirectory, is_final
+from streamgd.training.rundir import RunDirectory, current_folder, is_final
 from streamgd.training.session import Session
 from streamgd.training.setup import Task, TooWideError, blocks_dir, make_task
 from streamgd.training.stochastic_session import StochasticSession
@@ -217,7 +217,7 @@ def _begin(directory: RunDirectory, task: Task, forget: bool) -> None:
         directory.clear()
     # The consent to changed data is for one start.
     options = task.config.model_dump(mode="json", exclude={"accept_data_change"})
-    stored: dict[str, Any] = {"config": options, "resolved": task.summary()}
+    stored: dict[str, Any] = {"config": options, "resolved": task.summary(), "folder": current_folder()}
     stored |= {"manifest": task.manifest.to_json()}
     stored |= {"validation": task.validation.to_json() if task.validation is not None else None}
     directory.write_config(stored)
