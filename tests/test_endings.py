@@ -206,3 +206,12 @@ def test_sigterm_before_the_training_begins_is_a_pause_too(data: Path, tmp_path:
     _, told = process.communicate(timeout=30)
     assert process.returncode == 75
     assert "Traceback" not in told
+
+
+def test_a_loss_that_is_worse_than_a_constant_is_told_to_fall_without_a_share(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pq.write_table(pa.table({"x": random.normal(size=400), "y": random.normal(size=400)}), tmp_path / "data.parquet")
+    hints = [train(tmp_path / "data.parquet", "y", run=tmp_path / f"{n}", epochs=n).facts["hint"] for n in (2, 3)]
+    assert any(hints)
+    for hint in filter(None, hints):
+        assert "still fell in the last epoch" in hint

@@ -302,10 +302,9 @@ class StochasticSession(Session):
         gained, whole = before["progressive"] - last["progressive"], last["constant"] - last["progressive"]
         if gained <= STILL_FALLING * whole:
             return None
-        return (
-            f"the loss still fell by {gained / whole:.1%} of all that was gained in the last epoch: more --epochs than"
-            f" {self._state.epoch} will do better"
-        )
+        # Of few rows, the progressive loss may have been above that of the best constant.
+        share = f" by {gained / whole:.1%} of all that was gained" if gained <= whole else ""
+        return f"the loss still fell{share} in the last epoch: more --epochs than {self._state.epoch} will do better"
 
     def close(self, remove: bool = False) -> None:
         if self._blocks is not None:
