@@ -233,3 +233,20 @@ def test_a_feature_that_was_not_scaled_is_named(tmp_path: Path) -> None:
         told = [str(error)]
     assert told
     assert all("'metres' is not scaled" in text for text in told)
+
+
+@pytest.mark.parametrize("way", [{}, {"shuffle": "window"}, {"method": "batch"}], ids=str)
+def test_levels_of_rows_that_are_left_out_do_not_count_to_max_levels(way: dict[str, Any], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = 3_000
+    kept = np.arange(rows) % 3 > 0
+    level = np.where(kept, random.integers(0, 5, rows), 100 + np.arange(rows) % 300)
+    columns = {"level": [f"level {each}" for each in level], "x": random.normal(size=rows), "kept": kept}
+    table = pa.table(columns | {"y": random.normal(size=rows) + level % 5})
+    pq.write_table(table, tmp_path / "all.parquet", row_group_size=700)
+    pq.write_table(table.filter(pa.array(kept)), tmp_path / "kept.parquet", row_group_size=700)
+    options: dict[str, Any] = {"exclude": "kept", "max_levels": 10, "epochs": 1, **way}
+    some = train(tmp_path / "all.parquet", "y", where="kept", run=tmp_path / "some", **options).model
+    only = train(tmp_path / "kept.parquet", "y", run=tmp_path / "only", **options).model
+    assert [each.name for each in some.coefficients()] == [each.name for each in only.coefficients()]
+    assert any(each.name.startswith("level=") for each in some.coefficients())

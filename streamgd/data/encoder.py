@@ -61,6 +61,11 @@ class RowChoice:
     sample: float = 1.0
     holdout: float = 0.0
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether rows are left out on request."""
+        return self.where is not None or self.sample < 1.0
+
 
 @dataclass
 class Survey:
@@ -260,7 +265,7 @@ class Encoder:
             places.row_numbers[:] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
         has_null = np.zeros(batch.num_rows, np.bool_)
-        found = [self._levels_met(batch, c, theta_rows) for c in range(len(self.columns.categorical))]
+        found = [self._levels_met(batch, c, kept, theta_rows) for c in range(len(self.columns.categorical))]
         for levels in found:
             if len(levels.is_null):
                 has_null |= levels.is_null
@@ -322,10 +327,16 @@ class Encoder:
         found = Moments(*(np.ascontiguousarray(moments[:, k]) for k in range(4)))
         return found, moments[:, 4].astype(int).tolist()
 
-    def _levels_met(self, batch: pa.RecordBatch, column: int, theta_rows: ThetaRows | None) -> _LevelsMet:
+    def _levels_met(
+        self, batch: pa.RecordBatch, column: int, kept: np.ndarray, theta_rows: ThetaRows | None
+    ) -> _LevelsMet:
         vocabulary, described = self.vocabularies[column], self.columns.categorical[column]
         array = as_dictionary(batch.column(described.name), described.values)
-        table, indices = vocabulary.codes(array.dictionary), array.indices
+        if theta_rows is None and self.choice.leaves_out and not kept.all():
+            table = _codes_of_kept(vocabulary, array, kept)
+        else:
+            table = vocabulary.codes(array.dictionary)
+        indices = array.indices
         if array.null_count:
             # Null is one more place of the dictionary.
             indices = pc.fill_null(indices.cast(pa.int32()), len(table))
@@ -400,6 +411,16 @@ class Encoder:
         names = [column.source for column in self.columns.numeric] + [c.name for c in self.columns.categorical]
         name = next(name for name in names if _is_null(batch.column(name))[row])
         return DataError(f"{origin.row(row)}, column '{name}': null. Choose --nulls impute or drop, or mend the data.")
+
+
+def _codes_of_kept(vocabulary: Vocabulary, array: pa.DictionaryArray, kept: np.ndarray) -> np.ndarray:
+    """Codes of the dictionary; a level of dropped rows alone is not met, and has any code."""
+    places = pc.fill_null(array.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)[kept]
+    is_met = np.zeros(len(array.dictionary), np.bool_)
+    is_met[places[places >= 0]] = True
+    codes = np.zeros(len(is_met), np.int32)
+    codes[is_met] = vocabulary.codes(array.dictionary.filter(pa.array(is_met)))
+    return codes
 
 
 def _readable(array: pa.Array, column: NumericColumn) -> pa.Array:
