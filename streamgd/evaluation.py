@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from streamgd.config import parse_sources
 from streamgd.data.agreement import check_columns
-from streamgd.data.ahead import in_order, usable_cores
+from streamgd.data.ahead import in_order
 from streamgd.data.columns import Label
 from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import Where, parse_where
@@ -28,6 +28,7 @@ from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import can_hold_rows, origin_of
 from streamgd.errors import ConfigError, NoInputError, did_you_mean
+from streamgd.limits import usable_cores
 from streamgd.model import Model
 from streamgd.objective.metrics import Result, metrics_of
 from streamgd.plain import plain

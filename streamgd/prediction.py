@@ -20,13 +20,14 @@ from pyarrow import fs
 
 from streamgd.config import parse_names, parse_sources
 from streamgd.data.agreement import check_columns
-from streamgd.data.ahead import in_order, usable_cores
+from streamgd.data.ahead import in_order
 from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.columns import Label
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import origin_of
 from streamgd.errors import ConfigError, did_you_mean
+from streamgd.limits import usable_cores
 from streamgd.model import Model
 from streamgd.parquet_output import ParquetOutput, remove_leftovers
 from streamgd.training.display import Display, Silent

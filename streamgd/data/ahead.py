@@ -6,7 +6,6 @@ what was handed on before it, and which error comes first, do not depend on the 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -19,13 +18,6 @@ Item = TypeVar("Item")
 
 #: Items that may wait for the consumer, over all threads.
 WAITING_ITEMS = 32
-
-
-def usable_cores() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Lane(Generic[Item]):

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from streamgd.config import TrainConfig
-from streamgd.data.ahead import usable_cores
 from streamgd.data.filters import parse_where
 from streamgd.data.kinds import kind_of
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, Skipped
 from streamgd.errors import CorruptFileError
+from streamgd.limits import usable_cores
 
 _BATCH_ROWS = 65_536
 

@@ -27,10 +27,10 @@ from typing import Any
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 
-from streamgd.data.ahead import usable_cores
 from streamgd.data.storage_failures import one_line
 from streamgd.data.store import WORKERS_FOLDER, remove_blocks
 from streamgd.errors import ClusterLostError, ConfigError
+from streamgd.limits import usable_cores
 from streamgd.plain import byte_size, count_noun
 from streamgd.state import make_folder
 from streamgd.training.progress import RunContext

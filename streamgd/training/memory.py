@@ -12,7 +12,8 @@ from streamgd.data.prepare import STAGE_BYTES, STAGED_ROW_BYTES
 from streamgd.data.sample import sample_size
 from streamgd.data.source import Manifest
 from streamgd.errors import ConfigError
-from streamgd.plain import count_noun
+from streamgd.limits import memory_limit_bytes
+from streamgd.plain import byte_size, count_noun
 from streamgd.training.reduce import FOLDED
 
 #: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
@@ -104,6 +105,18 @@ def plan_memory(
     stage_rows = max(slice_rows, spare // staged_bytes)
     stage_bytes = int(min(STAGE_BYTES, stage_rows * layout.record_bytes))
     return MemoryPlan(int(fitting), stage_bytes, reader + slice_bytes)
+
+
+def beyond_limit(memory_bytes: int, processes: int) -> list[str]:
+    """A warning where so many processes, with a budget of ``memory_bytes`` each, may be killed for what they take."""
+    limit_bytes = memory_limit_bytes()
+    if limit_bytes is None or memory_bytes * processes <= limit_bytes:
+        return []
+    each = f" for each of {processes} workers" if processes > 1 else ""
+    return [
+        f"--memory {byte_size(memory_bytes)}{each} is more than the {byte_size(limit_bytes)} that the control group of"
+        f" this process may have: it may be killed. Lower --memory, or raise the limit of the container"
+    ]
 
 
 def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int, on_workers: bool = False) -> None:

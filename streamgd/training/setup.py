@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from streamgd.config import TrainConfig, identity_fields
 from streamgd.data.agreement import check_columns
-from streamgd.data.ahead import usable_cores
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding
@@ -33,13 +32,21 @@ from streamgd.data.store import free_bytes, written_bytes
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import count_lanes
 from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
+from streamgd.limits import usable_cores
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import byte_size
 from streamgd.training.certificate import hessian_is_affordable
-from streamgd.training.memory import MemoryPlan, check_coefficients, check_history, memory_for_hessians, plan_memory
+from streamgd.training.memory import (
+    MemoryPlan,
+    beyond_limit,
+    check_coefficients,
+    check_history,
+    memory_for_hessians,
+    plan_memory,
+)
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
@@ -333,7 +340,7 @@ def make_task(
             config.hash_buckets * sum(column.hashed for column in columns.categorical),
             config.on_workers,
         ),
-        notes=(*resolved.warnings, *notes),
+        notes=(*resolved.warnings, *notes, *beyond_limit(config.memory, 1 if config.cluster else config.workers or 1)),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgd.data.ahead import WAITING_ITEMS, in_order, usable_cores
+from streamgd.data.ahead import WAITING_ITEMS, in_order
 
 
 @settings(max_examples=50, deadline=None)
@@ -73,7 +73,3 @@ def test_leaving_early_ends_the_threads() -> None:
         assert next(items) == (0, 0)
 
     assert threading.active_count() == before
-
-
-def test_there_is_a_core() -> None:
-    assert usable_cores() >= 1
