@@ -8,9 +8,10 @@ from typing import Any
 from streamgd.errors import NoInputError, StreamgdError, did_you_mean
 from streamgd.jobs.config import JobConfig
 from streamgd.jobs.ledger import Entry, Ledger, look, utc
+from streamgd.jobs.log import last_run
 from streamgd.jobs.planning import what_is_new
 from streamgd.jobs.statedir import StateDirectory, Waiting
-from streamgd.jobs.telemetry import last_run
+from streamgd.jobs.telemetry import check as check_telemetry
 from streamgd.jobs.versions import Version, Versions
 from streamgd.training.train import plan
 
@@ -63,6 +64,7 @@ def check(job: JobConfig) -> dict[str, Any]:
     StreamgdError
         What the next run would end with before it trains.
     """
+    check_telemetry(job)
     versions = Versions(job.published_dir)
     current = versions.current()
     ledger = current.ledger if current is not None else Ledger()

@@ -1,25 +1,55 @@
-"""What a job tells the outside: JSON lines, one for each event, never inside the state directory.
+"""What a job tells the outside, never inside the state directory: each event goes to every sink.
 
-Telemetry that fails is told as a warning and changes nothing else: no night may be lost for its log.
+    event ──┬── log          JSON lines
+            ├── prometheus   a text file
+            └── mlflow       one run of a tracker for each run of the job
+
+A sink that fails is told of as a warning and changes nothing else: no night may be lost for its telemetry.
+
+event       facts
+run_start   pid, source, mode
+looked      new, unsettled: numbers of files; newest_data_s
+goes_on     version, files: of a night that was interrupted
+plan        version, files, mode
+drift       file, columns, broken: see ``drift``
+trained     files, rows, epochs, seconds, stopped_by, theta_sha256
+judged      candidate, current, broken
+published   version, files, rows, theta_sha256
+refused     files, reasons
+run_end     exit_code, reason, version, rows, seconds, newest_data_s, metrics
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from streamgd.console import one_line
+from streamgd.errors import PausedError
 from streamgd.failures import explain
+from streamgd.jobs import mlflow
 from streamgd.jobs.config import JobConfig
+from streamgd.jobs.log import Log
+from streamgd.jobs.prometheus import Prometheus
 from streamgd.plain import plain
 from streamgd.training.display import Display
 
-#: The last event is looked for in so many bytes at the end of the log.
-_TAIL_BYTES = 1_000_000
+#: What stands beside the metrics of an evaluation.
+_NO_METRICS = ("rows", "weight", "dropped")
+
+
+class Sink(Protocol):
+    """Takes every event of a run of a job; what it raises becomes a warning that has its ``name``."""
+
+    name: str
+
+    def event(self, told: dict[str, Any]) -> None:
+        """One event, as plain values: ``time`` (ISO 8601, UTC), ``job``, ``event`` and its facts."""
 
 
 class Telemetry:
@@ -28,7 +58,7 @@ class Telemetry:
     Attributes
     ----------
     metrics : dict
-        Of the candidate, as far as it was judged.
+        Of the candidate that was judged last, those that are finite.
     """
 
     def __init__(self, job: JobConfig, display: Display):
@@ -36,15 +66,28 @@ class Telemetry:
         self._display = display
         self._rows = 0
         self._version: int | None = None
+        self._newest_data_s: float | None = None
         self.metrics: dict[str, float] = {}
+        self._sinks: list[Sink] = [Log(job.log_path)]
+        if job.telemetry.prometheus is not None:
+            self._sinks.append(Prometheus(Path(job.telemetry.prometheus), job.name))
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Everything between ``run_start`` and ``run_end``, which says how the run ended."""
+        """Everything between ``run_start`` and ``run_end``, which says how the run ended.
+
+        Raises
+        ------
+        ConfigError
+            A package is missing that the configured telemetry needs.
+        """
         started_s = time.monotonic()
         self.event("run_start", pid=os.getpid(), source=self._job.source, mode=self._job.mode)
         exit_code, reason = 0, "done"
         try:
+            check(self._job)
+            if self._job.telemetry.mlflow is not None:
+                self._sinks.append(mlflow.MLflow(self._job))
             yield
         except BaseException as error:
             explained = explain(error, self._job.state_dir.parent)
@@ -56,41 +99,51 @@ class Telemetry:
             seconds = round(time.monotonic() - started_s, 3)
             self.event(
                 "run_end", exit_code=exit_code, reason=reason, version=self._version, rows=self._rows, seconds=seconds,
-                metrics=self.metrics,
+                newest_data_s=self._newest_data_s, metrics=self.metrics,
             )  # fmt: skip
 
     def event(self, event: str, **facts: Any) -> None:
-        """Tell what happened."""
+        """Tell every sink what happened."""
+        facts = _plain(facts)
+        self._note(event, facts)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        told = {"time": now, "job": self._job.name, "event": event, **facts}
+        for sink in self._sinks:
+            try:
+                sink.event(told)
+            except PausedError:
+                raise  # by a signal that came just now
+            except Exception as error:
+                reason = getattr(error, "strerror", None) or one_line(str(error))[:300]
+                self._display.warn(f"telemetry to {sink.name} failed: {reason.rstrip('.')}.")
+
+    def _note(self, event: str, facts: dict[str, Any]) -> None:
+        """Keep what ``run_end`` will tell."""
         if event == "trained":
             self._rows += facts["rows"]
-        if event == "published":
+        elif event == "looked":
+            self._newest_data_s = facts["newest_data_s"]
+        elif event == "published":
             self._version = facts["version"]
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "job": self._job.name, "event": event, **_plain(facts)}) + "\n"
-        try:
-            self._job.log_path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._job.log_path, "ab", buffering=0) as log:
-                log.write(line.encode())
-        except OSError as error:
-            self._display.warn(f"the log {self._job.log_path} cannot be written: {error.strerror}.")
+        elif event == "judged":
+            found = (facts["candidate"] or {}).get("all") or {}
+            self.metrics = {
+                name: value
+                for name, value in found.items()
+                if name not in _NO_METRICS and isinstance(value, int | float)
+            }
 
 
-def last_run(job: JobConfig) -> dict[str, Any] | None:
-    """The last ``run_end`` in the log of a job, if there is one."""
-    try:
-        with open(job.log_path, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = log.read().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            event: dict[str, Any] = json.loads(line)
-        except ValueError:
-            continue  # the first may be cut, the last torn by a kill
-        if event.get("event") == "run_end" and event.get("job") == job.name:
-            return event
-    return None
+def check(job: JobConfig) -> None:
+    """Refuse telemetry that cannot work here.
+
+    Raises
+    ------
+    ConfigError
+        A package is missing.
+    """
+    if job.telemetry.mlflow is not None:
+        mlflow.check(job)
 
 
 def _plain(value: Any) -> Any:
