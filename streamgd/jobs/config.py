@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from streamgd.config import Duration, Finite, Fraction, TrainConfig, make_config, parse_duration_s
+from streamgd.config import Duration, Finite, Fraction, Names, TrainConfig, make_config, parse_duration_s
 from streamgd.errors import ConfigError, StreamgdError, did_you_mean, storage_errors
 
 Mode = Literal["continue", "window", "retrain"]
@@ -65,6 +65,7 @@ class PublishConfig(_Table):
 class DriftConfig(_Table):
     """Thresholds of the drift of new files against what was learned; a rule that is not given is not applied."""
 
+    exclude: Names = Field([], description="Columns that no rule looks at, comma-separated.")
     warn_mean: Finite | None = Field(None, description="Warn: mean moved by more than so many standard deviations.")
     fail_mean: Finite | None = Field(None, description="Refuse: mean moved by more than so many standard deviations.")
     warn_deviation: Annotated[float, Field(gt=1)] | None = Field(

@@ -10,7 +10,7 @@ killed at any moment is made up for by the next one, which finds the plan and en
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from streamgd.errors import ConfigError, GateError, NoInputError
 from streamgd.jobs.config import JobConfig
+from streamgd.jobs.drift import Drift, Moved, files_of
 from streamgd.jobs.gate import Broken, Gate, Scores, judge
-from streamgd.jobs.ledger import Arrivals, Ledger, look, utc
+from streamgd.jobs.ledger import Arrivals, Entry, Ledger, look, utc
 from streamgd.jobs.planning import is_still_possible, make_plan, what_is_new
 from streamgd.jobs.retry import retrying
 from streamgd.jobs.statedir import Plan, Reason, Stage, StateDirectory, Waiting
@@ -82,7 +83,7 @@ class _Verdict:
 
     candidate: Scores | None
     current: Scores | None
-    broken: list[Broken]
+    broken: Sequence[Broken | Moved]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -104,6 +105,7 @@ class _Night:
         self._interrupt = interrupt
         self._display = display
         self._telemetry = telemetry
+        self._drift = Drift(job, state.work, interrupt, display, telemetry)
 
     def run(self, restart: bool) -> dict[str, Any]:
         self._forget_what_is_done()
@@ -140,6 +142,9 @@ class _Night:
 
     def _look(self) -> Arrivals:
         arrivals = self._patiently(lambda: look(self._job, self._ledger(), time.time()))
+        self._telemetry.event(
+            "looked", new=len(arrivals.fresh), unsettled=len(arrivals.unsettled), newest_data_s=arrivals.newest_s
+        )
         self._interrupt.check()
         if arrivals.unsettled:
             self._display.message(f"not settled yet: {_listed(arrivals.unsettled)}")
@@ -154,6 +159,7 @@ class _Night:
         if plan is None:
             return None
         if is_still_possible(plan, self._versions.current(), arrivals):
+            self._telemetry.event("goes_on", version=plan.number, files=[each.relative for each in plan.files])
             self._display.message(f"going on with what was begun: {_listed([each.relative for each in plan.files])}")
             return plan
         self._display.warn(
@@ -188,7 +194,11 @@ class _Night:
 
     def _carry_out(self, plan: Plan, arrivals: Arrivals) -> dict[str, Any]:
         """Learn, judge and publish; a refused candidate that held files had part in is followed by one without them."""
-        learned, verdict = self._learn_and_judge(plan, arrivals)
+        base = self._versions.current() if plan.base else None
+        drifted = self._patiently(lambda: self._drift.of_new(plan, base))
+        learned, verdict = _Learned(), _Verdict(None, None, drifted)
+        if not drifted:
+            learned, verdict = self._learn_and_judge(plan, arrivals)
         if not verdict.broken:
             return self._publish(plan, learned, verdict)
         folder = self._refuse(plan, learned, verdict)
@@ -200,10 +210,9 @@ class _Night:
         fate = {
             "hold": "Held, and tried again next time", "quarantine": "In quarantine until streamgd job release",
         }[self._job.gate.on_fail]  # fmt: skip
-        raise GateError(
-            f"the candidate was refused: {_reasons(verdict)}; {stays}."
-            f" {fate}: {_listed([each.relative for each in plan.files])}. Look at {folder}."
-        )
+        what = "the candidate was" if learned.model is not None else "new files were"
+        names = [each.relative for each in _at_fault(plan, verdict)]
+        raise GateError(f"{what} refused: {_reasons(verdict)}; {stays}. {fate}: {_listed(names)}. Look at {folder}.")
 
     def _without_held(self, plan: Plan, arrivals: Arrivals) -> Plan:
         """The plan for those files alone that no refused candidate had learned before."""
@@ -281,6 +290,8 @@ class _Night:
         """Publish the candidate; the next night goes on from here."""
         self._interrupt.check()
         assert learned.model is not None
+        model, base = learned.model, self._versions.current() if plan.base else None
+        profile = self._patiently(lambda: self._drift.learned(plan, base, model))
         ledger = self._ledger() if plan.base else Ledger()
         ledger = ledger.with_files(plan.files, plan.columns)
         files = [each.relative for each in plan.files]
@@ -288,15 +299,13 @@ class _Night:
             "job": self._job.name, "mode": self._job.mode, "base": plan.base or None, "began_s": plan.began_s,
             "published": utc(time.time()), "files": files, "files_in_ledger": len(ledger.files),
             "rows": learned.model.facts.get("train_rows"), "theta_sha256": learned.model.theta_sha256,
-            "gate": verdict.to_json(),
+            "gate": verdict.to_json(), "learned": profile,
         }  # fmt: skip
         version = self._versions.publish(plan.number, learned.model, ledger, learned.state, facts)
         self._telemetry.event("published", **{name: facts[name] for name in ("files", "rows", "theta_sha256")},
                               version=version.number)  # fmt: skip
         self._forget_what_is_done()
         self._display.message(f"published: version {version.number} in {version.folder}")
-        metrics = verdict.candidate.metrics if verdict.candidate is not None else {}
-        self._telemetry.metrics = {name: value for name, value in metrics.items() if value is not None}
         return {
             "outcome": "published", "version": version.number, "files": files, "rows": facts["rows"],
             "model": str(version.folder), "theta_sha256": facts["theta_sha256"], "metrics": self._telemetry.metrics,
@@ -304,8 +313,8 @@ class _Night:
 
     def _refuse(self, plan: Plan, learned: _Learned, verdict: _Verdict) -> Path:
         """Keep the candidate with the reasons, and note what becomes of its files."""
-        assert learned.path is not None
-        files = [each.relative for each in plan.files]
+        at_fault = _at_fault(plan, verdict)
+        files = [each.relative for each in at_fault]
         reasons = {"files": files, "refused": utc(time.time()), **verdict.to_json()}
         folder = self._state.keep_candidate(f"{plan.number:06d}-{len(files)}", learned.path, reasons)
         self._telemetry.event("refused", files=files, reasons=[each.text for each in verdict.broken])
@@ -313,11 +322,17 @@ class _Night:
             status: Reason = "held" if self._job.gate.on_fail == "hold" else "quarantined"
             why = _reasons(verdict)
             waiting = self._state.waiting()
-            for each in plan.files:
+            for each in at_fault:
                 waiting[each.relative] = Waiting(each.relative, each.footer_digest, status, why)
             self._state.write_waiting(waiting.values())
             self._state.clear_work()
         return folder
+
+
+def _at_fault(plan: Plan, verdict: _Verdict) -> list[Entry]:
+    """The files that the broken rules name, or all of the plan where they name none."""
+    named = files_of(verdict.broken)
+    return [each for each in plan.files if not named or each.relative in named]
 
 
 def _reasons(verdict: _Verdict) -> str:

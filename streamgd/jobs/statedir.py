@@ -3,6 +3,8 @@
 lock               held by the kernel while a job works: a killed one leaves none behind
 waiting.json       files that are held or in quarantine, and why
 work/plan.json     what this night learns; work/train/ and so on are its runs
+work/profiles.json what the new files hold, where there are rules of drift
+mlflow.json        the run of the tracker, while it goes on: see ``mlflow``
 candidates/        the last models that the gate refused, with the reasons
 published/         see ``versions``
 """
@@ -164,13 +166,14 @@ class StateDirectory:
                 states.files.remove(self._plan_path)
             shutil.rmtree(self.work)
 
-    def keep_candidate(self, name: str, model: Path, reasons: dict[str, Any]) -> Path:
-        """Keep a refused model with the reasons, and the last few before it."""
+    def keep_candidate(self, name: str, model: Path | None, reasons: dict[str, Any]) -> Path:
+        """Keep a refused model, if there is one, with the reasons, and the last few before it."""
         folder = self.path / "candidates" / name
         states.make_folder(folder)
-        with storage_errors(f"read {model}"):
-            content = model.read_bytes()
-        states.write_atomically(folder / "model.safetensors", content)
+        if model is not None:
+            with storage_errors(f"read {model}"):
+                content = model.read_bytes()
+            states.write_atomically(folder / "model.safetensors", content)
         _write(folder / "reasons.json", reasons)
         older = sorted(path for path in folder.parent.iterdir() if path.is_dir())[:-KEPT_CANDIDATES]
         with storage_errors(f"remove old candidates of {folder.parent}"):
