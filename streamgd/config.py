@@ -179,7 +179,11 @@ class TrainConfig(BaseModel):
     l2: Finite = Field(1e-6, description="L2 penalty on the standardised coefficients.")
 
     # method
-    method: Literal["minibatch", "sgd", "batch"] = Field("minibatch", description="How gradients are taken.")
+    method: Literal["auto", "minibatch", "sgd", "batch"] = Field(
+        "auto",
+        description="How gradients are taken; auto: one epoch of mini-batches, then full-batch passes to the optimum"
+        " where they are cheap.",
+    )
     optimizer: Literal[
         "auto", "plain", "momentum", "adagrad", "rmsprop", "adam", "backtracking", "newton", "lbfgs", "normal"
     ] = Field("auto", description="Update rule; auto: adagrad (minibatch), plain (sgd), newton or lbfgs (batch).")
@@ -200,24 +204,28 @@ class TrainConfig(BaseModel):
 
     # inference
     errors: Literal["classical", "robust"] = Field(
-        "classical", description="batch: standard errors of the coefficients; robust: also where variances differ.",
+        "classical",
+        description="auto, batch: standard errors of the coefficients; robust: also where variances differ.",
         json_schema_extra=CHANGEABLE,
     )  # fmt: skip
 
     # stopping
     epochs: int | None = Field(
-        None, ge=1, description="Epochs [default: 5; batch: 500 passes].", json_schema_extra=CHANGEABLE
+        None,
+        ge=1,
+        description="Epochs; with them auto is minibatch [default: 5; batch: 500 passes].",
+        json_schema_extra=CHANGEABLE,
     )
     tol_gradient: Finite | None = Field(
-        None, description="batch: stop when max |grad J| is below this [default: 1e-6; newton: not asked for].",
+        None, description="auto, batch: stop when max |grad J| is below this [default: 1e-6; newton: not asked for].",
         json_schema_extra=CHANGEABLE,
     )  # fmt: skip
     tol_excess: Finite | None = Field(
-        None, description="batch: stop when J - J* is estimated to be below this [default: newton: 1e-15 of J].",
+        None, description="auto, batch: stop when J - J* is estimated to be below this [default: newton: 1e-15 of J].",
         json_schema_extra=CHANGEABLE,
     )  # fmt: skip
     certify: bool = Field(
-        False, description="Tell by one more pass how far the result is from the optimum; batch always does.",
+        False, description="Tell by one more pass how far the result is from the optimum; auto and batch do.",
         json_schema_extra=CHANGEABLE,
     )  # fmt: skip
     tol_loss: Finite = Field(
@@ -288,8 +296,8 @@ class TrainConfig(BaseModel):
 
     @property
     def no_errors(self) -> str | None:
-        """Why coefficients trained with these options have no standard errors; None where they have."""
-        if self.method != "batch":
+        """Why coefficients trained with these options have no standard errors; None where passes give them."""
+        if self.method in ("minibatch", "sgd"):
             return NO_CLOSING_PASS
         if self.l1 > 0:
             return f"with --l1 {self.l1:g} coefficients are shrunk and set to zero, and errors have no meaning"
@@ -401,11 +409,12 @@ def _check_optimizer(config: TrainConfig) -> None:
 
 def _check_tolerances(config: TrainConfig) -> None:
     """Refuse a tolerance of what the optimizer does not tell."""
-    if config.method != "batch" and config.tol_gradient is not None:
+    epochs_only = config.method in ("minibatch", "sgd")
+    if epochs_only and config.tol_gradient is not None:
         raise ConfigError("--tol-gradient is for --method batch only. Choose --tol-loss or --tol-theta.")
-    if config.tol_excess is None:
+    if config.tol_excess is None or config.method == "auto":
         return
-    if config.method != "batch":
+    if epochs_only:
         raise ConfigError(
             "--tol-excess is for --method batch with newton or lbfgs. Choose --tol-loss or --tol-theta, or --method"
             " batch."
@@ -427,7 +436,8 @@ def _check_workers(config: TrainConfig) -> None:
         raise ConfigError("--workers and --cluster both given. Start processes here, or name a cluster that is there.")
     if config.method != "batch":
         raise ConfigError(
-            f"{option} is for --method batch only: the other methods make one update after another. Leave it out."
+            f"{option} is for --method batch only: the other methods make one update after another. Add --method batch,"
+            f" or leave it out."
         )
     if config.cluster is not None and not re.fullmatch(r"(tcp|tls|ucx)://\S+:\d+", config.cluster):
         raise ConfigError(f"--cluster: expected an address such as tcp://10.0.0.1:8786, found {config.cluster!r}.")

@@ -13,6 +13,7 @@ from streamgd.inference import Errors, Inference
 from streamgd.model import Model
 from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate
+from streamgd.training.checkpoint import steps_of
 from streamgd.training.rundir import RunDirectory
 
 MOST_COEFFICIENTS = 30
@@ -77,12 +78,12 @@ def show(
         "state": "finished" if finished else "unfinished",
         "stopped_by": saved.get("stopped_by"),
         "epochs": saved.get("epoch", 0),
-        "steps": saved.get("steps", saved.get("epoch", 0)),  # a full-batch step is a pass
+        "steps": steps_of(saved) or 0,
         "rows_seen": saved.get("rows_seen", 0),
         "theta_sha256": model.theta_sha256 if model else None,
         "data": config["data"],
         "target": config["target"],
-        "method": config["method"],
+        "method": stored["resolved"].get("method", config["method"]),
         "model": None,
         "inference": None,
         "base_levels": {},

@@ -97,6 +97,14 @@ class Encoding:
             first_row += narrow.n_rows
         return replace(self, categorical=tuple(categorical)), np.concatenate([*parts, intercept])
 
+    def theta_with_base_rows(self, theta: np.ndarray) -> np.ndarray:
+        """A theta (n_dof, n_outputs) under :meth:`without_base_rows` with rows of zeros for base levels again."""
+        rows = self.rows_without_base()
+        wide = np.zeros((self.n_dof, theta.shape[1]))
+        wide[rows >= 0] = theta[rows[rows >= 0]]
+        wide[-1] = theta[-1]
+        return wide
+
     def rows_without_base(self) -> np.ndarray:
         """For each row of theta that of the same column or level under :meth:`without_base_rows`, int32, ``(n_dof,)``.
 

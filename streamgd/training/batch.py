@@ -41,6 +41,7 @@ EXCESS_OF_BASE = 1e-15
 class BatchState:
     """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this.
 
+    ``epoch`` counts passes and, after mini-batches, the ``epochs_before`` with ``steps_before`` updates.
     ``closing`` has J and mean loss at the result, where the optimizer does not know them; ``certificate`` how far it
     is from the optimum, None until the run has come to its end. ``base_loss``, of the best constant, is None until a
     pass has told it; ``warnings``, by kind, until a Hessian has shown the columns.
@@ -56,6 +57,8 @@ class BatchState:
     certificate: dict[str, Any] | None = None
     warnings: dict[str, Any] | None = None
     epoch: int = 0
+    epochs_before: int = 0
+    steps_before: int = 0
     rows_seen: int = 0
     mean_loss: float | None = None
     history_bytes: int = 0
@@ -63,8 +66,12 @@ class BatchState:
     best: dict[str, Any] | None = None
 
     @property
+    def passes(self) -> int:
+        return self.epoch - self.epochs_before
+
+    @property
     def steps(self) -> int:
-        return self.epoch
+        return self.steps_before + self.passes
 
     def result(self, patience: int) -> np.ndarray:
         """The theta to predict with: with patience that of the least holdout loss."""
@@ -92,6 +99,11 @@ class BatchState:
                 Certificate.from_json(restored.certificate)
             _check_parts(restored.optimizer, restored.encoding.n_dof)
         return restored
+
+
+def is_of_passes(saved: dict[str, Any] | None) -> bool:
+    """Whether a checkpoint's state is that of full batch, rather than one of mini-batches or single rows."""
+    return saved is not None and "optimizer" in saved
 
 
 class BatchTrainer:
@@ -162,7 +174,7 @@ class BatchTrainer:
         now, unit = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale**2
         base_loss = (state.base_loss or 0.0) * unit
         self._context.display.message(
-            f"J is {now['value'] * unit:.9g} after {count_noun(state.epoch, 'pass')},"
+            f"J is {now['value'] * unit:.9g} after {count_noun(state.passes, 'pass')},"
             f" the best constant has {base_loss:.9g}"
         )
         if certificate is not None:
@@ -214,18 +226,29 @@ class BatchTrainer:
             return None
         evaluation = self._objective.evaluate(theta, self._total_or_saved(state, theta, affordable))
         state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
-        self._look_at_columns(state, evaluation)
+        self._look_at_columns(state, theta, evaluation)
         return Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"] if told else None)
 
-    def _look_at_columns(self, state: BatchState, evaluation: Evaluation) -> None:
+    def look_at_constant(self, state: BatchState, base: np.ndarray) -> None:
+        """Give ``state`` the loss of the best constant, where its first pass will be at another theta.
+
+        Where there may be levels of one class only, the pass tells those too.
+        """
+        levels = self._objective.loss.is_classifier and len(state.encoding.categorical) > 0
+        hessian = levels and state.encoding.columns.offset is None
+        evaluation = self._objective.evaluate(base, self.total(base, hessian))
+        state.base_loss = evaluation.mean_loss
+        self._look_at_columns(state, base, evaluation)
+
+    def _look_at_columns(self, state: BatchState, theta: np.ndarray, evaluation: Evaluation) -> None:
         """Tell, by the first Hessian, of coefficients that the data do not decide."""
         if evaluation.hessian is None or state.warnings is not None:
             return
-        trial, encoding = state.optimizer["trial"], state.encoding
+        encoding = state.encoding
         found = {"collinear": collinear_columns(encoding, evaluation.hessian)}
-        constant = encoding.columns.offset is None and not trial[:-1].any() and state.epoch == 0
+        constant = encoding.columns.offset is None and not theta[:-1].any() and state.passes == 0
         if constant and self._objective.loss.is_classifier:
-            intercept = float(trial[-1, 0])
+            intercept = float(theta[-1, 0])
             found["separated"] = one_class_levels(encoding, self._objective.loss, intercept, evaluation)
         state.warnings = {kind: text for kind, text in found.items() if text}
         for kind, text in state.warnings.items():
@@ -235,7 +258,7 @@ class BatchTrainer:
         unit = _unit(state)
         evaluation = self._objective.evaluate(state.optimizer["trial"], total)
         before, previous = replace(state), state.optimizer
-        self._look_at_columns(state, evaluation)
+        self._look_at_columns(state, previous["trial"], evaluation)
         if state.base_loss is None:
             state.base_loss = evaluation.mean_loss
         state.optimizer = self._optimizer.update(previous, evaluation, self._objective.penalty)
@@ -249,7 +272,7 @@ class BatchTrainer:
         lap = self._context.stopwatch.lap()
         excess = state.optimizer["excess"]
         line = {
-            "event": "pass", "epoch": state.epoch, "steps": state.epoch, "rows": total.rows,
+            "event": "pass", "epoch": state.epoch, "steps": state.steps, "rows": total.rows,
             "rows_seen": state.rows_seen, "objective": evaluation.value * unit,
             "train_loss": evaluation.mean_loss * unit,
             "holdout_loss": None if holdout is None else holdout * unit, "accepted": accepted,
@@ -258,7 +281,7 @@ class BatchTrainer:
         }  # fmt: skip
         self._context.append_history(state, line)
         rows = self._task.manifest.n_rows
-        name = f"pass {state.epoch}" if accepted else f"pass {state.epoch} (step too long, halved)"
+        name = f"pass {state.passes}" if accepted else f"pass {state.passes} (step too long, halved)"
         self._context.display.progress(name, rows, rows, evaluation.value * unit, lap["bottleneck"])
         state.stopped_by = self._stopped_by(state, previous, accepted)
         self._context.after_step(state.state)
@@ -268,7 +291,7 @@ class BatchTrainer:
             raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
         if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss or 0.0):
             raise DivergenceError(
-                f"J grew to {evaluation.value * _unit(state):.3g} after {count_noun(state.epoch, 'pass')}: a step of"
+                f"J grew to {evaluation.value * _unit(state):.3g} after {count_noun(state.passes, 'pass')}: a step of"
                 f" {state.learning_rate:.3g} is too large. Choose a smaller --learning-rate, or --optimizer"
                 f" backtracking."
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.store import remove_blocks
 from streamgd.errors import RunMismatchError
@@ -23,108 +24,87 @@ from streamgd.training.session import Session, common_facts, scaled, tell_hashed
 from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import column_squares, mean_row_norm
 
+#: Why a run that ``--max-time`` ended has no errors of coefficients yet.
+NO_TIME_FOR_ERRORS = "--max-time was over before the pass that they come from; the same command goes on"
+
 
 class BatchSession(Session):
-    """Full-batch passes over the row groups."""
+    """Full-batch passes, by a trainer that knows the rows.
 
-    def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
+    Parameters
+    ----------
+    squares : float64, (n_dof, 1)
+        Mean square of each column, see ``FullBatchOptimizer.init``.
+    reduction : Reduction or None
+        What is to be closed at the end.
+    """
+
+    def __init__(
+        self, task: Task, context: RunContext, survey: Survey, trainer: BatchTrainer, state: BatchState,
+        squares: np.ndarray, reduction: Reduction | None = None,
+    ):  # fmt: skip
         super().__init__(task, context)
-        self._state: BatchState
-        self._reduction = open_reduction(task, context)
+        self.state: BatchState = state
+        self.survey = survey
+        self._trainer = trainer
+        self._squares = squares
+        self._reduction = reduction
+
+    @classmethod
+    def over_row_groups(cls, task: Task, context: RunContext, saved: dict[str, Any] | None) -> Self:
+        """Over the row groups of the data, on threads or workers: moments and levels first."""
+        reduction = open_reduction(task, context)
         try:
-            survey, vocabularies = survey_pass(task, self._reduction, context)
+            survey, vocabularies = survey_pass(task, reduction, context)
             encoding = task.encoding(survey, vocabularies)
             work = BlockWork(task.manifest, encoding, task.layout, task.choice)
-            self.task = task = task.with_optimizer(encoding.n_dof).with_room_for_hessians(encoding, len(work.chunks))
-            self._survey, self._vocabularies = survey, vocabularies
-            self._blocks = self._reduction.open(work, task.threads, keeps_blocks=True)
-            objective = task.objective(encoding)
+            task = task.with_optimizer(encoding.n_dof).with_room_for_hessians(encoding, len(work.chunks))
+            blocks = reduction.open(work, task.threads, keeps_blocks=True)
             tell_hashed(task, encoding, context)
-            holdout = reduced_holdout(task, encoding, self._reduction)
-            self._trainer = BatchTrainer(task, self._blocks, objective, holdout, context)
-            self._state = self._old_state(saved) if saved else self._new_state(encoding)
+            holdout = reduced_holdout(task, encoding, reduction)
+            trainer = BatchTrainer(task, blocks, task.objective(encoding), holdout, context)
+            squares = column_squares(survey, encoding, vocabularies)
+            if saved:
+                state = state_of(saved, task.optimizer, squares)
+            else:
+                state = _new_state(task, context, survey, encoding, trainer, squares)
+            return cls(task, context, survey, trainer, state, squares, reduction)
         except BaseException:
-            self.close()
+            reduction.close()
             raise
 
-    def _old_state(self, saved: dict[str, Any]) -> BatchState:
-        state = BatchState.from_state(saved)
-        theta = np.array(state.optimizer["theta"])
-        if set(state.optimizer) != set(self._first_optimizer_state(state.encoding, theta, 1.0)):
-            raise RunMismatchError(
-                f"the checkpoint is not one of {self.task.optimizer}, which this run would go on with. Start over with"
-                f" --restart."
-            )
-        return state
-
-    def _new_state(self, encoding: Encoding) -> BatchState:
-        task, survey = self.task, self._survey
-        mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
-        base = np.zeros((encoding.n_dof, 1))
-        base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
-        if encoding.columns.offset is not None:
-            base = self._trainer.best_constant(base)
-        rate = self._learning_rate(encoding)
-        theta = first_theta(task, encoding, float(base[-1, 0]))
-        # Where theta starts at the best constant, the first pass tells its loss.
-        base_loss = None if (theta == base).all() else self._trainer.total(base).mean_loss
-        return BatchState(encoding, self._first_optimizer_state(encoding, theta, rate), rate, base_loss, task.key)
-
-    def _learning_rate(self, encoding: Encoding) -> float:
-        """The length of the first gradient step; optimizers that make their own steps have 1."""
-        task, rate = self.task, self.task.config.learning_rate
-        if task.config.optimizer == "auto" and rate == "auto":
-            affordable = "is" if hessian_is_affordable(encoding.n_dof) else "would not be"
-            self.context.display.message(
-                f"optimizer: {task.optimizer}, since the Hessian of {encoding.n_dof:,} coefficients {affordable}"
-                f" affordable (up to {MOST_HESSIAN_COLUMNS:,} are)"
-            )
-        if task.optimizer not in ("plain", "backtracking"):
-            return 1.0
-        if rate == "auto" and task.optimizer == "backtracking":
-            # It finds its own steps; no pass is spent on the first.
-            mean = mean_row_norm(self._survey.moments, encoding.scaling, len(encoding.categorical))
-            rate = 1.0 / (mean * task.loss.max_curvature + task.config.l2)
-        elif rate == "auto":
-            rate = 1.0 / self._trainer.smoothness(encoding.n_dof)
-        self.context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
-        return rate
-
-    def _first_optimizer_state(self, encoding: Encoding, theta: np.ndarray, rate: float) -> dict[str, Any]:
-        squares = column_squares(self._survey, encoding, self._vocabularies)
-        return FULL_BATCH_OPTIMIZERS[self.task.optimizer].init(theta, rate, squares)
-
     def train(self) -> None:
-        self._trainer.run(self._state)
+        self._trainer.run(self.state)
 
     def carry_over(self, saved: dict[str, Any]) -> None:
-        old, state = BatchState.from_state(saved), self._state
+        old, state = BatchState.from_state(saved), self.state
         theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), state.encoding)
         if state.base_loss is None:
             # The first pass will not be at the best constant, where the new state stands.
             state.base_loss = self._trainer.total(state.optimizer["theta"]).mean_loss
-        state.optimizer = self._first_optimizer_state(state.encoding, theta, state.learning_rate)
+        optimizer = FULL_BATCH_OPTIMIZERS[self.task.optimizer]
+        state.optimizer = optimizer.init(theta, state.learning_rate, self._squares)
         for name in ("asked_epochs", "epoch", "rows_seen", "history_bytes"):
             setattr(state, name, getattr(old, name))
         self.context.save(state.state())
 
     def result(self) -> tuple[Encoding, np.ndarray]:
-        return self._state.encoding, np.array(self._state.result(self.task.config.patience))
+        return self.state.encoding, np.array(self.state.result(self.task.config.patience))
 
     def closing(self) -> tuple[ClosingSums | None, str | None]:
-        n_dof, refused = self._state.encoding.n_dof, self.task.config.no_errors
+        n_dof, refused = self.state.encoding.n_dof, self.task.config.no_errors
         if refused is None and not hessian_is_affordable(n_dof):
             refused = f"they are told of up to {MOST_HESSIAN_COLUMNS:,} coefficients, these are {n_dof:,}"
         if refused is not None:
             return None, refused
-        sums = self._trainer.closing_sums(self._state)
+        sums = self._trainer.closing_sums(self.state)
         if sums is None:
-            return None, "--max-time was over before the pass that they come from; the same command goes on"
+            return None, NO_TIME_FOR_ERRORS
         return (sums, None) if sums.is_finite else (None, "the sums over all rows are beyond float64")
 
     def facts(self) -> dict[str, Any]:
-        state, unit = self._state, self._state.encoding.target_scale**2
-        facts = common_facts(self.task, self._survey, state.epoch, state.epoch, state.rows_seen, state.stopped_by)
+        state, unit = self.state, self.state.encoding.target_scale**2
+        facts = common_facts(self.task, self.survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
         certificate = state.certificate or {}
         closing: dict[str, float | None] = {"mean_loss": None, "value": None}
         if self._trainer.is_evaluated(state):
@@ -140,22 +120,24 @@ class BatchSession(Session):
         return facts
 
     def hint(self) -> str | None:
-        if self._state.stopped_by == "max_time" and not np.any(self._state.optimizer["theta"][:-1]):
+        if self.state.stopped_by == "max_time" and not np.any(self.state.optimizer["theta"][:-1]):
             return "--max-time was over before the first step: the model predicts the same for all rows"
-        if self._state.stopped_by != "epochs" or self._state.certificate is None:
+        if self.state.stopped_by != "epochs" or self.state.certificate is None:
             return None
-        certificate = Certificate.from_json(self._state.certificate)
+        certificate = Certificate.from_json(self.state.certificate)
         if certificate.gradient <= (self.task.config.tol_gradient or GRADIENT):
             return None
-        base_loss = (self._state.base_loss or 0.0) * self._state.encoding.target_scale**2
+        base_loss = (self.state.base_loss or 0.0) * self.state.encoding.target_scale**2
+        more = "Take --method batch with more --epochs" if self.task.method == "auto" else "Raise --epochs"
         return (
-            f"not converged after {count_noun(self._state.epoch, 'pass')}: {certificate.text(base_loss)}."
-            f" Raise --epochs, or take --method minibatch"
+            f"not converged after {count_noun(self.state.passes, 'pass')}: {certificate.text(base_loss)}. {more}, or"
+            f" take --method minibatch"
         )
 
     def close(self, remove: bool = False) -> None:  # noqa: ARG002
         # The blocks of full batch are made anew by the first pass after a start.
-        self._reduction.close()
+        if self._reduction is not None:
+            self._reduction.close()
 
 
 def open_reduction(task: Task, context: RunContext) -> Reduction:
@@ -167,3 +149,60 @@ def open_reduction(task: Task, context: RunContext) -> Reduction:
         return ClusterReduction(task, context)
     keep = Keep(task.blocks_dir, kept_bytes(task.config.blocks_max, task.blocks_dir), partly=False)
     return ThreadReduction(keep, context.interrupt.check_repeated, context.stopwatch)
+
+
+def state_of(saved: dict[str, Any], optimizer: str, squares: np.ndarray) -> BatchState:
+    """The state of a checkpoint.
+
+    Raises
+    ------
+    RunMismatchError
+        It is that of another optimizer.
+    """
+    state = BatchState.from_state(saved)
+    if set(state.optimizer) != set(FULL_BATCH_OPTIMIZERS[optimizer].init(state.optimizer["theta"], 1.0, squares)):
+        raise RunMismatchError(
+            f"the checkpoint is not one of {optimizer}, which this run would go on with. Start over with --restart."
+        )
+    return state
+
+
+def best_constant_theta(task: Task, survey: Survey, encoding: Encoding, trainer: BatchTrainer) -> np.ndarray:
+    """The theta (n_dof, 1) that predicts the best constant."""
+    mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
+    base = np.zeros((encoding.n_dof, 1))
+    base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
+    return base if encoding.columns.offset is None else trainer.best_constant(base)
+
+
+def _new_state(
+    task: Task, context: RunContext, survey: Survey, encoding: Encoding, trainer: BatchTrainer, squares: np.ndarray
+) -> BatchState:
+    base = best_constant_theta(task, survey, encoding, trainer)
+    rate = _learning_rate(task, context, survey, encoding, trainer)
+    theta = first_theta(task, encoding, float(base[-1, 0]))
+    # Where theta starts at the best constant, the first pass tells its loss.
+    base_loss = None if (theta == base).all() else trainer.total(base).mean_loss
+    optimizer = FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate, squares)
+    return BatchState(encoding, optimizer, rate, base_loss, task.key)
+
+
+def _learning_rate(task: Task, context: RunContext, survey: Survey, encoding: Encoding, trainer: BatchTrainer) -> float:
+    """The length of the first gradient step; optimizers that make their own steps have 1."""
+    rate = task.config.learning_rate
+    if task.config.optimizer == "auto" and rate == "auto":
+        affordable = "is" if hessian_is_affordable(encoding.n_dof) else "would not be"
+        context.display.message(
+            f"optimizer: {task.optimizer}, since the Hessian of {encoding.n_dof:,} coefficients {affordable}"
+            f" affordable (up to {MOST_HESSIAN_COLUMNS:,} are)"
+        )
+    if task.optimizer not in ("plain", "backtracking"):
+        return 1.0
+    if rate == "auto" and task.optimizer == "backtracking":
+        # It finds its own steps; no pass is spent on the first.
+        mean = mean_row_norm(survey.moments, encoding.scaling, len(encoding.categorical))
+        rate = 1.0 / (mean * task.loss.max_curvature + task.config.l2)
+    elif rate == "auto":
+        rate = 1.0 / trainer.smoothness(encoding.n_dof)
+    context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
+    return rate

@@ -185,8 +185,7 @@ class CheckpointStore:
             except StreamgdError as error:
                 found.append(CheckpointInfo(path, sequence, size_bytes, False, str(error)))
                 continue
-            epoch = state.get("epoch")
-            steps = state.get("steps", epoch)  # a full-batch step is a pass
+            epoch, steps = state.get("epoch"), steps_of(state)
             found.append(CheckpointInfo(path, sequence, size_bytes, True, None, epoch, steps, best_holdout_loss(state)))
         return found[::-1]
 
@@ -225,6 +224,13 @@ def _file_of(state: dict[str, Any]) -> list[Any]:
     """What is to be written, but for the checksum: the arrays themselves where they are large, else one copy of all."""
     parts = unsealed_parts(state, _KIND)
     return parts if sum(map(len, parts)) > _MOST_COPIED_BYTES else [bytearray().join(parts)]
+
+
+def steps_of(state: dict[str, Any]) -> int | None:
+    """Updates that a state has seen; a full-batch step is a pass, after those of mini-batches if there were any."""
+    if "steps" in state or "epoch" not in state:
+        return state.get("steps")
+    return int(state.get("steps_before", 0) + state["epoch"] - state.get("epochs_before", 0))
 
 
 def best_holdout_loss(state: dict[str, Any]) -> float | None:

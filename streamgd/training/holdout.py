@@ -89,7 +89,10 @@ def reduced_holdout(task: Task, encoding: Encoding, reduction: Reduction) -> Hol
 
 
 class BlocksHoldout:
-    """The held out rows at the end of each shuffled block, folded in the order of the blocks."""
+    """The held out rows at the end of each shuffled block, folded in the order of the blocks.
+
+    Theta may be without the rows that base levels have in the blocks.
+    """
 
     def __init__(self, prepared: PreparedBlocks, threads: int, check: Callable[[], None], stopwatch: Stopwatch):
         self._prepared = prepared
@@ -97,7 +100,10 @@ class BlocksHoldout:
         self._check = check
         self._stopwatch = stopwatch
 
-    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:  # noqa: ARG002
+    def mean_loss(self, objective: Objective, encoding: Encoding, theta: np.ndarray) -> float | None:
+        if encoding.n_dof < self._prepared.encoding.n_dof:
+            theta = self._prepared.encoding.theta_with_base_rows(theta)
+
         def sums_of(index: int) -> ChunkSums:
             self._check()
             with self._stopwatch.timed("compute"):

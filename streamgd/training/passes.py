@@ -13,13 +13,16 @@ from streamgd.stopwatch import Stopwatch
 from streamgd.training.chunks import SumsOfBlock
 from streamgd.training.reduce import Pass, tree_reduce
 
-#: Neighbouring blocks that one task sums: about 0.1 s of work.
+#: Neighbouring blocks that one task sums at most: about 0.1 s of work.
 CHUNK_BLOCKS = 16
+#: Fewer chunks than this would leave processors idle at the end of a pass.
+FEWEST_CHUNKS = 32
 
 
 def chunks_of(n_blocks: int) -> list[range]:
     """The blocks that are summed together."""
-    return [range(first, min(first + CHUNK_BLOCKS, n_blocks)) for first in range(0, n_blocks, CHUNK_BLOCKS)]
+    size = min(CHUNK_BLOCKS, max(1, n_blocks // FEWEST_CHUNKS))
+    return [range(first, min(first + size, n_blocks)) for first in range(0, n_blocks, size)]
 
 
 class PreparedPass(Pass):

@@ -24,8 +24,8 @@ class Session(ABC):
     def __init__(self, task: Task, context: RunContext):
         self.task = task
         self.context = context
-        self._survey: Survey
-        self._state: TrainState | BatchState
+        self.survey: Survey
+        self.state: TrainState | BatchState
 
     @abstractmethod
     def train(self) -> None:
@@ -39,11 +39,11 @@ class Session(ABC):
         """Now the rows are ready; the history of a ``new`` run begins with what that took."""
         lap = self.context.stopwatch.lap()
         if new:
-            self.context.append_history(self._state, {"event": "prepare", **lap})
+            self.context.append_history(self.state, {"event": "prepare", **lap})
 
     def record(self, event: str, text: str) -> None:
         """Write something that happened to the history, and tell it."""
-        self.context.event(self._state, event, text)
+        self.context.event(self.state, event, text)
 
     @abstractmethod
     def result(self) -> tuple[Encoding, np.ndarray]:
@@ -97,7 +97,7 @@ def common_facts(
         "skipped_row_groups": sum(each.index is not None for each in skipped),
         "skipped_rows": sum(each.rows for each in skipped),
         "nulls": survey.nulls, "columns": len(task.resolved.columns.feature_names), "loss": task.resolved.loss,
-        "method": task.config.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
+        "method": task.method, "optimizer": task.optimizer, "order": task.order, "l1": task.config.l1,
         "l2": task.config.l2, "seed": task.config.seed, "holdout": task.config.holdout, "sample": task.config.sample,
         "where": task.config.where,
         "epochs": epochs, "steps": steps, "rows_seen": rows_seen, "stopped_by": stopped_by,

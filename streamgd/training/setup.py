@@ -1,7 +1,7 @@
 """From a configuration to a task: the data found, columns and loss decided, order, sizes and optimizer resolved.
 
 All that ``auto`` stands for is settled here, once, from manifest and configuration, and stored with the run; but for
-the optimizer of full batch, which follows from the number of coefficients (``Task.with_optimizer``).
+method and optimizer, which follow from the number of coefficients (``Task.with_method``, ``Task.with_optimizer``).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from streamgd.training.memory import (
     memory_for_hessians,
     plan_memory,
 )
+from streamgd.training.method import check_tolerances, why_minibatch, why_too_many
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
@@ -75,8 +76,10 @@ class TooWideError(Exception):
 class Task:
     """All that is known before the first row is encoded.
 
-    ``order`` is full, window or none; ``optimizer`` and ``schedule`` are names, ``averaging`` whether the averaged
-    iterate is the result, ``epochs`` epochs or passes, ``notes`` lines worth telling the user.
+    ``order`` is full, window or none. ``method`` is auto where passes follow an epoch of mini-batches, and
+    ``why_minibatch`` says why it is not, where it might have been. ``optimizer`` and ``schedule`` are names,
+    ``averaging`` whether the averaged iterate is the result, ``epochs`` epochs or passes, ``notes`` lines worth telling
+    the user.
     """
 
     config: TrainConfig
@@ -86,6 +89,8 @@ class Task:
     layout: RecordLayout
     choice: RowChoice
     order: str
+    method: str
+    why_minibatch: str | None
     optimizer: str
     schedule: str
     averaging: bool
@@ -107,7 +112,7 @@ class Task:
     def key(self) -> str:
         """Digest of everything that decides the result."""
         names = [name for name in identity_fields() if name != "data"]
-        return _digest(self.config, names, self.manifest, self.resolved, self.layout, self.order)
+        return _digest(self.config, names, self.manifest, self.resolved, self.layout, self.order, self.method)
 
     @property
     def blocks_key(self) -> str:
@@ -133,6 +138,21 @@ class Task:
         """The same task in provisional units that hold values up to ``largest`` (n_numeric,)."""
         scale = np.where(largest / WIDEST_PROVISIONAL > self.resolved.scale, largest, self.resolved.scale)
         return replace(self, resolved=replace(self.resolved, scale=scale))
+
+    def with_method(self, n_dof: int) -> Task:
+        """The same task with what ``--method auto`` stands for: see ``training.method``.
+
+        Raises
+        ------
+        ConfigError
+            It is mini-batches, which know no ``--tol-excess`` and ``--tol-gradient``.
+        """
+        why = why_too_many(n_dof) if self.method == "auto" else None
+        if why is None:
+            return self
+        check_tolerances(self.config, why)
+        epochs = self.config.epochs or DEFAULT_EPOCHS
+        return replace(self, method="minibatch", why_minibatch=why, epochs=epochs)
 
     def with_optimizer(self, n_dof: int) -> Task:
         """The same task with what ``auto`` stands for in full batch: see ``hessian_is_affordable``.
@@ -260,7 +280,7 @@ class Task:
             "rows": self.manifest.n_rows, "files": len(self.manifest.files),
             "row_groups": len(self.manifest.row_groups),
             "loss": self.resolved.loss, "columns": self.resolved.became,
-            "left_out": dict(self.resolved.left_out), "method": self.config.method, "optimizer": self.optimizer,
+            "left_out": dict(self.resolved.left_out), "method": self.method, "optimizer": self.optimizer,
             "schedule": self.schedule, "averaging": self.averaging, "epochs": self.epochs, "order": self.order,
             "blocks": blocks[0] if self.order == "full" else 0,
             "block_rows": blocks[1] if self.order == "full" else self.layout.block_rows,
@@ -273,7 +293,7 @@ def make_task(
     config: TrainConfig,
     manifest: Manifest,
     validation: Manifest | None,
-    stored_order: str | None = None,
+    stored: dict[str, Any] | None = None,
     resolved: Resolved | None = None,
 ) -> Task:
     """Resolve everything that ``auto`` stands for.
@@ -282,8 +302,8 @@ def make_task(
     ----------
     validation : Manifest or None
         The data of ``--validation``.
-    stored_order : str, optional
-        The order that was resolved when the run began; free disk space is then not looked at again.
+    stored : dict, optional
+        The ``summary`` of when the run began: its order and method stay, whatever the disk and options are now.
     resolved : Resolved, optional
         What the columns are, where that was decided before.
     """
@@ -298,7 +318,8 @@ def make_task(
         len(columns.numeric), len(columns.categorical), config.dtype,
         columns.weight is not None, columns.offset is not None, config.row_log is not None,
     )  # fmt: skip
-    order, notes = _order(config, manifest, resolved, layout) if stored_order is None else (stored_order, [])
+    order, notes = (stored["order"], []) if stored else _order(config, manifest, resolved, layout)
+    method, why = _method(config, order, len(columns.numeric) + len(columns.categorical), stored)
     if order == "full":
         _check_blocks_max(config, manifest, layout)
     if config.batch_size > layout.block_rows and order != "full":
@@ -306,13 +327,13 @@ def make_task(
             f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has"
             f" {layout.block_rows} rows. Choose at most that."
         )
-    batch = config.method == "batch"
+    batch = method == "batch"
     optimizer = config.optimizer
     if optimizer == "auto" and batch:
         # Which one is decided by the number of coefficients, known when every row has been seen.
         optimizer = "auto" if config.learning_rate == "auto" else "plain"
     elif optimizer == "auto":
-        optimizer = "plain" if config.method == "sgd" else "adagrad"
+        optimizer = "plain" if method == "sgd" else "adagrad"
     if optimizer == "normal" and resolved.loss != "squared":
         raise ConfigError(f"--optimizer normal solves the squared loss alone, this is {resolved.loss}. Choose newton.")
     read = list(dict.fromkeys([*columns.sources, *(where.columns if where else ())]))
@@ -325,10 +346,12 @@ def make_task(
         layout=layout,
         choice=RowChoice(config.seed, where, config.sample, config.holdout),
         order=order,
+        method=method,
+        why_minibatch=why,
         optimizer=optimizer,
         schedule="constant" if config.schedule == "auto" else config.schedule,
         averaging=not batch and (config.average == "on" or (config.average == "auto" and config.l1 == 0.0)),
-        epochs=config.epochs or (DEFAULT_PASSES if batch else DEFAULT_EPOCHS),
+        epochs=1 if method == "auto" else config.epochs or (DEFAULT_PASSES if batch else DEFAULT_EPOCHS),
         lanes=lanes,
         memory=plan_memory(
             config.memory,
@@ -418,6 +441,20 @@ def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: 
         f"order: window, since shuffling over the whole data needs {byte_size(needed)} of blocks and {why};"
         f" --blocks-dir DIR puts them elsewhere."
     ]
+
+
+def _method(config: TrainConfig, order: str, n_columns: int, stored: dict[str, Any] | None) -> tuple[str, str | None]:
+    """The method as far as it is known by now, and why it is mini-batches where it might be more."""
+    if config.method != "auto":
+        return config.method, None
+    if stored:
+        why = None if stored["method"] == "auto" else "so the run began"
+    else:
+        why = why_minibatch(config, order, n_columns)
+    if why is None:
+        return "auto", None
+    check_tolerances(config, why)
+    return "minibatch", why
 
 
 def first_theta(task: Task, encoding: Encoding, best_constant: float) -> np.ndarray:

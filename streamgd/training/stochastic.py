@@ -60,18 +60,24 @@ class StochasticTrainer:
         self._context = context
         self._optimizer = OPTIMIZERS[task.optimizer]
         self._settings = np.array(self._optimizer.settings)
-        self._batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
+        self._batch_size = 1 if task.method == "sgd" else task.config.batch_size
         self._unit = 1.0
 
-    def run(self, state: TrainState) -> None:
-        """Train until the last epoch or until something stops it; ``state.stopped_by`` says what."""
+    def run(self, state: TrainState) -> bool:
+        """Train until the last epoch or until something stops it; ``state.stopped_by`` says what.
+
+        Returns
+        -------
+        bool
+            Whether there was something to do. Then the last checkpoint is still to be written.
+        """
         self._unit = state.encoding.target_scale**2
         self._level_ranges = state.encoding.level_ranges()
         encoding, rows = state.encoding, self._batch_size
         most = most_touched(encoding.n_dof, encoding.n_numeric, len(encoding.categorical), rows)
         self._place, self._touched = np.zeros(encoding.n_dof, np.int32), np.zeros(most, np.int32)
         if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
-            return
+            return False
         state.stopped_by, state.asked_epochs = None, self._task.epochs
         if state.snapshot is None:
             state.take_snapshot()
@@ -87,8 +93,7 @@ class StochasticTrainer:
                 self._end_epoch(state)
         if state.stopped_by is None:
             state.stopped_by = "epochs"
-        # Whoever saves the model waits for it.
-        self._context.begin_save(state.state())
+        return True
 
     def _epoch(self, state: TrainState) -> str:
         """Train on the rest of an epoch; returns what went wrong, or an empty text."""

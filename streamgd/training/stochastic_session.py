@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from streamgd.config import NO_CLOSING_PASS
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding, Finisher
@@ -47,11 +48,14 @@ STILL_FALLING = 0.02
 
 
 class StochasticSession(Session):
-    """Mini-batches or single rows, from shuffled blocks or from a stream."""
+    """Mini-batches or single rows, from shuffled blocks or from a stream.
 
-    def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None):
+    Without ``trains`` the rows are made ready, and no state: something else will train on them.
+    """
+
+    def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None, trains: bool = True):
         super().__init__(task, context)
-        self._state: TrainState
+        self.state: TrainState
         self._blocks: ShuffledBlocks | None = None
         self._folder: BlocksFolder
         self._source: PortionSource
@@ -65,11 +69,11 @@ class StochasticSession(Session):
             else:
                 look = self._open_windows()
         try:
-            if saved is not None:
-                self._state = TrainState.from_state(saved)
-            else:
+            if saved is not None and trains:
+                self.state = TrainState.from_state(saved)
+            elif trains:
                 assert look is not None
-                self._state = self._new_state(*look)
+                self.state = self._new_state(*look)
         except BaseException:
             with suppress(StreamgdError):  # the first error is the one to tell
                 self.close(remove=True)
@@ -111,7 +115,7 @@ class StochasticSession(Session):
             self._folder.close()
             raise
         self._folder.share()
-        self._survey, self._encoding = prepared.survey, prepared.encoding
+        self.survey, self._encoding = prepared.survey, prepared.encoding
         self._source = self._blocks = ShuffledBlocks(prepared, task.config.seed, context.stopwatch)
         return prepared.train_block(0), float(prepared.row_norms[:, 0].max())
 
@@ -120,8 +124,8 @@ class StochasticSession(Session):
         task = self.task
         encoder = task.encoder()
         check, stopwatch = self.context.interrupt.check_repeated, self.context.stopwatch
-        self._survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch, task.threads)
-        self._encoding = self._make_encoding(self._survey, encoder.vocabularies, with_other=True)
+        self.survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch, task.threads)
+        self._encoding = self._make_encoding(self.survey, encoder.vocabularies, with_other=True)
         self._source = self._windows(goes_on=False)
         finisher = Finisher(task.layout, self._encoding, encoder.vocabularies)
         records = np.concatenate([piece.records for piece in pieces])
@@ -131,7 +135,7 @@ class StochasticSession(Session):
 
     def _go_on_with_windows(self, saved: dict[str, Any]) -> None:
         """The windows of a stream that went on from an earlier run: ``saved`` tells what is to be known of its rows."""
-        self._survey, self._encoding = Survey.from_state(saved["earlier"]), Encoding.from_state(saved["encoding"])
+        self.survey, self._encoding = Survey.from_state(saved["earlier"]), Encoding.from_state(saved["encoding"])
         self._source = self._windows(goes_on=True)
         if self.task.config.certify:
             theta = np.zeros((self._encoding.n_dof, 1))
@@ -143,19 +147,27 @@ class StochasticSession(Session):
         stream = WindowStream(task.manifest, frozen, task.config.seed, task.lanes, task.threads, stopwatch)
         standardise = task.config.scale == "standard"
         return StreamedWindows(
-            stream, frozen.vocabularies, self._survey.moments, standardise, stopwatch, goes_on
+            stream, frozen.vocabularies, self.survey.moments, standardise, stopwatch, goes_on
         )  # fmt: skip
 
     def _make_encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
         """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros."""
         encoding = self.task.encoding(survey, vocabularies, with_other)
-        if self.task.config.certify:
+        self._resolve_method(encoding)
+        if self.task.config.certify or self.task.method == "auto":
             # Whether there is room is told before training, not after it.
-            self._with_room_to_certify(encoding)
+            self.with_room_for_passes(encoding)
         return encoding if self.task.config.l1 > 0 else encoding.with_base_rows()
 
-    def _with_room_to_certify(self, encoding: Encoding) -> Task:
-        """The task with so few threads that the pass of the certificate has room."""
+    def _resolve_method(self, encoding: Encoding) -> None:
+        before, self.task = self.task.method, self.task.with_method(encoding.n_dof)
+        if self.task.method != before:
+            self.context.display.message(
+                f"method: {self.task.method}, since {self.task.why_minibatch}; at most {self.task.epochs} epochs"
+            )
+
+    def with_room_for_passes(self, encoding: Encoding) -> Task:
+        """The task with so few threads that full-batch passes with a Hessian have room."""
         task = self.task
         if task.order == "full":
             n_blocks, _ = block_plan(task.manifest.n_rows, task.layout, task.config.batch_size)
@@ -171,12 +183,12 @@ class StochasticSession(Session):
         return survey.train_rows > 0 and not only_one_class
 
     def _new_state(self, sample: Block, largest_row_norm: float) -> TrainState:
-        task, encoding, survey = self.task, self._encoding, self._survey
+        task, encoding, survey = self.task, self._encoding, self.survey
         optimizer, mean_weight = OPTIMIZERS[task.optimizer], survey.weight / survey.train_rows
         mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
         constant = best_constant(task.loss, mean, sample)
         bounds = smoothness(sample, encoding.n_dof, task.loss, largest_row_norm, mean_weight, task.config.l2)
-        batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
+        batch_size = 1 if task.method == "sgd" else task.config.batch_size
         rate = task.config.learning_rate
         if rate == "auto":
             rate = optimizer.default_learning_rate(bounds, batch_size)
@@ -202,44 +214,56 @@ class StochasticSession(Session):
         """
         task = self.task
         rescales = "squares" in OPTIMIZERS[task.optimizer].slots
-        return rescales and task.order == "full" and task.config.method == "minibatch" and task.config.l1 == 0.0
+        return rescales and task.order == "full" and task.method != "sgd" and task.config.l1 == 0.0
 
     def train(self) -> None:
-        task = self.task
-        holdout: Holdout | None = None
-        if self._blocks is not None and task.config.holdout > 0:
-            holdout = BlocksHoldout(
-                self._blocks.prepared, task.threads, self.context.interrupt.check_repeated, self.context.stopwatch
-            )
-        else:
-            holdout = streamed_holdout(task, self._encoding, self.context)
-        train_rows = self._survey.train_rows if self._blocks else task.manifest.n_rows
+        if self.train_epochs():
+            # Whoever saves the model waits for it.
+            self.context.begin_save(self.state.state())
+
+    def train_epochs(self) -> bool:
+        """Run the loop to its end; whether there was something to do, and a last checkpoint is to be written."""
+        task, holdout = self.task, self.holdout()
+        train_rows = self.survey.train_rows if self._blocks else task.manifest.n_rows
         trainer = StochasticTrainer(
-            task, self._source, self._objective, holdout, train_rows, self._survey.moments, self.context
+            task, self._source, self._objective, holdout, train_rows, self.survey.moments, self.context
         )
-        trainer.run(self._state)
+        return trainer.run(self.state)
+
+    def holdout(self) -> Holdout | None:
+        """Held out rows, if there are any."""
+        task, check, stopwatch = self.task, self.context.interrupt.check_repeated, self.context.stopwatch
+        if self._blocks is not None and task.config.holdout > 0:
+            return BlocksHoldout(self._blocks.prepared, task.threads, check, stopwatch)
+        return streamed_holdout(task, self._encoding, self.context)
+
+    def passes(self, threads: int) -> PreparedPass:
+        """Full-batch passes over the blocks."""
+        assert self._blocks is not None
+        check, stopwatch = self.context.interrupt.check_repeated, self.context.stopwatch
+        return PreparedPass(self._blocks.prepared, threads, check, stopwatch)
 
     def carry_over(self, saved: dict[str, Any]) -> None:
         old = TrainState.from_state(saved)
-        carry_over(self._state, old, old.result(self.task.averaging, self._objective.penalty))
-        self.context.save(self._state.state())
+        carry_over(self.state, old, old.result(self.task.averaging, self._objective.penalty))
+        self.context.save(self.state.state())
 
     def _theta(self) -> np.ndarray:
         """The theta to predict with, in the encoding of the loops."""
-        if self.task.config.patience and self._state.best and self._state.best["loss"] is not None:
-            return np.array(self._state.best["theta"])
-        return self._state.result(self.task.averaging, self._objective.penalty)
+        if self.task.config.patience and self.state.best and self.state.best["loss"] is not None:
+            return np.array(self.state.best["theta"])
+        return self.state.result(self.task.averaging, self._objective.penalty)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
-        return self._state.encoding.without_base_rows(self._theta())
+        return self.state.encoding.without_base_rows(self._theta())
 
     def closing(self) -> tuple[ClosingSums | None, str | None]:
-        return None, self.task.config.no_errors
+        return None, NO_CLOSING_PASS
 
     def facts(self) -> dict[str, Any]:
-        state, unit = self._state, self._state.encoding.target_scale**2
+        state, unit = self.state, self.state.encoding.target_scale**2
         losses = state.epoch_losses[-1] if state.epoch_losses else dict.fromkeys(("progressive", "holdout", "constant"))
-        survey = state.survey or self._survey
+        survey = state.survey or self.survey
         facts = common_facts(self.task, survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
         facts |= {
             "progressive_loss": scaled(losses["progressive"], unit), "holdout_loss": scaled(losses["holdout"], unit),
@@ -259,7 +283,7 @@ class StochasticSession(Session):
 
     def _losses_over_blocks(self, prepared: PreparedBlocks) -> tuple[ChunkSums, float]:
         """Sums over all training rows at the result, and the summed loss of the best constant."""
-        objective, theta, constant = self._objective, self._theta(), self._state.best_constant
+        objective, theta, constant = self._objective, self._theta(), self.state.best_constant
 
         def sums_of(index: int) -> tuple[ChunkSums, float]:
             self.context.interrupt.check_repeated()
@@ -278,10 +302,10 @@ class StochasticSession(Session):
         """How far the result is from the optimum, by a pass over the blocks, or over the files."""
         encoding, theta = self.result()
         affordable = hessian_is_affordable(encoding.n_dof)
-        threads, check = self._with_room_to_certify(encoding).threads, self.context.interrupt.check_repeated
+        threads, check = self.with_room_for_passes(encoding).threads, self.context.interrupt.check_repeated
         run: Pass
         if self._blocks is not None:
-            run = PreparedPass(self._blocks.prepared, threads, check, self.context.stopwatch)
+            run = self.passes(threads)
         else:
             run = ThreadReduction(None, check, self.context.stopwatch).open(self._streamed(encoding), threads)
         total = run((partial(self._objective.chunk_sums, hessian=affordable), theta))
@@ -291,12 +315,12 @@ class StochasticSession(Session):
         return certificate.to_json()
 
     def hint(self) -> str | None:
-        if self._state.stopped_by == "max_time" and self._state.epoch == 0:
-            seen = f"{count_noun(self._state.rows_seen, 'row')}, none more than once"
+        if self.state.stopped_by == "max_time" and self.state.epoch == 0:
+            seen = f"{count_noun(self.state.rows_seen, 'row')}, none more than once"
             return f"--max-time was over before the first epoch ended: the model has seen {seen}"
-        if len(self._state.epoch_losses) < 2 or self._state.stopped_by != "epochs":
+        if len(self.state.epoch_losses) < 2 or self.state.stopped_by != "epochs":
             return None
-        before, last = self._state.epoch_losses[-2:]
+        before, last = self.state.epoch_losses[-2:]
         if None in (before["progressive"], last["progressive"], last["constant"]):
             return None
         gained, whole = before["progressive"] - last["progressive"], last["constant"] - last["progressive"]
@@ -304,7 +328,7 @@ class StochasticSession(Session):
             return None
         # Of few rows, the progressive loss may have been above that of the best constant.
         share = f" by {gained / whole:.1%} of all that was gained" if gained <= whole else ""
-        return f"the loss still fell{share} in the last epoch: more --epochs than {self._state.epoch} will do better"
+        return f"the loss still fell{share} in the last epoch: more --epochs than {self.state.epoch} will do better"
 
     def close(self, remove: bool = False) -> None:
         if self._blocks is not None:

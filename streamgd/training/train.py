@@ -6,7 +6,7 @@ run directory ── task ── session: rows ready, state new or from the chec
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamgd.config import TrainConfig, identity_fields, make_config, option_name
+from streamgd.data.encoding import Encoding
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
 from streamgd.data.source import Manifest, Skipped, compare, discover
 from streamgd.data.store import remove_blocks
@@ -30,7 +31,8 @@ from streamgd.errors import (
 from streamgd.model import Model
 from streamgd.plain import byte_size, count_noun
 from streamgd.state import CorruptStateError
-from streamgd.training.batch import BatchState
+from streamgd.training.auto_session import AutoSession
+from streamgd.training.batch import BatchState, is_of_passes
 from streamgd.training.batch_session import BatchSession
 from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before
@@ -152,12 +154,15 @@ def run(
         saved, changes = None, ""
         if stored is not None:
             _check_options(config, stored, directory.path)
-            saved = _latest(directory, display, config.method)
+            saved = _latest(directory, display)
             all_damaged = saved is None and bool(directory.checkpoints.damaged)
             finished = all_damaged or (saved is not None and is_final(saved["stopped_by"]))
             task, changes = _checked_task(config, stored, finished, interrupt, _stream_of(saved, before, directory))
             if all_damaged:
                 return _finished_without_checkpoints(task, directory, display)
+            if saved is not None:
+                task = task.with_method(_n_dof(saved))
+            _check_epochs(task, directory.path)
             if saved is not None and changes:
                 _check_epochs_left(task, saved, finished, changes)
                 if saved.get("earlier") is not None:
@@ -165,7 +170,7 @@ def run(
             model = directory.model_of(saved)
             if model is not None and _lacks(config, model):
                 model = None  # it is made anew from the checkpoint
-            if saved is not None and model is not None and task.epochs <= saved["asked_epochs"]:
+            if saved is not None and model is not None and not changes and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
         task = task or _new_task(config, interrupt, before)
         if left is not None:
@@ -186,6 +191,7 @@ def run(
         new = saved is None
         first = next_state(before, task, context) if new and before is not None else None
         session = _open_session(task, context, None if carry else saved or first)
+        resolved, task = task.method, session.task
         with _closed_at_the_end(session):
             if saved is not None and carry:
                 # The checkpoint first: were it the other way round, a kill would leave the old one to the new data.
@@ -196,6 +202,8 @@ def run(
             if restart:
                 # Only now: had the data been at fault, the old run would still be whole.
                 _begin(directory, task, forget=True)
+            elif task.method != resolved:
+                _begin(directory, task, forget=False)
             facts, model = _train(task, session, directory, started_s, new=new, changed=carry)
         display.close()
         return Result(model, directory.path, directory.history(), facts)
@@ -234,7 +242,7 @@ def _train(
     session.train()
     facts = session.facts() | {"hint": session.hint(), "seconds": round(time.monotonic() - started_s, 3)}
     facts["warnings"] = [*task.notes, *facts.get("warnings", [])]
-    if facts["hint"] and (facts["stopped_by"] == "max_time" or task.config.method == "batch"):
+    if facts["hint"] and (facts["stopped_by"] == "max_time" or task.method in ("auto", "batch")):
         facts["warnings"].append(facts["hint"])
         session.context.display.warn(facts["hint"])
     closing, facts["no_errors"] = session.closing()
@@ -358,7 +366,7 @@ def _checked_task(
         before = stored["config"]["validation"]
         changes += _check_data(stored["validation"], before, validation, config.validation, config, finished)
     resolved = resolved_before(stream, config, manifest) if stream is not None else None
-    task = make_task(config, manifest, validation, stored["resolved"]["order"], resolved)
+    task = make_task(config, manifest, validation, stored["resolved"], resolved)
     if task.resolved.loss != stored["resolved"]["loss"]:
         raise RunMismatchError(
             f"the loss was {stored['resolved']['loss']}, that of the changed data would be {task.resolved.loss}."
@@ -369,6 +377,8 @@ def _checked_task(
 
 def _check_epochs_left(task: Task, saved: dict[str, Any], finished: bool, changes: str) -> None:
     """Refuse to go on with changed data where no epoch would be trained on them."""
+    if task.method == "auto":
+        return  # the passes to the optimum are those of the new data
     # An epoch that was begun on the old data counts as done.
     done = saved["epoch"] + (saved.get("position", 0) > 0)
     if finished:
@@ -379,6 +389,21 @@ def _check_epochs_left(task: Task, saved: dict[str, Any], finished: bool, change
             f"the data changed ({changes}), and the run {stands}: no epoch is left for them. Go on with more --epochs"
             f" than {done}, or train afresh with --restart."
         )
+
+
+def _check_epochs(task: Task, path: Path) -> None:
+    """Refuse ``--epochs`` where a run began without them, to go to the optimum."""
+    if task.method == "auto" and task.config.epochs is not None:
+        raise RunMismatchError(
+            f"{path} holds a run that began without --epochs: after one epoch of mini-batches it goes to the optimum"
+            f" itself. Leave --epochs out, choose another --run, or start over with --restart."
+        )
+
+
+def _n_dof(saved: dict[str, Any]) -> int:
+    """Coefficients of a checkpoint's state, without those of base levels."""
+    encoding = Encoding.from_state(saved["encoding"])
+    return encoding.n_dof - sum(column.base_row for column in encoding.categorical)
 
 
 def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
@@ -447,7 +472,7 @@ def _check_data(
     )
 
 
-def _latest(directory: RunDirectory, display: Display, method: str) -> dict[str, Any] | None:
+def _latest(directory: RunDirectory, display: Display) -> dict[str, Any] | None:
     """The state of the newest whole checkpoint, if there is one; damaged ones are named."""
     loaded = directory.checkpoints.latest()
     for path, problem in directory.checkpoints.damaged:
@@ -455,7 +480,7 @@ def _latest(directory: RunDirectory, display: Display, method: str) -> dict[str,
     if loaded is None:
         return None
     # Looked at before anything is decided by it.
-    kind = BatchState if method == "batch" else TrainState
+    kind = BatchState if is_of_passes(loaded.state) else TrainState
     return kind.from_state(loaded.state).state()
 
 
@@ -483,18 +508,21 @@ def _tell(task: Task, display: Display) -> None:
     }[task.order]
     display.message(f"order: {order}")
     average = ", averaged iterate" if task.averaging else ""
-    unit = "pass" if config.method == "batch" else "epoch"
-    display.message(
-        f"method: {config.method}, {task.optimizer}{average}, at most {count_noun(task.epochs, unit)},"
-        f" memory {config.memory / 1e6:.0f} MB"
-    )
+    if task.method == "auto":
+        how = f"an epoch of minibatch, {task.optimizer}{average}, then passes of newton to the optimum"
+    else:
+        unit = "pass" if task.method == "batch" else "epoch"
+        how = f"{task.optimizer}{average}, at most {count_noun(task.epochs, unit)}"
+    why = f" (auto: {task.why_minibatch})" if task.why_minibatch else ""
+    display.message(f"method: {task.method}{why}, {how}, memory {config.memory / 1e6:.0f} MB")
     for note in task.notes:
         display.warn(note)
 
 
 def _open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) -> Session:
     """Make the rows ready for training, from where ``saved`` (a checkpoint's state) left off."""
-    kind = BatchSession if task.config.method == "batch" else StochasticSession
+    kinds: dict[str, Callable[..., Session]] = {"batch": BatchSession.over_row_groups, "auto": AutoSession}
+    kind = kinds.get(task.method, StochasticSession)
     try:
         return kind(task, context, saved)
     except TooWideError as error:
