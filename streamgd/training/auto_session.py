@@ -38,7 +38,7 @@ class AutoSession(Session):
             return
         try:
             self._check_method()
-            self._open_passes(state_of(saved, "newton", np.empty(0)))
+            self._open_passes(state_of(saved, "newton", self._rows.squares))
         except BaseException:
             self.close()
             raise
@@ -60,15 +60,15 @@ class AutoSession(Session):
         trainer, survey = self._trainer(task, state.encoding), self._rows.survey
         if state.base_loss is None:
             base = best_constant_theta(task, survey, state.encoding, trainer)
-            trainer.look_at_constant(state, base)
-        # Newton's method asks for no squares.
-        self._passes = BatchSession(task, self.context, survey, trainer, state, np.empty(0))
+            # The mean square of a level's column is its share of the weight.
+            trainer.look_at_constant(state, base, self._rows.squares)
+        self._passes = BatchSession(task, self.context, survey, trainer, state, self._rows.squares)
         self.state = state
         return self._passes
 
     def _from(self, encoding: Encoding, theta: np.ndarray, **counts: Any) -> BatchState:
         """The state before the first pass, at ``theta`` (n_dof, 1)."""
-        optimizer = FULL_BATCH_OPTIMIZERS["newton"].init(theta, 1.0, np.empty(0))
+        optimizer = FULL_BATCH_OPTIMIZERS["newton"].init(theta, 1.0, self._rows.squares)
         return BatchState(encoding, optimizer, 1.0, None, self.task.key, **counts)
 
     def train(self) -> None:

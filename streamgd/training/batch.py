@@ -229,29 +229,43 @@ class BatchTrainer:
         self._look_at_columns(state, theta, evaluation)
         return Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"] if told else None)
 
-    def look_at_constant(self, state: BatchState, base: np.ndarray) -> None:
-        """Give ``state`` the loss of the best constant, where its first pass will be at another theta.
+    def look_at_constant(self, state: BatchState, base: np.ndarray, shares: np.ndarray) -> None:
+        """Give ``state`` the loss of the best constant, where its first pass will be at another theta; tell of levels.
 
-        Where there may be levels of one class only, the pass tells those too.
+        Parameters
+        ----------
+        base, shares : float64, (n_dof, 1)
+            Theta of the best constant, and the share of the weight that each level has; not known of hashed ones.
         """
-        levels = self._objective.loss.is_classifier and len(state.encoding.categorical) > 0
-        hessian = levels and state.encoding.columns.offset is None
-        evaluation = self._objective.evaluate(base, self.total(base, hessian))
+        evaluation = self._objective.evaluate(base, self.total(base))
         state.base_loss = evaluation.mean_loss
-        self._look_at_columns(state, base, evaluation)
+        weight = shares[:, 0].copy()
+        for column in (each for each in state.encoding.categorical if each.hashed):
+            weight[column.first_row : column.first_row + column.n_rows] = 0.0
+        self._look_at_levels(state, base, evaluation, weight)
 
     def _look_at_columns(self, state: BatchState, theta: np.ndarray, evaluation: Evaluation) -> None:
         """Tell, by the first Hessian, of coefficients that the data do not decide."""
-        if evaluation.hessian is None or state.warnings is not None:
+        if evaluation.hessian is None or (state.warnings is not None and state.passes > 0):
             return
-        encoding = state.encoding
-        found = {"collinear": collinear_columns(encoding, evaluation.hessian)}
-        constant = encoding.columns.offset is None and not theta[:-1].any() and state.passes == 0
-        if constant and self._objective.loss.is_classifier:
-            intercept = float(theta[-1, 0])
-            found["separated"] = one_class_levels(encoding, self._objective.loss, intercept, evaluation)
-        state.warnings = {kind: text for kind, text in found.items() if text}
-        for kind, text in state.warnings.items():
+        self._warn(state, "collinear", collinear_columns(state.encoding, evaluation.hessian))
+        if state.passes == 0 and not theta[:-1].any():
+            # The curvature is the same for all rows, so the diagonal tells the weight of each level.
+            curvature = float(self._objective.loss.curvature(np.zeros(1), theta[-1])[0])
+            self._look_at_levels(state, theta, evaluation, np.diag(evaluation.hessian) / curvature)
+
+    def _look_at_levels(
+        self, state: BatchState, constant: np.ndarray, evaluation: Evaluation, weight: np.ndarray
+    ) -> None:
+        """Tell of levels of one class only, from a pass at a constant; under an offset it does not show them."""
+        loss, encoding = self._objective.loss, state.encoding
+        if loss.is_classifier and encoding.columns.offset is None:
+            found = one_class_levels(encoding, loss, float(constant[-1, 0]), evaluation.gradient[:, 0], weight)
+            self._warn(state, "separated", found)
+
+    def _warn(self, state: BatchState, kind: str, text: str) -> None:
+        state.warnings = {**(state.warnings or {}), **({kind: text} if text else {})}
+        if text:
             self._context.event(state, kind, text)
 
     def _step(self, state: BatchState, total: ChunkSums) -> None:

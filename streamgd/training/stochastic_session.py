@@ -36,6 +36,7 @@ from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import (
     best_constant,
     block_row_norms,
+    column_squares,
     decorrelating_rotation,
     expected_squares,
     smoothness,
@@ -56,6 +57,8 @@ class StochasticSession(Session):
     def __init__(self, task: Task, context: RunContext, saved: dict[str, Any] | None, trains: bool = True):
         super().__init__(task, context)
         self.state: TrainState
+        #: Mean square of each column, (n_dof, 1), where passes follow.
+        self.squares: np.ndarray
         self._blocks: ShuffledBlocks | None = None
         self._folder: BlocksFolder
         self._source: PortionSource
@@ -154,6 +157,8 @@ class StochasticSession(Session):
         """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros."""
         encoding = self.task.encoding(survey, vocabularies, with_other)
         self._resolve_method(encoding)
+        if self.task.method == "auto":
+            self.squares = column_squares(survey, encoding, vocabularies)
         if self.task.config.certify or self.task.method == "auto":
             # Whether there is room is told before training, not after it.
             self.with_room_for_passes(encoding)

@@ -9,7 +9,6 @@ import numpy as np
 
 from streamgd.data.encoding import Encoding
 from streamgd.objective.losses import Loss
-from streamgd.objective.objective import Evaluation
 from streamgd.optim.quadratic import dependent_columns
 
 MOST_NAMES = 5
@@ -35,20 +34,18 @@ def _combination(name: str, others: list[str]) -> str:
     return f"{name} is a combination of {_listed(others, ', ')}"
 
 
-def one_class_levels(encoding: Encoding, loss: Loss, constant: float, evaluation: Evaluation) -> str:
+def one_class_levels(encoding: Encoding, loss: Loss, constant: float, gradient: np.ndarray, weight: np.ndarray) -> str:
     """A line about levels whose rows are all of one class; empty if there are none.
 
     Parameters
     ----------
     constant : float
-        The raw prediction of all rows at which ``evaluation``, with a Hessian and without a penalty, was made.
+        The raw prediction of all rows at which the gradient was made.
+    gradient, weight : float64, (n_dof,)
+        Gradient of the mean loss, without a penalty, and the share of the weight that each level has.
     """
-    assert evaluation.hessian is not None
-    raw = np.array([constant])
-    prediction, curvature = float(loss.inverse_link(raw)[0]), float(loss.curvature(np.zeros(1), raw)[0])
-    # With one raw prediction for all, the Hessian's diagonal tells a level's weight, the gradient its positives.
-    weight = np.diag(evaluation.hessian) / curvature
-    positives = weight * prediction - evaluation.gradient[:, 0]
+    # With one raw prediction for all, the gradient tells a level's positives.
+    positives = weight * float(loss.inverse_link(np.array([constant]))[0]) - gradient
     rounding = 1e-9 * weight
     separated = (weight > 0.0) & ((positives <= rounding) | (positives >= weight - rounding))
     separated[: encoding.n_numeric] = separated[-1] = False
