@@ -44,7 +44,7 @@ def command(folder: Path, run: Path) -> list[str]:
 @pytest.mark.parametrize(("options", "listed"), [
     ("--seed 1 --learning-rate 0.1 --features x",
      ("--features was not given, now x", "--seed was 0, now 1", "--learning-rate was auto, now 0.1")),
-    ("--method batch", ("--method was minibatch, now batch",)),
+    ("--method batch", ("--method was auto, now batch",)),
     ("--exclude z", ("--exclude was none, now z",)),
 ])  # fmt: skip
 def test_a_run_of_another_configuration_is_refused_and_unchanged(

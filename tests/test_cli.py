@@ -131,7 +131,7 @@ class TestTrainOptions:
 
     def test_an_unknown_choice_is_bad_configuration_and_lists_the_choices(self, fake: FakeTraining) -> None:
         result = run_cli("train", "d", "--target", "late", "--method", "magic")
-        assert_one_line(result, 78, "--method: input should be 'minibatch', 'sgd' or 'batch', found 'magic'.")
+        assert_one_line(result, 78, "--method: input should be 'auto', 'minibatch', 'sgd' or 'batch', found 'magic'.")
 
     def test_an_unknown_option_is_wrong_usage_with_a_suggestion(self, fake: FakeTraining) -> None:
         assert_one_line(run_cli("train", "d", "--targt", "late"), 2, "'--target'")
@@ -170,7 +170,7 @@ class TestResume:
         (folder / "moved").mkdir()
         config = TrainConfig(data=["d"], target="late", run="before", epochs=3, learning_rate=0.5)
         stored = {"schema_version": 1, "config": config.model_dump(mode="json"), "manifest": {"files": []}}
-        stored["resolved"] = {"loss": "logistic", "order": "full", "epochs": 5}
+        stored["resolved"] = {"loss": "logistic", "order": "full", "method": "auto", "epochs": 5}
         (folder / "moved" / "config.json").write_text(json.dumps(stored))
         return "moved"
 

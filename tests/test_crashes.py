@@ -31,17 +31,18 @@ from streamgd.training.checkpoint import CheckpointStore
 ROWS = 300
 #: A checkpoint after every block, so that most operations fall between two of them.
 COMMON = [
-    "--target", "y", "--epochs", "2", "--batch-size", "20", "--checkpoint-every", "0.001ms", "--threads", "1",
-    "--quiet", "--json",
+    "--target", "y", "--checkpoint-every", "0.001ms", "--threads", "1", "--quiet", "--json",
 ]  # fmt: skip
+EPOCHS = ["--epochs", "2", "--batch-size", "20"]
 WAYS = {
-    "blocks": ["--holdout", "0.2"],
-    "window": ["--shuffle", "window", "--optimizer", "adam"],
-    "sgd": ["--method", "sgd"],
-    "batch": ["--method", "batch"],
+    "blocks": ["--holdout", "0.2", *EPOCHS],
+    "window": ["--shuffle", "window", "--optimizer", "adam", *EPOCHS],
+    "sgd": ["--method", "sgd", *EPOCHS],
+    "batch": ["--method", "batch", *EPOCHS],
+    "auto": ["--holdout", "0.2"],
 }
 #: Those whose operations differ most go first; the others are for the slow suite.
-EACH_WAY = [pytest.param(way, marks=[] if way in ("blocks", "batch") else pytest.mark.slow) for way in WAYS]
+EACH_WAY = [pytest.param(way, marks=[] if way in ("blocks", "batch", "auto") else pytest.mark.slow) for way in WAYS]
 EXIT_CODES = {"disk full": 74, "device error": 74, "no permission": 77}
 
 

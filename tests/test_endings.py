@@ -55,7 +55,7 @@ def killed_before_the_model(data: Path, run: Path, monkeypatch: pytest.MonkeyPat
 
 METHODS = [
     {"epochs": 3}, {"method": "sgd", "epochs": 3}, {"shuffle": "window", "epochs": 3}, {"epochs": 30, "tol_loss": 0.01},
-    {"method": "batch", "epochs": 60}, {"method": "batch", "learning_rate": 0.5, "epochs": 60, "tol_loss": 1e-4},
+    {"method": "batch", "epochs": 60}, {"method": "batch", "learning_rate": 0.5, "epochs": 60, "tol_loss": 1e-4}, {},
 ]  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_a_restart_that_meets_bad_data_leaves_the_old_run_whole(data: Path, tmp_
     assert show(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("options", [{"epochs": 2}, {"method": "batch", "epochs": 3}])
+@pytest.mark.parametrize("options", [{"epochs": 2}, {"method": "batch", "epochs": 3}, {}])
 def test_a_disk_that_fails_before_the_training_leaves_no_blocks_behind(
     options: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

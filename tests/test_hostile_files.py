@@ -25,7 +25,7 @@ GONE = object()
 WRONG: list[Any] = [
     GONE, None, "x", -1, 2**40, float("nan"), [], {}, [[]], np.zeros(0), np.zeros((2, 3)), np.zeros(5, np.uint8),
 ]  # fmt: skip
-WAYS = {"blocks": {}, "window": {"shuffle": "window"}, "batch": {"method": "batch"}}
+WAYS = {"blocks": {}, "window": {"shuffle": "window"}, "batch": {"method": "batch"}, "auto": {"epochs": None}}
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_model_with_any_part_replaced_is_loaded_or_refused_in_one_line(
 @pytest.mark.parametrize("way", WAYS)
 def test_a_checkpoint_with_any_part_replaced_is_gone_on_from_or_refused(way: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(data, "y", run=run, epochs=1, **WAYS[way])
+    train(data, "y", run=run, **{"epochs": 1, **WAYS[way]})
     for older in sorted((run / "checkpoints").iterdir())[:-1]:
         older.unlink()
     (path,) = (run / "checkpoints").iterdir()
@@ -103,8 +103,10 @@ def test_a_checkpoint_with_any_part_replaced_is_gone_on_from_or_refused(way: str
             for each in path.parent.iterdir():
                 each.unlink()
             path.write_bytes(serialize(altered(state, (field,), value), "checkpoint"))
+            if way == "auto":  # knows no more epochs, but makes the model anew
+                (run / "model.safetensors").unlink(missing_ok=True)
             try:
-                train(data, "y", run=run, epochs=2, **WAYS[way])
+                train(data, "y", run=run, **{"epochs": 2, **WAYS[way]})
             except CorruptStateError:
                 refused += 1
             except StreamgdError:

@@ -30,6 +30,8 @@ from streamgd.training.reduce import FOLDED
 from streamgd.training.train import train
 
 ROOT = Path(__file__).parents[1]
+#: Nothing that speaks of mini-batches: passes follow.
+AUTO: list[str] = []
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 
 
@@ -73,6 +75,8 @@ def peak_anonymous_bytes(*arguments: str) -> int:
         (5_000, 1_000, 1_000, 600, []),
         pytest.param(5_000_000, 10, 1_000_000, 320, [], marks=pytest.mark.slow),
         pytest.param(5_000_000, 10, 1_000_000, 512, ["--shuffle", "window"], marks=pytest.mark.slow),
+        (200_000, 100, 10_000, 400, AUTO),
+        pytest.param(3_000_000, 120, 100_000, 512, AUTO, marks=pytest.mark.slow),
         (30_000, 1_000, 1_000, 650, ["--method", "batch", "--epochs", "2"]),
         pytest.param(1_000_000, 10, 1_000, 320, ["--method", "batch", "--epochs", "3"], marks=pytest.mark.slow),
         pytest.param(100_000, 1_000, 50_000, 650, [], marks=pytest.mark.slow),
@@ -83,7 +87,8 @@ def test_anonymous_memory_stays_below_the_budget(
 ) -> None:
     data = tmp_path / "data.parquet"
     write_numbers(data, rows, columns, row_group_rows)
-    arguments = [str(data), "--target", "y", "--run", str(tmp_path / "run"), "--epochs", "1", *options]
+    epochs = [] if options is AUTO else ["--epochs", "1"]
+    arguments = [str(data), "--target", "y", "--run", str(tmp_path / "run"), *epochs, *options]
     assert peak_anonymous_bytes(*arguments, "--memory", f"{memory_mb}MB") < memory_mb * 1e6
 
 

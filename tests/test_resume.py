@@ -38,6 +38,7 @@ METHODS = {
     "batch": ["--method", "batch", "--epochs", "12"],
     "batch-lbfgs": ["--method", "batch", "--optimizer", "lbfgs", "--epochs", "25"],
     "batch-normal": ["--method", "batch", "--optimizer", "normal", "--loss", "squared"],
+    "auto": [],
 }
 
 
@@ -118,14 +119,15 @@ def assert_survives_kills(method: str, kills: int, flights: Path, folder: Path) 
         assert (found["steps"], found["rows_seen"]) == (expected["steps"], expected["rows_seen"])
         told = [untimed(line) for line in expected["history"]]
         assert [untimed(line) for line in found["history"]] == told
-        if not method.startswith("batch"):
+        if not method.startswith("batch"):  # auto logs the rows of its epoch
             assert disturbed.rows.read_bytes() == undisturbed.rows.read_bytes()
         runs += 1
         # The undisturbed run may have been slow because it was the first.
         duration_s *= 0.9
     if not method.startswith("batch"):
-        assert expected["rows_seen"] == 3 * FLIGHTS_WITH_A_TARGET
-        assert_each_row_once_an_epoch(np.fromfile(undisturbed.rows, "<u8"), 3)
+        epochs = 1 if method == "auto" else 3
+        assert expected["rows_seen"] == (expected["epochs"] if method == "auto" else 3) * FLIGHTS_WITH_A_TARGET
+        assert_each_row_once_an_epoch(np.fromfile(undisturbed.rows, "<u8"), epochs)
 
 
 def assert_each_row_once_an_epoch(rows: np.ndarray, epochs: int) -> None:
@@ -151,7 +153,7 @@ def test_resume_after_a_hundred_sigkills_gives_the_same_theta_and_rows(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in ALL_METHODS if not name.startswith("batch-")])
+@pytest.mark.parametrize("method", [name for name in ALL_METHODS if not name.startswith(("batch-", "auto"))])
 def test_one_run_with_ten_sigkills_and_three_sigterms_ends_as_if_undisturbed(
     method: str, flights: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +179,8 @@ def test_one_run_with_ten_sigkills_and_three_sigterms_ends_as_if_undisturbed(
 
 # Every checkpoint, on many small blocks
 
+#: Without what speaks of mini-batches.
+AUTO: dict[str, Any] = {"epochs": None, "batch_size": 256}
 VARIANTS: dict[str, dict[str, Any]] = {
     "adagrad-full": {"shuffle": "full"},
     "adam-full": {"optimizer": "adam", "shuffle": "full"},
@@ -195,16 +199,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch-newton": {"method": "batch", "epochs": 20},
     "batch-newton-l1": {"method": "batch", "epochs": 20, "l1": 1e-3},
     "batch-newton-patience": {"method": "batch", "epochs": 20, "holdout": 0.2, "patience": 2},
+    "auto": AUTO,
+    "auto-holdout-robust": {**AUTO, "holdout": 0.2, "errors": "robust"},
 }
 
 
 @pytest.fixture
 def small(generated: Generated, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """4,000 rows in blocks of 400, a snapshot every three; of two classes for Newton, which else is done soon."""
+    """4,000 rows in blocks of 400, a snapshot every three; of two classes for Newton, which is done soon else."""
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
     monkeypatch.setattr(monitor, "SNAPSHOT_BLOCKS", 3)
     callspec = getattr(request.node, "callspec", None)
-    loss = "logistic" if callspec and "newton" in callspec.params.get("variant", "") else "squared"
+    variant = callspec.params.get("variant", "") if callspec else ""
+    loss = "logistic" if "newton" in variant or "auto" in variant else "squared"
     return str(
         generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss=loss, nulls=0.01, seed=7)
     )
@@ -252,7 +259,16 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(variant: str, small: s
 
 @pytest.mark.parametrize(
     "variant",
-    ["adam-full", "adam-window", "adagrad-unshuffled", "sgd-full", "batch-backtracking", "batch-newton", "batch-lbfgs"],
+    [
+        "adam-full",
+        "adam-window",
+        "adagrad-unshuffled",
+        "sgd-full",
+        "batch-backtracking",
+        "batch-newton",
+        "batch-lbfgs",
+        "auto-holdout-robust",
+    ],
 )
 def test_neither_threads_nor_memory_nor_checkpoints_nor_pauses_change_a_bit(
     variant: str, small: str, tmp_path: Path
@@ -280,7 +296,7 @@ def test_neither_threads_nor_memory_nor_checkpoints_nor_pauses_change_a_bit(
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-@pytest.mark.parametrize("variant", ["adam-full", "batch-newton"])
+@pytest.mark.parametrize("variant", ["adam-full", "batch-newton", "auto"])
 def test_how_far_threads_read_and_stage_ahead_changes_no_bit(
     variant: str, threads: int, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +310,7 @@ def test_how_far_threads_read_and_stage_ahead_changes_no_bit(
         assert found == expected, stage_bytes
 
 
-@pytest.mark.parametrize("variant", ["adam-full", "sgd-full", "cosine-holdout-patience"])
+@pytest.mark.parametrize("variant", ["adam-full", "sgd-full", "cosine-holdout-patience", "auto"])
 def test_blocks_that_are_gone_are_made_again_to_the_same_bits(variant: str, small: str, tmp_path: Path) -> None:
     options = VARIANTS[variant]
     expected = outcome(fit(small, tmp_path / "run", **options))
@@ -304,7 +320,7 @@ def test_blocks_that_are_gone_are_made_again_to_the_same_bits(variant: str, smal
 
     run = tmp_path / "stopped"
     with pytest.raises(PausedError):
-        fit(small, run, **options, display=Listener("epoch 2/3", stop))
+        fit(small, run, **options, display=Listener("pass 2" if variant == "auto" else "epoch 2/3", stop))
     assert list((run / "blocks").iterdir())
     shutil.rmtree(run / "blocks")
     assert outcome(fit(small, run, **options)) == expected

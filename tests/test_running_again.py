@@ -55,7 +55,9 @@ def epochs_of(history: list[dict[str, Any]]) -> list[int]:
     return [line["epoch"] for line in history if line["event"] in ("epoch", "pass")]
 
 
-@pytest.mark.parametrize("options", [{}, {"shuffle": "window"}, {"method": "batch"}, {"epochs": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"shuffle": "window"}, {"method": "batch"}, {"epochs": 1}, {"epochs": None}], ids=str
+)
 def test_a_finished_run_says_so_and_changes_nothing(options: dict[str, Any], data: Path, run: Path) -> None:
     first = fit(data, run, **options)
     before, listener = contents(run), Listener()
@@ -240,7 +242,8 @@ def test_held_out_rows_are_chosen_stably_and_never_trained_on(data: Path, tmp_pa
     "way",
     [
         {}, {"shuffle": "window"}, {"method": "batch"}, {"holdout": 0.2}, {"shuffle": "window", "holdout": 0.2},
-        {"method": "batch", "holdout": 0.2}, {"on_bad_data": "skip"},
+        {"method": "batch", "holdout": 0.2}, {"on_bad_data": "skip"}, {"epochs": None},
+        {"epochs": None, "holdout": 0.2},
     ],
 )  # fmt: skip
 def test_starts_that_are_paused_at_once_come_to_an_end_all_the_same(tmp_path: Path, way: dict[str, Any]) -> None:

@@ -24,17 +24,20 @@ from streamgd.show import show
 from streamgd.training import train as training
 from streamgd.training.holdout import ReducedHoldout, StreamedHoldout
 
+STEPS = ["--batch-size", "64"]
 WAYS = {
     "blocks": ["--optimizer", "adam", "--epochs", "3", "--holdout", "0.2"],
     "window": ["--shuffle", "window", "--epochs", "3", "--holdout", "0.2"],
     "sgd": ["--method", "sgd", "--epochs", "3", "--holdout", "0.2"],
     "batch": ["--method", "batch", "--optimizer", "backtracking", "--epochs", "9", "--holdout", "0.2"],
+    "auto": ["--holdout", "0.2"],
 }
 PHASES = {
     "blocks": ["start", RESOLVED, "prepare", "finalise", "epoch 2/3", "evaluate", "writing"],
     "window": [RESOLVED, "epoch 1/3", "epoch 3/3", "evaluate", "writing"],
     "sgd": ["epoch 2/3", "writing"],
     "batch": ["start", "prepare", "pass 1", "pass 5", "writing"],
+    "auto": ["finalise", "epoch 1/1", "evaluate", "pass 1", "pass 2", "writing"],
 }
 SIGNALS = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
@@ -62,8 +65,9 @@ class StrikesWhileWriting(UnsynchronisedFiles):
 
 
 def command(data: Path, run: Path, way: str) -> list[str | Path]:
-    options = ["--target", "y", "--batch-size", "64", "--checkpoint-every", "1ms", "--row-log", f"{run}.rows"]
-    return ["train", data, "--run", run, *options, *WAYS[way], "--json", "--quiet"]
+    options = ["--target", "y", "--checkpoint-every", "1ms", "--row-log", f"{run}.rows"]
+    steps = [] if way == "auto" else STEPS
+    return ["train", data, "--run", run, *options, *steps, *WAYS[way], "--json", "--quiet"]
 
 
 def outcome(data: Path, run: Path, way: str) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def test_a_signal_while_the_holdout_loss_is_evaluated_keeps_the_epoch_before_it(
     }.get(way, WAYS.get(way, []))  # fmt: skip
     kind = ReducedHoldout if way == "batch" else StreamedHoldout
     run, evaluations, mean_loss = tmp_path / "run", 0, kind.mean_loss
-    shared = ["train", data, "--target", "y", "--batch-size", "64", *options, "--json", "--quiet"]
+    shared = ["train", data, "--target", "y", *STEPS, *options, "--json", "--quiet"]
 
     def struck(*arguments: Any) -> float | None:
         nonlocal evaluations

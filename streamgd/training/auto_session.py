@@ -86,7 +86,9 @@ class AutoSession(Session):
         """The epoch of mini-batches, or what is left of it; whether ``--max-time`` ends the run with it."""
         self._rows.train_epochs()
         state = self._rows.state
-        ends = state.stopped_by == "max_time" or self.context.interrupt.time_is_over
+        # A start that did nothing so far makes a pass: else a short time would never get past this.
+        interrupt = self.context.interrupt
+        ends = state.stopped_by == "max_time" or (interrupt.time_is_over and interrupt.progressed)
         state.stopped_by = "max_time" if ends else None
         self.context.begin_save(state.state())
         return ends
@@ -95,7 +97,8 @@ class AutoSession(Session):
         before, (encoding, theta) = self._rows.state, self._rows.result()
         state = self._from(
             encoding, theta, asked_epochs=before.asked_epochs, epoch=before.epoch, epochs_before=before.epoch,
-            steps_before=before.steps, rows_seen=before.rows_seen, history_bytes=before.history_bytes,
+            steps_before=before.steps, rows_seen=before.rows_seen, rollbacks=before.rollbacks,
+            history_bytes=before.history_bytes,
         )  # fmt: skip
         self._open_passes(state)
         self.context.begin_save(state.state())
@@ -107,7 +110,7 @@ class AutoSession(Session):
         self._check_method()
         old, encoding = BatchState.from_state(saved), self._rows.result()[0]
         theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), encoding)
-        names = ("asked_epochs", "epoch", "epochs_before", "steps_before", "rows_seen", "history_bytes")
+        names = ("asked_epochs", "epoch", "epochs_before", "steps_before", "rollbacks", "rows_seen", "history_bytes")
         state = self._from(encoding, theta, **{name: getattr(old, name) for name in names})
         self._open_passes(state)
         self.context.save(state.state())

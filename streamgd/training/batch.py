@@ -41,7 +41,8 @@ EXCESS_OF_BASE = 1e-15
 class BatchState:
     """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this.
 
-    ``epoch`` counts passes and, after mini-batches, the ``epochs_before`` with ``steps_before`` updates.
+    ``epoch`` counts passes and, after mini-batches, the ``epochs_before`` with ``steps_before`` updates and
+    ``rollbacks``.
     ``closing`` has J and mean loss at the result, where the optimizer does not know them; ``certificate`` how far it
     is from the optimum, None until the run has come to its end. ``base_loss``, of the best constant, is None until a
     pass has told it; ``warnings``, by kind, until a Hessian has shown the columns.
@@ -59,6 +60,7 @@ class BatchState:
     epoch: int = 0
     epochs_before: int = 0
     steps_before: int = 0
+    rollbacks: int = 0
     rows_seen: int = 0
     mean_loss: float | None = None
     history_bytes: int = 0

@@ -114,7 +114,7 @@ class BatchSession(Session):
             "progressive_loss": None, "holdout_loss": scaled(state.best["loss"] if state.best else None, unit),
             "base_loss": scaled(state.base_loss, unit), "train_loss": scaled(closing["mean_loss"], unit),
             "objective": scaled(closing["value"], unit), "learning_rate": state.optimizer["alpha"],
-            "gradient": certificate.get("gradient"), "certificate": state.certificate, "rollbacks": 0,
+            "gradient": certificate.get("gradient"), "certificate": state.certificate, "rollbacks": state.rollbacks,
             "warnings": list((state.warnings or {}).values()),
         }  # fmt: skip
         return facts

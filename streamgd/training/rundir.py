@@ -192,6 +192,7 @@ def _check_stored(stored: dict[str, Any]) -> None:
     """Raise ValueError, KeyError or TypeError where a run's configuration has not what a later start looks at."""
     config, resolved, validation = stored["config"], stored["resolved"], stored.get("validation")
     texts = [*config["data"], config["target"], config["method"], resolved["loss"], resolved["order"]]
+    texts += [resolved["method"]] if config["method"] == "auto" else []
     texts += [config["blocks_dir"]] if config.get("blocks_dir") is not None else []
     for manifest in [stored["manifest"], *([validation] if validation is not None else [])]:
         texts += [file["relative"] for file in manifest["files"]]

@@ -142,7 +142,7 @@ class StochasticSession(Session):
         self._source = self._windows(goes_on=True)
         if self.task.config.certify:
             theta = np.zeros((self._encoding.n_dof, 1))
-            self._with_room_to_certify(self._encoding.without_base_rows(theta)[0])
+            self.with_room_for_passes(self._encoding.without_base_rows(theta)[0])
 
     def _windows(self, goes_on: bool) -> StreamedWindows:
         task, stopwatch = self.task, self.context.stopwatch

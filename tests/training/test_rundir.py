@@ -79,6 +79,7 @@ WRONG: list[dict[str, object]] = [
     {"config": None}, {"config": {"data": ["x"]}}, {"config": {**STORED["config"], "data": 1}},
     {"config": {**STORED["config"], "blocks_dir": 5}}, {"resolved": 3},
     {"resolved": {**STORED["resolved"], "epochs": None}}, {"validation": 1},
+    {"config": {**STORED["config"], "method": "auto"}},
     {"manifest": {"files": [True]}}, {"manifest": {"files": [], "skipped": [["x", []]]}},
 ]  # fmt: skip
 
