@@ -65,6 +65,7 @@ class BatchState:
     mean_loss: float | None = None
     history_bytes: int = 0
     stopped_by: str | None = None
+    holdout_loss: float | None = None
     best: dict[str, Any] | None = None
 
     @property
@@ -321,6 +322,7 @@ class BatchTrainer:
             with suppress(StreamgdError):  # the first error is the one to tell
                 self._context.save(before.state())
             raise
+        state.holdout_loss = loss
         if state.best is None or (loss is not None and loss < state.best["loss"]):
             state.best = {"epoch": state.epoch, "loss": loss, "theta": state.optimizer["theta"]}
         return loss

@@ -110,8 +110,10 @@ class BatchSession(Session):
         if self._trainer.is_evaluated(state):
             closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"]}
         closing |= state.closing or {}
+        # That of the result.
+        holdout_loss = state.best["loss"] if state.best and self.task.config.patience else state.holdout_loss
         facts |= {
-            "progressive_loss": None, "holdout_loss": scaled(state.best["loss"] if state.best else None, unit),
+            "progressive_loss": None, "holdout_loss": scaled(holdout_loss, unit),
             "base_loss": scaled(state.base_loss, unit), "train_loss": scaled(closing["mean_loss"], unit),
             "objective": scaled(closing["value"], unit), "learning_rate": state.optimizer["alpha"],
             "gradient": certificate.get("gradient"), "certificate": state.certificate, "rollbacks": state.rollbacks,

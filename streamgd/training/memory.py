@@ -144,8 +144,9 @@ def check_history(memory_bytes: int, n_dof: int, n_levels: int, on_workers: bool
 
 
 def memory_for_hessians(
-    memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int, meat: bool, on_workers: bool = False
-) -> MemoryPlan:
+    memory_bytes: int, plan: MemoryPlan, n_dof: int, chunks: int, meat: bool, on_workers: bool = False,
+    way_out: str = "",
+) -> MemoryPlan:  # fmt: skip
     """The plan with so few threads that the Hessians of a full-batch pass fit the budget.
 
     A thread holds the sums of its chunk, those of a block, and their sum; the tree holds a sum for each of its levels,
@@ -165,9 +166,8 @@ def memory_for_hessians(
         in_pass = threads * (3 * summed_bytes + plan.thread_bytes) + folding * summed_bytes
         return _base_bytes(on_workers) + n_dof * COEFFICIENT_BYTES + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
 
-    _require(
-        memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; --max-levels or --exclude make them fewer"
-    )
+    ways = f"--max-levels or --exclude make them fewer{way_out}"
+    _require(memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; {ways}")
     fitting = next(threads for threads in range(plan.threads, 0, -1) if needed(threads) <= memory_bytes)
     return replace(plan, threads=fitting)
 

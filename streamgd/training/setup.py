@@ -188,7 +188,8 @@ class Task:
         if not (asked or hessian_is_affordable(n_dof)):
             return self
         robust, given = self.config.errors == "robust", self.config.memory
-        memory = memory_for_hessians(given, self.memory, n_dof, n_chunks, robust, on_workers)
+        way_out = ", --epochs 5 does without it" if self.method == "auto" else ""
+        memory = memory_for_hessians(given, self.memory, n_dof, n_chunks, robust, on_workers, way_out)
         return replace(self, memory=memory)
 
     def encoder(self) -> Encoder:
