@@ -7,13 +7,14 @@ The checkpoint holds the state of the part that is under way; its kind says whic
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from streamgd.data.encoding import Encoding
-from streamgd.errors import RunMismatchError
+from streamgd.errors import RunMismatchError, StreamgdError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.training.batch import BatchState, BatchTrainer, is_of_passes
@@ -40,7 +41,8 @@ class AutoSession(Session):
             self._check_method()
             self._open_passes(state_of(saved, "newton", self._rows.squares))
         except BaseException:
-            self.close()
+            with suppress(StreamgdError):  # the first error is the one to tell
+                self.close(remove=True)
             raise
 
     def _check_method(self) -> None:
@@ -49,22 +51,19 @@ class AutoSession(Session):
                 f"the run has made full-batch passes, and now {self.task.why_minibatch}. Start over with --restart."
             )
 
-    def _trainer(self, task: Task, encoding: Encoding) -> BatchTrainer:
-        rows = self._rows
-        return BatchTrainer(task, rows.passes(task.threads), task.objective(encoding), rows.holdout(), self.context)
-
-    def _open_passes(self, state: BatchState) -> BatchSession:
+    def _open_passes(self, state: BatchState) -> None:
         """Full batch from ``state`` on; a new one is told of the best constant first."""
-        task = self._rows.with_room_for_passes(state.encoding)
+        rows, encoding = self._rows, state.encoding
+        task = rows.with_room_for_passes(encoding)
         task = replace(task, optimizer="newton", averaging=False, epochs=self.task.epochs + DEFAULT_PASSES)
-        trainer, survey = self._trainer(task, state.encoding), self._rows.survey
+        blocks = rows.passes(task.threads)
+        trainer = BatchTrainer(task, blocks, task.objective(encoding), rows.holdout(), self.context)
         if state.base_loss is None:
-            base = best_constant_theta(task, survey, state.encoding, trainer)
+            base = best_constant_theta(task, rows.survey, encoding, trainer)
             # The mean square of a level's column is its share of the weight.
-            trainer.look_at_constant(state, base, self._rows.squares)
-        self._passes = BatchSession(task, self.context, survey, trainer, state, self._rows.squares)
+            trainer.look_at_constant(state, base, rows.squares)
+        self._passes = BatchSession(task, self.context, rows.survey, trainer, state, rows.squares)
         self.state = state
-        return self._passes
 
     def _from(self, encoding: Encoding, theta: np.ndarray, **counts: Any) -> BatchState:
         """The state before the first pass, at ``theta`` (n_dof, 1)."""
