@@ -6,7 +6,7 @@ run directory ── task ── session: rows ready, state new or from the chec
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from streamgd.config import TrainConfig, identity_fields, make_config, option_name
+from streamgd.config import TrainConfig, identity_fields, make_config
 from streamgd.data.encoding import Encoding
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
-from streamgd.data.source import Manifest, Skipped, compare, discover
+from streamgd.data.source import Manifest, Skipped, discover
 from streamgd.data.store import remove_blocks
 from streamgd.errors import (
     ConfigError,
-    DataChangedError,
     InterruptedRunError,
     PausedError,
     RunMismatchError,
@@ -39,6 +38,13 @@ from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, current_folder, is_final
+from streamgd.training.same_run import (
+    check_data,
+    check_epochs,
+    check_epochs_left,
+    check_options,
+    differing_options,
+)
 from streamgd.training.session import Session
 from streamgd.training.setup import Task, TooWideError, blocks_dir, make_task
 from streamgd.training.stochastic_session import StochasticSession
@@ -108,7 +114,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     directory = RunDirectory(config.run_dir)
     stored = directory.read_config()
     if stored is not None and not directory.untrained:
-        _check_options(config, stored, config.run_dir)
+        check_options(config, stored, config.run_dir)
     task = make_task(config, _data_of(config), _validation_of(config))
     return {**task.summary(), "notes": list(task.notes)}
 
@@ -147,13 +153,13 @@ def run(
         stored = None if restart else left
         if stored is not None and directory.untrained:
             # There is nothing that other options could spoil. The ways out of a full disk are such options.
-            differing = _differing_options(config, stored, identity_fields())
+            differing = differing_options(config, stored, identity_fields())
             if differing:
                 display.warn(f"{directory.path} begins anew: nothing was trained in it yet, and {differing}")
             stored = None
         saved, changes = None, ""
         if stored is not None:
-            _check_options(config, stored, directory.path)
+            check_options(config, stored, directory.path)
             saved = _latest(directory, display)
             all_damaged = saved is None and bool(directory.checkpoints.damaged)
             finished = all_damaged or (saved is not None and is_final(saved["stopped_by"]))
@@ -162,9 +168,9 @@ def run(
                 return _finished_without_checkpoints(task, directory, display)
             if saved is not None:
                 task = task.with_method(_n_dof(saved))
-            _check_epochs(task, directory.path)
+            check_epochs(task, directory.path)
             if saved is not None and changes:
-                _check_epochs_left(task, saved, finished, changes)
+                check_epochs_left(task, saved, finished, changes)
                 if saved.get("earlier") is not None:
                     raise RunMismatchError(f"a stream went on with these data, and they changed ({changes}). {_ANEW}")
             model = directory.model_of(saved)
@@ -360,11 +366,11 @@ def _checked_task(
     ``stream`` is a state that says what the columns are, where they are not to be decided by the data.
     """
     manifest = _data_of(config, interrupt)
-    changes = _check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
+    changes = check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
     validation = _validation_of(config, interrupt)
     if validation is not None:
         before = stored["config"]["validation"]
-        changes += _check_data(stored["validation"], before, validation, config.validation, config, finished)
+        changes += check_data(stored["validation"], before, validation, config.validation, config, finished)
     resolved = resolved_before(stream, config, manifest) if stream is not None else None
     task = make_task(config, manifest, validation, stored["resolved"], resolved)
     if task.resolved.loss != stored["resolved"]["loss"]:
@@ -375,101 +381,10 @@ def _checked_task(
     return task, changes
 
 
-def _check_epochs_left(task: Task, saved: dict[str, Any], finished: bool, changes: str) -> None:
-    """Refuse to go on with changed data where no epoch would be trained on them."""
-    if task.method == "auto":
-        return  # the passes to the optimum are those of the new data
-    # An epoch that was begun on the old data counts as done.
-    done = saved["epoch"] + (saved.get("position", 0) > 0)
-    if finished:
-        done = max(done, saved["asked_epochs"])
-    if task.epochs <= done:
-        stands = "is finished" if finished else "is in its last epoch"
-        raise RunMismatchError(
-            f"the data changed ({changes}), and the run {stands}: no epoch is left for them. Go on with more --epochs"
-            f" than {done}, or train afresh with --restart."
-        )
-
-
-def _check_epochs(task: Task, path: Path) -> None:
-    """Refuse ``--epochs`` where a run began without them, to go to the optimum."""
-    if task.method == "auto" and task.config.epochs is not None:
-        raise RunMismatchError(
-            f"{path} holds a run that began without --epochs: after one epoch of mini-batches it goes to the optimum"
-            f" itself. Leave --epochs out, choose another --run, or start over with --restart."
-        )
-
-
 def _n_dof(saved: dict[str, Any]) -> int:
     """Coefficients of a checkpoint's state, without those of base levels."""
     encoding = Encoding.from_state(saved["encoding"])
     return encoding.n_dof - sum(column.base_row for column in encoding.categorical)
-
-
-def _check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
-    """Refuse to go on with options that would give another model."""
-    differing = _differing_options(config, stored, [name for name in identity_fields() if name != "data"])
-    if differing:
-        raise RunMismatchError(
-            f"{path} holds a run with other options: {differing}. Choose another --run, or start over with --restart."
-        )
-
-
-def _differing_options(config: TrainConfig, stored: dict[str, Any], names: Iterable[str]) -> str:
-    """Those of the options ``names`` that are not as they were when the run began."""
-    now, before = config.model_dump(mode="json"), stored["config"]
-    return "; ".join(
-        f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}"
-        for name in names
-        if now[name] != before.get(name)
-    )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "none"
-    return "not given" if value is None else str(value)
-
-
-def _check_data(
-    before: dict[str, Any], sources_before: list[str], manifest: Manifest, sources: list[str], config: TrainConfig,
-    finished: bool,
-) -> str:  # fmt: skip
-    """Refuse to go on with other data than the run began with; with ``--accept-data-change`` say what changed."""
-    changes = compare(before, manifest)
-    if not changes:
-        return ""
-    told = [
-        f"{what}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-        for what, names in (("new", changes.added), ("gone", changes.removed), ("changed", changes.changed))
-        if names
-    ]
-    listed = "; ".join(told)
-    if config.accept_data_change:
-        return listed
-    skips = bool(before.get("skipped")) and config.on_bad_data != "skip"
-    if changes.only_skipped and skips and not config.accept_data_change:
-        groups = [
-            relative if index is None else f"{relative}, row group {index}" for relative, index in before["skipped"]
-        ]
-        raise RunMismatchError(
-            f"{config.run_dir} holds a run that skips what cannot be decoded ({'; '.join(groups[:5])}"
-            f"{' …' if len(groups) > 5 else ''}). Go on with --on-bad-data skip, or use --restart."
-        )
-    way_on = "--accept-data-change and more --epochs" if finished else "--accept-data-change"
-    if sources_before != sources:
-        raise RunMismatchError(
-            f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or use --restart."
-        )
-    if changes.added and not changes.removed and not changes.changed:
-        state = "since the run finished" if finished else "since the run began"
-        raise RunMismatchError(
-            f"the data have new files {state} ({listed}). Train on all with --restart, or go on with {way_on}."
-        )
-    raise DataChangedError(
-        f"the data are not those the run began with ({listed}). Put them back, use --restart, or go on from the next"
-        f" epoch with {way_on}."
-    )
 
 
 def _latest(directory: RunDirectory, display: Display) -> dict[str, Any] | None:
