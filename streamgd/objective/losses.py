@@ -44,11 +44,13 @@ class Loss(ABC):
     once, the same but for the last digits.
 
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
-    are derived from it. That of a quadratic loss is the same everywhere.
+    are derived from it. That of a quadratic loss is the same everywhere. ``target_curvature`` is the second derivative
+    by the target, for all losses a constant.
     """
 
     name: ClassVar[str]
     max_curvature: ClassVar[float]
+    target_curvature: ClassVar[float]
     pointwise_loss: ClassVar[Any]
     pointwise_gradient: ClassVar[Any]
     losses_of_rows: ClassVar[Any]
@@ -76,8 +78,17 @@ class Loss(ABC):
         """Second derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
 
     def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-        """Loss of each row, float64, shape ``(n,)``."""
-        return self.loss_and_gradient(y_true, raw_prediction)[0]
+        """Loss of each row, new, float64, shape ``(n,)``."""
+        out = np.empty(len(y_true))
+        self.losses_of_rows(np.ascontiguousarray(y_true), np.ascontiguousarray(raw_prediction), out)
+        return out
+
+    def mean_loss_of_constant(self, raw: float, mean: float, variance: float) -> float:
+        """Mean loss of rows that all have the raw prediction ``raw``, by the moments of their targets.
+
+        Taylor's series about the mean target ends after the second term.
+        """
+        return float(self.loss(np.array([mean]), np.array([raw]))[0]) + 0.5 * self.target_curvature * variance
 
     def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """First derivative by the raw prediction of each row, float64, shape ``(n,)``."""
@@ -105,6 +116,7 @@ class HalfSquaredError(Loss):
 
     name = "squared"
     max_curvature = 1.0
+    target_curvature = 1.0
     is_quadratic = True
 
     @staticmethod
@@ -158,6 +170,7 @@ class HalfBinomialLoss(Loss):
 
     name = "logistic"
     max_curvature = 0.25
+    target_curvature = 0.0
     is_classifier = True
 
     @staticmethod

@@ -91,14 +91,22 @@ class Objective:
 
     def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
         """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
-        return self._sums(theta, block, np.empty(0), np.empty(0), np.empty(0))
+        loss = 0.0
+        for start in range(0, block.rows, TILE_ROWS):
+            tile = block.part(start, start + TILE_ROWS)
+            losses = self.loss.loss(tile.target, raw_prediction(tile, theta))
+            if len(tile.weight):
+                losses *= tile.weight
+            loss += float(losses.sum())
+        weight = float(block.weight.sum()) if len(block.weight) else block.rows
+        return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
 
     def _sums(
         self, theta: np.ndarray, block: Block, gradient: np.ndarray, curvature: np.ndarray, squares: np.ndarray
     ) -> ChunkSums:
         """Predict, compare, gradient, a tile of rows at a time.
 
-        An empty ``gradient`` is not summed; ``curvature`` and ``squares`` of the gradient by the raw prediction, both
+        ``curvature`` and ``squares`` of the gradient by the raw prediction, both
         (n_rows,) and weighted, are written unless they are empty.
         """
         loss, weight = 0.0, 0.0
@@ -119,8 +127,7 @@ class Objective:
                 residual *= tile.weight
             loss += float(losses.sum())
             weight += float(tile.weight.sum()) if len(tile.weight) else tile.rows
-            if len(gradient):
-                sums.add_gradient(tile.features, tile.codes, residual, gradient)
+            sums.add_gradient(tile.features, tile.codes, residual, gradient)
         return ChunkSums(loss, gradient[:, None], weight, block.rows)
 
     def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 from streamgd.inference import ClosingSums
-from streamgd.objective.objective import ChunkSums
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.plain import count_noun
 from streamgd.training.carry import carry_over
@@ -43,6 +43,8 @@ from streamgd.training.stepsize import (
 )
 from streamgd.training.stochastic import StochasticTrainer
 from streamgd.training.trainstate import TrainState
+
+Found = TypeVar("Found")
 
 #: Part of the whole gain that the last epoch may bring before more epochs are advised; the rest is noise.
 STILL_FALLING = 0.02
@@ -276,32 +278,41 @@ class StochasticSession(Session):
             "learning_rate": state.learning_rate, "rollbacks": state.rollbacks, "certificate": None,
         }  # fmt: skip
         if self._blocks is not None:
-            total, constant = self._losses_over_blocks(self._blocks.prepared)
+            prepared = self._blocks.prepared
+            total = folded(iter(self._over_blocks(partial(self._objective.loss_sums, self._theta()), prepared)))
+            assert total is not None
             penalty = self._objective.penalty.value(self.result()[1])
             facts |= {
-                "base_loss": constant / total.weight * unit, "train_loss": total.mean_loss * unit,
+                "base_loss": self._base_loss(prepared) * unit, "train_loss": total.mean_loss * unit,
                 "objective": (total.mean_loss + penalty) * unit,
             }  # fmt: skip
         if self.task.config.certify and state.stopped_by != "max_time":
             facts["certificate"] = self._certificate(facts["base_loss"] or 0.0)
         return facts
 
-    def _losses_over_blocks(self, prepared: PreparedBlocks) -> tuple[ChunkSums, float]:
-        """Sums over all training rows at the result, and the summed loss of the best constant."""
-        objective, theta, constant = self._objective, self._theta(), self.state.best_constant
+    def _over_blocks(self, found_in: Callable[[Block], Found], prepared: PreparedBlocks) -> list[Found]:
+        """What ``found_in`` gives for the training rows of each block."""
 
-        def sums_of(index: int) -> tuple[ChunkSums, float]:
+        def found_in_block(index: int) -> Found:
             self.context.interrupt.check_repeated()
-            block = prepared.train_block(index)
-            raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
-            losses = objective.loss.loss(block.target, raw)
-            weighted = float(losses @ block.weight if len(block.weight) else losses.sum())
-            return objective.loss_sums(theta, block), weighted
+            return found_in(prepared.train_block(index))
 
-        found = of_all_blocks(prepared, sums_of, self.task.threads, self.context.stopwatch)
-        total = folded(iter(sums for sums, _ in found))
-        assert total is not None
-        return total, sum(loss for _, loss in found)
+        return of_all_blocks(prepared, found_in_block, self.task.threads, self.context.stopwatch)
+
+    def _base_loss(self, prepared: PreparedBlocks) -> float:
+        """Mean loss of the best constant over the training rows."""
+        loss, constant, encoding = self._objective.loss, self.state.best_constant, self._encoding
+        if not self.task.layout.has_offset:
+            target = self.survey.target_moments
+            mean = (float(target.mean[0]) - encoding.target_shift) / encoding.target_scale
+            variance = float(target.squares[0] / target.weight[0]) / encoding.target_scale**2
+            return loss.mean_loss_of_constant(constant, mean, variance)
+
+        def summed(block: Block) -> float:
+            losses = loss.loss(block.target, constant + block.offset)
+            return float(losses @ block.weight if len(block.weight) else losses.sum())
+
+        return sum(self._over_blocks(summed, prepared)) / self.survey.weight
 
     def _certificate(self, base_loss: float) -> dict[str, Any]:
         """How far the result is from the optimum, by a pass over the blocks, or over the files."""

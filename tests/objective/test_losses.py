@@ -51,6 +51,14 @@ def test_values_agree_with_those_worked_by_hand(name: str) -> None:
     np.testing.assert_allclose(loss.curvature(y_true, raw), curvatures, rtol=1e-14)
 
 
+@pytest.mark.parametrize("raw", [-3.0, 0.0, 0.7, 40.0])
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_the_mean_loss_of_a_constant_follows_from_the_moments_of_the_targets(name: str, raw: float) -> None:
+    loss, y_true = LOSSES[name], TABLE[name][0]
+    found = loss.mean_loss_of_constant(raw, float(y_true.mean()), float(y_true.var()))
+    assert found == pytest.approx(loss.loss(y_true, np.full(len(y_true), raw)).mean(), rel=1e-14)
+
+
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_gradient_and_curvature_are_those_of_finite_differences(name: str) -> None:
     loss = LOSSES[name]
