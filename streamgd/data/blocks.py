@@ -9,6 +9,9 @@ import numpy as np
 #: A block holds about so many bytes, and at most so many rows.
 BLOCK_BYTES = 8_000_000
 BLOCK_ROWS = 65_536
+#: Rows that become records together: so many bytes of records stay in the processor's cache on their way.
+SLICE_BYTES = 2_000_000
+SLICE_ROWS = 4_096
 
 #: Set in a record's slot when the row is held out.
 HOLDOUT_BIT = 1 << 30
@@ -145,6 +148,13 @@ class RecordLayout:
     def block_rows(self) -> int:
         """Places of a block: as many records as fit 8 MB, at most 65,536; the debugging row number does not count."""
         return min(BLOCK_ROWS, max(1, BLOCK_BYTES // (self.record_bytes - 8 * self.has_row_number)))
+
+    @property
+    def slice_rows(self) -> int:
+        """Rows that are decoded, encoded and scattered together: more where each slice brings dictionaries."""
+        if self.n_categorical:
+            return self.block_rows
+        return min(self.block_rows, max(SLICE_ROWS, SLICE_BYTES // self.record_bytes))
 
     def views(self, buffer: np.ndarray, rows: int) -> Block:
         """A block of ``rows`` rows over ``buffer`` (uint8, from :meth:`block_bytes`), without copying."""

@@ -1,6 +1,6 @@
 """Prepare: every row group decoded once, its rows scattered over the blocks file, and the blocks finished.
 
-    row groups ── encode ── stage ── sorted by block ── positioned writes      (scatter, in waves)
+    row groups ── encode ── queues, one a block ── positioned writes           (scatter, in waves)
     region ── slot order ── exact moments, fill, final codes ── free region    (finalise, in waves)
 
 Threads take row groups in order; at the end of a wave all of them are written, and the note moves on. A killed
@@ -42,8 +42,6 @@ WAVE_BLOCKS = 16
 LONG_ROW_GROUP_VALUES = 50_000_000
 
 STAGE_BYTES = 32_000_000
-#: What a staged row has beside its record: the number of its block, and its place in the order by block.
-STAGED_ROW_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -346,25 +344,28 @@ class _Scatter:
     stopwatch: Stopwatch
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def reserve(self, counts: np.ndarray) -> np.ndarray:
-        """Make room for ``counts`` more records in each region; returns where they begin."""
+    def reserve(self, block: int, count: int) -> int:
+        """Make room for ``count`` more records in the region of a block; returns after how many they begin."""
         with self.lock:
-            begins = self.fill.copy()
-            self.fill += counts
-        return begins
+            begin = int(self.fill[block])
+            self.fill[block] += count
+        return begin
 
 
 class _Stage:
-    """One thread's staging area: records of several slices, written out sorted by block."""
+    """One thread's staging area: the records of a slice, and a queue of records for each block.
+
+    A queue is written to its region when it is full.
+    """
 
     def __init__(self, scatter: _Scatter, stage_bytes: int):
         self._scatter = scatter
-        self._layout = scatter.encoder.layout
-        rows = max(self._layout.block_rows, stage_bytes // self._layout.record_bytes)
-        self._records = self._layout.new_records(min(rows, scatter.manifest.n_rows))
-        self._sorted = np.empty_like(self._records)
-        self._block = np.empty(len(self._records), np.int64)
-        self._used = 0
+        self._layout = layout = scatter.encoder.layout
+        n_blocks = len(scatter.fill)
+        length = min(scatter.store.places, max(1, stage_bytes // layout.record_bytes // n_blocks))
+        self._records = layout.new_records(min(layout.slice_rows, scatter.manifest.n_rows))
+        self._queues = layout.new_records(n_blocks * length).reshape(n_blocks, length, -1)
+        self._queued = np.zeros(n_blocks, np.int64)
 
     def run(self, wave: _Wave) -> None:
         """Encode and scatter row groups until the wave ends."""
@@ -372,7 +373,8 @@ class _Stage:
             while (index := wave.take()) is not None:
                 wave.surveys[index] = self._encode(self._scatter.manifest.row_groups[index])
             with self._scatter.stopwatch.timed("scatter"):
-                self._flush()
+                for block in np.flatnonzero(self._queued):
+                    self._write_queue(int(block))
         except BaseException:
             wave.fail()
             raise
@@ -384,16 +386,13 @@ class _Stage:
             return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey
         start = 0
         batches = read_batches(
-            manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.block_rows
+            manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.slice_rows
         )
         for batch in stopwatch.timed_items("decode", batches):
             if row_group.rows * len(encoder.read_columns) > LONG_ROW_GROUP_VALUES:
                 self._scatter.check()
-            if self._used + batch.num_rows > len(self._records):
-                with stopwatch.timed("scatter"):
-                    self._flush()
             origin = origin_of(manifest, row_group, start)
-            records = self._records[self._used : self._used + batch.num_rows]
+            records = self._records[: batch.num_rows]
             with stopwatch.timed("encode"):
                 rows = encoder.encode(batch, origin, self._layout.places(records))
             with stopwatch.timed("scatter"):
@@ -407,28 +406,21 @@ class _Stage:
         return survey
 
     def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:
+        """Put the records into the queues of their blocks."""
         places = self._scatter.store.places
         block, slot = self._scatter.permutation.place_rows(origin.first_row, len(records), places)
         block[~rows.kept] = -1
         slot[rows.holdout] |= HOLDOUT_BIT
         records.view(np.int32)[:, self._layout.slot_position] = slot
-        self._block[self._used : self._used + len(records)] = block
-        self._used += len(records)
+        row = 0
+        while (row := kernels.append_records(records, block, row, self._queues, self._queued)) < len(records):
+            self._write_queue(int(block[row]))
 
-    def _flush(self) -> None:
-        """Append the staged records to the regions of their blocks, a run at a time."""
-        if self._used == 0:
-            return
-        n_blocks = len(self._scatter.fill)
-        starts, order = np.empty(n_blocks + 1, np.int64), np.empty(self._used, np.int64)
-        kernels.sort_by_block(self._block[: self._used], n_blocks, starts, order)
-        total, counts = int(starts[-1]), np.diff(starts)
-        kernels.gather_records(self._records, order[:total], self._sorted[:total])
-        begins = self._scatter.reserve(counts)
-        for block in np.flatnonzero(counts):
-            run = self._sorted[starts[block] : starts[block + 1]]
-            self._scatter.store.write(int(block), int(begins[block]) * self._layout.record_bytes, run)
-        self._used = 0
+    def _write_queue(self, block: int) -> None:
+        """Append the records that wait for a block to its region."""
+        count, self._queued[block] = int(self._queued[block]), 0
+        begin = self._scatter.reserve(block, count)
+        self._scatter.store.write(block, begin * self._layout.record_bytes, self._queues[block, :count])
 
 
 def _packed(fill: np.ndarray, places: int) -> list[list[int]]:

@@ -381,29 +381,28 @@ def finish_records(
                 row_numbers[start + i] = tile[i, positions[4]]
 
 
-@compiled(types.void(_i8[::1], _i8, _i8[::1], _i8[::1]))
-def sort_by_block(block, n_blocks, starts, order):
-    """Counting sort, stable: ``order`` lists the rows of block 0, then 1, …; -1 marks a dropped row.
+@compiled(_i8(types.uint64[:, ::1], _i8[::1], _i8, types.uint64[:, :, ::1], _i8[::1]))
+def append_records(records, block, first, queues, queued):
+    """Append the records from ``first`` on to the queues of their blocks; returns the first one whose queue is full.
 
-    ``starts`` (n_blocks + 1,) is written: the rows of block b are ``order[starts[b]:starts[b + 1]]``.
+    Parameters
+    ----------
+    records : uint64, (n_rows, record_words)
+    block : int64, (n_rows,)
+        Of each record; -1 marks a dropped row.
+    queues : uint64, (n_blocks, length, record_words)
+    queued : int64, (n_blocks,)
+        Records in each queue, incremented.
     """
-    starts[:] = 0
-    for i in range(block.shape[0]):
-        if block[i] >= 0:
-            starts[block[i] + 1] += 1
-    for b in range(n_blocks):
-        starts[b + 1] += starts[b]
-    fill = starts.copy()
-    for i in range(block.shape[0]):
-        if block[i] >= 0:
-            order[fill[block[i]]] = i
-            fill[block[i]] += 1
-
-
-@compiled(types.void(types.uint64[:, ::1], _i8[::1], types.uint64[:, ::1]))
-def gather_records(records, order, out):
-    """``out[i] = records[order[i]]``, whole records as 64-bit words."""
-    for i in range(out.shape[0]):
-        source = order[i]
-        for word in range(out.shape[1]):
-            out[i, word] = records[source, word]
+    length, n_words = queues.shape[1], queues.shape[2]
+    for i in range(first, block.shape[0]):
+        b = block[i]
+        if b < 0:
+            continue
+        if queued[b] == length:
+            return i
+        at = queued[b]
+        for word in range(n_words):
+            queues[b, at, word] = records[i, word]
+        queued[b] = at + 1
+    return block.shape[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from streamgd.data.blocks import RecordLayout
-from streamgd.data.prepare import STAGE_BYTES, STAGED_ROW_BYTES
+from streamgd.data.prepare import STAGE_BYTES
 from streamgd.data.sample import sample_size
 from streamgd.data.source import Manifest
 from streamgd.errors import ConfigError
@@ -95,15 +95,13 @@ def plan_memory(
         )
         _require(memory_bytes, *max(sampling, streaming))
         return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes)
-    # A staging area has its records twice, and tells the block and the order of each.
-    staged_bytes = 2 * layout.record_bytes + STAGED_ROW_BYTES
-    each = reader + slice_bytes + slice_rows * staged_bytes
+    smallest_stage = slice_rows * layout.record_bytes
+    each = reader + slice_bytes + smallest_stage
     _require(memory_bytes, *max(sampling, (fixed_bytes + each, "one row group being decoded")))
     fitting = max(1, min(threads, (memory_bytes - fixed_bytes) // each))
     vocabularies = layout.n_categorical * VOCABULARY_BYTES
     spare = (memory_bytes - fixed_bytes - vocabularies) // fitting - reader - slice_bytes
-    stage_rows = max(slice_rows, spare // staged_bytes)
-    stage_bytes = int(min(STAGE_BYTES, stage_rows * layout.record_bytes))
+    stage_bytes = int(min(STAGE_BYTES, max(smallest_stage, spare)))
     return MemoryPlan(int(fitting), stage_bytes, reader + slice_bytes)
 
 

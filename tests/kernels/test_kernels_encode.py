@@ -162,14 +162,23 @@ def test_moments_keep_their_digits_where_the_shift_is_that_of_the_column() -> No
     np.testing.assert_allclose(moments[0, :3], [6000.0, 0.0, 6000.0], atol=1e-10)
 
 
-@given(blocks=st.lists(st.integers(-1, 6), max_size=60))
-def test_sorting_by_block_is_stable_and_leaves_out_dropped_rows(blocks: list[int]) -> None:
-    starts, order = np.empty(8, np.int64), np.full(len(blocks), -9)
-    kernels.sort_by_block(np.array(blocks, np.int64), 7, starts, order)
+@given(blocks=st.lists(st.integers(-1, 6), max_size=60), length=st.integers(1, 9))
+def test_records_wait_in_the_queue_of_their_block_until_it_is_full(blocks: list[int], length: int) -> None:
+    records = np.arange(3 * len(blocks), dtype=np.uint64).reshape(len(blocks), 3)
+    queues, queued = np.empty((7, length, 3), np.uint64), np.zeros(7, np.int64)
+    found: list[list[list[int]]] = [[] for _ in range(7)]
 
+    def write(block: int) -> None:
+        found[block] += queues[block, : queued[block]].tolist()
+        queued[block] = 0
+
+    row = 0
+    while (row := kernels.append_records(records, np.array(blocks, np.int64), row, queues, queued)) < len(blocks):
+        assert queued[blocks[row]] == length
+        write(blocks[row])
     for block in range(7):
-        rows = [row for row, each in enumerate(blocks) if each == block]
-        assert order[starts[block] : starts[block + 1]].tolist() == rows
+        write(block)
+        assert found[block] == [records[row].tolist() for row, each in enumerate(blocks) if each == block]
 
 
 @given(slots=st.lists(st.integers(0, 19), unique=True, max_size=20), seed=st.integers(0, 100))
@@ -183,14 +192,6 @@ def test_slot_order_puts_training_rows_first(slots: list[int], seed: int) -> Non
     expected = sorted(range(len(slots)), key=lambda row: (held_out[row], slots[row]))
     assert order.tolist() == expected
     assert n_train == (~held_out).sum()
-
-
-def test_records_are_gathered_whole() -> None:
-    records = np.arange(12, dtype=np.uint64).reshape(4, 3)
-    out = np.empty((3, 3), np.uint64)
-    kernels.gather_records(records, np.array([2, 0, 2]), out)
-
-    np.testing.assert_array_equal(out, records[[2, 0, 2]])
 
 
 def test_codes_are_those_of_the_places_and_their_weights_are_counted() -> None:
