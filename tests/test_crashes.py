@@ -50,7 +50,7 @@ EXIT_CODES = {"disk full": 74, "device error": 74, "no permission": 77}
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Five blocks of 60 rows, finished two at a time."""
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 60)
-    monkeypatch.setattr(prepare, "WAVE_BLOCKS", 2)
+    monkeypatch.setattr(prepare, "SPARE_REGIONS", 2)
     monkeypatch.setattr(state_module, "files", UnsynchronisedFiles())
     return make_data(tmp_path)
 
@@ -207,7 +207,7 @@ class DeadlyFiles(FaultyFiles):
 def die_at(n: int, arguments: list[str]) -> None:
     """What the child process does: the command, on files that kill it right after half of operation ``n``."""
     blocks.BLOCK_ROWS = 60
-    prepare.WAVE_BLOCKS = 2
+    prepare.SPARE_REGIONS = 2
     with on(DeadlyFiles(n, Killed())):
         try:
             exit_code = here(*arguments).exit_code

@@ -46,7 +46,7 @@ SIGNALS = {signal.SIGTERM: 75, signal.SIGINT: 130}
 def data(generated: Generated, monkeypatch: pytest.MonkeyPatch) -> Path:
     """4,000 rows in blocks of 400, finished two at a time."""
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
-    monkeypatch.setattr(prepare, "WAVE_BLOCKS", 2)
+    monkeypatch.setattr(prepare, "SPARE_REGIONS", 2)
     return generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss="squared", seed=7)
 
 

@@ -1,7 +1,7 @@
 """Prepare: every row group decoded once, its rows scattered over the blocks file, and the blocks finished.
 
     row groups ── encode ── queues, one a block ── positioned writes           (scatter, in waves)
-    region ── slot order ── exact moments, fill, final codes ── free region    (finalise, in waves)
+    region ── slot order ── exact moments, fill, final codes ── free region    (finalise)
 
 Threads take row groups in order; at the end of a wave all of them are written, and the note moves on. A killed
 prepare goes on from the last note. Nothing that is noted or computed depends on which thread did what.
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ from streamgd.kernels import encode as kernels
 from streamgd.kernels import sums
 from streamgd.stopwatch import Stopwatch
 
-#: A wave of scatter lasts about so long, a wave of finalise has so many blocks.
+#: A wave of scatter lasts about so long.
 WAVE_S = 2.0
-WAVE_BLOCKS = 16
+#: Regions that finalise writes to before the first ones of records are free.
+SPARE_REGIONS = 8
 
 #: A row group of more values is left where it is when the run is to stop; others are finished and noted first.
 LONG_ROW_GROUP_VALUES = 50_000_000
@@ -101,7 +103,7 @@ def is_prepared(store: BlockStore, key: str) -> bool:
 def new_store(folder: Path, layout: RecordLayout, n_rows: int, batch_size: int) -> BlockStore:
     """The store for ``n_rows`` rows: a region for each block, and free ones for finalise."""
     n_blocks, places = block_plan(n_rows, layout, batch_size)
-    return BlockStore(folder, layout, places, n_blocks + min(WAVE_BLOCKS, n_blocks))
+    return BlockStore(folder, layout, places, n_blocks + min(SPARE_REGIONS, n_blocks))
 
 
 class Preparation:
@@ -220,24 +222,28 @@ class Preparation:
     # Finalise
 
     def _finalise(self, note: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
-        """Finish the blocks wave by wave, each wave into the regions that the one before made free."""
+        """Finish the blocks in order, each into a free region; regions of records are free once that is noted.
+
+        While some are noted, threads work on those that follow.
+        """
         groups = _packed(note["fill"], self._store.places)
         finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
         finish = self._stopwatch.timed("finalise")(self._finish_block)
         self._progress("finalise", int(note["rows"].sum()))
+        free, begun = deque(note["free"].tolist()), len(note["regions"])
+        under_way: deque[tuple[int, Future[tuple[int, int, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
-            while len(note["regions"]) < len(groups):
-                free, done = note["free"], len(note["regions"])
-                wave = groups[done : done + len(free)]
-                futures = [
-                    pool.submit(finish, group, int(region), note["fill"], finisher)
-                    for group, region in zip(wave, free, strict=False)
-                ]
-                found = [future.result() for future in futures]
-                freed = [region for group in wave for region in group] + free[len(wave) :].tolist()
+            while (done := len(note["regions"])) < len(groups):
+                while free and begun < len(groups):
+                    region = free.popleft()
+                    under_way.append((region, pool.submit(finish, groups[begun], region, note["fill"], finisher)))
+                    begun += 1
+                oldest = [under_way.popleft() for _ in range(-(-len(under_way) // 2))]
+                found = [future.result() for _, future in oldest]
+                free.extend(region for group in groups[done : done + len(oldest)] for region in group)
                 note = note | {
-                    "regions": np.concatenate([note["regions"], free[: len(wave)]]),
-                    "free": np.array(freed[: WAVE_BLOCKS * 4], np.int64),
+                    "regions": np.concatenate([note["regions"], np.array([region for region, _ in oldest], np.int64)]),
+                    "free": np.array([*(region for region, _ in under_way), *free], np.int64),
                     "train_rows": np.concatenate([note["train_rows"], np.array([f[0] for f in found], np.int64)]),
                     "rows": np.concatenate([note["rows"], np.array([f[1] for f in found], np.int64)]),
                     "row_norms": np.concatenate([note["row_norms"], np.array([f[2] for f in found])]),
@@ -253,14 +259,13 @@ class Preparation:
         self, group: list[int], region: int, fill: np.ndarray, finisher: Finisher
     ) -> tuple[int, int, np.ndarray]:
         """Finish the records of the regions ``group`` into ``region``: rows in slot order, training rows first."""
-        desk = self._desk()
+        desk, store = self._desk(), self._store
+        parts = [store.records(source, int(fill[source])) for source in group]
         train, held_out, n_records = [], [], 0
-        for source in group:
-            part = desk.records[n_records : n_records + int(fill[source])]
-            self._store.read_records(source, part)
+        for part in parts:
             order = desk.order[n_records : n_records + len(part)]
             n_train = kernels.slot_order(
-                part.view(np.int32), self._store.layout.slot_position, self._store.places, HOLDOUT_BIT, desk.at, order
+                part.view(np.int32), store.layout.slot_position, store.places, HOLDOUT_BIT, desk.at, order
             )
             order += n_records
             train.append(order[:n_train])
@@ -268,12 +273,14 @@ class Preparation:
             n_records += len(part)
         order = desk.order[:n_records] if len(group) == 1 else np.concatenate([*train, *held_out])
         n_train = sum(map(len, train))
-        buffer = desk.block[: self._store.layout.block_bytes(n_records)]
-        block = finisher.finish(desk.records[:n_records], order, buffer)
-        self._store.write(region, 0, buffer)
+        buffer = desk.block[: store.layout.block_bytes(n_records)]
+        block = finisher.finish(parts[0] if len(parts) == 1 else np.concatenate(parts), order, buffer)
+        store.write(region, 0, buffer)
         norms = np.zeros(2)
         train_part = block.part(0, n_train)
         sums.row_norms(train_part.features, train_part.codes, train_part.weight, norms)
+        for source in group:
+            store.release_if_large(source)
         return n_train, n_records, norms
 
     def _desk(self) -> _Desk:
@@ -288,7 +295,6 @@ class _Desk:
     """What one thread needs to finish blocks, used again for each: new memory would have to be cleared first."""
 
     def __init__(self, layout: RecordLayout, places: int):
-        self.records = layout.new_records(places)
         self.block = np.empty(layout.block_bytes(places), np.uint8)
         self.order = np.empty(places, np.int64)
         self.at = np.empty(2 * places, np.int64)

@@ -133,17 +133,18 @@ class BlockStore:
         with storage_errors(f"write the blocks to {self._path}", self._hint()):
             states.files.write_at(self._descriptor, view, position)
 
-    def read_records(self, region: int, records: np.ndarray) -> None:
-        """Fill ``records`` (uint64, (n, record_words), C-contiguous) with the first ones of a region."""
-        assert self._descriptor is not None
-        view = records.view(np.uint8).reshape(-1).data
-        position, done = region * self.region_bytes, 0
-        with storage_errors(f"read the blocks from {self._path}"):
-            while done < len(view):
-                count = os.preadv(self._descriptor, [view[done:]], position + done)
-                if count == 0:
-                    raise StorageError(f"{self._path} is shorter than it was written. Run again with --restart.")
-                done += count
+    def records(self, region: int, rows: int) -> np.ndarray:
+        """The first records of a region, mapped: uint64, shape ``(rows, record_words)``.
+
+        Raises
+        ------
+        StorageError
+            See :meth:`wait_for`.
+        """
+        self.read_ahead(region)
+        self.wait_for(region)
+        buffer = np.frombuffer(self._mapped(), np.uint64, rows * self.layout.record_words, region * self.region_bytes)
+        return buffer.reshape(rows, self.layout.record_words)
 
     def block(self, region: int, rows: int) -> Block:
         """The finished block in a region, mapped."""
@@ -154,6 +155,8 @@ class BlockStore:
         if self._map is None:
             assert self._descriptor is not None
             with storage_errors(f"map {self._path}"):
+                if os.fstat(self._descriptor).st_size < self.total_bytes:
+                    raise StorageError(f"{self._path} is shorter than it was written. Run again with --restart.")
                 # Compiled loops take writable arrays only; nobody writes through the map.
                 self._map = mmap.mmap(self._descriptor, self.total_bytes)
         return self._map
@@ -175,8 +178,7 @@ class BlockStore:
                     self.wait_for(region)
             on_its_way = following is not None and self.read_ahead(following)
             yield region
-            if self.total_bytes > MAPPED_BYTES:
-                self.release(region)
+            self.release_if_large(region)
 
     def read_ahead(self, region: int) -> bool:
         """Have the system read a region that is needed soon; returns whether it had to be read."""
@@ -207,6 +209,11 @@ class BlockStore:
             except OSError as error:
                 if error.errno != errno.EINVAL:  # a system that does not know it
                     raise
+
+    def release_if_large(self, region: int) -> None:
+        """Let the pages of a region go, unless all are few: they are not needed soon."""
+        if self.total_bytes > MAPPED_BYTES:
+            self.release(region)
 
     def release(self, region: int) -> None:
         """Tell the system that the pages of a region are not needed soon."""

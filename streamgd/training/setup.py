@@ -24,7 +24,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.filters import parse_where
 from streamgd.data.levels import no_levels
 from streamgd.data.plan import INIT, derive_key
-from streamgd.data.prepare import WAVE_BLOCKS, block_plan
+from streamgd.data.prepare import SPARE_REGIONS, block_plan
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.scaler import Scaling
 from streamgd.data.source import Manifest
@@ -403,7 +403,7 @@ def _digest(
 
 def _blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
     n_blocks, places = block_plan(manifest.n_rows, layout, config.batch_size)
-    return (n_blocks + min(WAVE_BLOCKS, n_blocks)) * places * layout.record_bytes
+    return (n_blocks + min(SPARE_REGIONS, n_blocks)) * places * layout.record_bytes
 
 
 def _needed_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:

@@ -48,7 +48,7 @@ def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
             return super().take() if self.next_group < self._last else None
 
     monkeypatch.setattr(prepare, "_Wave", ShortWave)
-    monkeypatch.setattr(prepare, "WAVE_BLOCKS", 2)
+    monkeypatch.setattr(prepare, "SPARE_REGIONS", 2)
 
 
 def preparation(

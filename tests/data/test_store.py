@@ -31,22 +31,16 @@ def test_regions_are_whole_pages_that_hold_records_and_blocks(tmp_path: Path) ->
         assert store.total_bytes == 4 * store.region_bytes
 
 
-def read(store: BlockStore, region: int, rows: int) -> np.ndarray:
-    records = store.layout.new_records(rows)
-    store.read_records(region, records)
-    return records
-
-
 def test_records_are_read_as_they_were_appended(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     records = np.random.default_rng(0).integers(0, 2**63, (50, LAYOUT.record_words)).astype(np.uint64)
     for start, stop in ((0, 20), (20, 21), (21, 50)):
         store.write(2, start * LAYOUT.record_bytes, records[start:stop])
 
-    np.testing.assert_array_equal(read(store, 2, 50), records)
-    np.testing.assert_array_equal(read(store, 2, 7), records[:7])
-    assert not read(store, 1, 50).any()
-    assert not read(store, 3, 50).any()
+    np.testing.assert_array_equal(store.records(2, 50), records)
+    np.testing.assert_array_equal(store.records(2, 7), records[:7])
+    assert not store.records(1, 50).any()
+    assert not store.records(3, 50).any()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 50])
@@ -130,7 +124,7 @@ def test_threads_write_at_the_same_time(tmp_path: Path) -> None:
         thread.join()
 
     for region in range(4):
-        assert read(store, region, 200)[:, 0].tolist() == [region * 1000 + row for row in range(200)]
+        assert store.records(region, 200)[:, 0].tolist() == [region * 1000 + row for row in range(200)]
 
 
 def test_blocks_stay_readable_after_the_store_is_closed(tmp_path: Path) -> None:
@@ -166,14 +160,14 @@ def test_a_store_that_was_left_is_opened_again(tmp_path: Path) -> None:
     again = BlockStore(tmp_path, LAYOUT, 50, 4)
     again.open()
 
-    np.testing.assert_array_equal(read(again, 1, 3), records)
+    np.testing.assert_array_equal(again.records(1, 3), records)
 
 
 def test_a_file_that_was_cut_short_is_an_error_not_a_crash(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     (tmp_path / "blocks.bin").write_bytes(b"short")
     with pytest.raises(StorageError, match="shorter"):
-        read(store, 2, 5)
+        store.records(2, 5)
 
 
 def test_too_little_space_is_refused_before_anything_is_written(
