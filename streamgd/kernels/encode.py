@@ -12,9 +12,12 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from streamgd.kernels.compile import compiled
+from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
 
 TILE_ROWS = 256
 FINISH_TILE_ROWS = 256
+#: A record is fetched from memory so many records before it is needed.
+PREFETCH_ROWS = 32
 
 _MAGNITUDE_BITS = np.int64(0x7FFFFFFFFFFFFFFF)
 _INFINITY_BITS = np.int64(0x7FF0000000000000)
@@ -303,17 +306,6 @@ def slot_order(records, slot_position, n_places, holdout_bit, at, order):
     return n_train
 
 
-def _features_signature(feature):
-    return types.void(feature[::1], _f8[::1], _f8[::1], _f8[::1], feature[::1])
-
-
-@compiled([_features_signature(_f4), _features_signature(_f8)])
-def _finish_features(record, mean, inverse_scale, fill, features):
-    for column in range(features.shape[0]):
-        z = np.float64(record[column])
-        features[column] = (z - mean[column]) * inverse_scale[column] if z == z else fill[column]
-
-
 def _finish_signature(feature):
     words = types.uint64
     return types.void(
@@ -329,8 +321,8 @@ def finish_records(
 ):  # fmt: skip
     """Records in ``order`` -> the arrays of a block.
 
-    Records are gathered a tile at a time, before any arithmetic: their places are random, and loads that wait for
-    nothing but memory overlap.
+    Records are gathered a tile at a time, before any arithmetic: their places are random, and those of the next ones
+    are fetched meanwhile.
 
     Parameters
     ----------
@@ -348,6 +340,7 @@ def finish_records(
     """
     n_words, n_numeric, first = records.shape[1], features.shape[1], positions[0]
     inverse_scale = 1.0 / scale
+    record_bytes, last = 8 * n_words, order.shape[0] - 1
     tile = np.empty((FINISH_TILE_ROWS, n_words), np.uint64)
     tile_features = tile.view(features.dtype)
     tile_codes = tile.view(np.int32)
@@ -355,21 +348,28 @@ def finish_records(
     for start in range(0, order.shape[0], FINISH_TILE_ROWS):
         count = min(FINISH_TILE_ROWS, order.shape[0] - start)
         for i in range(count):
+            line = records.ctypes.data + order[min(start + i + PREFETCH_ROWS, last)] * record_bytes
+            for byte in range(0, record_bytes, CACHE_LINE_BYTES):
+                prefetch(line + byte)
             source = order[start + i]
             for word in range(n_words):
                 tile[i, word] = records[source, word]
+        # Loops of their own for each kind of number: what is called for each row would take as long as the row.
         for i in range(count):
-            row = start + i
-            _finish_features(tile_features[i, first : first + n_numeric], mean, inverse_scale, fill, features[row])
+            for column in range(n_numeric):
+                z = np.float64(tile_features[i, first + column])
+                features[start + i, column] = (z - mean[column]) * inverse_scale[column] if z == z else fill[column]
+        for i in range(count if codes.shape[1] > 0 else 0):
             for column in range(codes.shape[1]):
                 code = tile_codes[i, positions[1] + column]
                 if code >= 0:
-                    codes[row, column] = tables[table_starts[column] + code]
+                    codes[start + i, column] = tables[table_starts[column] + code]
                 elif code == -1:
-                    codes[row, column] = unknown[column]
+                    codes[start + i, column] = unknown[column]
                 else:
-                    codes[row, column] = hashed_from[column] - 2 - code
-            target[row] = (tile_doubles[i, 0] - target_shift) / target_scale
+                    codes[start + i, column] = hashed_from[column] - 2 - code
+        for i in range(count):
+            target[start + i] = (tile_doubles[i, 0] - target_shift) / target_scale
         if weight.shape[0] > 0:
             for i in range(count):
                 weight[start + i] = tile_doubles[i, positions[2]]
