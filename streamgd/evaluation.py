@@ -7,11 +7,11 @@ The sums are taken in the order of the rows, so the result does not depend on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from streamgd.config import parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import in_order
+from streamgd.data.blocks import Block
 from streamgd.data.columns import Label
-from streamgd.data.encoder import RowChoice
+from streamgd.data.encoder import EncodedRows, RowChoice
 from streamgd.data.filters import Where, parse_where
 from streamgd.data.kinds import kind_of, python_values, type_name
 from streamgd.data.reader import read_batches
@@ -138,42 +139,26 @@ def evaluate(
     ConfigError
         ``by`` is no column, has too many levels or a type without levels; ``where`` cannot be read.
     """
-    display = display or Silent()
     model = model if isinstance(model, Model) else Model.load(model)
-    manifest = discover(parse_sources(data), only=only)
-    compared = _Compared(model, manifest, by, where, part)
     metrics = metrics_of(model.loss)
     table = _LevelTable(by) if by is not None else None
     dropped: dict[str, int] = {}
-    rows_read, last_file = 0, manifest.row_groups[0].file_index
-    threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
-    with closing(in_order(manifest.row_groups, compared.pieces, threads)) as pieces:
-        for row_group, piece in pieces:
-            check()
-            if row_group.file_index != last_file:
-                check_identity(manifest, last_file)
-                last_file = row_group.file_index
+    with closing(compare(model, data, by, where, part, threads, check, display, only=only)) as pieces:
+        for piece in pieces:
             metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
+            add_counts(dropped, piece.dropped)
             if table is not None:
                 table.add(piece)
-            for reason, rows in piece.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + rows
-            rows_read += piece.rows_read
-            display.progress("evaluate", rows_read, manifest.n_rows, None)
-    check_identity(manifest, last_file)
-    display.close()
-    if metrics.weight == 0.0:
-        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
-        raise NoInputError(f"no row is left to evaluate on; passed over: {reasons}. Look at the target and at --where.")
+    check_any_left(metrics.weight, dropped)
     levels = table.rows() if table is not None else ()
     return Evaluation(metrics.rows, metrics.weight, dropped, metrics.result(), by, levels)
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, and what was passed over.
 
-    ``level`` has the index of each row's level in ``levels``.
+    ``level`` has the index of each row's level in ``levels``; ``observed`` is what the observer made of the rows.
     """
 
     rows_read: int
@@ -184,13 +169,91 @@ class _Piece:
     weight: np.ndarray
     levels: list[Label | None]
     level: np.ndarray
+    observed: Any = None
+
+
+class Observer(Protocol):
+    """Makes something small of the rows of a slice; called on several threads at once."""
+
+    def __call__(
+        self,
+        batch: pa.RecordBatch,
+        found: EncodedRows,
+        kept: np.ndarray,
+        block: Block,
+        prediction: np.ndarray,
+        weight: np.ndarray,
+    ) -> Any:
+        """What is handed on as ``Piece.observed``.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+            The rows of the slice as they were read.
+        found : EncodedRows
+            What encoding it found.
+        kept : bool, (batch.num_rows,)
+            The rows that are compared; the others are of these.
+        block : Block
+        prediction, weight : float64, (n_rows,)
+        """
+
+
+def compare(
+    model: Model,
+    data: Sequence[str] | str,
+    by: str | None = None,
+    where: str | None = None,
+    part: str = "all",
+    threads: int | None = None,
+    check: Callable[[], None] = lambda: None,
+    display: Display | None = None,
+    observe: Observer | None = None,
+    only: Collection[str] | None = None,
+) -> Generator[Piece, None, None]:
+    """The rows of ``data`` with their predictions, slice by slice in order; to be closed where it may be left early.
+
+    Parameters and errors as for :func:`evaluate`; ``observe`` sees the encoded rows of each slice.
+    """
+    display = display or Silent()
+    manifest = discover(parse_sources(data), only=only)
+    compared = _Compared(model, manifest, by, where, part, observe)
+    rows_read, last_file = 0, manifest.row_groups[0].file_index
+    threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
+    with closing(in_order(manifest.row_groups, compared.pieces, threads)) as pieces:
+        for row_group, piece in pieces:
+            check()
+            if row_group.file_index != last_file:
+                check_identity(manifest, last_file)
+                last_file = row_group.file_index
+            yield piece
+            rows_read += piece.rows_read
+            display.progress("evaluate", rows_read, manifest.n_rows, None)
+    check_identity(manifest, last_file)
+    display.close()
+
+
+def add_counts(counts: dict[str, int], more: dict[str, int]) -> None:
+    """Add ``more`` to ``counts``, name by name."""
+    for name, rows in more.items():
+        counts[name] = counts.get(name, 0) + rows
+
+
+def check_any_left(weight: float, dropped: dict[str, int]) -> None:
+    """Raise NoInputError where no row was left to compare."""
+    if weight == 0.0:
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
+        raise NoInputError(f"no row is left to evaluate on; passed over: {reasons}. Look at the target and at --where.")
 
 
 class _Compared:
     """Makes pieces from the row groups of a data set."""
 
-    def __init__(self, model: Model, manifest: Manifest, by: str | None, where: str | None, part: str):
+    def __init__(
+        self, model: Model, manifest: Manifest, by: str | None, where: str | None, part: str, observe: Observer | None
+    ):
         self._model = model
+        self._observe = observe
         self._manifest = manifest
         self._by = by
         if part != "all" and model.facts.get("where"):
@@ -206,12 +269,12 @@ class _Compared:
         columns = [*self._encoder.read_columns, *([by] if by is not None else [])]
         self._columns = list(dict.fromkeys(columns))
 
-    def pieces(self, row_group: RowGroup) -> Iterator[_Piece]:
+    def pieces(self, row_group: RowGroup) -> Iterator[Piece]:
         """The rows of one row group, slice by slice."""
         manifest, encoder, model = self._manifest, self._encoder, self._model
         if not can_hold_rows(manifest, row_group, encoder.encoder):
             none = np.empty(0)
-            yield _Piece(row_group.rows, {"where": row_group.rows}, none, none, none, none, [], np.empty(0, np.int64))
+            yield Piece(row_group.rows, {"where": row_group.rows}, none, none, none, none, [], np.empty(0, np.int64))
             return
         start = 0
         for batch in read_batches(
@@ -228,10 +291,11 @@ class _Compared:
             if self._by is not None:
                 levels, level = _levels_of(batch.column(self._by), self._by)
                 level = level[kept]
-            yield _Piece(
-                batch.num_rows, found.survey.dropped, block.target, model.loss.inverse_link(raw), raw, weight,
-                levels, level,
-            )  # fmt: skip
+            prediction = model.loss.inverse_link(raw)
+            observed = self._observe(batch, found, kept, block, prediction, weight) if self._observe else None
+            yield Piece(
+                batch.num_rows, found.survey.dropped, block.target, prediction, raw, weight, levels, level, observed
+            )
             start += batch.num_rows
 
 
@@ -254,7 +318,7 @@ class _LevelTable:
         self._column = column
         self._sums: dict[Label | None, np.ndarray] = {}
 
-    def add(self, piece: _Piece) -> None:
+    def add(self, piece: Piece) -> None:
         n = len(piece.levels)
         weighted = (piece.weight, piece.weight * piece.target, piece.weight * piece.prediction)
         rows = np.bincount(piece.level, minlength=n)

@@ -97,6 +97,15 @@ class ClassifierMetrics(Metrics):
             "positive_rate": rate, "mean_prediction": predicted / weight,
         }  # fmt: skip
 
+    def ranks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weight of negative rows, of positive rows, and raw prediction of each bin that has rows, rising.
+
+        Float64, ``(n_bins,)``. The raw prediction is the middle between the lowest and the highest of the bin.
+        """
+        negative, positive, lowest, highest = self._bins
+        filled = np.flatnonzero(negative + positive)
+        return negative[filled], positive[filled], 0.5 * (lowest[filled] + highest[filled])
+
     def _auc(self) -> tuple[float | None, float | None]:
         """Area under the ROC curve and how far off it may be; None if all rows are of one class."""
         negative, positive, lowest, highest = self._bins
