@@ -2,6 +2,7 @@
 
 The layers, each importing only those above it:
 
+    console, notebook         how work is shown: bars, lines, tables
     errors, config, state     the face's words; nested state <-> arrays and JSON
     stopwatch                 where the time goes
     kernels                   all compiled loops
@@ -13,11 +14,13 @@ The layers, each importing only those above it:
     training                  the loops, checkpoints, and ``train()``
     prediction, evaluation, inspection, show
     jobs                      the scheduled job: learn what is new, judge, publish
+    report                    the HTML page of a run, and its figures in matplotlib
     face, cli_job, cli        thin faces
 
 >>> import streamgd
->>> streamgd.__all__
-['Model', 'Result', 'TrainConfig', 'errors', 'evaluate', 'inspect', 'load', 'predict', 'train']
+>>> streamgd.__all__  # doctest: +NORMALIZE_WHITESPACE
+['Model', 'Result', 'TrainConfig', 'diagnose', 'errors', 'evaluate', 'inspect', 'load', 'plot_calibration',
+'plot_coefficients', 'plot_features', 'plot_loss', 'plot_residuals', 'plot_roc', 'predict', 'train', 'write_report']
 """
 
 from __future__ import annotations
@@ -31,20 +34,36 @@ if _TYPE_CHECKING:
     from streamgd.inspection import inspect
     from streamgd.model import Model, load
     from streamgd.prediction import predict
+    from streamgd.report.diagnosis import diagnose
+    from streamgd.report.page import write_report
+    from streamgd.report.plots import (
+        plot_calibration,
+        plot_coefficients,
+        plot_features,
+        plot_loss,
+        plot_residuals,
+        plot_roc,
+    )
     from streamgd.training.train import Result, train
 
-__all__ = ["Model", "Result", "TrainConfig", "errors", "evaluate", "inspect", "load", "predict", "train"]
+__all__ = [
+    "Model", "Result", "TrainConfig", "diagnose", "errors", "evaluate", "inspect", "load", "plot_calibration",
+    "plot_coefficients", "plot_features", "plot_loss", "plot_residuals", "plot_roc", "predict", "train", "write_report",
+]  # fmt: skip
 
 _HOMES = {
     "Model": "streamgd.model",
     "Result": "streamgd.training.train",
     "TrainConfig": "streamgd.config",
+    "diagnose": "streamgd.report.diagnosis",
     "evaluate": "streamgd.evaluation",
     "inspect": "streamgd.inspection",
     "load": "streamgd.model",
     "predict": "streamgd.prediction",
     "train": "streamgd.training.train",
+    "write_report": "streamgd.report.page",
 }
+_HOMES |= {name: "streamgd.report.plots" for name in __all__ if name.startswith("plot_")}
 
 
 def __getattr__(name: str) -> object:

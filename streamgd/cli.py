@@ -219,6 +219,28 @@ def show(output: Output, /, run: str, show_all: bool, as_csv: bool, errors: Any,
     output.result(facts, lambda: format_show(facts))
 
 
+@main.command(short_help="Write the report of a run: one HTML page.")
+@run_argument
+@click.option("--out", metavar="F.html", help="The page [default: RUN/report.html].")
+@click.option("--data", multiple=True, metavar="DATA", help="Evaluate on these data too; may be given again.")
+@click.option("--where", metavar="EXPR", help="Of --data, use the rows for which this holds.")
+@click.option("--part", default="all", metavar="all|train|holdout", help="Use the rows that the run held out, or not.")
+@threads_option
+@json_option
+@quiet_option
+@click.pass_obj
+def report(output: Output, /, run: str, data: tuple[str, ...], **options: Any) -> None:
+    """Write what is known of RUN to one HTML page that needs no network.
+
+    With --data also calibration, ROC or residuals, and actual against predicted by feature, in one pass over them.
+    """
+    from streamgd.console import format_facts
+    from streamgd.report.page import write_report
+
+    facts = write_report(run, data=data, display=output.display, **options)
+    output.result(facts, lambda: format_facts(facts))
+
+
 def _show_run(output: Output, result: Any) -> None:
     """The closing summary of a run, without what was told while it went."""
     from streamgd.console import format_facts

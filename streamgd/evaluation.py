@@ -31,6 +31,7 @@ from streamgd.data.stream import can_hold_rows, origin_of
 from streamgd.errors import ConfigError, NoInputError, did_you_mean
 from streamgd.limits import usable_cores
 from streamgd.model import Model
+from streamgd.notebook import notebook_display
 from streamgd.objective.metrics import Result, metrics_of
 from streamgd.plain import plain
 from streamgd.training.display import Display, Silent
@@ -215,7 +216,7 @@ def compare(
 
     Parameters and errors as for :func:`evaluate`; ``observe`` sees the encoded rows of each slice.
     """
-    display = display or Silent()
+    display = display or notebook_display() or Silent()
     manifest = discover(parse_sources(data), only=only)
     compared = _Compared(model, manifest, by, where, part, observe)
     rows_read, last_file = 0, manifest.row_groups[0].file_index

@@ -21,11 +21,14 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.kinds import python_values
 from streamgd.errors import ConfigError, NoInputError
 from streamgd.inference import ClosingSums, Errors, Inference, infer
+from streamgd.markup import details, table
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import raw_prediction
 
 #: Of the model in a run directory.
 FILE_NAME = "model.safetensors"
+#: Coefficients that a notebook shows.
+MOST_SHOWN = 15
 
 _ERROR_COLUMNS = ("estimate", "standard_error", "z", "p_value", "lower", "upper")
 COEFFICIENT_SCHEMA = pa.schema(
@@ -70,6 +73,21 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.loss_name}, {len(self.theta)} coefficients, theta_sha256={self.theta_sha256[:12]!r})"
+
+    def _repr_html_(self) -> str:
+        """What it predicts and its largest coefficients, for notebooks."""
+        *features, intercept = self.coefficients()
+        features.sort(key=lambda coefficient: -abs(coefficient.standardised))
+        rows = [(each.name, each.value, each.standardised) for each in [intercept, *features[:MOST_SHOWN]]]
+        target = self.encoding.columns.target
+        about = [
+            ("target", target.name if target else None),
+            ("loss", self.loss_name),
+            ("coefficients", len(self.theta)),
+        ]
+        more = f"The intercept and the {len(rows) - 1} largest of {len(features):,} coefficients"
+        inner = table(["name", "original units", "standardised"], rows)
+        return table(["model", self.theta_sha256[:12]], about) + details(more, inner)
 
     @classmethod
     def of_training(

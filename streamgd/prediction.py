@@ -29,6 +29,7 @@ from streamgd.data.stream import origin_of
 from streamgd.errors import ConfigError, did_you_mean
 from streamgd.limits import usable_cores
 from streamgd.model import Model
+from streamgd.notebook import notebook_display
 from streamgd.parquet_output import ParquetOutput, remove_leftovers
 from streamgd.training.display import Display, Silent
 
@@ -94,7 +95,7 @@ def predict(
     {'rows': 1000, 'files': 1, 'seconds': 0.1, 'rows_not_predicted': 0}
     """
     started_s = time.monotonic()
-    display = display or Silent()
+    display = display or notebook_display() or Silent()
     model = model if isinstance(model, Model) else Model.load(model)
     manifest = discover(parse_sources(data))
     keep = _kept_names(manifest, keep)

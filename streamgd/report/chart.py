@@ -15,13 +15,15 @@ FEWEST_DECADES = 2
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis; with ``categories`` its positions 0, 1, … have names. ``limits`` is what it shows at least."""
+    """An axis; with ``categories`` its positions 0, 1, … have names. ``limits`` is what it shows; ``whole`` labels
+    whole numbers only."""
 
     label: str
     log: bool = False
     categories: tuple[str, ...] = ()
     limits: tuple[float, float] | None = None
     percent: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def ticks(axis: Axis, low: float, high: float, most: int = 5) -> list[float]:
             return [10.0**k for k in range(first, last + 1, every)]
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next((step * k for k in (1.0, 2.0, 2.5, 5.0) if (high - low) / (step * k) <= most), step * 10.0)
+    step = max(step, 1.0) if axis.whole else step
     first = math.ceil(low / step - 1e-9)
     return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, int(high / step + 1e-9) + 1)]
 
@@ -141,7 +144,7 @@ def tick_label(axis: Axis, value: float) -> str:
     """A short text for a number on an axis.
 
     >>> [tick_label(Axis(""), value) for value in (0.0, 0.25, 1500.0, 2e6, 1e-7)]
-    ['0', '0.25', '1,500', '2M', '1e-07']
+    ['0', '0.25', '1,500', '2M', '1e-7']
     >>> tick_label(Axis("", percent=True), 0.25)
     '25 %'
     """
@@ -153,4 +156,6 @@ def tick_label(axis: Axis, value: float) -> str:
     for least, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if least <= size < 1e12:
             return f"{value / unit:.6g}{letter}"
+    if 0.0 < size < 1e-3:
+        return f"{value:.6g}".replace("e-0", "e-")
     return f"{value:,.0f}" if 1e3 <= size < 1e4 and value.is_integer() else f"{value:.6g}"

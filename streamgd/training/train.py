@@ -27,7 +27,9 @@ from streamgd.errors import (
     RunMismatchError,
     StreamgdError,
 )
+from streamgd.markup import table
 from streamgd.model import Model
+from streamgd.notebook import notebook_display
 from streamgd.plain import byte_size, count_noun
 from streamgd.state import CorruptStateError
 from streamgd.training.auto_session import AutoSession
@@ -68,6 +70,14 @@ class Result:
     def __repr__(self) -> str:
         return f"Result({self.model!r}, run_dir={str(self.run_dir)!r}, stopped_by={self.stopped_by!r})"
 
+    def _repr_html_(self) -> str:
+        """How it came about and what it learnt, for notebooks."""
+        losses = ("base_loss", "train_loss", "progressive_loss", "holdout_loss")
+        names = ("train_rows", *losses, "learning_rate", "seconds", "stopped_by")
+        told = [(name.replace("_", " "), self.facts.get(name)) for name in names]
+        head = table(["run", str(self.run_dir)], [pair for pair in told if pair[1] is not None])
+        return head + self.model._repr_html_()
+
     @property
     def stopped_by(self) -> str:
         """What ended the run: epochs, tol_gradient, tol_excess, tol_loss, tol_theta, patience, max_time,
@@ -104,9 +114,11 @@ def train(
     ------
     StreamgdError
         One of the tree in ``streamgd.errors``.
+
+    In a notebook a bar under the cell shows the progress where no ``display`` is given.
     """
     config = make_config(data=data, target=target, **options)
-    return run(config, display or Silent(), restart)
+    return run(config, display or notebook_display() or Silent(), restart)
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:

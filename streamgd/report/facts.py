@@ -1,0 +1,87 @@
+"""What is known of a run, finished or not, as the report and the plots take it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamgd.inference import Errors
+from streamgd.model import Model
+from streamgd.show import show
+from streamgd.training.rundir import RunDirectory
+from streamgd.training.train import Result
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run.
+
+    Attributes
+    ----------
+    shown : dict
+        As :func:`streamgd.show.show` gives it, with every coefficient.
+    stored : dict
+        The run's configuration: ``config``, ``resolved``, ``manifest``.
+    model : Model or None
+    """
+
+    shown: dict[str, Any]
+    stored: dict[str, Any]
+    model: Model | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, run: str | Path, errors: Errors | None = None, level: float = 0.95) -> RunFacts:
+        """Read a run directory; errors as for :func:`streamgd.show.show`."""
+        directory = RunDirectory(Path(run))
+        stored = directory.require_config()
+        model = Model.load(directory.model_path) if directory.model_path.exists() else None
+        return cls(show(run, True, errors, level), stored, model)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of the history, oldest first."""
+        history: list[dict[str, Any]] = self.shown["history"]
+        return history
+
+    @property
+    def coefficients(self) -> list[dict[str, Any]]:
+        """As ``Model.coefficient_rows``, the intercept first, then by the size of the standardised coefficient."""
+        rows: list[dict[str, Any]] = self.shown["coefficients"]
+        return rows
+
+    @property
+    def has_intervals(self) -> bool:
+        return any(row["lower"] is not None for row in self.coefficients)
+
+    def unit_of(self, row: dict[str, Any]) -> float:
+        """What a coefficient in original units is multiplied by to be the standardised one; 1 for levels."""
+        return self._scales.get(row["name"], 1.0) if row["level"] is None else 1.0
+
+    @property
+    def _scales(self) -> dict[str, float]:
+        if self.model is None:
+            return {}
+        encoding = self.model.encoding
+        return dict(
+            zip((c.name for c in encoding.columns.numeric), np.asarray(encoding.scaling.scale).tolist(), strict=True)
+        )
+
+
+def facts_of(run: RunFacts | Result | str | Path) -> RunFacts:
+    """The facts of a run directory, of its path, or of what ``train`` gave."""
+    if isinstance(run, RunFacts):
+        return run
+    return RunFacts.of(run.run_dir if isinstance(run, Result) else run)
+
+
+def without_credentials(text: str) -> str:
+    """A path or URI without user, password and query: a report is handed around.
+
+    >>> without_credentials("s3://key:secret@bucket/data?region=eu")
+    's3://bucket/data'
+    """
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text).split("?")[0] if "://" in text else text
