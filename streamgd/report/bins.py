@@ -23,8 +23,8 @@ def bin_of(values: np.ndarray) -> np.ndarray:
     >>> bin_of(np.array([-np.inf, 0.0, 1.0, np.inf])).tolist()
     [0, 256, 384, 511]
     """
-    size = np.abs(values)
-    share = np.where(np.isfinite(size), size / (1.0 + size), 1.0)
+    size = np.minimum(np.abs(values), 1e300)
+    share: np.ndarray = size / (1.0 + size)
     places = (_HALF * share).astype(np.int64)
     return np.where(values < 0.0, np.maximum(_HALF - 1 - places, 0), np.minimum(_HALF + places, BINS - 1))
 

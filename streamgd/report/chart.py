@@ -9,6 +9,8 @@ from typing import Literal
 
 Kind = Literal["line", "points", "bars", "spans"]
 
+#: What is larger is not shown, nor what is smaller than its inverse on a logarithmic axis.
+LARGEST = 1e250
 #: On a logarithmic axis numbers are labelled at every decade where there are so many of them.
 FEWEST_DECADES = 2
 
@@ -105,14 +107,14 @@ def _range(axis: Axis, values: Sequence[float], with_zero: bool) -> tuple[float,
         return -0.5, len(axis.categories) - 0.5
     if axis.limits is not None:
         return axis.limits
-    shown = [value for value in values if math.isfinite(value) and (value > 0.0 or not axis.log)]
+    shown = [value for value in values if abs(value) <= LARGEST and (value >= 1.0 / LARGEST or not axis.log)]
     shown = [*shown, 0.0] if with_zero and not axis.log else shown
     if not shown:
         return (0.1, 1.0) if axis.log else (0.0, 1.0)
     low, high = min(shown), max(shown)
     if axis.log:
-        room = (high / low) ** 0.06 if math.isfinite(high / low) and high / low > 1.0 + 1e-9 else 1.1
-        return max(low / room, 1e-300), min(high * room, 1e300)
+        room = 10.0 ** (0.06 * (math.log10(high) - math.log10(low))) if high > low * (1.0 + 1e-9) else 1.1
+        return low / room, high * room
     room = 0.06 * (high - low) if high - low > 1e-12 * max(abs(low), abs(high)) else 0.5 * abs(high) or 0.5
     low_room = 0.0 if with_zero and low == 0.0 else room
     return low - low_room, high + (0.0 if with_zero and high == 0.0 and low < 0.0 else room)
@@ -137,7 +139,7 @@ def ticks(axis: Axis, low: float, high: float, most: int = 5) -> list[float]:
     step = next((step * k for k in (1.0, 2.0, 2.5, 5.0) if (high - low) / (step * k) <= most), step * 10.0)
     step = max(step, 1.0) if axis.whole else step
     first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, int(high / step + 1e-9) + 1)]
+    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def tick_label(axis: Axis, value: float) -> str:

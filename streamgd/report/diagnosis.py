@@ -12,12 +12,14 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streamgd.config import parse_sources
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import EncodedRows
 from streamgd.data.kinds import python_values
@@ -115,19 +117,20 @@ class Diagnosis:
 
 
 def diagnose(
-    model: Model,
-    data: Sequence[str],
+    model: Model | str | Path,
+    data: Sequence[str] | str,
     where: str | None = None,
     part: Any = "all",
     threads: int | None = None,
     display: Display | None = None,
 ) -> Diagnosis:
     """Read ``data`` once; parameters and errors as for :func:`streamgd.evaluation.evaluate`."""
-    observer = _Observer(model)
+    model = model if isinstance(model, Model) else Model.load(model)
+    sources, observer = parse_sources(data), _Observer(model)
     metrics, found = metrics_of(model.loss), observer.nothing()
     dropped: dict[str, int] = {}
     with closing(
-        compare(model, data, where=where, part=part, threads=threads, display=display, observe=observer)
+        compare(model, sources, where=where, part=part, threads=threads, display=display, observe=observer)
     ) as pieces:
         for piece in pieces:
             metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
@@ -142,7 +145,17 @@ def diagnose(
     residuals, beyond = observer.residuals(found)
     numbers, levels = observer.profiles(found)
     return Diagnosis(
-        tuple(data), part, where, evaluation, along, roc, residuals, beyond, observer.features(found), numbers, levels
+        tuple(sources),
+        part,
+        where,
+        evaluation,
+        along,
+        roc,
+        residuals,
+        beyond,
+        observer.features(found),
+        numbers,
+        levels,
     )
 
 

@@ -63,7 +63,7 @@ def loss_chart(history: list[dict[str, Any]]) -> Chart | None:
     )
     if not series:
         return None
-    marks = _rollbacks(history, rounds)
+    marks = _rollbacks(history)
     caption = "; ".join(_CAPTIONS[each.label] for each in series) + "."
     if marks:
         caption += " Flags: the run went back to a good state and halved its learning rate."
@@ -72,18 +72,22 @@ def loss_chart(history: list[dict[str, Any]]) -> Chart | None:
     )
 
 
-def _rollbacks(history: list[dict[str, Any]], rounds: list[dict[str, Any]]) -> tuple[tuple[float, str], ...]:
-    """Where the run went back to, in epochs; those of one place are one mark."""
+def _place(history: list[dict[str, Any]], line: dict[str, Any]) -> float:
+    """Where a line of the history stands, in epochs."""
     steps, epochs = [0.0], [0.0]
-    for line in rounds:
-        if line["steps"] > steps[-1]:
-            steps.append(float(line["steps"]))
-            epochs.append(float(line["epoch"]))
+    for each in _rounds(history):
+        if each["steps"] > steps[-1]:
+            steps.append(float(each["steps"]))
+            epochs.append(float(each["epoch"]))
+    return float(np.interp(line["steps"], steps, epochs))
+
+
+def _rollbacks(history: list[dict[str, Any]]) -> tuple[tuple[float, str], ...]:
+    """Where the run went back to, in epochs; those of one place are one mark."""
     texts: dict[float, list[str]] = {}
     for line in history:
         if line.get("event") == "rollback":
-            place = float(np.interp(line["steps"], steps, epochs))
-            texts.setdefault(place, []).append(str(line.get("text", "rollback")))
+            texts.setdefault(_place(history, line), []).append(str(line.get("text", "rollback")))
     return tuple((place, "\n".join(told)) for place, told in texts.items())
 
 
@@ -101,17 +105,18 @@ def distance_chart(history: list[dict[str, Any]]) -> Chart | None:
 
 
 def rate_chart(history: list[dict[str, Any]]) -> Chart | None:
-    """The learning rate by epoch."""
-    rounds = _rounds(history)
-    series = _series(_line(rounds, "learning_rate", "", 3, positive=True))
-    if not series:
+    """The learning rate by epoch, and as each return to a good state left it."""
+    lines = [line for line in history if line.get("event") in ("epoch", "pass", "rollback")]
+    found = [(_place(history, line), float(line["learning_rate"])) for line in lines if line.get("learning_rate")]
+    if not found:
         return None
-    rates = series[0].y
-    moves = max(rates) > 10.0 * min(rates)
-    axis = Axis("rate", log=moves, limits=None if moves else (0.0, 1.15 * max(rates)))
+    x, y = zip(*found, strict=True)
+    moves = max(y) > 10.0 * min(y)
+    axis = Axis("rate", log=moves, limits=None if moves else (0.0, 1.15 * max(y)))
+    series = Series("", "line", x, y, colour=3, notes=tuple(f"{each:g}" for each in y))
     return Chart(
-        "Learning rate", Axis(_unit(history), whole=True), axis, series, _rollbacks(history, rounds),
-        caption="Step size at the end of each round.",
+        "Learning rate", Axis(_unit(history), whole=True), axis, (series,), _rollbacks(history),
+        caption=f"Step size at the end of each {_unit(history)}, and after each return to a good state.",
     )  # fmt: skip
 
 

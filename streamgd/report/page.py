@@ -21,7 +21,7 @@ from streamgd.model import Model
 from streamgd.plain import byte_size
 from streamgd.report import figures
 from streamgd.report.chart import Chart
-from streamgd.report.diagnosis import Along, Diagnosis, diagnose
+from streamgd.report.diagnosis import Diagnosis, diagnose
 from streamgd.report.extra import require
 from streamgd.report.facts import RunFacts, without_credentials
 from streamgd.report.svg import render
@@ -155,7 +155,7 @@ def _content(facts: RunFacts, diagnosis: Diagnosis | None) -> dict[str, Any]:
         "certificate": _certificate(model),
         "evaluation": _evaluation(diagnosis) if diagnosis else None,
         "evaluation_charts": _evaluation_charts(diagnosis) if diagnosis else [],
-        "features": [figures.feature_chart(along) for along in _numbers_first(diagnosis)] if diagnosis else [],
+        "features": _features(diagnosis) if diagnosis else [],
         "profile": _profile(facts, diagnosis),
         "dropped": (model.get("dropped") or {}),
         "left_out": resolved.get("left_out") or {},
@@ -275,9 +275,11 @@ def _evaluation_charts(diagnosis: Diagnosis) -> list[Chart]:
     )  # fmt: skip
 
 
-def _numbers_first(diagnosis: Diagnosis) -> list[Along]:
-    """The features as they are drawn: figures of one height side by side."""
-    return sorted(diagnosis.features, key=lambda along: len(along.names))
+def _features(diagnosis: Diagnosis) -> list[list[Chart]]:
+    """The figures of numbers and those of categories, which are taller, apart."""
+    numbers = [figures.feature_chart(along) for along in diagnosis.features if not along.names]
+    levels = [figures.feature_chart(along) for along in diagnosis.features if along.names]
+    return [charts for charts in (numbers, levels) if charts]
 
 
 def _profile(facts: RunFacts, diagnosis: Diagnosis | None) -> dict[str, Any]:
@@ -333,6 +335,9 @@ def _options(config: dict[str, Any]) -> list[tuple[str, Any, bool]]:
         if isinstance(value, list):
             value = [without_credentials(str(each)) for each in value]
         given = field.is_required() or config.get(name) != field.default
+        hidden = isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden")
+        if hidden and not given:
+            continue
         options.append((option_name(name).removeprefix("--"), value if value not in ([], None) else None, given))
     return sorted(options, key=lambda option: not option[2])
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamgd.errors import ConfigError
 from streamgd.report import figures
-from streamgd.report.chart import Axis, Chart, Series
+from streamgd.report.chart import Axis, Chart, Series, tick_label, ticks
 from streamgd.report.diagnosis import Diagnosis
 from streamgd.report.extra import require
 from streamgd.report.facts import RunFacts, facts_of
@@ -165,6 +165,10 @@ def _scale(axis: Any, described: Axis, limits: tuple[float, float], set_limits: 
 
     if described.log:
         set_scale("log")
+        # matplotlib's own ticks of a range within a decade are hard to read.
+        found = ticks(described, *limits)
+        axis.set_ticks(found, [tick_label(described, value) for value in found])
+        axis.set_minor_locator(ticker.NullLocator())
     set_limits(*limits)
     if described.categories:
         axis.set_ticks(range(len(described.categories)), described.categories, fontsize=8, parse_math=False)
