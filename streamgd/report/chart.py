@@ -139,7 +139,8 @@ def ticks(axis: Axis, low: float, high: float, most: int = 5) -> list[float]:
     step = next((step * k for k in (1.0, 2.0, 2.5, 5.0) if (high - low) / (step * k) <= most), step * 10.0)
     step = max(step, 1.0) if axis.whole else step
     first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    last = math.floor(high / step + 1e-9)
+    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, last + 1)]
 
 
 def tick_label(axis: Axis, value: float) -> str:
