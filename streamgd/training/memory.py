@@ -38,7 +38,8 @@ VOCABULARY_BYTES = 9_000_000
 SOLVING_HESSIANS = 8
 #: Bytes of a decoded value: two record batches are there at once.
 VALUE_BYTES = 16
-#: What Arrow's allocator keeps of the batches before, measured: up to two of them, of large buffers six.
+#: What Arrow's allocator keeps of the batches before, measured with 3 to 1,000 columns and 1 to 4 threads: up to two
+#: batches, of large buffers six, however many threads there are.
 KEPT_VALUE_BYTES, LARGE_KEPT_VALUE_BYTES = 16, 48
 LARGE_BUFFER_BYTES = 128_000
 #: The sample is there in its parts, joined, and as numbers; what looks for ids and leaks works with some rows beside.
@@ -47,11 +48,12 @@ SAMPLE_VALUE_BYTES, SAMPLE_ROW_BYTES = 24, 320
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Threads that decode at once, the size of each one's staging area, and what else each holds."""
+    """Threads that decode at once, the size of each one's staging area, what else each holds, and what all hold."""
 
     threads: int
     stage_bytes: int
     thread_bytes: int
+    kept_bytes: int = 0
 
 
 def plan_memory(
@@ -83,7 +85,8 @@ def plan_memory(
     fixed_bytes = _base_bytes(on_workers) + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
-    slice_bytes = slice_rows * (_value_bytes(slice_rows) * len(columns) + layout.record_bytes)
+    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
+    kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns)
     sampling = (fixed_bytes + _sample_bytes(manifest, columns, reader), "a sample of the rows")
     if lanes:
         # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
@@ -94,7 +97,8 @@ def plan_memory(
             f"{count_noun(lanes, 'row group')} open at once",
         )
         _require(memory_bytes, *max(sampling, streaming))
-        return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes)
+        return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes, kept_bytes)
+    fixed_bytes += kept_bytes
     smallest_stage = slice_rows * layout.record_bytes
     each = reader + slice_bytes + smallest_stage
     _require(memory_bytes, *max(sampling, (fixed_bytes + each, "one row group being decoded")))
@@ -102,7 +106,7 @@ def plan_memory(
     vocabularies = layout.n_categorical * VOCABULARY_BYTES
     spare = (memory_bytes - fixed_bytes - vocabularies) // fitting - reader - slice_bytes
     stage_bytes = int(min(STAGE_BYTES, max(smallest_stage, spare)))
-    return MemoryPlan(int(fitting), stage_bytes, reader + slice_bytes)
+    return MemoryPlan(int(fitting), stage_bytes, reader + slice_bytes, kept_bytes)
 
 
 def beyond_limit(memory_bytes: int, processes: int) -> list[str]:
@@ -162,7 +166,8 @@ def memory_for_hessians(
     def needed(threads: int) -> int:
         summed_bytes = (1 + meat) * hessian_bytes
         in_pass = threads * (3 * summed_bytes + plan.thread_bytes) + folding * summed_bytes
-        return _base_bytes(on_workers) + n_dof * COEFFICIENT_BYTES + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
+        fixed_bytes = _base_bytes(on_workers) + plan.kept_bytes + n_dof * COEFFICIENT_BYTES
+        return fixed_bytes + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
 
     ways = f"--max-levels or --exclude make them fewer{way_out}"
     _require(memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; {ways}")
@@ -170,9 +175,8 @@ def memory_for_hessians(
     return replace(plan, threads=fitting)
 
 
-def _value_bytes(slice_rows: int) -> int:
-    """Bytes of memory for each decoded value of a slice."""
-    return VALUE_BYTES + (LARGE_KEPT_VALUE_BYTES if 8 * slice_rows > LARGE_BUFFER_BYTES else KEPT_VALUE_BYTES)
+def _kept_value_bytes(slice_rows: int) -> int:
+    return LARGE_KEPT_VALUE_BYTES if 8 * slice_rows > LARGE_BUFFER_BYTES else KEPT_VALUE_BYTES
 
 
 def _base_bytes(on_workers: bool) -> int:
