@@ -280,7 +280,7 @@ class TrainConfig(BaseModel):
 
     @property
     def run_dir(self) -> Path:
-        """The run directory: ``--run``, or ``runs/TARGET``."""
+        """The run directory, ``--run`` or ``runs/TARGET``."""
         return Path(self.run) if self.run else Path("runs") / re.sub(r"[^\w.-]+", "_", self.target)
 
     @property

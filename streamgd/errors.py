@@ -1,23 +1,23 @@
-"""The exceptions of streamgd, one per way of ending, each with the exit code of the command line.
+"""The exceptions of streamgd, one per way of ending, each with the exit code of the command line::
 
-StreamgdError                      70  a defect of streamgd, when raised as itself
- ├── UsageError                     2  a wrong option or argument
- ├── GateError                      3  a candidate was refused; what is published stays
- ├── RunLockedError                 4  another process works in the run directory
- ├── DataError                     65  the data cannot be trained on as they are
- │    ├── CorruptFileError         65  not Parquet, cut short, or a checksum that does not hold
- │    ├── SchemaError              65  a column type without a mapping, or files that disagree
- │    ├── TargetError              65  the target does not suit the loss
- │    ├── DataChangedError         65  a file is not the one the run began with
- │    └── DivergenceError          65  the loss kept rising however small the step
- ├── NoInputError                  66  no file, no rows
- ├── StorageError                  74  disk full, or a device failed
- ├── PausedError                   75  stopped at a checkpoint; the same command goes on
- │    └── ClusterLostError         75  the cluster does not answer; the same command goes on
- ├── AccessError                   77  permission or credentials refused
- ├── ConfigError                   78  an option's value, or options that contradict each other
- │    └── RunMismatchError         78  the run directory belongs to another configuration
- └── InterruptedRunError          130  Ctrl-C, after a checkpoint
+    StreamgdError                      70  a defect of streamgd, when raised as itself
+     ├── UsageError                     2  a wrong option or argument
+     ├── GateError                      3  a candidate was refused; what is published stays
+     ├── RunLockedError                 4  another process works in the run directory
+     ├── DataError                     65  the data cannot be trained on as they are
+     │    ├── CorruptFileError         65  not Parquet, cut short, or a checksum that does not hold
+     │    ├── SchemaError              65  a column type without a mapping, or files that disagree
+     │    ├── TargetError              65  the target does not suit the loss
+     │    ├── DataChangedError         65  a file is not the one the run began with
+     │    └── DivergenceError          65  the loss kept rising however small the step
+     ├── NoInputError                  66  no file, no rows
+     ├── StorageError                  74  disk full, or a device failed
+     ├── PausedError                   75  stopped at a checkpoint; the same command goes on
+     │    └── ClusterLostError         75  the cluster does not answer; the same command goes on
+     ├── AccessError                   77  permission or credentials refused
+     ├── ConfigError                   78  an option's value, or options that contradict each other
+     │    └── RunMismatchError         78  the run directory belongs to another configuration
+     └── InterruptedRunError          130  Ctrl-C, after a checkpoint
 
 Every message is one line: what failed and where; what was expected and what was found; what to do next.
 """

@@ -112,7 +112,7 @@ class Model:
 
     @property
     def theta_sha256(self) -> str:
-        """Digest of what predictions are made from: theta, shift and scale as little-endian float64."""
+        """Digest of theta, shift and scale, from which predictions are made, as little-endian float64."""
         digest = hashlib.sha256()
         for array in (self.theta, self.encoding.scaling.shift, self.encoding.scaling.scale):
             digest.update(np.ascontiguousarray(array, "<f8").tobytes())

@@ -91,6 +91,8 @@ def predict(
     StorageError, AccessError
         Writing failed.
 
+    Examples
+    --------
     >>> predict(model, "new.parquet", "predictions", keep=["id"])  # doctest: +SKIP
     {'rows': 1000, 'files': 1, 'seconds': 0.1, 'rows_not_predicted': 0}
     """

@@ -80,8 +80,8 @@ class Result:
 
     @property
     def stopped_by(self) -> str:
-        """What ended the run: epochs, tol_gradient, tol_excess, tol_loss, tol_theta, patience, max_time,
-        precision or exact (the normal equations)."""
+        """What ended the run, one of epochs, tol_gradient, tol_excess, tol_loss, tol_theta, patience, max_time,
+        precision and exact (the normal equations)."""
         return str(self.facts["stopped_by"])
 
     def to_json(self) -> dict[str, Any]:
