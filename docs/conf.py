@@ -31,6 +31,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 exclude_patterns = ["_build"]
 
 
@@ -52,6 +53,11 @@ def list_options(_: Sphinx, what: str, name: str, __: Any, ___: Any, lines: list
         lines += [f"   * - ``{option_name(field)}``", f"     - {default}", f"     - {escaped(info.description)}"]
 
 
+def leave_signature_out(_: Sphinx, what: str, name: str, *__: Any) -> tuple[str, None] | None:
+    """The table of options says it better."""
+    return ("", None) if what == "class" and name.endswith("TrainConfig") else None
+
+
 def math(self: Any, node: nodes.math) -> None:
     """A formula within a line."""
     self.body.append(convert(node.astext()))
@@ -68,3 +74,4 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (math, None), (displayed_math, None))
     app.connect("autodoc-process-docstring", list_options)
+    app.connect("autodoc-process-signature", leave_signature_out)
