@@ -19,11 +19,13 @@ from streamgd.data.columns import Label
 from streamgd.data.encoder import Origin, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.kinds import python_values
+from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError, NoInputError
 from streamgd.inference import ClosingSums, Errors, Inference, infer
 from streamgd.markup import details, table
 from streamgd.objective.losses import LOSSES, Loss
 from streamgd.objective.objective import raw_prediction
+from streamgd.plain import plain, plain_number
 
 #: Of the model in a run directory.
 FILE_NAME = "model.safetensors"
@@ -234,6 +236,42 @@ class Model:
         """The level of each categorical column that has no coefficient."""
         return {c.column.name: python_values(c.levels[:1])[0] for c in self.encoding.categorical if len(c.levels)}
 
+    def to_json(self) -> dict[str, Any]:
+        """The model as plain values that JSON can hold, enough to predict by hand.
+
+        The raw prediction is ``intercept``, plus ``coefficient * value`` of each entry of ``numeric`` (its ``null`` in
+        place of null and NaN), plus the ``coefficient`` of the level of each entry of ``categorical`` (``unseen`` for a
+        level that is not listed, null among them), plus the value of column ``offset``. A hashed column has
+        ``coefficients`` of buckets: that of a level is FNV-1a (64 bit) of its UTF-8 text, modulo their number; null is
+        hashed as U+0000. The prediction is the raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is ``logit``. Where
+        ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
+
+        ``standardised_intercept`` and ``standardised`` are those of ``(value - shift) / scale``: the same sum, without
+        cancellation where values lie far from zero. A coefficient beyond float64 is None.
+        """
+        encoding, target = self.encoding, self.encoding.columns.target
+        values, scaling, n = encoding.in_original_units(self.theta)[:, 0], encoding.scaling, encoding.n_numeric
+        null = scaling.shift + scaling.scale * scaling.fill
+        each = zip(values[:n], scaling.shift, scaling.scale, self.theta[:n, 0], null, strict=True)
+        names = ("coefficient", "shift", "scale", "standardised", "null")
+        numeric = [
+            {
+                "name": column.name,
+                "source": column.source,
+                "part": column.part,
+                **{name: plain_number(number) for name, number in zip(names, numbers, strict=True)},
+            }
+            for column, numbers in zip(encoding.columns.numeric, each, strict=True)
+        ]
+        return {
+            "format": "streamgd", "format_version": 1, "loss": self.loss_name, "link": self.loss.link_name,
+            "target": target.name if target else None, "classes": list(self.classes) if self.classes else None,
+            "nulls": encoding.nulls, "offset": encoding.columns.offset,
+            "intercept": plain_number(values[-1]), "standardised_intercept": plain_number(self.theta[-1, 0]),
+            "numeric": numeric, "categorical": [_categorical_json(c, self.theta) for c in encoding.categorical],
+            "theta_sha256": self.theta_sha256,
+        }  # fmt: skip
+
     def to_bytes(self) -> bytes:
         return states.serialize(
             {
@@ -278,6 +316,19 @@ class Model:
         if not file.exists():
             raise NoInputError(f"no run or model at {path}. Check the path.")
         return cls.from_bytes(states.read_file(file), str(file))
+
+
+def _categorical_json(column: CategoricalEncoding, theta: np.ndarray) -> dict[str, Any]:
+    """A categorical column of :meth:`Model.to_json`."""
+    coefficients, unseen = column.coefficients(theta)
+    fields: dict[str, Any] = {"name": column.column.name, "values": column.column.values}
+    if column.hashed:
+        return fields | {"coefficients": coefficients.tolist()}
+    levels = [
+        {"level": plain(level), "coefficient": coefficient}
+        for level, coefficient in zip(python_values(column.levels), coefficients.tolist(), strict=True)
+    ]
+    return fields | {"levels": levels, "unseen": unseen}
 
 
 def _check(model: Model) -> None:

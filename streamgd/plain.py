@@ -22,6 +22,15 @@ def plain(value: Any) -> str | int | float | bool | None:
     return str(value)
 
 
+def plain_number(value: float) -> float | None:
+    """A number as a float that JSON can hold: None where it is not finite.
+
+    >>> plain_number(1), plain_number(float("inf"))
+    (1.0, None)
+    """
+    return float(value) if math.isfinite(value) else None
+
+
 def byte_size(size_bytes: float) -> str:
     """A size for people, in powers of ten.
 

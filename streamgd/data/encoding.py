@@ -58,9 +58,10 @@ class Encoding:
         all numbers are zero; those of levels stay.
         """
         values, n, scaling = theta.copy(), self.n_numeric, self.scaling
-        with np.errstate(over="ignore"):  # a column of 1e-310 has a coefficient that no float64 holds
+        # A column of 1e-310 has a coefficient that no float64 holds.
+        with np.errstate(over="ignore", invalid="ignore"):
             values[:n] /= scaling.scale[:, None]
-        values[-1] -= scaling.shift @ values[:n]
+            values[-1] -= scaling.shift @ values[:n]
         return values
 
     def vocabularies(self) -> list[Vocabulary]:

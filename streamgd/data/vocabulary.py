@@ -162,6 +162,18 @@ class CategoricalEncoding:
         rows = np.where(places == 0, self._base, after_base + places - 1)
         return np.where(places == UNKNOWN, self.unknown_row, rows).astype(np.int32)
 
+    def coefficients(self, theta: np.ndarray) -> tuple[np.ndarray, float]:
+        """What theta (n_dof, 1) gives each of ``levels``, float64, and a level that is not listed: its unit is theta's.
+
+        Of a hashed column it is what each bucket is given, and nothing for levels that are not listed.
+        """
+        if self.hashed:
+            return theta[self.first_row : self.first_row + self.buckets, 0], 0.0
+        values = np.append(theta[:, 0], 0.0)  # a base level without a row has -1
+        rows = self.first_row + int(self.base_row) - 1 + np.arange(len(self.levels))
+        rows[:1] = self._base
+        return values[rows], float(values[self.unknown_row])
+
     def row_names(self) -> list[str]:
         """A name for each row of theta, such as ``carrier=AA``."""
         name = self.column.name

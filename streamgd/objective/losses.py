@@ -45,10 +45,11 @@ class Loss(ABC):
 
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
     are derived from it. That of a quadratic loss is the same everywhere. ``target_curvature`` is the second derivative
-    by the target, for all losses a constant.
+    by the target, for all losses a constant. ``link_name`` is the link's usual name.
     """
 
     name: ClassVar[str]
+    link_name: ClassVar[str]
     max_curvature: ClassVar[float]
     target_curvature: ClassVar[float]
     pointwise_loss: ClassVar[Any]
@@ -115,6 +116,7 @@ class HalfSquaredError(Loss):
     """
 
     name = "squared"
+    link_name = "identity"
     max_curvature = 1.0
     target_curvature = 1.0
     is_quadratic = True
@@ -169,6 +171,7 @@ class HalfBinomialLoss(Loss):
     """
 
     name = "logistic"
+    link_name = "logit"
     max_curvature = 0.25
     target_curvature = 0.0
     is_classifier = True
