@@ -8,6 +8,7 @@ refuses to go on with another value. The others (workers, memory, display, time)
 from __future__ import annotations
 
 import importlib.util
+import keyword
 import math
 import os
 import re
@@ -152,7 +153,13 @@ class TrainConfig(BaseModel):
     max_levels: int = Field(65_536, ge=2, description="Above this many levels a categorical column is hashed.")
     hash_buckets: int = Field(2**18, ge=2, le=2**24, description="Coefficients of one hashed column.")
     nulls: Literal["impute", "drop", "error"] = Field("impute", description="What happens to nulls in features.")
+    null_indicators: bool = Field(
+        False, description="Add a feature that is 1 where a number is null, for each number column that has nulls."
+    )
     weight: str | None = Field(None, description="Column of sample weights (>= 0).")
+    class_weight: Literal["none", "balanced"] = Field(
+        "none", description="Weights that follow from the class; balanced: both classes get the same total weight."
+    )
     offset: str | None = Field(None, description="Column added to the raw prediction, with coefficient one.")
     positive: str | None = Field(None, description="Value of the target that counts as 1 [default: the larger].")
     where: str | None = Field(
@@ -197,6 +204,9 @@ class TrainConfig(BaseModel):
     )
     init: Literal["best", "zeros", "random"] = Field(
         "best", description="First theta: zero with the best constant prediction as intercept, zeros, or random."
+    )
+    from_: PathText | None = Field(
+        None, description="A run or model to start from: its coefficients, by the names of columns and levels."
     )
     shuffle: Literal["auto", "full", "window", "none"] = Field(
         "auto", description="Order of rows; auto: full where the encoded rows fit --blocks-max and the disk."
@@ -301,6 +311,8 @@ class TrainConfig(BaseModel):
             return NO_CLOSING_PASS
         if self.l1 > 0:
             return f"with --l1 {self.l1:g} coefficients are shrunk and set to zero, and errors have no meaning"
+        if self.class_weight != "none":
+            return f"with --class-weight {self.class_weight} rows count by their class, not as often as they occur"
         if self.l2 > MOST_L2_WITH_ERRORS:
             return (
                 f"--l2 {self.l2:g} is above {MOST_L2_WITH_ERRORS:g}: coefficients are shrunk, and errors would not tell"
@@ -315,12 +327,12 @@ def identity_fields() -> list[str]:
 
 
 def option_name(field: str) -> str:
-    """The command-line spelling of a field.
+    """The command-line spelling of a field; one that Python takes for itself has ``_`` behind it.
 
-    >>> option_name("learning_rate")
-    '--learning-rate'
+    >>> option_name("learning_rate"), option_name("from_")
+    ('--learning-rate', '--from')
     """
-    return field.upper() if field == "data" else "--" + field.replace("_", "-")
+    return field.upper() if field == "data" else "--" + field.rstrip("_").replace("_", "-")
 
 
 def make_config(**options: Any) -> TrainConfig:
@@ -363,6 +375,10 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError("--validation and --holdout both given. Choose one source of the holdout loss.")
     if config.patience and not (config.validation or config.holdout):
         raise ConfigError("--patience needs a holdout loss. Add --holdout 0.1 or --validation DATA.")
+    if config.null_indicators and config.nulls != "impute":
+        raise ConfigError(f"--null-indicators: with --nulls {config.nulls} no row with a null is used. Leave one out.")
+    if config.from_ is not None and config.init != "best":
+        raise ConfigError(f"--from and --init {config.init} both say where theta starts. Leave one out.")
     _check_optimizer(config)
     if config.errors == "robust" and config.no_errors:
         penalty = "--l1 0" if config.l1 > 0 else f"--l2 {MOST_L2_WITH_ERRORS:g}"
@@ -459,4 +475,9 @@ def load_toml(path: str) -> dict[str, Any]:
         options = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}. Write option = value lines.") from None
-    return {name.replace("-", "_"): value for name, value in options.items()}
+    return {_field_name(name): value for name, value in options.items()}
+
+
+def _field_name(option: str) -> str:
+    name = option.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name

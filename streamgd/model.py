@@ -100,7 +100,8 @@ class Model:
         theta = theta * encoding.target_scale
         theta[-1] += encoding.target_shift
         closing = closing and closing.for_target(encoding.target_scale)
-        return cls(loss_name, theta, replace(encoding, target_shift=0.0, target_scale=1.0), facts, closing)
+        encoding = replace(encoding, target_shift=0.0, target_scale=1.0, class_weights=None)
+        return cls(loss_name, theta, encoding, facts, closing)
 
     @property
     def loss(self) -> Loss:
@@ -240,11 +241,12 @@ class Model:
         """The model as plain values that JSON can hold, enough to predict by hand.
 
         The raw prediction is ``intercept``, plus ``coefficient * value`` of each entry of ``numeric`` (its ``null`` in
-        place of null and NaN), plus the ``coefficient`` of the level of each entry of ``categorical`` (``unseen`` for a
-        level that is not listed, null among them), plus the value of column ``offset``. A hashed column has
-        ``coefficients`` of buckets: that of a level is FNV-1a (64 bit) of its UTF-8 text, modulo their number; null is
-        hashed as U+0000. The prediction is the raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is ``logit``. Where
-        ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
+        place of null and NaN; of a part ``is_null`` the value is 1 where ``source`` is null or NaN, else 0), plus the
+        ``coefficient`` of the level of each entry of ``categorical`` (``unseen`` for a level that is not listed, null
+        among them), plus the value of column ``offset``. A hashed column has ``coefficients`` of buckets: that of a
+        level is FNV-1a (64 bit) of its UTF-8 text, modulo their number; null is hashed as U+0000. The prediction is the
+        raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is ``logit``. Where ``nulls`` is not ``impute``, a row with a
+        null in ``numeric`` or ``categorical`` has none.
 
         ``standardised_intercept`` and ``standardised`` are those of ``(value - shift) / scale``: the same sum, without
         cancellation where values lie far from zero. A coefficient beyond float64 is None.

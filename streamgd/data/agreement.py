@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import IS_NULL, CategoricalColumn, Columns, NumericColumn, TargetColumn
 from streamgd.data.kinds import NUMBERS, Kind, kind_of, type_name
 from streamgd.data.source import Manifest
 from streamgd.data.timestamps import parts_of
@@ -49,7 +49,7 @@ def _kind(manifest: Manifest, name: str) -> Kind:
 
 
 def _expected_number(manifest: Manifest, column: NumericColumn) -> tuple[bool, str]:
-    if column.part is None:
+    if column.part in (None, IS_NULL):
         return _kind(manifest, column.source) in NUMBERS, "a number"
     fits = column.part in parts_of(manifest.schema.field(column.source).type)
     return fits, f"a date or time that has '{column.part}'"

@@ -93,6 +93,7 @@ class BlockEncoder:
             kernels.fill_nulls(block.features, self._encoding.scaling.fill)
         block.target[:] = (block.target - self._encoding.target_shift) / self._encoding.target_scale
         block.offset[:] /= self._encoding.target_scale
+        self._encoding.weigh_classes(block)
         return block, rows
 
     def _theta_rows(self, column: int, codes: np.ndarray) -> np.ndarray:

@@ -12,14 +12,17 @@ from typing import Any, Literal
 
 Label = str | int | float | bool
 
+#: The part of a number that is 1 where the number is null or NaN, else 0.
+IS_NULL = "is_null"
+
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """A column that is a number, or one part of a date or time.
+    """A column that is a number, one part of a date or time, or whether a number is null.
 
     ``name`` is the feature's name (``"dep_time"``, ``"when.hour"``), ``source`` the column it is read from,
-    ``part`` the part of a timestamp (``epoch|hour|weekday|month|yearday``) or None, ``integer`` whether the values
-    are whole numbers in the file (they lose precision beyond 2**53).
+    ``part`` the part of a timestamp (``epoch|hour|weekday|month|yearday``), ``IS_NULL`` or None, ``integer``
+    whether the values are whole numbers in the file (they lose precision beyond 2**53).
     """
 
     name: str

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamgd.data.blocks import Places, RecordLayout
-from streamgd.data.columns import Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import IS_NULL, Columns, NumericColumn, TargetColumn
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import Where
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import null_mask
-from streamgd.data.numbers import as_float64
+from streamgd.data.numbers import as_float64, null_indicator
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.scaler import Moments
 from streamgd.data.timestamps import timestamp_part
@@ -251,6 +251,7 @@ class Encoder:
             weight = self._side_column(batch, self.columns.weight, kept, origin, minimum=0.0)
             if not self.every_row:
                 drop("zero weight", weight == 0.0)
+        if self.layout.has_weight:
             places.weight[:] = weight
         if self.columns.target is not None:
             target = self._target(batch, self.columns.target, kept, origin)
@@ -426,7 +427,7 @@ def _codes_of_kept(vocabulary: Vocabulary, array: pa.DictionaryArray, kept: np.n
 def _readable(array: pa.Array, column: NumericColumn) -> pa.Array:
     """An array of one of the element types that the kernel reads."""
     if column.part is not None:
-        return timestamp_part(array, column.part)
+        return null_indicator(array) if column.part == IS_NULL else timestamp_part(array, column.part)
     return array if str(array.type) in _KIND_OF_TYPE else as_float64(array)
 
 

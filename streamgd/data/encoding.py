@@ -25,7 +25,8 @@ class Encoding:
     """Columns, scaling, levels and target of a model.
 
     theta has one row for each numeric column, then those of the categorical columns, then the intercept. The target
-    is trained on as ``(y - target_shift) / target_scale``; offsets are divided by ``target_scale``.
+    is trained on as ``(y - target_shift) / target_scale``; offsets are divided by ``target_scale``. ``class_weights``
+    multiply the weights of rows whose target is 0 and 1; the layout of blocks then has weights.
     """
 
     columns: Columns
@@ -34,6 +35,7 @@ class Encoding:
     nulls: str
     target_shift: float = 0.0
     target_scale: float = 1.0
+    class_weights: tuple[float, float] | None = None
 
     @property
     def n_numeric(self) -> int:
@@ -125,6 +127,12 @@ class Encoding:
         ranges = [(c.first_row, c.first_row + c.n_rows) if c.base_row else (-1, -1) for c in self.categorical]
         return np.array(ranges, np.int64).reshape(-1, 2)
 
+    def weigh_classes(self, block: Block) -> None:
+        """Multiply the weights of a block's rows by those of their classes, in place."""
+        if self.class_weights is not None:
+            negative, positive = self.class_weights
+            block.weight[:] *= np.where(block.target == 1.0, positive, negative)
+
     def with_scaling(self, scaling: Scaling) -> Encoding:
         return replace(self, scaling=scaling)
 
@@ -136,6 +144,8 @@ class Encoding:
             raise ValueError(f"a target in units of {self.target_scale} from {self.target_shift} on")
         if self.nulls not in ("impute", "drop", "error"):
             raise ValueError(f"nulls are to be treated by {self.nulls}")
+        if self.class_weights is not None and not all(0.0 < weight < np.inf for weight in self.class_weights):
+            raise ValueError(f"weights of classes of {self.class_weights}")
         for array in (scaling.shift0, scaling.scale0, scaling.mean, scaling.deviation, scaling.fill):
             if array.shape != (self.n_numeric,) or array.dtype != np.float64:
                 raise ValueError(f"a scaling of {array.dtype} {array.shape} for {self.n_numeric} columns")
@@ -156,15 +166,18 @@ class Encoding:
             "deviation": self.scaling.deviation, "fill": self.scaling.fill,
             "categorical": [column.state() for column in self.categorical],
             "nulls": self.nulls, "target_shift": self.target_shift, "target_scale": self.target_scale,
+            "class_weights": list(self.class_weights) if self.class_weights else None,
         }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         scaling = Scaling(state["shift0"], state["scale0"], state["mean"], state["deviation"], state["fill"])
         categorical = tuple(CategoricalEncoding.from_state(column) for column in state["categorical"])
+        negative_positive = state.get("class_weights")  # files of earlier builds do not have them
         return cls(
             Columns.from_json(state["columns"]), scaling, categorical, state["nulls"],
             state["target_shift"], state["target_scale"],
+            (negative_positive[0], negative_positive[1]) if negative_positive else None,
         )  # fmt: skip
 
 
@@ -203,4 +216,5 @@ class Finisher:
             self._tables, self._table_starts, self._unknown, self._hashed_from,
             encoding.target_shift, encoding.target_scale, *block.arrays(),
         )  # fmt: skip
+        encoding.weigh_classes(block)
         return block

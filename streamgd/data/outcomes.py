@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamgd.config import TrainConfig
-from streamgd.data.columns import CategoricalColumn, NumericColumn
+from streamgd.data.columns import IS_NULL, CategoricalColumn, NumericColumn
 from streamgd.data.kinds import kind_of, type_name
 from streamgd.data.sample import Sample
 from streamgd.data.source import Manifest
@@ -73,6 +73,19 @@ def id_reason(outcome: Outcome, manifest: Manifest, sample: Sample) -> str:
         if all_differ and _all_may_differ(outcome.name, manifest, sample):
             return f"an integer with a different value in every row ({len(values):,} looked at)"
     return ""
+
+
+def with_null_indicator(outcome: Outcome, manifest: Manifest, sample: Sample) -> Outcome:
+    """The same with a feature for nulls, where the column is a number and footers or the sample show some."""
+    if not outcome.numeric or outcome.numeric[0].part is not None:
+        return outcome
+    bounds = (manifest.bounds(group.file_index, group.index, outcome.name) for group in manifest.row_groups)
+    in_sample = pc.any(pc.is_null(sample.rows.column(outcome.name), nan_is_null=True)).as_py()
+    if not in_sample and not any(bound is not None and bound.null_count for bound in bounds):
+        return outcome
+    indicator = NumericColumn(f"{outcome.name}.{IS_NULL}", outcome.name, IS_NULL)
+    description = f"{outcome.description}, and whether it is null"
+    return replace(outcome, numeric=(*outcome.numeric, indicator), description=description)
 
 
 def count_levels(values: pa.Array) -> int:

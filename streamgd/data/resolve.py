@@ -16,11 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamgd.config import TrainConfig
-from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import IS_NULL, CategoricalColumn, Columns, NumericColumn, TargetColumn
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, screened_auc
-from streamgd.data.numbers import as_float64
+from streamgd.data.numbers import as_float64, null_indicator
 from streamgd.data.outcomes import (
     LARGEST_EXACT_INTEGER,
     Outcome,
@@ -28,6 +28,7 @@ from streamgd.data.outcomes import (
     id_reason,
     largest_magnitude,
     outcome_by_type,
+    with_null_indicator,
 )
 from streamgd.data.provisional import shift_and_scale
 from streamgd.data.sample import Sample, read_sample
@@ -116,6 +117,8 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     if not kept:
         others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
         raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")
+    if config.null_indicators:
+        kept = [with_null_indicator(outcome, manifest, sample) for outcome in kept]
     columns = Columns(
         tuple(column for outcome in kept for column in outcome.numeric),
         tuple(outcome.categorical for outcome in kept if outcome.categorical is not None),
@@ -242,7 +245,10 @@ def _description(outcome: Outcome, sample: Sample) -> str:
 def _numeric_values(column: NumericColumn, sample: Sample) -> NDArray[np.float64]:
     """The sampled values of a feature, NaN for null."""
     array = sample.rows.column(column.source)
-    numbers = as_float64(array) if column.part is None else timestamp_part(array, column.part)
+    if column.part == IS_NULL:
+        numbers = null_indicator(array)
+    else:
+        numbers = as_float64(array) if column.part is None else timestamp_part(array, column.part)
     return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 

@@ -27,7 +27,7 @@ from streamgd.training.rundir import is_final
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import largest_eigenvalue, second_moments
 from streamgd.training.trainstate import check_entries, check_types
-from streamgd.training.unidentified import collinear_columns, one_class_levels
+from streamgd.training.unidentified import collinear_columns, one_class_levels, shares_by_class
 
 #: Passes that the best constant under an offset may take.
 BEST_CONSTANT_PASSES = 12
@@ -243,6 +243,9 @@ class BatchTrainer:
         evaluation = self._objective.evaluate(base, self.total(base))
         state.base_loss = evaluation.mean_loss
         weight = shares[:, 0].copy()
+        if state.encoding.class_weights is not None:
+            prediction = float(self._objective.loss.inverse_link(base[-1])[0])
+            weight = shares_by_class(weight, evaluation.gradient[:, 0], prediction, state.encoding.class_weights)
         for column in (each for each in state.encoding.categorical if each.hashed):
             weight[column.first_row : column.first_row + column.n_rows] = 0.0
         self._look_at_levels(state, base, evaluation, weight)

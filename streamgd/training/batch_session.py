@@ -171,9 +171,8 @@ def state_of(saved: dict[str, Any], optimizer: str, squares: np.ndarray) -> Batc
 
 def best_constant_theta(task: Task, survey: Survey, encoding: Encoding, trainer: BatchTrainer) -> np.ndarray:
     """The theta (n_dof, 1) that predicts the best constant."""
-    mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
     base = np.zeros((encoding.n_dof, 1))
-    base[-1, 0] = float(task.loss.link(np.array([mean]))[0])
+    base[-1, 0] = float(task.loss.link(np.array([task.target_mean(survey, encoding)]))[0])
     return base if encoding.columns.offset is None else trainer.best_constant(base)
 
 

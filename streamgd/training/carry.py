@@ -60,6 +60,14 @@ def _level_rows(
     return rows, base
 
 
+def in_coordinates(theta: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Theta (n_dof, 1) in the coordinates of the loop: see ``TrainState.rotation``."""
+    moved, n = theta.copy(), len(rotation)
+    # The coefficients are R' phi, and R is not orthonormal.
+    moved[:n] = np.linalg.solve(rotation.T, theta[:n])
+    return moved
+
+
 def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
     """Let a new state go on where ``old`` stood, from the epoch after it if it was in the middle of one.
 
@@ -68,9 +76,7 @@ def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
     theta : float64, (n_dof, 1)
         The coefficients that ``old`` would predict with, in its encoding.
     """
-    carried, n = carried_theta(old.encoding, theta, state.encoding), len(state.rotation)
-    # The coefficients are R' phi, and R is not orthonormal.
-    carried[:n] = np.linalg.solve(state.rotation.T, carried[:n])
+    carried = in_coordinates(carried_theta(old.encoding, theta, state.encoding), state.rotation)
     state.theta[:], state.average[:], state.clock[:] = carried, carried, old.steps
     state.sum_levels()
     state.learning_rate = min(state.learning_rate, old.learning_rate)

@@ -16,6 +16,7 @@ from streamgd.training.holdout import Holdout, StreamedHoldout
 from streamgd.training.progress import RunContext
 from streamgd.training.setup import Task
 from streamgd.training.trainstate import TrainState
+from streamgd.training.warm_start import model_to_start_from, what_is_carried
 
 
 class Session(ABC):
@@ -40,6 +41,15 @@ class Session(ABC):
         lap = self.context.stopwatch.lap()
         if new:
             self.context.append_history(self.state, {"event": "prepare", **lap})
+            if self.task.config.from_ is not None and self.state.steps == 0:
+                self._tell_start(self.task.config.from_)
+
+    def _tell_start(self, path: str) -> None:
+        before = model_to_start_from(path, self.task.resolved.loss)
+        encoding, _ = self.result()
+        text = f"starts from {path}: {what_is_carried(before.encoding, encoding)}"
+        self.context.append_history(self.state, {"event": "start", "text": text, "theta_sha256": before.theta_sha256})
+        self.context.display.message(text)
 
     def record(self, event: str, text: str) -> None:
         """Write something that happened to the history, and tell it."""

@@ -38,6 +38,7 @@ from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import byte_size
+from streamgd.training.carry import carried_theta
 from streamgd.training.certificate import hessian_is_affordable
 from streamgd.training.memory import (
     MemoryPlan,
@@ -48,6 +49,7 @@ from streamgd.training.memory import (
     plan_memory,
 )
 from streamgd.training.method import check_tolerances, why_minibatch, why_too_many
+from streamgd.training.warm_start import model_to_start_from
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
@@ -55,7 +57,7 @@ WIDEST_PROVISIONAL = 1e18
 #: Identity options that decide no bit of the blocks, or by what they resolve to.
 NOT_OF_BLOCKS = {
     "data", "validation", "loss", "l1", "l2", "method", "optimizer", "learning_rate", "schedule", "average", "init",
-    "shuffle",
+    "shuffle", "from_",
 }  # fmt: skip
 #: Largest values of the target between which the squared loss, and sums of it, can be told from zero and infinity.
 SMALLEST_TARGET, LARGEST_TARGET = 1e-145, 1e145
@@ -249,7 +251,16 @@ class Task:
         shift, scale = (0.0, 1.0)
         if self.resolved.loss == "squared" and standardise:
             shift, scale = mean, float(survey.target_moments.deviation()[0])
-        return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale)
+        balanced = config.class_weight == "balanced"
+        # n / (2 n_c) with the total weights of all rows and of a class: their sum stays what it is.
+        class_weights = (0.5 / (1.0 - mean), 0.5 / mean) if balanced else None
+        return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale, class_weights)
+
+    def target_mean(self, survey: Survey, encoding: Encoding) -> float:
+        """The weighted mean of the target as it is trained on."""
+        if encoding.class_weights is not None:
+            return 0.5
+        return (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
 
     def _check_range(self, survey: Survey, scaling: Scaling) -> None:
         """Refuse what cannot be computed with in float64: differences of features, squares of the target."""
@@ -309,7 +320,12 @@ def make_task(
         What the columns are, where that was decided before.
     """
     where = parse_where(config.where, manifest.schema) if config.where else None
+    is_new = stored is None and resolved is None
     resolved = resolved or resolve(manifest, config, where)
+    if config.class_weight != "none" and not LOSSES[resolved.loss].is_classifier:
+        raise ConfigError(f"--class-weight is for two classes, the loss is {resolved.loss}. Leave it out.")
+    if config.from_ is not None and is_new:
+        model_to_start_from(config.from_, resolved.loss)  # a mistake is told before there is a run
     pa.default_memory_pool().release_unused()  # what the sample took
     columns = resolved.columns
     if validation is not None:
@@ -317,7 +333,8 @@ def make_task(
         validation.check_same(where.columns if where is not None else ())
     layout = RecordLayout(
         len(columns.numeric), len(columns.categorical), config.dtype,
-        columns.weight is not None, columns.offset is not None, config.row_log is not None,
+        columns.weight is not None or config.class_weight != "none", columns.offset is not None,
+        config.row_log is not None,
     )  # fmt: skip
     order, notes = (stored["order"], []) if stored else _order(config, manifest, resolved, layout)
     method, why = _method(config, order, len(columns.numeric) + len(columns.categorical), stored)
@@ -459,8 +476,11 @@ def _method(config: TrainConfig, order: str, n_columns: int, stored: dict[str, A
 
 
 def first_theta(task: Task, encoding: Encoding, best_constant: float) -> np.ndarray:
-    """Theta before the first step, float64, shape ``(n_dof, 1)``, by ``--init``."""
+    """Theta before the first step, float64, shape ``(n_dof, 1)``, by ``--init`` or ``--from``."""
 
+    if task.config.from_ is not None:
+        before = model_to_start_from(task.config.from_, task.resolved.loss)
+        return carried_theta(before.encoding, before.theta, encoding)
     theta = np.zeros((encoding.n_dof, 1))
     if task.config.init == "random":
         words = [derive_key(task.config.seed, INIT, row) for row in range(encoding.n_dof)]

@@ -23,7 +23,7 @@ from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 from streamgd.inference import ClosingSums
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.plain import count_noun
-from streamgd.training.carry import carry_over
+from streamgd.training.carry import carry_over, in_coordinates
 from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.chunks import BlockWork
 from streamgd.training.holdout import BlocksHoldout, Holdout, folded, of_all_blocks
@@ -192,8 +192,7 @@ class StochasticSession(Session):
     def _new_state(self, sample: Block, largest_row_norm: float) -> TrainState:
         task, encoding, survey = self.task, self._encoding, self.survey
         optimizer, mean_weight = OPTIMIZERS[task.optimizer], survey.weight / survey.train_rows
-        mean = (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
-        constant = best_constant(task.loss, mean, sample)
+        constant = best_constant(task.loss, task.target_mean(survey, encoding), sample)
         bounds = smoothness(sample, encoding.n_dof, task.loss, largest_row_norm, mean_weight, task.config.l2)
         batch_size = 1 if task.method == "sgd" else task.config.batch_size
         rate = task.config.learning_rate
@@ -206,8 +205,11 @@ class StochasticSession(Session):
         if len(rotation):
             self.context.display.message("coordinates: correlated numeric columns are decorrelated for the steps")
         squares = expected_squares(sample, encoding.n_dof, task.loss, constant, mean_weight, batch_size)
+        theta = first_theta(task, encoding, constant)
+        if task.config.from_ is not None:
+            theta = in_coordinates(theta, rotation)
         return TrainState.start(
-            encoding, first_theta(task, encoding, constant), optimizer.init(squares),
+            encoding, theta, optimizer.init(squares),
             rotation=rotation, learning_rate=rate,
             best_constant=constant, mean_weight=mean_weight, key=task.key,
             options=task.config.identity, left_out=dict(task.resolved.left_out),

@@ -268,6 +268,9 @@ def _train(
         facts["warnings"].append(f"the coefficients have no errors: {facts['no_errors']}")
         session.context.display.warn(facts["warnings"][-1])
     encoding, theta = session.result()
+    if encoding.class_weights is not None and encoding.columns.target and encoding.columns.target.classes:
+        labels = map(str, encoding.columns.target.classes)
+        facts["class_weights"] = dict(zip(labels, encoding.class_weights, strict=True))
     model = Model.of_training(task.resolved.loss, theta, encoding, facts, closing)
     directory.checkpoints.wait()  # a model without the state it comes from could not be gone on with
     model.save(directory.model_path)

@@ -56,6 +56,23 @@ def one_class_levels(encoding: Encoding, loss: Loss, constant: float, gradient: 
     return f"levels of one class only: {told}. Their best coefficients are infinite; l2, or the last pass, ends them."
 
 
+def shares_by_class(
+    shares: np.ndarray, gradient: np.ndarray, prediction: float, class_weights: tuple[float, float]
+) -> np.ndarray:
+    """Shares of the weight that classes multiply, from those of the weight that they do not.
+
+    Parameters
+    ----------
+    shares, gradient : float64, (n_dof,)
+        Of each level; the gradient, of the mean loss with ``class_weights``, was made where all rows have the
+        ``prediction`` q. It is ``n q (s - p) - m (1 - q) p``: s the share, p that of the positives, n and m the weights
+        of the classes.
+    """
+    negative, positive = class_weights
+    of_positives = (negative * prediction * shares - gradient) / (negative * prediction + positive * (1.0 - prediction))
+    return np.asarray(negative * (shares - of_positives) + positive * of_positives)
+
+
 def _listed(names: list[str], separator: str) -> str:
     more = len(names) - MOST_NAMES
     return separator.join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

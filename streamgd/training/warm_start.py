@@ -1,0 +1,48 @@
+"""A run that starts where another one ended: the model it takes theta from, and what of that has a place in it.
+
+Theta is carried over as to data that changed (``training.carry``), by the names of columns and levels. Nothing else of
+the earlier run counts: columns, units, optimizer and clock are those of the new one.
+"""
+
+from __future__ import annotations
+
+from streamgd.data.encoding import Encoding
+from streamgd.errors import ConfigError
+from streamgd.model import Model
+
+_MOST_NAMES = 5
+
+
+def model_to_start_from(path: str, loss: str) -> Model:
+    """The model of ``--from``, a run directory or a model file, for a run with this loss.
+
+    Raises
+    ------
+    NoInputError, CorruptStateError
+        There is no model, or it is damaged.
+    ConfigError
+        It has another loss, whose coefficients mean something else.
+    """
+    model = Model.load(path)
+    if model.loss_name != loss:
+        raise ConfigError(
+            f"--from {path}: its loss is {model.loss_name}, that of this run is {loss}. Start from another run, or"
+            f" choose --loss {model.loss_name}."
+        )
+    return model
+
+
+def what_is_carried(before: Encoding, after: Encoding) -> str:
+    """How many coefficients of ``after`` start at what they were in ``before``, and which are new."""
+    known = set(_coefficients(before.with_base_rows()))
+    rows = _coefficients(after)
+    new = [name for name, buckets in rows if (name, buckets) not in known]
+    names = ", ".join(new[:_MOST_NAMES]) + (", …" if len(new) > _MOST_NAMES else "")
+    carried = f"{len(rows) - len(new):,} of {len(rows):,} coefficients are carried over"
+    return f"{carried}; new: {names}" if new else carried
+
+
+def _coefficients(encoding: Encoding) -> list[tuple[str, int]]:
+    """Name of each coefficient but the intercept, with the buckets of its column: others mean other levels."""
+    numeric = [(column.name, 0) for column in encoding.columns.numeric]
+    return numeric + [(name, column.buckets) for column in encoding.categorical for name in column.row_names()]
