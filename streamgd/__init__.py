@@ -12,15 +12,17 @@ The layers, each importing only those above it:
     inference                 errors, tests and intervals of coefficients
     model                     the frozen result
     training                  the loops, checkpoints, and ``train()``
-    prediction, evaluation, inspection, show
+    exports                   the model for other programs: ONNX, scikit-learn, JSON
+    prediction, evaluation, comparison, inspection, show
     jobs                      the scheduled job: learn what is new, judge, publish
     report                    the HTML page of a run, and its figures in matplotlib
     face, cli_job, cli        thin faces
 
 >>> import streamgd
 >>> streamgd.__all__  # doctest: +NORMALIZE_WHITESPACE
-['Model', 'Result', 'TrainConfig', 'diagnose', 'errors', 'evaluate', 'inspect', 'load', 'plot_calibration',
-'plot_coefficients', 'plot_features', 'plot_loss', 'plot_residuals', 'plot_roc', 'predict', 'train', 'write_report']
+['Model', 'Result', 'TrainConfig', 'compare', 'diagnose', 'errors', 'evaluate', 'export', 'inspect', 'load',
+'plot_calibration', 'plot_coefficients', 'plot_features', 'plot_loss', 'plot_residuals', 'plot_roc', 'predict', 'train',
+'write_report']
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
     from streamgd import errors
+    from streamgd.comparison import compare
     from streamgd.config import TrainConfig
     from streamgd.evaluation import evaluate
+    from streamgd.exports.export import export
     from streamgd.inspection import inspect
     from streamgd.model import Model, load
     from streamgd.prediction import predict
@@ -47,16 +51,19 @@ if _TYPE_CHECKING:
     from streamgd.training.train import Result, train
 
 __all__ = [
-    "Model", "Result", "TrainConfig", "diagnose", "errors", "evaluate", "inspect", "load", "plot_calibration",
-    "plot_coefficients", "plot_features", "plot_loss", "plot_residuals", "plot_roc", "predict", "train", "write_report",
+    "Model", "Result", "TrainConfig", "compare", "diagnose", "errors", "evaluate", "export", "inspect", "load",
+    "plot_calibration", "plot_coefficients", "plot_features", "plot_loss", "plot_residuals", "plot_roc", "predict",
+    "train", "write_report",
 ]  # fmt: skip
 
 _HOMES = {
     "Model": "streamgd.model",
     "Result": "streamgd.training.train",
     "TrainConfig": "streamgd.config",
+    "compare": "streamgd.comparison",
     "diagnose": "streamgd.report.diagnosis",
     "evaluate": "streamgd.evaluation",
+    "export": "streamgd.exports.export",
     "inspect": "streamgd.inspection",
     "load": "streamgd.model",
     "predict": "streamgd.prediction",

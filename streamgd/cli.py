@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from streamgd import completion
 from streamgd.cli_job import job
 from streamgd.face import Face, Output, json_option, quiet_option
 
@@ -55,8 +56,8 @@ def _level(_: click.Context, __: click.Parameter, text: str) -> float:
         raise ConfigError(f"--level: {error}.") from None
 
 
-data_argument = click.argument("data", nargs=-1, required=True, metavar="DATA...")
-run_argument = click.argument("run", metavar="RUN")
+data_argument = click.argument("data", nargs=-1, required=True, metavar="DATA...", shell_complete=completion.paths)
+run_argument = click.argument("run", metavar="RUN", shell_complete=completion.paths)
 threads_option = click.option("--threads", metavar="N", callback=_threads, help="Decode threads [default: cores].")
 
 
@@ -68,7 +69,8 @@ def main() -> None:
 
 
 @main.command(cls=ConfigCommand, parameters="train_parameters", short_help="Train a model, or go on with a run.")
-@click.option("--config", "config_file", metavar="FILE.toml", help="Options; those of the command line override.")
+@click.option("--config", "config_file", metavar="FILE.toml", help="Options; those of the command line override.",
+              shell_complete=completion.paths)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be done: columns, order, disk, memory, passes.")
 @click.option("--restart", is_flag=True, help="Start over; the old model stays until the new one is whole.")
 @json_option
@@ -126,7 +128,8 @@ def resume(output: Output, /, run: str, **values: Any) -> None:
 @main.command(short_help="Predict every row of DATA.")
 @run_argument
 @data_argument
-@click.option("--out", required=True, metavar="DIR", help="Where the Parquet files go, under the input's names.")
+@click.option("--out", required=True, metavar="DIR", help="Where the Parquet files go, under the input's names.",
+              shell_complete=completion.paths)  # fmt: skip
 @click.option("--keep", multiple=True, metavar="A,B", help="Columns to carry through, comma-separated.")
 @threads_option
 @json_option
@@ -154,7 +157,8 @@ def predict(
 @data_argument
 @click.option("--by", metavar="COL", help="Also rows, actual, predicted and their ratio for each level of COL.")
 @click.option("--where", metavar="EXPR", help="Use the rows for which this holds.")
-@click.option("--part", default="all", metavar="all|train|holdout", help="Use the rows that the run held out, or not.")
+@click.option("--part", default="all", metavar="all|train|holdout", help="Use the rows that the run held out, or not.",
+              shell_complete=completion.one_of(("all", "train", "holdout")))  # fmt: skip
 @threads_option
 @json_option
 @click.pass_obj
@@ -201,7 +205,8 @@ def inspect(output: Output, /, data: tuple[str, ...], on_bad_data: Any) -> None:
 @run_argument
 @click.option("--all", "show_all", is_flag=True, help="Every coefficient, not only the intercept and the 30 largest.")
 @click.option("--csv", "as_csv", is_flag=True, help="Only the coefficients, all of them, as CSV.")
-@click.option("--errors", metavar="classical|robust", help="Kind of errors [default: what the run was asked for].")
+@click.option("--errors", metavar="classical|robust", help="Kind of errors [default: what the run was asked for].",
+              shell_complete=completion.one_of(("classical", "robust")))  # fmt: skip
 @click.option("--level", default="0.95", metavar="FRACTION", callback=_level, help="Of intervals [default: 0.95].")
 @json_option
 @click.pass_obj
@@ -241,6 +246,43 @@ def report(output: Output, /, run: str, data: tuple[str, ...], **options: Any) -
     output.result(facts, lambda: format_facts(facts))
 
 
+@main.command(short_help="Set two models side by side on DATA.")
+@click.argument("run1", metavar="RUN1", shell_complete=completion.paths)
+@click.argument("run2", metavar="RUN2", shell_complete=completion.paths)
+@click.option("--on", "data", required=True, multiple=True, metavar="DATA", shell_complete=completion.paths,
+              help="Files, directories, globs or URIs.")  # fmt: skip
+@click.option("--where", metavar="EXPR", help="Use the rows for which this holds.")
+@threads_option
+@json_option
+@click.pass_obj
+def compare(
+    output: Output, /, run1: str, run2: str, data: tuple[str, ...], where: str | None, threads: int | None
+) -> None:
+    """Metrics of the models of RUN1 and RUN2 on the same rows, and how far apart their losses are, with its error."""
+    from streamgd.comparison import compare as compare_models
+
+    facts = compare_models(run1, run2, list(data), where, threads=threads, display=output.display).to_json()
+    output.result(facts, lambda: _comparison_text(facts, run1, run2))
+
+
+@main.command(short_help="Write a model for other programs.")
+@run_argument
+@click.option("--to", required=True, metavar="onnx|sklearn|json", help="The format.",
+              shell_complete=completion.one_of(("onnx", "sklearn", "json")))  # fmt: skip
+@click.option("--out", required=True, metavar="FILE", help="Where it is written.", shell_complete=completion.paths)
+@json_option
+@quiet_option
+@click.pass_obj
+def export(output: Output, /, run: str, to: str, out: str) -> None:
+    """Write the model of RUN as ONNX, as a fitted scikit-learn Pipeline (joblib), or as JSON."""
+    from streamgd.console import format_facts
+    from streamgd.exports.export import export as export_model
+
+    export_model(run, to, out)
+    facts = {"to": to, "out": out, "bytes": Path(out).stat().st_size}
+    output.result(facts, lambda: format_facts(facts))
+
+
 def _show_run(output: Output, result: Any) -> None:
     """The closing summary of a run, without what was told while it went."""
     from streamgd.console import format_facts
@@ -268,6 +310,22 @@ def _evaluation_text(facts: dict[str, Any]) -> str:
         ]
         parts.append(format_table([facts["by"], *names], levels))
     return "\n\n".join(parts)
+
+
+def _comparison_text(facts: dict[str, Any], first: str, second: str) -> str:
+    """The metrics of both with the base rate beside them, and the difference of their losses."""
+    from streamgd.console import format_facts, format_table
+
+    metrics = [name for name in facts["first"] if not name.startswith("base_")]
+    sides = (facts["first"], facts["second"])
+    rows = [
+        [name.replace("_", " "), *(side[name] for side in sides), facts["first"].get(f"base_{name}")]
+        for name in metrics
+    ]
+    about = format_facts({name: facts[name] for name in ("rows", "weight", "dropped")})
+    difference = format_facts(facts["second_less_first"], indent="  ")
+    table = format_table(["metric", first, second, "base rate"], rows)
+    return f"{about}\n\n{table}\n\nloss of {second} less that of {first}, row by row\n{difference}"
 
 
 main.add_command(job)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamgd import completion
 from streamgd.face import Output, json_option, quiet_option
 
 if TYPE_CHECKING:
     from streamgd.jobs.config import JobConfig
 
-file_argument = click.argument("file", metavar="FILE.toml")
+file_argument = click.argument("file", metavar="FILE.toml", shell_complete=completion.paths)
 
 
 @click.group(short_help="Learn what is new, night after night; judge and publish it.")

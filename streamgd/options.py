@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from streamgd import completion
 from streamgd.config import (
     TrainConfig,
     identity_fields,
@@ -21,6 +22,7 @@ from streamgd.config import (
     parse_duration_s,
     parse_fraction,
     parse_names,
+    parse_path,
     parse_rate,
     parse_sources,
 )
@@ -41,7 +43,7 @@ _METAVARS: dict[Any, str] = {
 @cache  # click compares parameters by identity
 def train_parameters() -> list[click.Parameter]:
     """DATA and every option of ``TrainConfig``, in its order."""
-    data = click.Argument(["data"], nargs=-1, metavar="DATA...")
+    data = click.Argument(["data"], nargs=-1, metavar="DATA...", shell_complete=completion.paths)
     return [data, *(_option(name) for name in TrainConfig.model_fields if name != "data")]
 
 
@@ -97,10 +99,24 @@ def _option(name: str) -> click.Option:
     help_text = (field.description or "") + _default_text(field)
     flag = option_name(name)
     if field.annotation is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help_text, hidden=hidden)
+        return click.Option([name, f"{flag}/--no-{flag[2:]}"], default=None, help=help_text, hidden=hidden)
     # A list takes one comma-separated value; given twice, both count rather than the last alone.
     several = bool({parse_names, parse_sources} & set(_traits(field)))
-    return click.Option([flag], type=str, metavar=_metavar(name), multiple=several, help=help_text, hidden=hidden)
+    return click.Option(
+        [name, flag],
+        type=str,
+        metavar=_metavar(name),
+        multiple=several,
+        help=help_text,
+        hidden=hidden,
+        shell_complete=_completion(field),
+    )
+
+
+def _completion(field: FieldInfo) -> completion.Completion | None:
+    if get_origin(field.annotation) is Literal:
+        return completion.one_of(get_args(field.annotation))
+    return completion.paths if {parse_path, parse_sources} & set(_traits(field)) else None
 
 
 def _takes_sources(name: str) -> bool:

@@ -1,0 +1,243 @@
+"""Two models on the same rows, in one streamed pass: their metrics, and the paired difference of their losses.
+
+    row groups ── threads: decode once, encode and predict for both ── in order ──> sums, row group after row group
+
+A row is compared where both models have a prediction. The sums are taken in the order of the rows, so the result does
+not depend on threads; memory does not depend on the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamgd.config import parse_sources
+from streamgd.data.agreement import check_columns
+from streamgd.data.ahead import in_order
+from streamgd.data.encoder import RowChoice
+from streamgd.data.filters import parse_where
+from streamgd.data.reader import read_batches
+from streamgd.data.scaler import Moments
+from streamgd.data.source import Manifest, RowGroup, check_identity, discover
+from streamgd.data.stream import can_hold_rows, origin_of
+from streamgd.errors import ConfigError, NoInputError
+from streamgd.limits import usable_cores
+from streamgd.model import Model
+from streamgd.objective.metrics import Result, metrics_of
+from streamgd.plain import plain_number
+from streamgd.training.display import Display, Silent
+
+#: Half the width of a 95 % interval, in standard errors.
+_NORMAL_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Attributes
+    ----------
+    rows, weight : int, float
+        Rows that were compared, and their total weight.
+    dropped : dict, reason -> rows
+        Rows passed over, as in ``evaluate``.
+    metrics : (dict, dict)
+        Of the first model and of the second, as in ``evaluate``.
+    difference : float
+        Weighted mean of the second model's loss less the first's, row by row: below zero the second is better.
+    standard_error : float or None
+        Of that mean, weights being frequencies: ``sqrt(sum w (d - mean d)^2 / ((W - 1) W))``, W their sum; None where
+        W is not above 1. It tells how much the rows scatter, not how much the models would if trained again.
+    """
+
+    rows: int
+    weight: float
+    dropped: dict[str, int]
+    metrics: tuple[Result, Result]
+    difference: float
+    standard_error: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; ``z`` is the difference in standard errors, ``lower`` and ``upper`` its 95 % interval."""
+        error = self.standard_error
+        reach = math.nan if error is None else _NORMAL_95 * error
+        difference = {
+            "loss": self.difference, "standard_error": error, "z": self.difference / error if error else None,
+            "lower": self.difference - reach, "upper": self.difference + reach,
+        }  # fmt: skip
+        first, second = (_finite(result) for result in self.metrics)
+        return {
+            "rows": self.rows, "weight": self.weight, "dropped": self.dropped, "first": first, "second": second,
+            "second_less_first": _finite(difference),
+        }  # fmt: skip
+
+
+def _finite(values: Result) -> Result:
+    return {name: None if value is None else plain_number(value) for name, value in values.items()}
+
+
+def compare(
+    first: Model | str | Path,
+    second: Model | str | Path,
+    data: Sequence[str] | str,
+    where: str | None = None,
+    threads: int | None = None,
+    check: Callable[[], None] = lambda: None,
+    display: Display | None = None,
+) -> Comparison:
+    """Compare two models of the same target on ``data``, weighted as in training.
+
+    Parameters
+    ----------
+    first, second : Model, or the path of a run or of a model file
+        Their features may differ; target, classes, loss and weight column may not.
+    data : str or sequence of str
+        Files, directories, globs or URIs, best of rows that neither was trained on.
+    where : str, optional
+        Only the rows that meet this condition.
+    threads : int, optional
+        One for each core if not given; the result does not depend on it.
+    check : callable
+        Called between slices; what it raises ends the work.
+    display : Display, optional
+
+    Raises
+    ------
+    ConfigError
+        The models do not predict the same thing; ``where`` cannot be read.
+    NoInputError, CorruptFileError, DataChangedError, SchemaError, DataError, TargetError
+        As ``evaluate``.
+    """
+    display = display or Silent()
+    models = tuple(model if isinstance(model, Model) else Model.load(model) for model in (first, second))
+    _check_comparable(*models)
+    manifest = discover(parse_sources(data))
+    pairs = _Pairs(models, manifest, where)
+    metrics, differences = [metrics_of(model.loss) for model in models], Moments.empty(1)
+    dropped: dict[str, int] = {}
+    rows_read, last_file = 0, manifest.row_groups[0].file_index
+    threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
+    with closing(in_order(manifest.row_groups, pairs.pieces, threads)) as pieces:
+        for row_group, piece in pieces:
+            check()
+            if row_group.file_index != last_file:
+                check_identity(manifest, last_file)
+                last_file = row_group.file_index
+            for sums, prediction, raw in zip(metrics, piece.prediction, piece.raw, strict=True):
+                sums.add(piece.target, prediction, raw, piece.weight)
+            differences = differences.merge(piece.differences)
+            for reason, rows in piece.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + rows
+            rows_read += piece.rows_read
+            display.progress("compare", rows_read, manifest.n_rows, None)
+    check_identity(manifest, last_file)
+    display.close()
+    if metrics[0].weight == 0.0:
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
+        raise NoInputError(f"no row is left to compare on; passed over: {reasons}. Look at the target and at --where.")
+    weight = metrics[0].weight
+    error = math.sqrt(float(differences.squares[0]) / (weight - 1.0) / weight) if weight > 1.0 else None
+    results = (metrics[0].result(), metrics[1].result())
+    return Comparison(metrics[0].rows, weight, dropped, results, float(differences.mean[0]), error)
+
+
+def _check_comparable(first: Model, second: Model) -> None:
+    """Refuse models whose losses on a row cannot be set side by side."""
+    told = [
+        (what, one, other)
+        for what, one, other in (
+            ("target", _target_name(first), _target_name(second)),
+            ("classes", first.classes, second.classes),
+            ("loss", first.loss_name, second.loss_name),
+            ("weight column", first.encoding.columns.weight, second.encoding.columns.weight),
+        )
+        if one != other
+    ]
+    if told:
+        what, one, other = told[0]
+        raise ConfigError(f"the models cannot be compared: the {what} of the first is {one}, of the second {other}.")
+
+
+def _target_name(model: Model) -> str | None:
+    target = model.encoding.columns.target
+    return target.name if target else None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, ``raw`` and ``prediction`` of each model.
+
+    ``differences`` are moments of the second model's loss less the first's.
+    """
+
+    rows_read: int
+    dropped: dict[str, int]
+    target: np.ndarray
+    raw: list[np.ndarray]
+    prediction: list[np.ndarray]
+    weight: np.ndarray
+    differences: Moments
+
+
+class _Pairs:
+    """Makes pieces from the row groups of a data set."""
+
+    def __init__(self, models: tuple[Model, ...], manifest: Manifest, where: str | None):
+        self._models = models
+        self._manifest = manifest
+        choice = RowChoice(where=parse_where(where, manifest.schema) if where is not None else None)
+        self._encoders = [model.encoder(with_target=True, choice=choice) for model in models]
+        for encoder in self._encoders:
+            check_columns(encoder.columns, manifest)
+        self._columns = _each_once([encoder.read_columns for encoder in self._encoders])
+        self._dictionary_columns = _each_once([encoder.dictionary_columns for encoder in self._encoders])
+        self._slice_rows = min(encoder.layout.block_rows for encoder in self._encoders)
+
+    def pieces(self, row_group: RowGroup) -> Iterator[_Piece]:
+        """The rows of one row group, slice by slice."""
+        manifest = self._manifest
+        if not can_hold_rows(manifest, row_group, self._encoders[0].encoder):
+            none = np.empty(0)
+            yield _Piece(
+                row_group.rows, {"where": row_group.rows}, none, [none] * 2, [none] * 2, none, Moments.empty(1)
+            )
+            return
+        start = 0
+        for batch in read_batches(manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows):
+            origin = origin_of(manifest, row_group, start)
+            (block, found), (other, other_found) = (encoder.encode(batch, origin) for encoder in self._encoders)
+            kept, dropped = found.kept & other_found.kept, dict(found.survey.dropped)
+            lacking = int((found.kept & ~other_found.kept).sum())
+            if lacking:  # of target, weight and condition, which are the same, the first has told already
+                dropped["null feature"] = dropped.get("null feature", 0) + lacking
+            blocks = (block.chosen(kept), other.chosen(kept))
+            target, weight = blocks[0].target, blocks[0].weight
+            weight = weight if self._encoders[0].layout.has_weight else np.ones(len(target))
+            raw = [model.raw_prediction(block) for model, block in zip(self._models, blocks, strict=True)]
+            prediction = [model.loss.inverse_link(each) for model, each in zip(self._models, raw, strict=True)]
+            losses = np.empty((2, len(target)))
+            for model, each, out in zip(self._models, raw, losses, strict=True):
+                model.loss.losses_of_rows(target, each, out)
+            differences = _moments(losses[1] - losses[0], weight)
+            yield _Piece(batch.num_rows, dropped, target, raw, prediction, weight, differences)
+            start += batch.num_rows
+
+
+def _moments(values: np.ndarray, weight: np.ndarray) -> Moments:
+    """Of one column ``(n_rows,)``, without BLAS, whose threads would be in the way of ours."""
+    total = weight.sum()
+    if total == 0.0:
+        return Moments.empty(1)
+    mean = (weight * values).sum() / total
+    squares = (weight * (values - mean) ** 2).sum()
+    return Moments(np.array([total]), np.array([mean]), np.array([squares]), np.zeros(1))
+
+
+def _each_once(names: list[list[str]]) -> list[str]:
+    return list(dict.fromkeys(name for each in names for name in each))

@@ -1,0 +1,204 @@
+"""The model as an ONNX graph: one input for each column, as it stands in the data, and one output.
+
+    number ── concat ── (x - shift) / scale, nulls filled ── @ theta ─┐
+    label  ── LabelEncoder: level -> its coefficient ─────────────────┼── sum ── inverse link ── probability, prediction
+    offset ───────────────────────────────────────────────────────────┘
+
+Every input is a tensor of one dimension, the rows: of strings for text, of doubles for everything else (integers,
+decimals, truth values as 0 and 1). ONNX knows no null: it is NaN among numbers and ``NULL_TEXT`` among texts. A part of
+a date is an input of its own, named as the feature (``when.hour``). All is computed in double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+from onnx import TensorProto, helper, numpy_helper
+
+from streamgd.data.columns import IS_NULL, NumericColumn
+from streamgd.data.kinds import python_values
+from streamgd.data.levels import LevelIndex
+from streamgd.data.vocabulary import UNKNOWN, CategoricalEncoding
+from streamgd.errors import ConfigError
+from streamgd.model import Model
+from streamgd.version import version
+
+#: What stands for null in a column of text.
+NULL_TEXT = "<null>"
+
+_INVERSE_LINKS = {"identity": "Identity", "logit": "Sigmoid"}
+_LABELS = "ai.onnx.ml"
+# LabelEncoder has doubles from version 4 of its domain on: ONNX 1.15, onnxruntime 1.17.
+_OPSETS = (("", 17), (_LABELS, 4))
+_IR_VERSION = 9
+
+
+def exported(model: Model) -> onnx.ModelProto:
+    """The graph.
+
+    Raises
+    ------
+    ConfigError
+        A column is hashed, which no operator of ONNX does; or a level cannot be told from another one or from null.
+    """
+    encoding = model.encoding
+    if "" in [*encoding.columns.feature_names, encoding.columns.offset]:
+        raise ConfigError("--to onnx: a column has no name, and inputs need one. Name it in the data.")
+    graph = _Graph([*encoding.columns.feature_names, encoding.columns.offset or ""])
+    terms = [graph.constant("intercept", model.theta[-1:, 0])]
+    if encoding.n_numeric:
+        terms.append(_numeric_term(graph, model))
+    terms += [_categorical_term(graph, model, column) for column in encoding.categorical]
+    if encoding.columns.offset is not None:
+        terms.append(graph.input(encoding.columns.offset, TensorProto.DOUBLE))
+    raw = graph.add("Sum", terms, "raw_prediction")
+    output = "probability" if model.classes is not None else "prediction"
+    if output in graph.inputs:
+        raise ConfigError(f"--to onnx: the output is named '{output}', and so is a column. Rename that in the data.")
+    graph.add(_INVERSE_LINKS[model.loss.link_name], [raw], output, exact_name=True)
+    return graph.model(output, _facts(model))
+
+
+def to_bytes(exported: onnx.ModelProto) -> bytes:
+    """The file."""
+    return bytes(exported.SerializeToString())
+
+
+def _numeric_term(graph: _Graph, model: Model) -> str:
+    """What the numbers add to the raw prediction, ``(n_rows,)``, in the model's own two steps of scaling."""
+    encoding, scaling, n = model.encoding, model.encoding.scaling, model.encoding.n_numeric
+    last = graph.constant("last_axis", np.array([1]))
+    columns = [graph.add("Unsqueeze", [_number(graph, column), last]) for column in encoding.columns.numeric]
+    features = graph.add("Concat", columns, "numbers", axis=1)
+    for operator, values in (
+        ("Sub", scaling.shift0), ("Div", scaling.scale0), ("Sub", scaling.mean), ("Div", scaling.deviation),
+    ):  # fmt: skip
+        features = graph.add(operator, [features, graph.constant("scaling", values)])
+    if encoding.nulls == "impute":
+        is_null = graph.add("IsNaN", [features])
+        features = graph.add("Where", [is_null, graph.constant("fill", scaling.fill), features])
+    return graph.add("MatMul", [features, graph.constant("theta", model.theta[:n, 0])], "of_numbers")
+
+
+def _number(graph: _Graph, column: NumericColumn) -> str:
+    """The values of a feature, doubles ``(n_rows,)``."""
+    if column.part != IS_NULL:
+        return graph.input(column.name, TensorProto.DOUBLE)
+    is_null = graph.add("IsNaN", [graph.input(column.source, TensorProto.DOUBLE)])
+    return graph.add("Cast", [is_null], to=TensorProto.DOUBLE)
+
+
+def _categorical_term(graph: _Graph, model: Model, column: CategoricalEncoding) -> str:
+    """What a column of labels adds, ``(n_rows,)``: its coefficients, looked up."""
+    name, is_text = column.column.name, column.column.values == "string"
+    if column.hashed:
+        raise ConfigError(
+            f"--to onnx: column '{name}' is hashed, and ONNX has no operator that does this. Choose --to json, or train"
+            f" with more --max-levels."
+        )
+    source = graph.input(name, TensorProto.STRING if is_text else TensorProto.DOUBLE)
+    coefficients, unseen = column.coefficients(model.theta)
+    known = column.levels.is_valid().to_numpy(zero_copy_only=False)
+    levels = python_values(column.levels.drop_null())
+    if is_text:
+        _check_texts(name, levels)
+        texts: Any = [*levels, NULL_TEXT]
+        keys = helper.make_tensor("keys", TensorProto.STRING, [len(texts)], texts)
+    else:
+        _check_numbers(name, levels)
+        keys = numpy_helper.from_array(np.array([*levels, np.nan], np.float64), "keys")
+    values = np.append(coefficients[known], _of_null(model, column, coefficients, unseen))
+    return graph.add(
+        "LabelEncoder", [source], f"of_{name}", domain=_LABELS, keys_tensor=keys,
+        values_tensor=numpy_helper.from_array(values, "values"),
+        default_tensor=numpy_helper.from_array(np.array([unseen]), "default"),
+    )  # fmt: skip
+
+
+def _of_null(model: Model, column: CategoricalEncoding, coefficients: np.ndarray, unseen: float) -> float:
+    """What null adds; NaN where rows with nulls have no prediction."""
+    if model.encoding.nulls != "impute":
+        return np.nan
+    null = pa.nulls(1, column.levels.type)
+    place = int(LevelIndex(column.column.values, column.levels).codes(null, growing=False)[0])
+    return unseen if place == UNKNOWN else float(coefficients[place])
+
+
+def _check_texts(name: str, levels: Sequence[str]) -> None:
+    if NULL_TEXT in levels:
+        raise ConfigError(
+            f"--to onnx: column '{name}' has the level {NULL_TEXT!r}, which stands for null in ONNX. Rename it in the"
+            f" data, or choose --to json."
+        )
+
+
+def _check_numbers(name: str, levels: Sequence[float]) -> None:
+    beyond = [level for level in levels if abs(level) > 2**53 and isinstance(level, int)]
+    if beyond:
+        raise ConfigError(
+            f"--to onnx: column '{name}' has the level {beyond[0]}, and labels beyond 2**53 are no longer told apart as"
+            f" doubles. Make them text in the data, or choose --to json."
+        )
+
+
+def _facts(model: Model) -> dict[str, str]:
+    """What is told with the graph."""
+    facts = {"loss": model.loss_name, "theta_sha256": model.theta_sha256, "null_text": NULL_TEXT}
+    if model.classes is not None:
+        facts |= {"negative_class": str(model.classes[0]), "positive_class": str(model.classes[1])}
+    return facts
+
+
+class _Graph:
+    """A graph in the making; names of values inside are kept apart from those of columns.
+
+    Attributes
+    ----------
+    inputs : dict
+        Name of each column that is read, with its description.
+    """
+
+    def __init__(self, columns: Sequence[str]):
+        self.inputs: dict[str, Any] = {}
+        self._taken = {*columns, "probability", "prediction"}
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def input(self, column: str, element_type: int) -> str:
+        """A column, as a tensor of rows."""
+        self.inputs[column] = helper.make_tensor_value_info(column, element_type, ["rows"])
+        return column
+
+    def constant(self, name: str, values: np.ndarray) -> str:
+        name = self._new_name(name)
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def add(
+        self, operator: str, inputs: Sequence[str], name: str | None = None, exact_name: bool = False, **attributes: Any
+    ) -> str:
+        """A node; gives the name of its value."""
+        name = name or operator.lower()
+        name = name if exact_name else self._new_name(name)
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def model(self, output: str, facts: dict[str, str]) -> onnx.ModelProto:
+        outputs = [helper.make_tensor_value_info(output, TensorProto.DOUBLE, ["rows"])]
+        graph = helper.make_graph(self._nodes, "streamgd", list(self.inputs.values()), outputs, self._constants)
+        opsets = [helper.make_opsetid(*opset) for opset in _OPSETS]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="streamgd")
+        model.producer_version = version()
+        helper.set_model_props(model, facts)
+        onnx.checker.check_model(model)
+        return model
+
+    def _new_name(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,153 @@
+"""The model as a fitted scikit-learn Pipeline over the columns of a data frame, as they stand in the data.
+
+    numbers   SimpleImputer, StandardScaler ─────┐
+    nulls     MissingIndicator, StandardScaler ──┼── LogisticRegression, LinearRegression
+    labels    OneHotEncoder ─────────────────────┤
+    offset    passed through ────────────────────┘
+
+Nothing is learned from data: each part is fitted to made-up rows that give it its shape, and then told the model's own
+numbers. Null is None, NaN or pandas.NA; where a column is a number or a truth value, NaN or pandas.NA. A part of a date
+is a column of its own, named as the feature (``when.hour``). Other columns of the frame are not looked at.
+"""
+
+from __future__ import annotations
+
+import io
+
+import joblib
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import MissingIndicator, SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from streamgd.data.columns import IS_NULL
+from streamgd.data.kinds import python_values
+from streamgd.data.vocabulary import CategoricalEncoding
+from streamgd.errors import ConfigError
+from streamgd.model import Model
+
+
+def exported(model: Model) -> Pipeline:
+    """The pipeline.
+
+    The classes are in the order of the model's: ``predict_proba(frame)[:, 1]`` is the probability of the positive one.
+
+    Raises
+    ------
+    ConfigError
+        A column is hashed, or the model predicts nothing where a feature is null: scikit-learn has no word for that.
+    """
+    _check(model)
+    encoding, theta = model.encoding, model.theta[:, 0]
+    numeric = encoding.columns.numeric
+    groups = {
+        "numbers": ([k for k, c in enumerate(numeric) if c.part != IS_NULL], SimpleImputer(keep_empty_features=True)),
+        "nulls": ([k for k, c in enumerate(numeric) if c.part == IS_NULL], MissingIndicator(features="all")),
+    }
+    labels = [column for column in encoding.categorical if len(column.levels)]
+    intercept = float(theta[-1]) + sum(column.coefficients(model.theta)[1] for column in encoding.categorical)
+    parts: list[tuple[str, object, list[str]]] = []
+    coefficients = []
+    for name, (places, first) in groups.items():
+        if places:
+            read = [numeric[k].source if name == "nulls" else numeric[k].name for k in places]
+            parts.append((name, make_pipeline(first, StandardScaler()), read))
+            coefficients.append(theta[places])
+    if labels:
+        # A level that is not listed gets zeros, so the intercept takes up its coefficient, and all levels are told
+        # against it.
+        encoder = OneHotEncoder(categories=[_categories(column) for column in labels], handle_unknown="ignore")
+        parts.append(("labels", encoder, [column.column.name for column in labels]))
+        coefficients += [_of_categories(column, model) for column in labels]
+    if encoding.columns.offset is not None:
+        parts.append(("offset", "passthrough", [encoding.columns.offset]))
+        coefficients.append(np.ones(1))
+    columns = ColumnTransformer(parts).fit(_made_up_rows(model, labels))
+    for name, (places, _) in groups.items():
+        if places:
+            _tell_scaling(columns.named_transformers_[name], model, places)
+    return Pipeline(
+        [("columns", columns), ("model", _linear(model, np.concatenate([*coefficients, np.empty(0)]), intercept))]
+    )
+
+
+def to_bytes(pipeline: Pipeline) -> bytes:
+    """As joblib writes it: ``joblib.load`` reads it, by the same version of scikit-learn, from those you trust."""
+    file = io.BytesIO()
+    joblib.dump(pipeline, file)
+    return file.getvalue()
+
+
+def _check(model: Model) -> None:
+    hashed = [column.column.name for column in model.encoding.categorical if column.hashed]
+    if hashed:
+        raise ConfigError(
+            f"--to sklearn: column '{hashed[0]}' is hashed, and scikit-learn hashes in another way. Choose --to json,"
+            f" or train with more --max-levels."
+        )
+    if model.encoding.nulls != "impute":
+        raise ConfigError(
+            f"--to sklearn: with --nulls {model.encoding.nulls} rows with a null have no prediction, which a Pipeline"
+            f" cannot say. Choose --to onnx, or train with --nulls impute."
+        )
+
+
+def _categories(column: CategoricalEncoding) -> np.ndarray:
+    """The levels as scikit-learn takes them: numbers in ascending order; null, in each spelling, last."""
+    levels = python_values(column.levels.drop_null())
+    has_null = column.levels.null_count > 0
+    if column.column.values == "string":
+        return np.array([*levels, *([None, np.nan] if has_null else [])], object)
+    return np.append(np.sort(np.array(levels, np.float64)), [np.nan] if has_null else [])
+
+
+def _of_categories(column: CategoricalEncoding, model: Model) -> np.ndarray:
+    """The coefficient of each category, against a level that is not listed."""
+    coefficients, unseen = column.coefficients(model.theta)
+    known = column.levels.is_valid().to_numpy(zero_copy_only=False)
+    levels = np.array(python_values(column.levels.drop_null()))
+    of_levels = coefficients[known] - unseen
+    if column.column.values == "string":
+        of_null = np.repeat(coefficients[~known] - unseen, 2)
+    else:
+        of_levels, of_null = of_levels[np.argsort(levels.astype(np.float64))], coefficients[~known] - unseen
+    return np.concatenate([of_levels, of_null])
+
+
+def _made_up_rows(model: Model, labels: list[CategoricalEncoding]) -> pd.DataFrame:
+    """Two rows that have every column, of the type that it has in the model."""
+    columns = model.encoding.columns
+    names = [column.name for column in columns.numeric if column.part != IS_NULL]
+    names += [column.source for column in columns.numeric if column.part == IS_NULL]
+    names += [columns.offset] if columns.offset is not None else []
+    rows: dict[str, object] = {name: [0.0, 1.0] for name in names}
+    for column in labels:
+        level = _categories(column)[0]
+        rows[column.column.name] = pd.Series([level] * 2, dtype=object if column.column.values == "string" else float)
+    return pd.DataFrame(rows)
+
+
+def _tell_scaling(numbers: Pipeline, model: Model, places: list[int]) -> None:
+    """Give the fitted parts the model's own numbers, those of some of its numeric columns."""
+    scaling = model.encoding.scaling
+    shift, scale = scaling.shift[places], scaling.scale[places]
+    first, scaler = (part for _, part in numbers.steps)
+    if isinstance(first, SimpleImputer):
+        first.statistics_ = shift + scale * scaling.fill[places]
+    scaler.mean_, scaler.scale_, scaler.var_ = shift, scale, scale**2
+    scaler.n_samples_seen_ = int(model.facts.get("train_rows", 0))
+
+
+def _linear(model: Model, coefficients: np.ndarray, intercept: float) -> LogisticRegression | LinearRegression:
+    if model.classes is None:
+        regression = LinearRegression()
+        regression.coef_, regression.intercept_ = coefficients, intercept
+    else:
+        regression = LogisticRegression()
+        regression.coef_, regression.intercept_ = coefficients[None, :], np.array([intercept])
+        regression.classes_, regression.n_iter_ = np.array(model.classes), np.zeros(1, np.int32)
+    regression.n_features_in_ = len(coefficients)
+    return regression
