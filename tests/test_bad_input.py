@@ -39,7 +39,7 @@ LISTED: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "not Parquet": ("text.parquet --target late", 65, ("{folder}/text.parquet", "not Parquet", "write the file again")),
     "errors with l1": (f"{GOOD} --method batch --l1 1 --errors robust", 78, ("no meaning", "or choose --l1 0.")),
     "errors with l2": (f"{GOOD} --method batch --l2 1 --errors robust", 78, ("--l2 1 is", "or choose --l2 1e-06.")),
-    "errors without batch": (f"{GOOD} --errors robust", 78, ("closing pass", "or choose --method batch.")),
+    "errors without batch": (f"{GOOD} --method sgd --errors robust", 78, ("closing pass", "or choose --method batch.")),
     "average and l1": (f"{GOOD} --average on --l1 0.5", 78, ("--average on contradicts --l1 0.5:",)),
     "average of batch": (f"{GOOD} --average on --method batch", 78, ("--average on is not for --method batch",)),
     "cut short": ("cut.parquet --target late", 65, ("{folder}/cut.parquet", "cut short", "write the file again")),
