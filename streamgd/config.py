@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
+from streamgd.credentials import take_credentials
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 
 _DURATION_UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -92,11 +93,11 @@ def parse_rate(value: Any) -> Any:
 
 
 def parse_sources(value: Any) -> Any:
-    """A list of files, directories, globs or URIs from one of them or several."""
+    """A list of files, directories, globs or URIs from one of them or several; credentials in URIs are put aside."""
     if isinstance(value, str | os.PathLike):
-        return [os.fspath(value)]
+        return [take_credentials(os.fspath(value))]
     if isinstance(value, list | tuple) and all(isinstance(item, str | os.PathLike) for item in value):
-        return [os.fspath(item) for item in value]
+        return [take_credentials(os.fspath(item)) for item in value]
     raise ValueError(f"expected a path, a glob or a URI, or a list of them, found {type(value).__name__}")
 
 

@@ -13,7 +13,8 @@
      ├── NoInputError                  66  no file, no rows
      ├── StorageError                  74  disk full, or a device failed
      ├── PausedError                   75  stopped at a checkpoint; the same command goes on
-     │    └── ClusterLostError         75  the cluster does not answer; the same command goes on
+     │    ├── ClusterLostError         75  the cluster does not answer; the same command goes on
+     │    └── UnavailableError         75  the store does not answer; the same command goes on
      ├── AccessError                   77  permission or credentials refused
      ├── ConfigError                   78  an option's value, or options that contradict each other
      │    └── RunMismatchError         78  the run directory belongs to another configuration
@@ -28,11 +29,16 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from streamgd.credentials import without_credentials
+
 
 class StreamgdError(Exception):
-    """Base of all errors that streamgd raises on purpose."""
+    """Base of all errors that streamgd raises on purpose. Credentials in URIs are left out of the message."""
 
     exit_code = 70
+
+    def __init__(self, message: str = ""):
+        super().__init__(without_credentials(message))
 
 
 class UsageError(StreamgdError):
@@ -72,7 +78,7 @@ class CorruptFileError(DataError):
 
     def __init__(self, problem: str, advice: str = ""):
         super().__init__(f"{problem} {advice}".strip())
-        self.problem = problem
+        self.problem = without_credentials(problem)
 
 
 class SchemaError(DataError):
@@ -111,6 +117,10 @@ class PausedError(StreamgdError):
 
 class ClusterLostError(PausedError):
     """The scheduler or all workers of a Dask cluster do not answer; the same command goes on."""
+
+
+class UnavailableError(PausedError):
+    """A store (S3 and the like) does not answer, though it was asked again for a while; the same command goes on."""
 
 
 class AccessError(StreamgdError):

@@ -105,6 +105,7 @@ def evaluate(
     display: Display | None = None,
     *,
     only: Collection[str] | None = None,
+    filesystem: Any = None,
 ) -> Evaluation:
     """Compare the model's predictions with the target of ``data``, weighted as in training.
 
@@ -128,6 +129,8 @@ def evaluate(
     display : Display, optional
     only : collection of str, optional
         Relative paths of the files of ``data`` to compare on.
+    filesystem : pyarrow.fs.FileSystem or fsspec.AbstractFileSystem, optional
+        Where ``data`` are.
 
     Raises
     ------
@@ -144,7 +147,8 @@ def evaluate(
     metrics = metrics_of(model.loss)
     table = _LevelTable(by) if by is not None else None
     dropped: dict[str, int] = {}
-    with closing(compare(model, data, by, where, part, threads, check, display, only=only)) as pieces:
+    rows = compare(model, data, by, where, part, threads, check, display, only=only, filesystem=filesystem)
+    with closing(rows) as pieces:
         for piece in pieces:
             metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
             add_counts(dropped, piece.dropped)
@@ -211,13 +215,14 @@ def compare(
     display: Display | None = None,
     observe: Observer | None = None,
     only: Collection[str] | None = None,
+    filesystem: Any = None,
 ) -> Generator[Piece, None, None]:
     """The rows of ``data`` with their predictions, slice by slice in order; to be closed where it may be left early.
 
     Parameters and errors as for :func:`evaluate`; ``observe`` sees the encoded rows of each slice.
     """
     display = display or notebook_display() or Silent()
-    manifest = discover(parse_sources(data), only=only)
+    manifest = discover(parse_sources(data), filesystem, only=only)
     compared = _Compared(model, manifest, by, where, part, observe)
     rows_read, last_file = 0, manifest.row_groups[0].file_index
     threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))

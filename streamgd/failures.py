@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from streamgd.console import one_line
+from streamgd.credentials import without_credentials
 from streamgd.errors import InterruptedRunError, StreamgdError, UsageError, from_os_error
 
 
@@ -56,7 +57,7 @@ def _write_traceback(error: BaseException, run_dir: Path | None) -> Path | None:
     """The file that holds the traceback, or None when no folder takes it."""
     from streamgd.version import version
 
-    text = "".join(traceback.format_exception(error))
+    text = without_credentials("".join(traceback.format_exception(error)))
     text += f"\nstreamgd {version()}, Python {sys.version}, {sys.platform}\n"
     for folder in (run_dir, Path(tempfile.gettempdir())):
         if folder is not None and folder.is_dir():

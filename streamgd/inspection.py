@@ -15,7 +15,9 @@ from streamgd.errors import ConfigError
 from streamgd.plain import byte_size, count_noun, plain
 
 
-def inspect(data: Sequence[str] | str, on_bad_data: Literal["error", "skip"] = "error") -> dict[str, Any]:
+def inspect(
+    data: Sequence[str] | str, on_bad_data: Literal["error", "skip"] = "error", filesystem: Any = None
+) -> dict[str, Any]:
     """Describe Parquet data without reading more than footers and a sample.
 
     Parameters
@@ -25,6 +27,8 @@ def inspect(data: Sequence[str] | str, on_bad_data: Literal["error", "skip"] = "
     on_bad_data : "error" or "skip"
         With ``skip``, describe what training with that option would use: all row groups are decoded, and those that
         cannot be, and files without a readable footer, are left out and listed.
+    filesystem : pyarrow.fs.FileSystem or fsspec.AbstractFileSystem, optional
+        Where ``data`` are.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def inspect(data: Sequence[str] | str, on_bad_data: Literal["error", "skip"] = "
     """
     if on_bad_data not in ("error", "skip"):
         raise ConfigError(f"--on-bad-data: expected error or skip, found {on_bad_data!r}.")
-    manifest = discover(parse_sources(data), skip_bad=on_bad_data == "skip")
+    manifest = discover(parse_sources(data), filesystem, skip_bad=on_bad_data == "skip")
     if on_bad_data == "skip":
         alike = [column.name for column in manifest.schema if column.name not in manifest.differing]
         readable = [name for name in alike if kind_of(manifest.schema.field(name).type) != "other"]

@@ -50,6 +50,8 @@ def predict(
     threads: int | None = None,
     check: Callable[[], None] = lambda: None,
     display: Display | None = None,
+    *,
+    filesystem: Any = None,
 ) -> dict[str, Any]:
     """Predict every row of ``data`` and write Parquet files below ``out``.
 
@@ -72,6 +74,8 @@ def predict(
     check : callable
         Called between slices; what it raises ends the work. Files that are whole by then stay.
     display : Display, optional
+    filesystem : pyarrow.fs.FileSystem or fsspec.AbstractFileSystem, optional
+        Where ``data`` are; the output is local.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def predict(
     started_s = time.monotonic()
     display = display or notebook_display() or Silent()
     model = model if isinstance(model, Model) else Model.load(model)
-    manifest = discover(parse_sources(data))
+    manifest = discover(parse_sources(data), filesystem)
     keep = _kept_names(manifest, keep)
     paths = _output_paths(manifest, out)
     predictor = _Predictor(model, manifest, keep)

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Generic, TypeVar
 
+from streamgd.data.asking import asking_unless
+
 Task = TypeVar("Task")
 Item = TypeVar("Item")
 
@@ -51,15 +53,19 @@ def in_order(
     changed = threading.Condition()
     stopped = False
 
+    def hand_on(task: Task, lane: _Lane[Item]) -> None:
+        for item in work(task):
+            with changed:
+                changed.wait_for(lambda: stopped or len(lane.items) < capacity)
+                if stopped:
+                    return
+                lane.items.append(item)
+                changed.notify_all()
+
     def run(task: Task, lane: _Lane[Item]) -> None:
         try:
-            for item in work(task):
-                with changed:
-                    changed.wait_for(lambda: stopped or len(lane.items) < capacity)
-                    if stopped:
-                        return
-                    lane.items.append(item)
-                    changed.notify_all()
+            with asking_unless(lambda: stopped):
+                hand_on(task, lane)
         except BaseException as error:  # handed on to the consumer
             lane.error = error
         finally:

@@ -12,6 +12,7 @@ from pyarrow import fs
 
 from streamgd.data.chunk_check import check_chunks
 from streamgd.data.storage_failures import filesystem_errors, one_line
+from streamgd.data.stores import StoreFile, open_file
 from streamgd.errors import CorruptFileError, SchemaError
 
 _TAIL_BYTES = 65536  # most footers come with the first read
@@ -19,10 +20,13 @@ _TAIL_BYTES = 65536  # most footers come with the first read
 
 @dataclass(frozen=True)
 class Footer:
+    """``identity`` is that of the file where a store says it with opening, else ''."""
+
     size_bytes: int
     digest: str
     metadata: pq.FileMetaData
     schema: pa.Schema
+    identity: str = ""
 
 
 def read_footer(filesystem: fs.FileSystem, path: str) -> Footer:
@@ -30,12 +34,13 @@ def read_footer(filesystem: fs.FileSystem, path: str) -> Footer:
 
     The bytes are read first and parsed from memory, so that a failure of storage is told from a broken file.
     """
-    with filesystem_errors(f"read {path}"), filesystem.open_input_file(path) as file:
+    with filesystem_errors(f"read {path}"), open_file(filesystem, path) as file:
         size = file.size()
         tail = file.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES))
         length = _footer_length(path, size, tail)
         if length + 8 > len(tail):
             tail = file.read_at(length + 8, size - length - 8)
+        identity = file.state.identity if isinstance(file, StoreFile) else ""
     footer = tail[-length - 8 : -8]
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail[-length - 8 :]))
@@ -49,7 +54,7 @@ def read_footer(filesystem: fs.FileSystem, path: str) -> Footer:
     repeated = [name for name, times in Counter(schema.names).items() if times > 1]
     if repeated:
         raise SchemaError(f"{path} has more than one column '{repeated[0]}'. Rewrite it with a name for each column.")
-    return Footer(size, hashlib.sha256(footer).hexdigest(), metadata, schema)
+    return Footer(size, hashlib.sha256(footer).hexdigest(), metadata, schema, identity)
 
 
 def _footer_length(path: str, size: int, tail: bytes) -> int:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
 from pyarrow import fs
 
-from streamgd.data.storage_failures import filesystem_errors, one_line
-from streamgd.errors import ConfigError, NoInputError
+from streamgd.credentials import with_credentials
+from streamgd.data.asking import ask
+from streamgd.data.storage_failures import filesystem_errors
+from streamgd.data.stores import open_store, path_in
+from streamgd.errors import NoInputError
 from streamgd.plain import count_noun
 
 _PARQUET_ENDINGS = (".parquet", ".pq", ".parq")
@@ -33,21 +35,15 @@ class Listed:
 
 def locate(source: str, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
     """The file system of a source, and its path or glob there."""
-    if filesystem is not None and "://" not in source:
-        local = isinstance(filesystem, fs.LocalFileSystem)
-        return filesystem, _absolute(source) if local else source.rstrip("/")
+    if filesystem is not None:
+        local = isinstance(filesystem, fs.LocalFileSystem) and "://" not in source
+        return filesystem, _absolute(source) if local else path_in(filesystem, source)
     if "://" not in source:
         return fs.LocalFileSystem(), _absolute(source)
-    address, mark, query = source.partition("?")  # in a URI '?' begins the options, it is no wildcard
+    address, mark, query = with_credentials(source).partition("?")  # in a URI '?' begins the options, it is no wildcard
     fixed, pattern = _split_glob(address)
-    try:
-        with filesystem_errors(f"open {source}"):
-            found_in, path = fs.FileSystem.from_uri(fixed + mark + query)
-    except pa.ArrowException as error:
-        raise ConfigError(
-            f"cannot open '{source}': {one_line(error)}. Give a local path, or a URI such as s3://bucket/folder."
-        ) from error
-    return found_in, "/".join([path.rstrip("/"), *pattern])
+    store, path = open_store(fixed + mark + query)
+    return store, "/".join([path.rstrip("/"), *pattern])
 
 
 def _absolute(path: str) -> str:
@@ -64,7 +60,7 @@ def _split_glob(path: str) -> tuple[str, list[str]]:
 def list_source(filesystem: fs.FileSystem, path: str, source: int) -> list[Listed]:
     """The files that one source names, at least one."""
     with filesystem_errors(f"look for data at {path}"):
-        info = filesystem.get_file_info(path)
+        info = _infos(filesystem, [path])[0]
         root = path
         if info.type == fs.FileType.Directory:
             infos = _parquet_below(filesystem, path)
@@ -92,6 +88,11 @@ def list_source(filesystem: fs.FileSystem, path: str, source: int) -> list[Liste
     return [Listed(info, root, _below(info.path, root), source) for info in infos]
 
 
+def _infos(filesystem: fs.FileSystem, what: fs.FileSelector | list[str]) -> list[fs.FileInfo]:
+    place = what.base_dir if isinstance(what, fs.FileSelector) else what[0]
+    return ask(filesystem, f"look for data at {place}", lambda: filesystem.get_file_info(what))
+
+
 def _below(path: str, root: str) -> str:
     return path[len(root) :].lstrip("/")
 
@@ -101,7 +102,7 @@ def _passed_over(relative: str) -> bool:
 
 
 def _files_below(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
-    infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    infos = _infos(filesystem, fs.FileSelector(folder, recursive=True))
     return [
         info for info in infos if info.type != fs.FileType.Directory and not _passed_over(_below(info.path, folder))
     ]
@@ -116,10 +117,10 @@ def _matches(filesystem: fs.FileSystem, folder: str, pattern: list[str]) -> Iter
     part, *rest = pattern
     if part == "**":
         if not rest:
-            yield filesystem.get_file_info(folder)
+            yield _infos(filesystem, [folder])[0]
             return
         yield from _matches(filesystem, folder, rest)
-    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+    for info in _infos(filesystem, fs.FileSelector(folder, allow_not_found=True)):
         is_folder = info.type == fs.FileType.Directory
         if _passed_over(info.base_name) and info.base_name[0] != part[0]:
             continue

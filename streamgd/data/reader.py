@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from streamgd.data.source import Manifest, RowGroup, check_identity
+from streamgd.data.stores import open_file
 from streamgd.errors import CorruptFileError, DataChangedError, StreamgdError, from_os_error
 
 READ_BUFFER_BYTES = 65_536
@@ -28,7 +29,7 @@ def open_parquet(manifest: Manifest, file_index: int, dictionary_columns: list[s
     """
     file = manifest.files[file_index]
     return pq.ParquetFile(
-        manifest.filesystem.open_input_file(file.path),
+        open_file(manifest.filesystem, file.path),
         metadata=file.metadata,
         read_dictionary=[name for name in dictionary_columns if name not in file.partition],
         memory_map=False,

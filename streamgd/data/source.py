@@ -25,7 +25,7 @@ from pyarrow import fs
 
 from streamgd.data.footers import Footer, read_footer, row_counts
 from streamgd.data.listing import Listed, list_source, locate, unique_relatives
-from streamgd.data.storage_failures import filesystem_errors
+from streamgd.data.stores import as_filesystem, file_state, identity_of
 from streamgd.errors import (
     ConfigError,
     CorruptFileError,
@@ -47,8 +47,8 @@ class DataFile:
     """One file of the data set, with its footer.
 
     ``path`` is inside the manifest's file system, ``relative`` below the root that was named ('/' separated, the same
-    on every machine). ``identity`` is the time of last change in nanoseconds, or '' where the file system has none;
-    ``footer_digest`` the sha256 of the raw footer. ``first_row`` is the global number of the file's first row.
+    on every machine). ``identity`` is the store's etag, else the time of last change in nanoseconds, or '' where there
+    is neither; ``footer_digest`` the sha256 of the raw footer. ``first_row`` is the global number of the first row.
     """
 
     path: str
@@ -215,7 +215,7 @@ class Manifest:
 
 def discover(
     sources: list[str],
-    filesystem: fs.FileSystem | None = None,
+    filesystem: Any = None,
     skip_bad: bool = False,
     only: Collection[str] | None = None,
 ) -> Manifest:
@@ -226,8 +226,8 @@ def discover(
     sources : list of str
         Files, directories (searched recursively for ``.parquet``, ``.pq`` and ``.parq``; names that begin with ``_``
         or ``.`` are passed over), globs (``*``, ``?``, ``[..]``, ``**``), or URIs.
-    filesystem : pyarrow.fs.FileSystem, optional
-        Where the sources are; then they are paths inside it, not URIs.
+    filesystem : pyarrow.fs.FileSystem or fsspec.AbstractFileSystem, optional
+        Where the sources are; then they are paths inside it, or URIs that an fsspec one takes.
     skip_bad : bool
         Pass over files that are not Parquet or have no readable footer, unless all are such.
     only : collection of str, optional
@@ -240,9 +240,11 @@ def discover(
         Nothing there, no Parquet among it, or no rows; a file of ``only`` that is not there.
     CorruptFileError, SchemaError
         A file that is not Parquet or has no readable footer; a column name that occurs twice.
-    AccessError, StorageError, ConfigError
-        No permission; storage that does not answer; a URI that pyarrow does not know.
+    AccessError, StorageError, UnavailableError, ConfigError
+        No permission; storage that fails, or does not answer; a URI that pyarrow does not know.
     """
+    if filesystem is not None:
+        filesystem = as_filesystem(filesystem)
     listed: dict[str, Listed] = {}  # by path: a file that two sources name counts once
     first_store: fs.FileSystem | None = None
     for number, source in enumerate(sources):
@@ -269,7 +271,7 @@ def discover(
                 path=item.info.path,
                 relative=relative,
                 size_bytes=footer.size_bytes,
-                identity=_identity(item.info),
+                identity=footer.identity or identity_of(item.info),
                 footer_digest=footer.digest,
                 metadata=footer.metadata,
                 partition=partition_of[relative],
@@ -354,16 +356,16 @@ def check_identity(manifest: Manifest, file_index: int) -> None:
     A new time of change alone makes it look again at the footer; the same footer is the same file.
     """
     file = manifest.files[file_index]
-    with filesystem_errors(f"look at {file.path}"):
-        info = manifest.filesystem.get_file_info(file.path)
+    now = file_state(manifest.filesystem, file.path)
     advice = "Put the file back, or train afresh with --restart."
-    if info.type != fs.FileType.File:
+    if now is None:
         raise DataChangedError(f"{file.path} is gone since the run began. {advice}")
-    if info.size == file.size_bytes and _identity(info) == file.identity:
+    if now.size_bytes == file.size_bytes and now.identity == file.identity:
         return
-    if info.size != file.size_bytes:
+    if now.size_bytes != file.size_bytes:
         raise DataChangedError(
-            f"{file.path} changed since the run began: it had {file.size_bytes:,} bytes and has {info.size:,}. {advice}"
+            f"{file.path} changed since the run began: it had {file.size_bytes:,} bytes and has {now.size_bytes:,}."
+            f" {advice}"
         )
     try:
         digest = read_footer(manifest.filesystem, file.path).digest
@@ -430,10 +432,6 @@ def _partitions(
             partition[key] = int(value) if integers and value is not None else value
         fields.append(pa.field(key, pa.int64() if integers else pa.string()))
     return dict(zip(sorted(by_relative), partitions, strict=True)), fields
-
-
-def _identity(info: fs.FileInfo) -> str:
-    return "" if info.mtime_ns is None else str(info.mtime_ns)
 
 
 def _describe(file: DataFile) -> dict[str, Any]:

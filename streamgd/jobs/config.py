@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from streamgd.config import Duration, Finite, Fraction, Names, TrainConfig, make_config, parse_duration_s
+from streamgd.credentials import take_credentials
 from streamgd.errors import ConfigError, StreamgdError, did_you_mean, storage_errors
 
 Mode = Literal["continue", "window", "retrain"]
@@ -28,6 +29,15 @@ DECIDED_BY_CONTINUE = {"epochs": "1", "shuffle": "window"}
 
 Age = Annotated[float, BeforeValidator(parse_duration_s), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[Fraction, Field(gt=0, lt=1)]
+
+
+def _without_credentials(value: Any) -> Any:
+    """The value; credentials of URIs in it are put aside."""
+    if isinstance(value, dict):
+        return {name: _without_credentials(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(inner) for inner in value]
+    return take_credentials(value) if isinstance(value, str) else value
 
 
 class _Table(BaseModel):
@@ -110,7 +120,9 @@ class JobConfig(_Table):
 
     path: Path
     name: str = Field("", description="Name in telemetry [default: the file's name].")
-    source: str = Field(description="Directory, glob or URI that files arrive in.")
+    source: Annotated[str, BeforeValidator(_without_credentials)] = Field(
+        description="Directory, glob or URI that files arrive in."
+    )
     state: str = Field(description="State directory.")
     mode: Mode = Field("continue", description="Go on from the last theta, or train on the latest files, or on all.")
     window_files: int | None = Field(None, ge=1, description="mode window: how many of the latest files.")
@@ -124,7 +136,7 @@ class JobConfig(_Table):
     retry_for: Duration = Field(
         300.0, description="How long storage that does not answer is asked again, with growing pauses."
     )
-    train: dict[str, Any] = Field(description="Training options.")
+    train: Annotated[dict[str, Any], BeforeValidator(_without_credentials)] = Field(description="Training options.")
     gate: GateConfig = GateConfig.model_validate({})
     publish: PublishConfig = PublishConfig.model_validate({})
     drift: DriftConfig = DriftConfig.model_validate({})

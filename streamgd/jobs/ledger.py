@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from streamgd.config import TrainConfig
+from streamgd.data.asking import ask
 from streamgd.data.footers import Footer, read_footer
 from streamgd.data.listing import Listed, list_source, locate, unique_relatives
 from streamgd.data.storage_failures import filesystem_errors
@@ -193,7 +194,8 @@ def _listed(store: fs.FileSystem, path: str) -> list[Listed]:
         return list_source(store, path, 0)
     except NoInputError:
         with filesystem_errors(f"look for data at {path}"):
-            is_folder = store.get_file_info(path).type == fs.FileType.Directory
+            info = ask(store, f"look for data at {path}", lambda: store.get_file_info(path))
+            is_folder = info.type == fs.FileType.Directory
         if is_folder or any(mark in path for mark in "*?["):
             return []
         raise
@@ -207,7 +209,8 @@ def _folder(item: Listed) -> str:
 def _marked_folders(store: fs.FileSystem, items: Iterable[Listed]) -> set[str]:
     folders = sorted({_folder(item) for item in items})
     with filesystem_errors(f"look for {SUCCESS_MARKER}"):
-        infos = store.get_file_info([f"{folder}/{SUCCESS_MARKER}" for folder in folders])
+        markers = [f"{folder}/{SUCCESS_MARKER}" for folder in folders]
+        infos = ask(store, f"look for {SUCCESS_MARKER}", lambda: store.get_file_info(markers))
     return {folder for folder, info in zip(folders, infos, strict=True) if info.type == fs.FileType.File}
 
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from streamgd.errors import PausedError, StorageError
+from streamgd.data.storage_failures import is_transient
+from streamgd.errors import PausedError, StorageError, UnavailableError
 from streamgd.training.display import Display
 
 T = TypeVar("T")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 _POLL_S = 0.2
-#: Numbers of operating-system errors that may be gone a moment later; object stores give none.
-_TRANSIENT = {
-    None, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED,
-    errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENOTCONN,
-    errno.EPIPE, errno.EREMOTEIO,
-}  # fmt: skip
-
-
-def is_transient(error: StorageError) -> bool:
-    """Whether storage may answer if it is asked again: a full disk will not."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _TRANSIENT
 
 
 def retrying(work: Callable[[], T], retry_for_s: float, check: Callable[[], None], display: Display) -> T:
@@ -49,8 +37,8 @@ def retrying(work: Callable[[], T], retry_for_s: float, check: Callable[[], None
     while True:
         try:
             return work()
-        except StorageError as error:
-            if not is_transient(error):
+        except (StorageError, UnavailableError) as error:
+            if isinstance(error, StorageError) and not _may_pass(error):
                 raise
             now_s = time.monotonic()
             deadline_s = deadline_s or now_s + retry_for_s
@@ -64,3 +52,8 @@ def retrying(work: Callable[[], T], retry_for_s: float, check: Callable[[], None
             check()
             time.sleep(_POLL_S)
         pause_s = min(2.0 * pause_s, LONGEST_PAUSE_S)
+
+
+def _may_pass(error: StorageError) -> bool:
+    """Whether storage may answer if it is asked again: a full disk will not."""
+    return isinstance(error.__cause__, OSError) and is_transient(error.__cause__)

@@ -11,6 +11,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from streamgd.data.asking import stop_asking
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 
 
@@ -47,9 +48,11 @@ class Interrupt:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        stop_asking.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self._signal = number
+        stop_asking.set()
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
 

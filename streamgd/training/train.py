@@ -26,6 +26,7 @@ from streamgd.errors import (
     PausedError,
     RunMismatchError,
     StreamgdError,
+    UnavailableError,
 )
 from streamgd.markup import table
 from streamgd.model import Model
@@ -95,7 +96,13 @@ class Result:
 
 
 def train(
-    data: str | list[str], target: str, *, restart: bool = False, display: Display | None = None, **options: Any
+    data: str | list[str],
+    target: str,
+    *,
+    restart: bool = False,
+    display: Display | None = None,
+    filesystem: Any = None,
+    **options: Any,
 ) -> Result:
     """Train a linear model on Parquet data, or go on with a run that was stopped.
 
@@ -107,6 +114,8 @@ def train(
         Column to predict.
     restart : bool
         Forget what the run directory holds; its old model stays until the new one is whole.
+    filesystem : pyarrow.fs.FileSystem or fsspec.AbstractFileSystem, optional
+        Where ``data`` and ``validation`` are; it is to be given again to go on with the run.
     **options
         The options of ``streamgd train``, with underscores: see ``streamgd.config.TrainConfig``.
 
@@ -118,7 +127,7 @@ def train(
     In a notebook a bar under the cell shows the progress where no ``display`` is given.
     """
     config = make_config(data=data, target=target, **options)
-    return run(config, display or notebook_display() or Silent(), restart)
+    return run(config, display or notebook_display() or Silent(), restart, filesystem=filesystem)
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:
@@ -127,7 +136,8 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     stored = directory.read_config()
     if stored is not None and not directory.untrained:
         check_options(config, stored, config.run_dir)
-    task = make_task(config, _data_of(config), _validation_of(config))
+    finder = _Finder(config)
+    task = make_task(config, finder.data(), finder.validation())
     return {**task.summary(), "notes": list(task.notes)}
 
 
@@ -137,6 +147,7 @@ def run(
     restart: bool = False,
     interrupt: Interrupt | None = None,
     before: dict[str, Any] | None = None,
+    filesystem: Any = None,
 ) -> Result:
     """As :func:`train`, for a configuration; what happens is told to ``display``.
 
@@ -147,6 +158,8 @@ def run(
     before : dict, optional
         State of a finished run of windows, as its last checkpoint has it: a new run goes on from there with other
         files, as one stream (see ``training.increment``). A run that has a checkpoint of its own goes on from that.
+    filesystem : optional
+        As in :func:`train`.
 
     Raises
     ------
@@ -156,7 +169,8 @@ def run(
     started_s = time.monotonic()
     directory = RunDirectory(config.run_dir, config.keep_checkpoints)
     # A mistake in the options or the data leaves no directory behind.
-    task = None if directory.path.exists() else _new_task(config, None, before)
+    finder = _Finder(config, filesystem)
+    task = None if directory.path.exists() else _new_task(finder, None, before)
     entered = interrupt is not None
     interrupt = interrupt or Interrupt(config.pause_after, config.max_time)
     # The number of BLAS threads changes bits. What is not finite is looked for where it matters.
@@ -175,7 +189,7 @@ def run(
             saved = _latest(directory, display)
             all_damaged = saved is None and bool(directory.checkpoints.damaged)
             finished = all_damaged or (saved is not None and is_final(saved["stopped_by"]))
-            task, changes = _checked_task(config, stored, finished, interrupt, _stream_of(saved, before, directory))
+            task, changes = _checked_task(finder, stored, finished, interrupt, _stream_of(saved, before, directory))
             if all_damaged:
                 return _finished_without_checkpoints(task, directory, display)
             if saved is not None:
@@ -190,7 +204,7 @@ def run(
                 model = None  # it is made anew from the checkpoint
             if saved is not None and model is not None and not changes and task.epochs <= saved["asked_epochs"]:
                 return _finished(task, directory, model, display)
-        task = task or _new_task(config, interrupt, before)
+        task = task or _new_task(finder, interrupt, before)
         if left is not None:
             # The start before this one may have been killed when its blocks were in another place.
             there = blocks_dir(config.model_copy(update={"blocks_dir": left["config"].get("blocks_dir")}))
@@ -282,6 +296,10 @@ def _closed_at_the_end(session: Session) -> Iterator[None]:
     """Close the session, whatever happens inside; blocks stay only where they serve another start."""
     try:
         yield
+    except UnavailableError:
+        session.close()
+        session.context.interrupt.check()  # asking ends where a signal comes
+        raise
     except (PausedError, InterruptedRunError):
         session.close()
         raise
@@ -333,31 +351,35 @@ def _finished_without_checkpoints(task: Task, directory: RunDirectory, display: 
     return _finished(task, directory, model, display)
 
 
-def _data_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest:
-    """The data to train on, without what is to be skipped."""
-    return _whole_parts(config.data, config, interrupt, config.only)
+@dataclass(frozen=True)
+class _Finder:
+    """Finds the data that a configuration names, without what is to be skipped."""
+
+    config: TrainConfig
+    filesystem: Any = None
+
+    def data(self, interrupt: Interrupt | None = None) -> Manifest:
+        """The data to train on."""
+        return self._found(self.config.data, interrupt, self.config.only)
+
+    def validation(self, interrupt: Interrupt | None = None) -> Manifest | None:
+        """The data of ``--validation``, if it is given."""
+        return self._found(self.config.validation, interrupt) if self.config.validation else None
+
+    def _found(self, sources: list[str], interrupt: Interrupt | None, only: list[str] | None = None) -> Manifest:
+        config = self.config
+        manifest = discover(sources, self.filesystem, skip_bad=config.on_bad_data == "skip", only=only)
+        if config.on_bad_data == "error":
+            return manifest
+        check = interrupt.check_repeated if interrupt else lambda: None
+        return without_bad_row_groups(manifest, columns_in_use(manifest, config), check, config.threads)
 
 
-def _validation_of(config: TrainConfig, interrupt: Interrupt | None = None) -> Manifest | None:
-    """The data of ``--validation``, if it is given, without what is to be skipped."""
-    return _whole_parts(config.validation, config, interrupt) if config.validation else None
-
-
-def _whole_parts(
-    sources: list[str], config: TrainConfig, interrupt: Interrupt | None, only: list[str] | None = None
-) -> Manifest:
-    if config.on_bad_data == "error":
-        return discover(sources, only=only)
-    check = interrupt.check_repeated if interrupt else lambda: None
-    manifest = discover(sources, skip_bad=True, only=only)
-    return without_bad_row_groups(manifest, columns_in_use(manifest, config), check, config.threads)
-
-
-def _new_task(config: TrainConfig, interrupt: Interrupt | None, before: dict[str, Any] | None) -> Task:
+def _new_task(finder: _Finder, interrupt: Interrupt | None, before: dict[str, Any] | None) -> Task:
     """The task of a new run; ``before`` is the state of the run whose stream goes on, if one does."""
-    manifest = _data_of(config, interrupt)
-    resolved = resolved_before(before, config, manifest) if before is not None else None
-    return make_task(config, manifest, _validation_of(config, interrupt), resolved=resolved)
+    manifest = finder.data(interrupt)
+    resolved = resolved_before(before, finder.config, manifest) if before is not None else None
+    return make_task(finder.config, manifest, finder.validation(interrupt), resolved=resolved)
 
 
 def _stream_of(
@@ -374,15 +396,15 @@ def _stream_of(
 
 
 def _checked_task(
-    config: TrainConfig, stored: dict[str, Any], finished: bool, interrupt: Interrupt, stream: dict[str, Any] | None
+    finder: _Finder, stored: dict[str, Any], finished: bool, interrupt: Interrupt, stream: dict[str, Any] | None
 ) -> tuple[Task, str]:
     """The task of a run that goes on, and what changed in its data, where that is accepted.
 
     ``stream`` is a state that says what the columns are, where they are not to be decided by the data.
     """
-    manifest = _data_of(config, interrupt)
+    config, manifest = finder.config, finder.data(interrupt)
     changes = check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
-    validation = _validation_of(config, interrupt)
+    validation = finder.validation(interrupt)
     if validation is not None:
         before = stored["config"]["validation"]
         changes += check_data(stored["validation"], before, validation, config.validation, config, finished)
