@@ -10,8 +10,8 @@ import re
 # Whatever follows the colon up to '@', even where a '/' in it should have been written as %2F; but no port.
 _USER = re.compile(r"(\b[a-z][\w+.-]*://)(?![^\s/@'\"]*:\d+/)[^\s/@:'\"]*:(?:[^\s/@'\"]*|[^\s@'\"]*)@", re.IGNORECASE)
 _OPTION = re.compile(
-    r"[?&][\w.-]*(?:secret|token|passw(?:or)?d|credentials?|signature|\bsig|(?:account|access|api)_?key)=[^&\s'\"]*",
-    re.I,
+    r"[?&][\w.-]*(?:secret|token|passw|credential|signature|\bsig\b|(?:account|access|api)_?key)[\w.-]*=[^&\s'\"]*",
+    re.IGNORECASE,
 )
 
 _given: dict[str, str] = {}

@@ -45,7 +45,7 @@ def at(numbers: range, fault: Fault) -> Callable[[int, str], Fault]:
     return lambda number, _: fault if number in numbers else None
 
 
-def one_in(number: int, faults: tuple[str, ...] = ("reset", "503", "cut", "503")) -> Callable[[int, str], Fault]:
+def one_in(number: int, otherwise: Fault = None) -> Callable[[int, str], Fault]:
     """Every ``number``-th request fails, and so do those that ask again for the same, three times: the SDK's retries
     do not outlast it."""
     failing: dict[str, int] = {}
@@ -56,9 +56,9 @@ def one_in(number: int, faults: tuple[str, ...] = ("reset", "503", "cut", "503")
         left = failing.get(what, 0)
         if left:
             failing[what] = left - 1
-            return faults[(count + left) % len(faults)]
+            return ("reset", "503", "cut", "503")[(count + left) % 4]
         failing.pop(what, None)
-        return None
+        return otherwise
 
     return fault
 

@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
         )
         path = folder / "data" / f"part={number}" / "rows.parquet"
         path.parent.mkdir(parents=True)
-        pq.write_table(table, path, row_group_size=5_000)
+        pq.write_table(table, path, row_group_size=10_000)
     with object_store(folder) as store:
         store.upload(folder / "data", "bucket/data")
         yield Data(folder / "data", store)
@@ -119,33 +119,27 @@ def test_evaluation_and_inspection_with_failing_requests_are_those_of_local_file
     assert streamgd.inspect(data.uri) == streamgd.inspect(str(data.folder))
 
 
-def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, local, tmp_path):
-    data.store.fault = one_in(10)
+def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, tmp_path):
+    data.store.slow_s = 0.05
+    data.store.fault = one_in(10, otherwise="slow")
     run = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "streamgd",
-        "train",
-        data.store.uri("bucket/data", secret=False),
-        "--target",
-        "late",
-    ]
-    command += ["--run", str(run), "--epochs", "2", "--method", "minibatch", "--holdout", "0.1", "--seed", "3"]
-    command += ["--checkpoint-every", "1ms", "--batch-size", "2", "--json"]
+    command = [sys.executable, "-m", "streamgd", "train", data.store.uri("bucket/data", secret=False)]
+    command += ["--target", "late", "--run", str(run), "--method", "minibatch", "--epochs", "4", "--shuffle", "window"]
+    command += ["--checkpoint-every", "1ms", "--json"]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + 120
     while not any(run.glob("checkpoints/*.safetensors")) and process.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (run / "model.safetensors").exists()
+    data.store.fault = one_in(10)
     again = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "going on from the last checkpoint" in again.stderr
-    data.store.calm()
-    whole = streamgd.train(str(data.folder), "late", run=str(tmp_path / "local"), batch_size=2, **OPTIONS)
+    options = {"method": "minibatch", "epochs": 4, "shuffle": "window"}
+    whole = streamgd.train(str(data.folder), "late", run=str(tmp_path / "local"), **options)
     assert json.loads(again.stdout)["theta_sha256"] == whole.model.theta_sha256
 
 
@@ -181,11 +175,15 @@ source = "{data.store.uri("bucket/arriving")}"
 state = "{tmp_path / "state"}"
 [train]
 target = "late"
+method = "minibatch"
+epochs = 1
+[gate]
+holdout = 0.1
 [telemetry]
 log = "{tmp_path / "job.jsonl"}"
 """
     (tmp_path / "job.toml").write_text(text)
-    facts = run_job(load_job(str(tmp_path / "job.toml")), Silent())
+    facts = run_job(load_job(tmp_path / "job.toml"), Silent())
     (tmp_path / "job.toml").unlink()
     no_secret(facts)
     no_secret_below(tmp_path)
@@ -195,7 +193,9 @@ log = "{tmp_path / "job.jsonl"}"
 
 
 def in_memory(folder: Path) -> fsspec.AbstractFileSystem:
-    store = fsspec.filesystem("memory")
+    store = fsspec.filesystem("memory")  # one for the whole process
+    if store.exists("/streamgd"):
+        store.rm("/streamgd", recursive=True)
     store.put(str(folder), "/streamgd/data", recursive=True)
     return store
 
@@ -234,6 +234,7 @@ def test_what_a_library_raises_for_the_moment_is_asked_again(data, monkeypatch, 
 
     monkeypatch.setattr(store, "open", failing)
     assert discover(["/streamgd/data"], filesystem=store).n_rows == 40_000
+    assert failures[0] < 0
 
 
 def test_a_file_of_fsspec_that_was_replaced_is_noticed(data):
@@ -337,14 +338,13 @@ def test_credentials_that_are_refused_end_with_77_and_one_line(data, fault, says
 
 def test_a_token_that_expires_on_the_way_is_told_as_such(data, tmp_path):
     data.store.fault = at(range(13, 10**9), "expired")
-    with pytest.raises(AccessError, match=r"the credentials have expired .*Get new ones"):
+    with pytest.raises(AccessError, match="credentials have expired"):
         streamgd.train(data.uri, "late", run=str(tmp_path / "run"), **OPTIONS)
     no_secret_below(tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["refused", "expired"])
-def test_the_command_ends_with_77_and_prints_no_secret(data, fault):
-    data.store.fault = always(fault)
+def test_the_command_ends_with_77_and_prints_no_secret(data):
+    data.store.fault = always("expired")
     command = [sys.executable, "-m", "streamgd", "inspect", data.uri, "--json"]
     ended = subprocess.run(
         command, env=environment(AWS_SESSION_TOKEN=TOKEN), capture_output=True, text=True, check=False

@@ -18,8 +18,8 @@ _TRANSIENT = {
 }  # fmt: skip
 
 _EXPIRED = re.compile(r"expired|TokenRefreshRequired", re.IGNORECASE)
-# A HEAD request is answered without a reason; S3 answers 400 to a token that has expired.
-_NO_REASON = re.compile(r"HTTP status 400\).*No response body", re.IGNORECASE)
+# The answer may hold no reason, as that to a HEAD request; S3 answers 400 to a token that has expired.
+_NO_REASON = re.compile(r"HTTP status 400\) during \w+ operation:\s*(?:No response body\.?)?\s*$", re.IGNORECASE)
 _REFUSED = re.compile(
     r"ACCESS_?DENIED|FORBIDDEN|ACCESS_?KEY|SIGNATURE_?DOES_?NOT_?MATCH|UNAUTHORIZED|UNAUTHENTICATED|PERMISSION_DENIED"
     r"|INVALID_?CLIENT_?TOKEN|InvalidToken|NoCredentials|HTTP (?:code|status) 40[13]",
