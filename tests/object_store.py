@@ -45,7 +45,7 @@ def at(numbers: range, fault: Fault) -> Callable[[int, str], Fault]:
     return lambda number, _: fault if number in numbers else None
 
 
-def one_in(number: int, otherwise: Fault = None) -> Callable[[int, str], Fault]:
+def one_in(number: int) -> Callable[[int, str], Fault]:
     """Every ``number``-th request fails, and so do those that ask again for the same, three times: the SDK's retries
     do not outlast it."""
     failing: dict[str, int] = {}
@@ -58,7 +58,7 @@ def one_in(number: int, otherwise: Fault = None) -> Callable[[int, str], Fault]:
             failing[what] = left - 1
             return ("reset", "503", "cut", "503")[(count + left) % 4]
         failing.pop(what, None)
-        return otherwise
+        return None
 
     return fault
 

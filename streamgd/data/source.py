@@ -353,14 +353,15 @@ def compare(old: dict[str, Any], manifest: Manifest) -> Changes:
 def check_identity(manifest: Manifest, file_index: int) -> None:
     """Raise DataChangedError if a file is no longer the one in the manifest.
 
-    A new time of change alone makes it look again at the footer; the same footer is the same file.
+    A new etag or time of change alone makes it look again at the footer, and so does a store that has neither; the
+    same footer is the same file.
     """
     file = manifest.files[file_index]
     now = file_state(manifest.filesystem, file.path)
     advice = "Put the file back, or train afresh with --restart."
     if now is None:
         raise DataChangedError(f"{file.path} is gone since the run began. {advice}")
-    if now.size_bytes == file.size_bytes and now.identity == file.identity:
+    if now.size_bytes == file.size_bytes and now.identity == file.identity != "":
         return
     if now.size_bytes != file.size_bytes:
         raise DataChangedError(
