@@ -25,7 +25,7 @@ def without_credentials(text: str) -> str:
     """
     if "://" not in text:
         return text
-    return _OPTION.sub(_first_option, _USER.sub(r"\1", text))
+    return _OPTION.sub(_first_option, _USER.sub(r"\1", text)).replace("?&", "?")
 
 
 def _first_option(match: re.Match[str]) -> str:
@@ -36,7 +36,7 @@ def _first_option(match: re.Match[str]) -> str:
 
 def take_credentials(source: str) -> str:
     """A source without its credentials, which this process remembers."""
-    bare = without_credentials(source).replace("?&", "?")
+    bare = without_credentials(source)
     if bare != source:
         _given[bare] = source
     return bare

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from displays import Listener
 from object_store import KEY, SECRET, TOKEN, ObjectStore, always, at, environment, object_store, one_in
 
 import streamgd
@@ -134,7 +135,9 @@ def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, tm
     assert process.returncode == -signal.SIGKILL
     assert not (run / "model.safetensors").exists()
     options = {"method": "minibatch", "epochs": 3, "shuffle": "window"}
-    again = streamgd.train(data.uri, "late", run=str(run), **options)
+    told = Listener()
+    again = streamgd.train(data.uri, "late", run=str(run), display=told, **options)
+    assert any("going on from the last checkpoint" in each for each in told.told)
     whole = streamgd.train(str(data.folder), "late", run=str(tmp_path / "local"), **options)
     assert again.model.theta_sha256 == whole.model.theta_sha256
 
