@@ -239,6 +239,10 @@ def compare(
     display.close()
 
 
+class NoRowsError(NoInputError):
+    """There are data, and no row of them is left to compare."""
+
+
 def add_counts(counts: dict[str, int], more: dict[str, int]) -> None:
     """Add ``more`` to ``counts``, name by name."""
     for name, rows in more.items():
@@ -249,7 +253,7 @@ def check_any_left(weight: float, dropped: dict[str, int]) -> None:
     """Raise NoInputError where no row was left to compare."""
     if weight == 0.0:
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
-        raise NoInputError(f"no row is left to evaluate on; passed over: {reasons}. Look at the target and at --where.")
+        raise NoRowsError(f"no row is left to evaluate on; passed over: {reasons}. Look at the target and at --where.")
 
 
 class _Compared:

@@ -23,7 +23,7 @@ import pytest
 from oracles import FLIGHT_FEATURES
 
 import streamgd
-from streamgd.errors import StreamgdError
+from streamgd.errors import GateError, StreamgdError
 from streamgd.jobs.config import JobConfig, load_job
 from streamgd.jobs.job import run_job
 from streamgd.jobs.operations import release, rollback, status
@@ -320,9 +320,55 @@ def test_rollback_takes_theta_and_ledger_back(job: Job) -> None:
     assert job.run()["version"] == 4
     assert job.learned() == ["day-1.parquet", "day-2.parquet", "day-3.parquet"]
     assert job.current.model().theta_sha256 not in (first, third)
+    # What was published before is the first, not the third that was taken back.
     rollback(job.config, None, quarantine=True)
-    assert job.current.number == 3
+    assert job.current.number == 1
     assert job.run()["outcome"] == "nothing new"
+
+
+def test_a_restart_that_is_refused_is_tried_whole_again(job: Job) -> None:
+    job.run()
+    write_day(job.incoming / "day-2.parquet", 2, flipped=True)
+    job.refused(3)
+    for _ in range(2):
+        with pytest.raises(GateError, match="day-2"):
+            job.run(restart=True)
+    assert job.learned() == ["day-1.parquet"]
+
+
+def test_no_file_left_to_compare_on_is_a_refusal(job: Job) -> None:
+    job.run()
+    (job.incoming / "day-1.parquet").unlink()
+    write_day(job.incoming / "day-2.parquet", 2, flipped=True)
+    assert "to compare on" in job.refused(3)
+
+
+def test_a_day_that_is_learned_is_judged_after_it_too(tmp_path: Path) -> None:
+    job = Job(tmp_path / "job", gate='on = "newest"\nmax_worse = "5%"')
+    write_day(job.incoming / "day-1.parquet", 1)
+    job.run()
+    write_day(job.incoming / "day-2.parquet", 2, flipped=True)
+    assert "above the published model's" in job.refused(3)
+
+
+def test_another_mode_has_nothing_to_go_on_from(job: Job) -> None:
+    job.write('mode = "retrain"')
+    job.run()
+    job.write('mode = "continue"')
+    write_day(job.incoming / "day-2.parquet", 2)
+    assert "--restart" in job.refused(78)
+    assert job.run(restart=True)["files"] == ["day-1.parquet", "day-2.parquet"]
+
+
+def test_a_refused_change_does_not_hold_up_what_is_new(job: Job) -> None:
+    job.write('on_changed = "retrain"', gate="max_log_loss = 0.62")
+    write_day(job.incoming / "day-0.parquet", 7)
+    job.run()
+    write_day(job.incoming / "day-1.parquet", 1, flipped=True)
+    assert "log loss" in job.refused(3)
+    assert list(status(job.config)["held"]) == ["day-1.parquet"]
+    write_day(job.incoming / "day-2.parquet", 2)
+    assert job.run()["files"] == ["day-2.parquet"]
 
 
 # What arrives

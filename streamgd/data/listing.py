@@ -23,6 +23,10 @@ _TEXT_ENDING = re.compile(r"\.(csv|tsv|json|jsonl|ndjson)(\.gz)?$", re.IGNORECAS
 _GLOB = re.compile(r"[*?\[]")
 
 
+class NothingThereError(NoInputError):
+    """A directory without any file of the kind, or a pattern that matches nothing: something may yet come."""
+
+
 @dataclass(frozen=True)
 class Listed:
     """A file that a source named: ``relative`` below ``root``; ``source`` is the number of the source."""
@@ -75,7 +79,7 @@ def list_source(filesystem: fs.FileSystem, path: str, source: int) -> list[Liste
                 is_folder = match.type == fs.FileType.Directory
                 infos += _parquet_below(filesystem, match.path) if is_folder else [match]
             if not infos:
-                raise NoInputError(f"no file matches {path}. Check the pattern.")
+                raise NothingThereError(f"no file matches {path}. Check the pattern.")
     if not infos:
         raise _no_parquet(filesystem, path)
     for info in infos:
@@ -145,7 +149,8 @@ def _no_parquet(filesystem: fs.FileSystem, folder: str) -> NoInputError:
         if ending:
             levels = "/**/" if "/" in _below(info.path, folder) else "/"
             return NoInputError(f"{found} Convert them first: {_conversion(folder + levels + '*' + ending[0], folder)}")
-    return NoInputError(f"{found} Name the files or a glob if they are Parquet under another ending.")
+    kind = NoInputError if others else NothingThereError
+    return kind(f"{found} Name the files or a glob if they are Parquet under another ending.")
 
 
 def _conversion(text: str, target: str) -> str:

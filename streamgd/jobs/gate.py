@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from streamgd.errors import NoInputError
-from streamgd.evaluation import Evaluation, evaluate
+from streamgd.evaluation import Evaluation, NoRowsError, evaluate
 from streamgd.jobs.config import GateConfig
 from streamgd.model import Model
 from streamgd.training.display import Display
@@ -55,12 +54,6 @@ class Scores:
         """Of all rows; none where there are no rows."""
         return self.all.metrics if self.all is not None else {}
 
-    @property
-    def compared(self) -> float | None:
-        """The loss by which models are compared."""
-        rows = self.known or self.all
-        return rows.metrics["loss"] if rows is not None else None
-
     def to_json(self) -> dict[str, Any]:
         parts = {"all": self.all, "known": self.known}
         return {name: part.to_json() if part is not None else None for name, part in parts.items()}
@@ -93,7 +86,7 @@ class Gate:
     def scores(self, model: Model) -> Scores:
         """The metrics of a model."""
         known = self._evaluate(model, self._known) if self._known and self._known != self._files else None
-        every = self._evaluate(model, self._files)
+        every = self._evaluate(model, self._files) if self._files else None
         return Scores(every, every if self._known == self._files else known)
 
     def _evaluate(self, model: Model, files: list[str]) -> Evaluation | None:
@@ -103,12 +96,27 @@ class Gate:
                 model, self._source, part=part, threads=self._threads, check=self._check, display=self._display,
                 only=files,
             )  # fmt: skip
-        except NoInputError:
+        except NoRowsError:
             return None
 
 
-def judge(config: GateConfig, candidate: Scores, current: Scores | None) -> list[Broken]:
-    """The rules that a candidate breaks; none where it may be published."""
+def judge(config: GateConfig, candidate: Scores, current: Scores | None, with_limits: bool = True) -> list[Broken]:
+    """The rules that a candidate breaks; none where it may be published.
+
+    Parameters
+    ----------
+    current : Scores or None
+        Of the published model; None where it is not to be compared with it.
+    with_limits : bool
+        Whether the limits are looked at, beside that comparison.
+    """
+    broken = _limits(config, candidate) if with_limits else []
+    if config.max_worse is not None and current is not None:
+        broken += _worse(config.max_worse, candidate, current)
+    return broken
+
+
+def _limits(config: GateConfig, candidate: Scores) -> list[Broken]:
     if candidate.all is None:
         return [Broken("min_rows", 0, config.min_rows or 1, "there is no row to judge by")]
     metrics = candidate.metrics
@@ -124,8 +132,6 @@ def judge(config: GateConfig, candidate: Scores, current: Scores | None) -> list
     if config.min_rows is not None and candidate.all.rows < config.min_rows:
         text = f"{candidate.all.rows:,} rows to judge by, at least {config.min_rows:,} are asked for"
         broken.append(Broken("min_rows", candidate.all.rows, config.min_rows, text))
-    if config.max_worse is not None and current is not None:
-        broken += _worse(config.max_worse, candidate, current)
     return broken
 
 
@@ -144,7 +150,10 @@ def _beyond(
 
 def _worse(max_worse: float, candidate: Scores, current: Scores) -> list[Broken]:
     """Whether the candidate loses too much against the published model, on what that has learned."""
-    ours, theirs = candidate.compared, current.compared
+    if candidate.known is None or current.known is None:
+        text = "no row of a file that the published model has learned is there to compare on"
+        return [Broken("max_worse", None, max_worse, f"{text}; keep such files, or judge by limits")]
+    ours, theirs = candidate.known.metrics["loss"], current.known.metrics["loss"]
     if not _finite(theirs):
         return []  # anything finite is better
     if not _finite(ours):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from streamgd.jobs.config import JobConfig
 from streamgd.jobs.drift import Drift, Moved, files_of
 from streamgd.jobs.gate import Broken, Gate, Scores, judge
 from streamgd.jobs.ledger import Arrivals, Entry, Ledger, look, utc
-from streamgd.jobs.planning import is_still_possible, make_plan, what_is_new
+from streamgd.jobs.planning import Candidates, is_still_possible, make_plan, what_is_new
 from streamgd.jobs.retry import retrying
 from streamgd.jobs.statedir import Plan, Reason, Stage, StateDirectory, Waiting
 from streamgd.jobs.telemetry import Telemetry
@@ -128,9 +127,9 @@ class _Night:
             self._state.clear_work()
             self._versions.prune(self._job.publish.keep)
         if current is not None:
-            learned = {each.footer_digest for each in current.ledger.files.values()}
+            learned = {(each.relative, each.footer_digest) for each in current.ledger.files.values()}
             waiting = self._state.waiting().values()
-            self._state.write_waiting(each for each in waiting if each.footer_digest not in learned)
+            self._state.write_waiting(each for each in waiting if (each.relative, each.footer_digest) not in learned)
 
     def _ledger(self) -> Ledger:
         current = self._versions.current()
@@ -158,7 +157,7 @@ class _Night:
         plan = self._state.plan()
         if plan is None:
             return None
-        if is_still_possible(plan, self._versions.current(), arrivals):
+        if is_still_possible(self._job, plan, self._versions.current(), arrivals):
             self._telemetry.event("goes_on", version=plan.number, files=[each.relative for each in plan.files])
             self._display.message(f"going on with what was begun: {_listed([each.relative for each in plan.files])}")
             return plan
@@ -216,10 +215,8 @@ class _Night:
 
     def _without_held(self, plan: Plan, arrivals: Arrivals) -> Plan:
         """The plan for those files alone that no refused candidate had learned before."""
-        waiting = {name: each for name, each in self._state.waiting().items() if name not in plan.fresh}
         names = set(plan.fresh)
-        found = what_is_new(self._job, self._ledger(), arrivals, waiting, restart=False)
-        alone = type(found)([each for each in found.new if each.entry.relative in names], set(), found.from_scratch)
+        alone = Candidates([each for each in arrivals.fresh if each.entry.relative in names], set(), from_scratch=False)
         without = make_plan(self._job, self._versions.current(), plan.number, arrivals, alone, plan.began_s)
         self._state.write_plan(without)
         return without
@@ -229,17 +226,22 @@ class _Night:
         learned = _Learned()
         if base is not None:
             learned = _Learned(base.model(), base.folder / "model.safetensors", base.training)
-        verdict = _Verdict(None, None, [])
+        before = _Verdict(None, None, [])
         for stage in plan.stages:
             if plan.newest in stage.files and learned.model is not None:
-                verdict = self._judge(learned.model, [plan.newest], [])
-                if verdict.broken:
-                    return learned, verdict
+                before = self._judge(learned.model, [plan.newest], None)
+                if before.broken:
+                    return learned, before
             learned = self._learn(stage, learned)
+        assert learned.model is not None
+        files, known = self._gate_files(plan, arrivals)
+        # Where everything is learned anew, there may be nothing that the published model knows too.
+        compared = known if known or plan.base else None
         if not plan.newest:
-            assert learned.model is not None
-            verdict = self._judge(learned.model, *self._gate_files(plan, arrivals))
-        return learned, verdict
+            return learned, self._judge(learned.model, files, compared)
+        # What has learned the newest file is judged too: the first model on that file, later ones on those before it.
+        after = self._judge(learned.model, [plan.newest] if before.candidate is None else [], compared)
+        return learned, after if after.broken or before.candidate is None else before
 
     def _learn(self, stage: Stage, before: _Learned) -> _Learned:
         """One training run, new or gone on with."""
@@ -263,26 +265,31 @@ class _Night:
         return _Learned(result.model, RunDirectory(config.run_dir).model_path, state)
 
     def _gate_files(self, plan: Plan, arrivals: Arrivals) -> tuple[list[str], list[str]]:
-        """Files to judge on, and those of them that the published model has learned."""
-        known = {each.entry.relative for each in arrivals.known}
-        every = sorted(known | {each.relative for each in plan.files})
-        chosen = every[-self._job.gate.files :] if self._job.gate.files else every
-        return chosen, [name for name in chosen if name in known]
+        """Files to judge on, and files that the published model has learned: the latest ones, if that is asked for."""
+        known = sorted(each.entry.relative for each in arrivals.known)
+        every = sorted({*known, *(each.relative for each in plan.files)})
+        latest = slice(-(self._job.gate.files or 0), None)
+        return every[latest], known[latest]
 
-    def _judge(self, model: Model, files: list[str], known: list[str]) -> _Verdict:
-        """Score the candidate, and the published model beside it, on the same rows."""
-        job, current = self._job, self._versions.current()
+    def _judge(self, model: Model, files: list[str], known: list[str] | None) -> _Verdict:
+        """Score the candidate, and the published model beside it, on the same rows.
+
+        ``known`` is None where it is not compared with the published one.
+        """
+        job, current = self._job, self._versions.current() if known is not None else None
         gate = Gate(
-            job.gate, job.source, files, known, job.train_config(self._state.work).threads,
-            self._interrupt.check, self._display,
+            job.gate, job.source, files, known or [], job.train_config(self._state.work).threads,
+            self._interrupt.check_repeated, self._display,
         )  # fmt: skip
         candidate = self._patiently(lambda: gate.scores(model))
         beside = None
         if current is not None and job.gate.max_worse is not None:
             published = current.model()
-            with suppress(ConfigError):  # one that held out no rows cannot be scored on them
+            try:
                 beside = self._patiently(lambda: gate.scores(published))
-        verdict = _Verdict(candidate, beside, judge(job.gate, candidate, beside))
+            except ConfigError as error:  # one that held out no rows cannot be scored on them
+                self._display.warn(f"the published model cannot be compared with: {error}")
+        verdict = _Verdict(candidate, beside, judge(job.gate, candidate, beside, with_limits=bool(files)))
         self._telemetry.event("judged", **verdict.to_json())
         return verdict
 
@@ -295,13 +302,16 @@ class _Night:
         ledger = self._ledger() if plan.base else Ledger()
         ledger = ledger.with_files(plan.files, plan.columns)
         files = [each.relative for each in plan.files]
+        current = self._versions.current()
+        replaced = current.number if current is not None else None
         facts = {
-            "job": self._job.name, "mode": self._job.mode, "base": plan.base or None, "began_s": plan.began_s,
+            "job": self._job.name, "mode": self._job.mode, "base": plan.base or None, "replaced": replaced,
+            "began_s": plan.began_s,
             "published": utc(time.time()), "files": files, "files_in_ledger": len(ledger.files),
             "rows": learned.model.facts.get("train_rows"), "theta_sha256": learned.model.theta_sha256,
             "gate": verdict.to_json(), "learned": profile,
         }  # fmt: skip
-        version = self._versions.publish(plan.number, learned.model, ledger, learned.state, facts)
+        version = self._patiently(lambda: self._versions.publish(plan.number, model, ledger, learned.state, facts))
         self._telemetry.event("published", **{name: facts[name] for name in ("files", "rows", "theta_sha256")},
                               version=version.number)  # fmt: skip
         self._forget_what_is_done()
@@ -316,13 +326,15 @@ class _Night:
         at_fault = _at_fault(plan, verdict)
         files = [each.relative for each in at_fault]
         reasons = {"files": files, "refused": utc(time.time()), **verdict.to_json()}
-        folder = self._state.keep_candidate(f"{plan.number:06d}-{len(files)}", learned.path, reasons)
+        folder = self._state.keep_candidate(learned.path, reasons)
         self._telemetry.event("refused", files=files, reasons=[each.text for each in verdict.broken])
         if not plan.fresh:  # else the next candidate tells which files are at fault
             status: Reason = "held" if self._job.gate.on_fail == "hold" else "quarantined"
             why = _reasons(verdict)
-            waiting = self._state.waiting()
+            waiting, learned_before = self._state.waiting(), self._ledger().files.values()
             for each in at_fault:
+                if each in learned_before:
+                    continue
                 waiting[each.relative] = Waiting(each.relative, each.footer_digest, status, why)
             self._state.write_waiting(waiting.values())
             self._state.clear_work()

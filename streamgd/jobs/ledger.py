@@ -19,9 +19,9 @@ from pyarrow import fs
 from streamgd.config import TrainConfig
 from streamgd.data.asking import ask
 from streamgd.data.footers import Footer, read_footer
-from streamgd.data.listing import Listed, list_source, locate, unique_relatives
+from streamgd.data.listing import Listed, NothingThereError, list_source, locate, unique_relatives
 from streamgd.data.storage_failures import filesystem_errors
-from streamgd.errors import CorruptFileError, NoInputError, SchemaError
+from streamgd.errors import CorruptFileError, SchemaError
 from streamgd.jobs.config import JobConfig
 
 SUCCESS_MARKER = "_SUCCESS"
@@ -192,13 +192,8 @@ def _listed(store: fs.FileSystem, path: str) -> list[Listed]:
     """The files of the source; none where it is an empty directory, or a pattern that matches nothing yet."""
     try:
         return list_source(store, path, 0)
-    except NoInputError:
-        with filesystem_errors(f"look for data at {path}"):
-            info = ask(store, f"look for data at {path}", lambda: store.get_file_info(path))
-            is_folder = info.type == fs.FileType.Directory
-        if is_folder or any(mark in path for mark in "*?["):
-            return []
-        raise
+    except NothingThereError:
+        return []
 
 
 def _folder(item: Listed) -> str:

@@ -9,7 +9,7 @@ from streamgd.errors import NoInputError, StreamgdError, did_you_mean
 from streamgd.jobs.config import JobConfig
 from streamgd.jobs.ledger import Entry, Ledger, look, utc
 from streamgd.jobs.log import last_run
-from streamgd.jobs.planning import what_is_new
+from streamgd.jobs.planning import check_base, what_is_new
 from streamgd.jobs.statedir import StateDirectory, Waiting
 from streamgd.jobs.telemetry import check as check_telemetry
 from streamgd.jobs.versions import Version, Versions
@@ -70,6 +70,7 @@ def check(job: JobConfig) -> dict[str, Any]:
     ledger = current.ledger if current is not None else Ledger()
     arrivals = look(job, ledger, time.time())
     found = what_is_new(job, ledger, arrivals, StateDirectory(job.state_dir).waiting(), restart=False)
+    check_base(job, current, found)
     names = [each.entry.relative for each in found.new]
     return {
         "job": job.name, "mode": job.mode, "source": job.source, "state": job.state, "files_learned": len(ledger.files),
@@ -125,10 +126,11 @@ def _quarantined(entry: Entry, why: str) -> Waiting:
 
 
 def _before(versions: Versions, current: Version) -> Version:
-    older = [version for version in versions.all() if version.number < current.number]
-    if not older:
-        raise NoInputError(f"there is no version before {current.number} in {versions.folder}.")
-    return older[-1]
+    """The version that was published when this one took its place."""
+    replaced = current.facts.get("replaced")
+    if replaced is None:
+        raise NoInputError(f"there is no version before {current.number} in {versions.folder}. Name one with --to.")
+    return versions.get(replaced)
 
 
 def release(job: JobConfig, names: list[str]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ retrain     all                                                 nothing
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from streamgd.errors import DataChangedError
+from streamgd.errors import ConfigError, DataChangedError
 from streamgd.jobs.config import JobConfig
 from streamgd.jobs.ledger import Arrivals, Arrived, Ledger, check_columns_of
 from streamgd.jobs.statedir import Plan, Stage, Waiting
@@ -45,38 +46,39 @@ def what_is_new(
     CorruptFileError
         A new file cannot be read, and the training options do not say that such files are skipped.
     """
-    if arrivals.changed and job.on_changed == "error" and not restart:
-        names = ", ".join(each.entry.relative for each in arrivals.changed[:5])
+    status = {
+        each.entry.relative: waiting[each.entry.relative].status
+        for each in (*arrivals.fresh, *arrivals.changed)
+        if each.entry.relative in waiting and waiting[each.entry.relative].footer_digest == each.entry.footer_digest
+    }
+    # One that was refused as it is now is passed over until it is released or written again.
+    changed = [each for each in arrivals.changed if each.entry.relative not in status]
+    if changed and job.on_changed == "error" and not restart:
+        names = ", ".join(each.entry.relative for each in changed[:5])
         raise DataChangedError(
             f"{job.source}: files that were learned have other content now: {names}. Put them back, or choose"
             f' on_changed = "retrain" or "ignore" in {job.path}.'
         )
     if arrivals.unreadable and job.train.get("on_bad_data") != "skip":
         raise next(iter(arrivals.unreadable.values()))
-    from_scratch = restart or (bool(arrivals.changed) and job.on_changed == "retrain")
-    same = {
-        each.entry.relative: waiting[each.entry.relative].status
-        for each in arrivals.fresh
-        if each.entry.relative in waiting and waiting[each.entry.relative].footer_digest == each.entry.footer_digest
-    }
-    new = [each for each in arrivals.fresh if same.get(each.entry.relative) != "quarantined"]
+    from_scratch = restart or (bool(changed) and job.on_changed == "retrain")
+    new = [each for each in arrivals.fresh if status.get(each.entry.relative) != "quarantined"]
     if from_scratch:
-        new = _sorted([*new, *arrivals.known, *arrivals.changed])
+        new = _sorted([*new, *arrivals.known, *changed])
     else:
         check_columns_of(new, ledger, job.train_config(job.state_dir / "work"))
-    return Candidates(new, {name for name, status in same.items() if status == "held"}, from_scratch)
+    return Candidates(new, {name for name, each in status.items() if each == "held"}, from_scratch)
 
 
 def make_plan(
     job: JobConfig, base: Version | None, number: int, arrivals: Arrivals, found: Candidates, now_s: float
 ) -> Plan:
     """The training runs of a night that learns what was ``found``, at least one file."""
+    check_base(job, base, found)
     goes_on = base is not None and not found.from_scratch
     new = _sorted(found.new)
     names = [each.entry.relative for each in new]
-    learned_before = (
-        [] if found.from_scratch else [each.entry.relative for each in (*arrivals.known, *arrivals.changed)]
-    )
+    learned_before = [] if found.from_scratch else [each.entry.relative for each in arrivals.known]
     newest = names[-1] if job.gate.on == "newest" else ""
     others = [name for name in names if name != newest]
     if job.mode == "continue":
@@ -85,7 +87,8 @@ def make_plan(
         latest = sorted([*learned_before, *names])[-(job.window_files or 0) :]
         before = [name for name in latest if name != newest]
         stages = [before, latest] if newest and others and before else [latest]
-    fresh = [name for name in names if name not in found.held]
+    # Everything anew is tried as a whole, or not at all.
+    fresh = [name for name in names if name not in found.held] if found.held and not found.from_scratch else []
     return Plan(
         base=base.number if base is not None and goes_on else 0,
         number=number,
@@ -93,17 +96,45 @@ def make_plan(
         columns=new[0].columns,
         stages=[Stage(f"{number:06d}-{len(names)}-{k}", files) for k, files in enumerate(stages)],
         newest=newest,
-        fresh=fresh if found.held and len(fresh) < len(names) else [],
+        fresh=fresh,
         began_s=now_s,
+        options=_options(job),
     )
 
 
-def is_still_possible(plan: Plan, base: Version | None, arrivals: Arrivals) -> bool:
-    """Whether an unfinished plan can go on: the version it began with is published, and its files are as they were."""
-    if plan.base not in (0, base.number if base is not None else 0):
+def check_base(job: JobConfig, base: Version | None, found: Candidates) -> None:
+    """Refuse to go on as a stream from a version that is none.
+
+    Raises
+    ------
+    ConfigError
+        The published version was trained in another mode.
+    """
+    if job.mode == "continue" and base is not None and not found.from_scratch and base.training is None:
+        raise ConfigError(
+            f'{job.path}: mode = "continue" has nothing to go on from: version {base.number} was trained afresh, in'
+            f" another mode. Learn everything anew once: streamgd job run --restart"
+        )
+
+
+def is_still_possible(job: JobConfig, plan: Plan, base: Version | None, arrivals: Arrivals) -> bool:
+    """Whether an unfinished plan can go on: version, options and files are those it was made of."""
+    if plan.base not in (0, base.number if base is not None else 0) or plan.options != _options(job):
         return False
-    there = {each.entry.relative: each.entry for each in (*arrivals.fresh, *arrivals.known, *arrivals.changed)}
-    return plan.stage_files <= there.keys() and all(there.get(each.relative) == each for each in plan.files)
+    planned = {each.relative: each for each in plan.files}
+    same = {each.entry.relative for each in arrivals.known}
+    same |= {
+        each.entry.relative
+        for each in (*arrivals.fresh, *arrivals.changed)
+        if planned.get(each.entry.relative) == each.entry
+    }
+    return plan.stage_files <= same and planned.keys() <= same
+
+
+def _options(job: JobConfig) -> str:
+    """What decides the result of the training runs, as text."""
+    gate = (job.gate.on, job.gate.holdout)
+    return json.dumps([job.mode, job.window_files, job.train, gate], sort_keys=True, default=str)
 
 
 def _sorted(arrived: Iterable[Arrived]) -> list[Arrived]:

@@ -35,12 +35,15 @@ def retrying(work: Callable[[], T], retry_for_s: float, check: Callable[[], None
     """
     pause_s, deadline_s = FIRST_PAUSE_S, 0.0
     while True:
+        started_s = time.monotonic()
         try:
             return work()
         except (StorageError, UnavailableError) as error:
             if isinstance(error, StorageError) and not _may_pass(error):
                 raise
             now_s = time.monotonic()
+            if now_s - started_s > retry_for_s:  # storage had answered for long
+                pause_s, deadline_s = FIRST_PAUSE_S, 0.0
             deadline_s = deadline_s or now_s + retry_for_s
             if now_s + pause_s > deadline_s:
                 raise PausedError(

@@ -62,6 +62,7 @@ class Plan:
     newest : the file that models are judged on before it is learned; empty where rows are held out
     fresh : files to try alone if the gate refuses them together with those held; empty where there are none
     began_s : when it was made, seconds since 1970
+    options : of the job, as far as they decide the result, as text
     """
 
     base: int
@@ -72,6 +73,7 @@ class Plan:
     newest: str
     fresh: list[str]
     began_s: float
+    options: str
 
     @property
     def stage_files(self) -> set[str]:
@@ -166,17 +168,19 @@ class StateDirectory:
                 states.files.remove(self._plan_path)
             shutil.rmtree(self.work)
 
-    def keep_candidate(self, name: str, model: Path | None, reasons: dict[str, Any]) -> Path:
+    def keep_candidate(self, model: Path | None, reasons: dict[str, Any]) -> Path:
         """Keep a refused model, if there is one, with the reasons, and the last few before it."""
-        folder = self.path / "candidates" / name
+        kept = self.path / "candidates"
+        numbers = [int(path.name) for path in kept.glob("*") if path.name.isdecimal()]
+        folder = kept / f"{max(numbers, default=0) + 1:06d}"
         states.make_folder(folder)
         if model is not None:
             with storage_errors(f"read {model}"):
                 content = model.read_bytes()
             states.write_atomically(folder / "model.safetensors", content)
         _write(folder / "reasons.json", reasons)
-        older = sorted(path for path in folder.parent.iterdir() if path.is_dir())[:-KEPT_CANDIDATES]
-        with storage_errors(f"remove old candidates of {folder.parent}"):
+        older = sorted(path for path in kept.iterdir() if path.is_dir())[:-KEPT_CANDIDATES]
+        with storage_errors(f"remove old candidates of {kept}"):
             for path in older:
                 shutil.rmtree(path)
         return folder

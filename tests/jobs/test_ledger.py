@@ -97,6 +97,13 @@ def test_an_empty_source_has_nothing_new(tmp_path: Path, source: str) -> None:
     assert (found.fresh, found.newest_s) == ([], None)
 
 
+def test_a_text_file_among_a_pattern_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet")
+    (tmp_path / "in" / "b.csv").write_text("x,y\n")
+    with pytest.raises(NoInputError, match="is not Parquet"):
+        look(job_of(tmp_path, source="in/*"), Ledger(), time.time())
+
+
 def test_no_source_is_no_input(tmp_path: Path) -> None:
     with pytest.raises(NoInputError, match="no such file or directory"):
         look(job_of(tmp_path), Ledger(), time.time())
