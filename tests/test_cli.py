@@ -369,6 +369,8 @@ class TestTheProcess:
             raise PackageNotFoundError(name)
 
         monkeypatch.setattr("importlib.metadata.version", not_installed)
+        # Where the package is installed, that is what is imported, and it lies beside no project.
+        monkeypatch.setattr("streamgd.version.__file__", str(ROOT / "streamgd" / "version.py"))
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         assert run_cli("--version").stdout == f"streamgd {project['version']}\n"
 
