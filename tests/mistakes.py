@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
+from processes import command
 
 from streamgd.cli import main
 
@@ -32,12 +30,9 @@ class Ending:
 
 
 def process(*arguments: str | Path, cwd: Path) -> Ending:
-    command = [sys.executable, "-m", "streamgd", *map(str, arguments)]
-    found = subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    return Ending(found.returncode, found.stdout, found.stderr)
+    started = command(*arguments, cwd=cwd)
+    out, err = started.communicate(timeout=120)
+    return Ending(started.wait(), out, err)
 
 
 def here(*arguments: str | Path) -> Ending:

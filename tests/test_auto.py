@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ import pytest
 from conftest import Generated
 from displays import Listener
 from histories import untimed
-from mistakes import ROOT, here, message
+from mistakes import here, message
 from oracles import Oracle, Rows
+from processes import Process
 
 from streamgd.config import make_config
 from streamgd.data import blocks, prepare
@@ -349,12 +348,6 @@ def test_passes_are_not_gone_on_with_where_changed_data_have_too_many_coefficien
 
 # Killed in earnest
 
-CHILD = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import test_auto
-test_auto.die_in(*sys.argv[2:])
-"""
 #: Phases, and how often they are told of before the process is gone; in between are the pass at the best constant and
 #: the checkpoint that begins the passes.
 MOMENTS = [
@@ -363,12 +356,12 @@ MOMENTS = [
 ]  # fmt: skip
 
 
-def die_in(moment: str, times: str, data: str, run: str) -> None:
+def die_in(moment: str, times: int, data: str, run: str) -> None:
     """What the child process does: it trains, and kills itself at the ``times``-th sign of the moment."""
     from streamgd.training.batch import BatchTrainer
     from streamgd.training.checkpoint import CheckpointStore
 
-    left = int(times)
+    left = times
 
     def sign() -> None:
         nonlocal left
@@ -406,11 +399,9 @@ def test_a_kill_in_either_part_or_between_them_changes_no_bit(
         return train(str(data["logistic"]), "y", run=str(run), row_log=f"{run}.rows")
 
     straight, run = fit(tmp_path / "straight"), tmp_path / "run"
-    arguments = [ROOT / "tests", moment, str(times), data["logistic"], run]
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr
+    child = Process(die_in, moment, times, str(data["logistic"]), str(run))
+    told = child.communicate()
+    assert child.returncode == -signal.SIGKILL, told
     assert show(run)["state"] == "unfinished"
     again = fit(run)
     assert again.model.theta_sha256 == straight.model.theta_sha256

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import Generated
 from filelock import FileLock
@@ -269,13 +270,11 @@ def larger(generated: Generated) -> Path:
     return generated(rows=200_000, features=10, files=2)
 
 
-def start(larger: Path, run: Path, *options: str) -> subprocess.Popen[str]:
+def start(larger: Path, run: Path, *options: str) -> processes.Process:
     """A run that goes on for minutes, waited for until it trains."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", "streamgd", "train", str(larger), "--target", "y", "--run", str(run), "--json",
-         "--epochs", "100000", *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    started = processes.command(
+        "train", larger, "--target", "y", "--run", run, "--json", "--epochs", "100000", *options
+    )
     deadline_s = time.monotonic() + 60
     while not (run / "checkpoints").is_dir() or not list((run / "checkpoints").glob("*.safetensors")):
         assert started.poll() is None, started.communicate()

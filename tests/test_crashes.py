@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from faults import FAULTS, FaultyFiles, Killed, UnsynchronisedFiles, on
 from histories import without_times
-from mistakes import ROOT, Ending, contents, here, message
+from mistakes import Ending, contents, here, message
+from processes import Process
 
 from streamgd import state as state_module
 from streamgd.data import blocks, prepare
@@ -41,8 +41,13 @@ WAYS = {
     "batch": ["--method", "batch", *EPOCHS],
     "auto": ["--holdout", "0.2"],
 }
-#: Those whose operations differ most go first; the others are for the slow suite.
-EACH_WAY = [pytest.param(way, marks=[] if way in ("blocks", "batch", "auto") else pytest.mark.slow) for way in WAYS]
+
+
+def each_way(*ordinary: str) -> list[Any]:
+    """Those whose operations differ most; the others are for the slow suite."""
+    return [pytest.param(way, marks=[] if way in ordinary else pytest.mark.slow) for way in WAYS]
+
+
 EXIT_CODES = {"disk full": 74, "device error": 74, "no permission": 77}
 
 
@@ -93,7 +98,7 @@ def assert_old_or_new(run: Path, files: FaultyFiles, theta_sha256: str) -> None:
         assert Model.load(run).theta_sha256 == theta_sha256
 
 
-@pytest.mark.parametrize("way", EACH_WAY)
+@pytest.mark.parametrize("way", each_way("blocks", "batch", "auto"))
 def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(way: str, data: Path, tmp_path: Path) -> None:
     expected = outcome(train(data, tmp_path / "undisturbed", way))
     kinds: set[str] = set()
@@ -119,7 +124,7 @@ def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(way: str, data: P
     )
 
 
-@pytest.mark.parametrize("way", EACH_WAY)
+@pytest.mark.parametrize("way", each_way("blocks", "batch"))
 def test_a_fault_at_any_operation_is_one_line_and_the_run_goes_on_to_the_same_end(
     way: str, data: Path, tmp_path: Path
 ) -> None:
@@ -187,13 +192,6 @@ def test_predictions_are_the_old_or_the_new_at_any_operation(killed: bool, data:
 
 # Killed in earnest
 
-CHILD = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import test_crashes
-test_crashes.die_at(int(sys.argv[2]), sys.argv[3:])
-"""
-
 
 class DeadlyFiles(FaultyFiles):
     """Half of operation ``n`` is done, and the process is gone."""
@@ -223,10 +221,8 @@ def test_sigkill_at_every_operation(way: str, data: Path, tmp_path: Path) -> Non
     for n in range(1, 1_000):
         run = tmp_path / str(n)
         arguments = ["train", data, "--run", run, *COMMON, *WAYS[way]]
-        child = subprocess.run(
-            [sys.executable, "-c", CHILD, ROOT / "tests", str(n), *arguments], env={**os.environ, "PYTHONPATH": ROOT}
-        )
-        assert child.returncode in (0, -signal.SIGKILL)
+        child = Process(die_at, n, [str(argument) for argument in arguments])
+        assert child.wait() in (0, -signal.SIGKILL)
         numbers = sequences(run)
         assert len(numbers) >= min(2, max(numbers, default=0))
         assert outcome(train(data, run, way)) == expected

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from oracles import FLIGHT_FEATURES
+from processes import Process, command
 
 import streamgd
 from streamgd.errors import GateError, StreamgdError
@@ -56,11 +57,8 @@ class Job:
     def config(self) -> JobConfig:
         return load_job(self.file)
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "streamgd", "job", "run", str(self.file), "--json", *options],
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+    def start(self, *options: str) -> Process:
+        return command("job", "run", self.file, "--json", *options)
 
     def run_process(self, *options: str, exit_code: int = 0) -> dict[str, Any]:
         process = self.start(*options)
@@ -472,7 +470,7 @@ def test_mode_window_learns_the_latest_files(tmp_path: Path) -> None:
 # Signals and locks
 
 
-def wait_for(job: Job, met: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(job: Job, met: Callable[[], bool], process: Process) -> None:
     deadline_s = time.monotonic() + 60
     while not met():
         assert process.poll() is None, process.communicate()[1]

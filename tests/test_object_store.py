@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from displays import Listener
 from object_store import KEY, SECRET, TOKEN, ObjectStore, always, at, environment, object_store, one_in
+from processes import command
 
 import streamgd
 from streamgd.data import asking
@@ -115,7 +116,7 @@ def digest(path: Path) -> str:
 
 
 def test_evaluation_and_inspection_with_failing_requests_are_those_of_local_files(data, local):
-    data.store.fault = one_in(10)
+    data.store.fault = one_in(25)
     assert streamgd.evaluate(local.model, data.uri) == streamgd.evaluate(local.model, str(data.folder))
     assert streamgd.inspect(data.uri) == streamgd.inspect(str(data.folder))
 
@@ -123,10 +124,11 @@ def test_evaluation_and_inspection_with_failing_requests_are_those_of_local_file
 def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, tmp_path):
     data.store.fault = one_in(10)
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "streamgd", "train", data.store.uri("bucket/data", secret=False)]
-    command += ["--target", "late", "--run", str(run), "--method", "minibatch", "--epochs", "3", "--shuffle", "window"]
-    command += ["--checkpoint-every", "1ms", "--json"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    options = {"method": "minibatch", "epochs": 2, "shuffle": "window"}
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    uri = data.store.uri("bucket/data", secret=False)
+    arguments = ["train", uri, "--target", "late", "--run", run, "--checkpoint-every", "1ms", *given]
+    process = command(*arguments, environment=environment())
     deadline_s = time.monotonic() + 120
     while not any(run.glob("checkpoints/*.safetensors")) and process.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
@@ -134,7 +136,6 @@ def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, tm
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (run / "model.safetensors").exists()
-    options = {"method": "minibatch", "epochs": 3, "shuffle": "window"}
     told = Listener()
     again = streamgd.train(data.uri, "late", run=str(run), display=told, **options)
     assert any("going on from the last checkpoint" in each for each in told.told)
@@ -168,7 +169,7 @@ def test_the_endpoint_may_come_from_the_environment(data, monkeypatch):
 def test_a_job_learns_what_arrives_in_the_store(data, tmp_path):
     for number in range(2):
         data.store.upload(data.folder / f"part={number}" / "rows.parquet", f"bucket/arriving/{number}.parquet")
-    data.store.fault = one_in(10)
+    data.store.fault = one_in(25)
     text = f"""
 source = "{data.store.uri("bucket/arriving")}"
 state = "{tmp_path / "state"}"

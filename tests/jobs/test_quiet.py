@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import Process, command
 from small_jobs import job, log_of
 
 from streamgd.jobs.config import JobConfig
@@ -27,17 +25,13 @@ def write_day(folder: Path, day: int, flipped: bool = False, rows: int = 2000) -
     pq.write_table(pa.table({"x": x, "late": 1 - y if flipped else y}), folder / f"{day}.parquet")
 
 
-def start(late: JobConfig) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "streamgd", "job", "run", str(late.path), "--quiet"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd="/"
-    )  # fmt: skip
+def start(late: JobConfig) -> Process:
+    return command("job", "run", late.path, "--quiet", cwd="/")
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Process) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    return process.wait(), out, err
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from displays import Listener
 from histories import untimed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import Process
 
 from streamgd.config import make_config
 from streamgd.data import blocks
@@ -341,20 +340,13 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(way: str, data: Path) 
         assert [untimed(line) for line in found.history] == [untimed(line) for line in whole.history]
 
 
-KILLED = """
-import sys
-import time
-from pathlib import Path
-from streamgd.config import make_config
-from streamgd.training.display import Silent
-from streamgd.training.rundir import RunDirectory
-from streamgd.training.train import run
-before = RunDirectory(Path(sys.argv[1])).checkpoints.latest().state
-options = dict(features="month,day,dep_time,distance,air_time,carrier,origin,dest", shuffle="window", epochs=1)
-config = make_config(data=sys.argv[3], target="late", only=["2013.parquet"], run=sys.argv[2], **options,
-                     checkpoint_every="0.02s")
-print(run(config, Silent(), before=before).model.theta_sha256)
-"""
+def learn_2013(learned: Path, name: Path, flights: Path) -> None:
+    """What the process does that is killed."""
+    options = {"features": "month,day,dep_time,distance,air_time,carrier,origin,dest", "shuffle": "window", "epochs": 1}
+    config = make_config(
+        data=[str(flights)], target="late", only=["2013.parquet"], run=str(name), checkpoint_every="0.02s", **options
+    )
+    print(run(config, Listener(), before=state_of(learned)).model.theta_sha256)
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_theta(flights: Path, tmp_path: Path) -> None:
@@ -364,10 +356,8 @@ def test_killed_at_any_moment_it_ends_in_the_same_theta(flights: Path, tmp_path:
     )
     run(config, Listener())
 
-    def start(name: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "a"), str(tmp_path / name), str(flights)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=environment)
+    def start(name: str) -> Process:
+        return Process(learn_2013, tmp_path / "a", tmp_path / name, flights)
 
     def checkpoints() -> set[Path]:
         return set((tmp_path / "killed" / "checkpoints").glob("*.safetensors"))

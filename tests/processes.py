@@ -1,0 +1,103 @@
+"""Processes that start at once: forked from one that has imported streamgd and loaded its compiled loops.
+
+They are processes as any other, with a number, signals, locks and memory of their own; what they save is the seconds of
+imports before the first line of work, which most tests would spend most of their time on. What start-up itself does is
+tested where the interpreter is started, by ``subprocess``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORTED = ["streamgd.cli", "streamgd.cli_job", "streamgd.failures", "streamgd.jobs.job", "dask.threaded"]
+
+
+class Process:
+    """A function that runs in a process of its own; the rest is as ``subprocess.Popen`` has it."""
+
+    def __init__(
+        self,
+        function: Callable[..., None],
+        *arguments: Any,
+        cwd: str | Path = ".",
+        environment: Mapping[str, str] | None = None,
+    ):
+        self._folder = tempfile.TemporaryDirectory()
+        self._written = [Path(self._folder.name, name) for name in ("out", "err")]
+        for path in self._written:
+            path.touch()
+        where = (str(Path(cwd).absolute()), dict(environment or {}), list(map(str, self._written)))
+        self._process = _forkserver().Process(target=_run, args=(*where, function, arguments), daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self._process), timeout or 0.0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        out, err = (path.read_text() for path in self._written)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def command(*arguments: str | Path, cwd: str | Path = ".", environment: Mapping[str, str] | None = None) -> Process:
+    """``streamgd ARGUMENTS``."""
+    return Process(_main, *map(str, arguments), cwd=cwd, environment=environment)
+
+
+def _main(*arguments: str) -> None:
+    from streamgd.cli import main
+
+    main(arguments, prog_name="streamgd")
+
+
+def _run(
+    cwd: str, environment: dict[str, str], written: list[str], function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    for descriptor, path in enumerate(written, start=1):
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.chdir(cwd)
+    os.environ.update(environment)
+    function(*arguments)
+
+
+@cache
+def _forkserver() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), before or ""])
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    return context
