@@ -36,6 +36,8 @@ LEVEL_BYTES = 40
 VOCABULARY_BYTES = 9_000_000
 #: Copies of the Hessian while the step is solved for: the sum, the mean, the penalised, the scaled, and its factors.
 SOLVING_HESSIANS = 8
+#: What BLAS keeps for each thread that multiplies matrices, and once more for the one that solves.
+PRODUCT_BYTES = 32_000_000
 #: Bytes of a decoded value: two record batches are there at once.
 VALUE_BYTES = 16
 #: What Arrow's allocator keeps of the batches before, measured with 3 to 1,000 columns and 1 to 4 threads: up to two
@@ -64,6 +66,7 @@ def plan_memory(
     threads: int,
     lanes: int,
     hashed_rows: int,
+    with_products: bool = False,
     on_workers: bool = False,
 ) -> MemoryPlan:
     """Share out the budget.
@@ -74,6 +77,8 @@ def plan_memory(
         Row groups that are open at once in window order, else 0.
     hashed_rows : int
         Coefficients of hashed columns, which are known before the start.
+    with_products : bool
+        Whether the threads that decode multiply matrices, for a Hessian.
     on_workers : bool
         Whether the budget is that of a worker process.
 
@@ -85,8 +90,9 @@ def plan_memory(
     fixed_bytes = _base_bytes(on_workers) + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
-    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
-    kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns)
+    product_bytes = with_products * PRODUCT_BYTES
+    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes) + product_bytes
+    kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns) + product_bytes
     sampling = (fixed_bytes + _sample_bytes(manifest, columns, reader), "a sample of the rows")
     if lanes:
         # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
