@@ -5,15 +5,14 @@ A worker's ``faults`` are Python lines that run in it before its first task; the
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from distributed import Client
+from processes import Process, module
 
 #: Changes how a worker works on chunks: ``around(work, start)`` is called in place of ``work()``.
 _PRELOAD = """
@@ -53,7 +52,7 @@ class Cluster:
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Process] = []
         self._file = folder / "scheduler.json"
         self.scheduler = self._start(
             "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"
@@ -62,12 +61,9 @@ class Cluster:
         with Client(scheduler_file=str(self._file), set_as_default=False) as client:
             self.address = str(client.scheduler.address)  # type: ignore[union-attr]
 
-    def _start(self, program: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(self._file), *arguments],
-                stdout=log, stderr=log, env={**os.environ, **environment},
-            )  # fmt: skip
+    def _start(self, program: str, *arguments: str, **environment: str) -> Process:
+        name = f"distributed.cli.{program}"
+        return module(name, "--scheduler-file", str(self._file), *arguments, environment=environment)
 
     def add(self, faults: str = DELAYS, nanny: bool = False, *arguments: str, **environment: str) -> int:
         """Start a worker; returns its process id."""
@@ -107,7 +103,7 @@ class Cluster:
             process.terminate()
         for process in [*self.workers, self.scheduler]:
             try:
-                process.wait(10)
+                process.wait(2)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -7,9 +7,12 @@ tested where the interpreter is started, by ``subprocess``.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORTED = ["streamgd.cli", "streamgd.cli_job", "streamgd.failures", "streamgd.jobs.job", "dask.threaded"]
+IMPORTED = [
+    "streamgd.cli", "streamgd.cli_job", "streamgd.failures", "streamgd.jobs.job", "streamgd.training.workers",
+    "distributed.cli.dask_worker", "distributed.cli.dask_scheduler", "dask.threaded",
+]  # fmt: skip
 
 
 class Process:
@@ -63,10 +69,26 @@ class Process:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
 
 def command(*arguments: str | Path, cwd: str | Path = ".", environment: Mapping[str, str] | None = None) -> Process:
     """``streamgd ARGUMENTS``."""
     return Process(_main, *map(str, arguments), cwd=cwd, environment=environment)
+
+
+def module(name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Process:
+    """``python -m NAME ARGUMENTS``, for a module that may have been imported before."""
+    return Process(_module, name, *arguments, environment=environment)
+
+
+def _module(name: str, *arguments: str) -> None:
+    sys.argv = [name, *arguments]
+    importlib.import_module(name).main()
 
 
 def _main(*arguments: str) -> None:

@@ -98,6 +98,7 @@ def test_paired_ratios_are_taken_repeat_by_repeat() -> None:
     assert case.comparisons[0].value(results) is None
 
 
+@pytest.mark.slow
 def test_checkpoints_are_counted_and_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "DISK_BYTES", 2**22)
     runs = [

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from clusters import Cluster, wait_until
+from clusters import DELAYS, Cluster, wait_until
 from conftest import Generated
 from hypothesis import given
 from hypothesis import strategies as st
@@ -330,7 +330,7 @@ def test_versions_that_differ_are_refused_with_both(data: str, running: Cluster,
     other = tmp_path / "other" / "numba-0.1.2.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numba\nVersion: 0.1.2\n")
-    running.add(PYTHONPATH=f"{other.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    running.add(f"{DELAYS}\nsys.path.insert(0, {str(other.parent)!r})")
     running.wait(3)
     here = r"the versions of worker tcp://127.0.0.1:\d+ differ: numba [\d.]+ here, 0.1.2 there\. Install the same"
     with pytest.raises(ConfigError, match=here) as error:
