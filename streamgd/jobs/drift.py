@@ -145,12 +145,16 @@ def moved(config: DriftConfig, file: str, learned: Profile, now: Profile, target
     return [each for each in broken if each is not None]
 
 
-def _beyond(config: DriftConfig, fact: str, found: float) -> tuple[str, float] | None:
-    """The rule that a value breaks, and what it allows."""
+def _broken(
+    config: DriftConfig, fact: str, file: str, column: str, learned: float, value: float, found: float, text: str,
+    limit: str,
+) -> Moved | None:  # fmt: skip
+    """The rule about a fact that ``found`` breaks, if it breaks one; ``limit`` is what a rule's value is told with."""
     for rule in (f"fail_{fact}", f"warn_{fact}"):
         allowed = getattr(config, rule)
         if allowed is not None and found > allowed:
-            return rule, allowed
+            told = f"{file}: {text}; {limit.format(allowed)} allowed"
+            return Moved(rule, file, column, learned, value, found if math.isfinite(found) else None, allowed, told)
     return None
 
 
@@ -165,14 +169,11 @@ def _mean(config: DriftConfig, fact: str, file: str, name: str, before: Column, 
         # What was constant has no unit to measure by; both together have one.
         spread = before.merge(now).deviation or distance
     found = distance / spread
-    beyond = _beyond(config, fact, found)
-    if beyond is None:
-        return None
     text = (
-        f"{file}: the mean of '{name}' is {now.mean:.6g}, {found:.3g} standard deviations from the {before.mean:.6g}"
-        f" that was learned; {beyond[1]:g} allowed"
+        f"the mean of '{name}' is {now.mean:.6g}, {found:.3g} standard deviations from the {before.mean:.6g} that was"
+        f" learned"
     )
-    return Moved(beyond[0], file, name, before.mean, now.mean, _finite(found), beyond[1], text)
+    return _broken(config, fact, file, name, before.mean, now.mean, found, text, "{:g}")
 
 
 def _deviation(config: DriftConfig, file: str, name: str, before: Column, now: Column) -> Moved | None:
@@ -183,36 +184,21 @@ def _deviation(config: DriftConfig, file: str, name: str, before: Column, now: C
     if larger <= rounding:
         return None
     found = larger / smaller if smaller > rounding else math.inf
-    beyond = _beyond(config, "deviation", found)
-    if beyond is None:
-        return None
-    text = (
-        f"{file}: the standard deviation of '{name}' is {now.deviation:.6g}, {before.deviation:.6g} was learned; a"
-        f" factor of {beyond[1]:g} allowed"
-    )
-    return Moved(beyond[0], file, name, before.deviation, now.deviation, _finite(found), beyond[1], text)
+    text = f"the standard deviation of '{name}' is {now.deviation:.6g}, {before.deviation:.6g} was learned"
+    limit = "a factor of {:g}"
+    return _broken(config, "deviation", file, name, before.deviation, now.deviation, found, text, limit)
 
 
 def _nulls(config: DriftConfig, file: str, name: str, before: Column, now: Column) -> Moved | None:
     found = abs(now.null_share - before.null_share)
-    beyond = _beyond(config, "nulls", found)
-    if beyond is None:
-        return None
-    text = (
-        f"{file}: {now.null_share:.2%} of '{name}' is null, {before.null_share:.2%} was when it was learned;"
-        f" a difference of {beyond[1]:.2%} allowed"
-    )
-    return Moved(beyond[0], file, name, before.null_share, now.null_share, found, beyond[1], text)
+    text = f"{now.null_share:.2%} of '{name}' is null, {before.null_share:.2%} was when it was learned"
+    limit = "a difference of {:.2%}"
+    return _broken(config, "nulls", file, name, before.null_share, now.null_share, found, text, limit)
 
 
 def _new_levels(config: DriftConfig, file: str, name: str, now: Column) -> Moved | None:
     found = now.new_level_share
-    beyond = None if found is None else _beyond(config, "new_levels", found)
-    if found is None or beyond is None:
+    if found is None:
         return None
-    text = f"{file}: {found:.2%} of the rows have a level of '{name}' that is new; {beyond[1]:.2%} allowed"
-    return Moved(beyond[0], file, name, 0.0, found, found, beyond[1], text)
-
-
-def _finite(found: float) -> float | None:
-    return found if math.isfinite(found) else None
+    text = f"{found:.2%} of the rows have a level of '{name}' that is new"
+    return _broken(config, "new_levels", file, name, 0.0, found, found, text, "{:.2%}")
