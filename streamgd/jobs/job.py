@@ -131,16 +131,12 @@ class _Night:
             waiting = self._state.waiting().values()
             self._state.write_waiting(each for each in waiting if (each.relative, each.footer_digest) not in learned)
 
-    def _ledger(self) -> Ledger:
-        current = self._versions.current()
-        return current.ledger if current is not None else Ledger()
-
     def _patiently(self, work: Callable[[], T]) -> T:
         """Do ``work``, asking again while storage does not answer."""
         return retrying(work, self._job.retry_for, self._interrupt.check, self._display)
 
     def _look(self) -> Arrivals:
-        arrivals = self._patiently(lambda: look(self._job, self._ledger(), time.time()))
+        arrivals = self._patiently(lambda: look(self._job, self._versions.ledger(), time.time()))
         self._telemetry.event(
             "looked", new=len(arrivals.fresh), unsettled=len(arrivals.unsettled), newest_data_s=arrivals.newest_s
         )
@@ -169,7 +165,7 @@ class _Night:
 
     def _new_plan(self, arrivals: Arrivals, restart: bool) -> Plan | None:
         """A plan for what is new, written down; None where nothing is."""
-        found = what_is_new(self._job, self._ledger(), arrivals, self._state.waiting(), restart)
+        found = what_is_new(self._job, self._versions.ledger(), arrivals, self._state.waiting(), restart)
         if not found.new:
             return None
         number = self._versions.next_number()
@@ -299,7 +295,7 @@ class _Night:
         assert learned.model is not None
         model, base = learned.model, self._versions.current() if plan.base else None
         profile = self._patiently(lambda: self._drift.learned(plan, base, model))
-        ledger = self._ledger() if plan.base else Ledger()
+        ledger = self._versions.ledger() if plan.base else Ledger()
         ledger = ledger.with_files(plan.files, plan.columns)
         files = [each.relative for each in plan.files]
         current = self._versions.current()
@@ -331,7 +327,7 @@ class _Night:
         if not plan.fresh:  # else the next candidate tells which files are at fault
             status: Reason = "held" if self._job.gate.on_fail == "hold" else "quarantined"
             why = _reasons(verdict)
-            waiting, learned_before = self._state.waiting(), self._ledger().files.values()
+            waiting, learned_before = self._state.waiting(), self._versions.ledger().files.values()
             for each in at_fault:
                 if each in learned_before:
                     continue

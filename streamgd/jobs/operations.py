@@ -19,8 +19,7 @@ from streamgd.training.train import plan
 def status(job: JobConfig) -> dict[str, Any]:
     """How the job stands, as plain values; nothing is changed, and a running job is not disturbed."""
     state, versions = StateDirectory(job.state_dir), Versions(job.published_dir)
-    current = versions.current()
-    ledger = current.ledger if current is not None else Ledger()
+    current, ledger = versions.current(), versions.ledger()
     plan, waiting = state.plan(), state.waiting()
     facts: dict[str, Any] = {
         "job": job.name, "running": state.holder, "last_run": last_run(job),
@@ -66,8 +65,7 @@ def check(job: JobConfig) -> dict[str, Any]:
     """
     check_telemetry(job)
     versions = Versions(job.published_dir)
-    current = versions.current()
-    ledger = current.ledger if current is not None else Ledger()
+    current, ledger = versions.current(), versions.ledger()
     arrivals = look(job, ledger, time.time())
     found = what_is_new(job, ledger, arrivals, StateDirectory(job.state_dir).waiting(), restart=False)
     check_base(job, current, found)

@@ -95,6 +95,11 @@ class Versions:
             )
         return Version(self.folder / name)
 
+    def ledger(self) -> Ledger:
+        """What the published version has learned; nothing where none is published."""
+        current = self.current()
+        return current.ledger if current is not None else Ledger()
+
     def all(self) -> list[Version]:
         """All versions, oldest first."""
         if not self.folder.is_dir():
