@@ -13,6 +13,7 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -334,6 +335,25 @@ def option_name(field: str) -> str:
     ('--learning-rate', '--from')
     """
     return field.upper() if field == "data" else "--" + field.rstrip("_").replace("_", "-")
+
+
+def differing_options(now: dict[str, Any], before: dict[str, Any], names: Iterable[str]) -> str:
+    """Those of the options ``names`` that are not as they were, listed; empty where all are.
+
+    >>> differing_options({"l2": 0.0, "exclude": []}, {"l2": 0.0, "exclude": ["id"]}, ["l2", "exclude"])
+    '--exclude was id, now none'
+    """
+    return "; ".join(
+        f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}"
+        for name in names
+        if now[name] != before.get(name)
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)
 
 
 def make_config(**options: Any) -> TrainConfig:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streamgd.config import TrainConfig, option_name
+from streamgd.config import TrainConfig, differing_options
 from streamgd.data.agreement import check_columns
 from streamgd.data.columns import Columns
 from streamgd.data.encoder import Encoder, Survey
@@ -63,11 +63,10 @@ def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manif
     asked, options = config.identity, before.get("options")
     if options is None:
         raise ConfigError(_ONLY_WINDOWS)
-    differing = [name for name in asked if name != GROWING and asked[name] != options.get(name)]
+    differing = differing_options(asked, options, [name for name in asked if name != GROWING])
     if differing:
-        listed = "; ".join(f"{option_name(name)} was {options.get(name)}, now {asked[name]}" for name in differing)
         raise RunMismatchError(
-            f"the stream was begun with other options: {listed}. Go on with those, or begin a new stream."
+            f"the stream was begun with other options: {differing}. Go on with those, or begin a new stream."
         )
     encoding = Encoding.from_state(before["encoding"])
     columns, left_out = encoding.columns, before["left_out"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from streamgd.config import TrainConfig, identity_fields, option_name
+from streamgd.config import TrainConfig, differing_options
 from streamgd.data.source import Manifest, compare
 from streamgd.errors import DataChangedError, RunMismatchError
 from streamgd.training.setup import Task
@@ -39,27 +38,11 @@ def check_epochs(task: Task, path: Path) -> None:
 
 def check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
     """Refuse to go on with options that would give another model."""
-    differing = differing_options(config, stored, [name for name in identity_fields() if name != "data"])
+    differing = differing_options(config.identity, stored["config"], config.identity)
     if differing:
         raise RunMismatchError(
             f"{path} holds a run with other options: {differing}. Choose another --run, or start over with --restart."
         )
-
-
-def differing_options(config: TrainConfig, stored: dict[str, Any], names: Iterable[str]) -> str:
-    """Those of the options ``names`` that are not as they were when the run began."""
-    now, before = config.model_dump(mode="json"), stored["config"]
-    return "; ".join(
-        f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}"
-        for name in names
-        if now[name] != before.get(name)
-    )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "none"
-    return "not given" if value is None else str(value)
 
 
 def check_data(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from streamgd.config import TrainConfig, identity_fields, make_config
+from streamgd.config import TrainConfig, differing_options, identity_fields, make_config
 from streamgd.data.encoding import Encoding
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
 from streamgd.data.source import Manifest, Skipped, discover
@@ -41,13 +41,7 @@ from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, current_folder, is_final
-from streamgd.training.same_run import (
-    check_data,
-    check_epochs,
-    check_epochs_left,
-    check_options,
-    differing_options,
-)
+from streamgd.training.same_run import check_data, check_epochs, check_epochs_left, check_options
 from streamgd.training.session import Session
 from streamgd.training.setup import Task, TooWideError, blocks_dir, make_task
 from streamgd.training.stochastic_session import StochasticSession
@@ -179,7 +173,8 @@ def run(
         stored = None if restart else left
         if stored is not None and directory.untrained:
             # There is nothing that other options could spoil. The ways out of a full disk are such options.
-            differing = differing_options(config, stored, identity_fields())
+            now = config.model_dump(mode="json")
+            differing = differing_options(now, stored["config"], identity_fields())
             if differing:
                 display.warn(f"{directory.path} begins anew: nothing was trained in it yet, and {differing}")
             stored = None
