@@ -19,15 +19,13 @@ import numpy as np
 
 from streamgd.config import parse_sources
 from streamgd.data.agreement import check_columns
-from streamgd.data.ahead import in_order
 from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import parse_where
 from streamgd.data.reader import read_batches
 from streamgd.data.scaler import Moments
-from streamgd.data.source import Manifest, RowGroup, check_identity, discover
-from streamgd.data.stream import can_hold_rows, origin_of
+from streamgd.data.source import Manifest, RowGroup, discover
+from streamgd.data.stream import can_hold_rows, one_pass, origin_of
 from streamgd.errors import ConfigError, NoInputError
-from streamgd.limits import usable_cores
 from streamgd.model import Model
 from streamgd.objective.metrics import Result, metrics_of
 from streamgd.plain import plain_number
@@ -121,14 +119,9 @@ def compare(
     pairs = _Pairs(models, manifest, where)
     metrics, differences = [metrics_of(model.loss) for model in models], Moments.empty(1)
     dropped: dict[str, int] = {}
-    rows_read, last_file = 0, manifest.row_groups[0].file_index
-    threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
-    with closing(in_order(manifest.row_groups, pairs.pieces, threads)) as pieces:
-        for row_group, piece in pieces:
-            check()
-            if row_group.file_index != last_file:
-                check_identity(manifest, last_file)
-                last_file = row_group.file_index
+    rows_read = 0
+    with closing(one_pass(manifest, manifest.row_groups, pairs.pieces, threads, check)) as pieces:
+        for _, piece in pieces:
             for sums, prediction, raw in zip(metrics, piece.prediction, piece.raw, strict=True):
                 sums.add(piece.target, prediction, raw, piece.weight)
             differences = differences.merge(piece.differences)
@@ -136,7 +129,6 @@ def compare(
                 dropped[reason] = dropped.get(reason, 0) + rows
             rows_read += piece.rows_read
             display.progress("compare", rows_read, manifest.n_rows, None)
-    check_identity(manifest, last_file)
     display.close()
     if metrics[0].weight == 0.0:
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())

@@ -8,7 +8,7 @@ The sums are taken in the order of the rows, so the result does not depend on th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,17 +19,15 @@ import pyarrow.compute as pc
 
 from streamgd.config import parse_sources
 from streamgd.data.agreement import check_columns
-from streamgd.data.ahead import in_order
 from streamgd.data.blocks import Block
 from streamgd.data.columns import Label
 from streamgd.data.encoder import EncodedRows, RowChoice
 from streamgd.data.filters import Where, parse_where
 from streamgd.data.kinds import kind_of, python_values, type_name
 from streamgd.data.reader import read_batches
-from streamgd.data.source import Manifest, RowGroup, check_identity, discover
-from streamgd.data.stream import can_hold_rows, origin_of
-from streamgd.errors import ConfigError, NoInputError, did_you_mean
-from streamgd.limits import usable_cores
+from streamgd.data.source import Manifest, RowGroup, discover
+from streamgd.data.stream import can_hold_rows, one_pass, origin_of
+from streamgd.errors import ConfigError, CorruptFileError, NoInputError, did_you_mean
 from streamgd.model import Model
 from streamgd.notebook import notebook_display
 from streamgd.objective.metrics import Result, metrics_of
@@ -144,28 +142,25 @@ def evaluate(
         ``by`` is no column, has too many levels or a type without levels; ``where`` cannot be read.
     """
     model = model if isinstance(model, Model) else Model.load(model)
-    metrics = metrics_of(model.loss)
-    table = _LevelTable(by) if by is not None else None
-    dropped: dict[str, int] = {}
+    tally, table = Tally(model), _LevelTable(by) if by is not None else None
     rows = compare(model, data, by, where, part, threads, check, display, only=only, filesystem=filesystem)
     with closing(rows) as pieces:
         for piece in pieces:
-            metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
-            add_counts(dropped, piece.dropped)
+            tally.add(piece)
             if table is not None:
                 table.add(piece)
-    check_any_left(metrics.weight, dropped)
-    levels = table.rows() if table is not None else ()
-    return Evaluation(metrics.rows, metrics.weight, dropped, metrics.result(), by, levels)
+    return tally.evaluation(by, table.rows() if table is not None else ())
 
 
 @dataclass(frozen=True)
 class Piece:
     """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, and what was passed over.
 
-    ``level`` has the index of each row's level in ``levels``; ``observed`` is what the observer made of the rows.
+    They are of ``file``, a relative path. ``level`` has the index of each row's level in ``levels``; ``observed`` is
+    what the observer made of the rows.
     """
 
+    file: str
     rows_read: int
     dropped: dict[str, int]
     target: np.ndarray
@@ -175,6 +170,30 @@ class Piece:
     levels: list[Label | None]
     level: np.ndarray
     observed: Any = None
+
+
+class Tally:
+    """Sums of the pieces that are added, in the order of the rows."""
+
+    def __init__(self, model: Model):
+        self._metrics = metrics_of(model.loss)
+        self._dropped: dict[str, int] = {}
+
+    def add(self, piece: Piece) -> None:
+        self._metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
+        add_counts(self._dropped, piece.dropped)
+
+    def evaluation(self, by: str | None = None, levels: tuple[LevelRow, ...] = ()) -> Evaluation:
+        """What was found.
+
+        Raises
+        ------
+        NoRowsError
+            No row was left to compare.
+        """
+        metrics, dropped = self._metrics, self._dropped
+        check_any_left(metrics.weight, dropped)
+        return Evaluation(metrics.rows, metrics.weight, dropped, metrics.result(), by, levels)
 
 
 class Observer(Protocol):
@@ -216,26 +235,22 @@ def compare(
     observe: Observer | None = None,
     only: Collection[str] | None = None,
     filesystem: Any = None,
+    skip_bad: bool = False,
 ) -> Generator[Piece, None, None]:
     """The rows of ``data`` with their predictions, slice by slice in order; to be closed where it may be left early.
 
-    Parameters and errors as for :func:`evaluate`; ``observe`` sees the encoded rows of each slice.
+    Parameters and errors as for :func:`evaluate`; ``observe`` sees the encoded rows of each slice. With ``skip_bad``
+    what cannot be read of a row group is passed over.
     """
     display = display or notebook_display() or Silent()
-    manifest = discover(parse_sources(data), filesystem, only=only)
-    compared = _Compared(model, manifest, by, where, part, observe)
-    rows_read, last_file = 0, manifest.row_groups[0].file_index
-    threads = max(1, min(threads or usable_cores(), len(manifest.row_groups)))
-    with closing(in_order(manifest.row_groups, compared.pieces, threads)) as pieces:
-        for row_group, piece in pieces:
-            check()
-            if row_group.file_index != last_file:
-                check_identity(manifest, last_file)
-                last_file = row_group.file_index
+    manifest = discover(parse_sources(data), filesystem, skip_bad=skip_bad, only=only)
+    compared = _Compared(model, manifest, by, where, part, observe, skip_bad)
+    rows_read = 0
+    with closing(one_pass(manifest, manifest.row_groups, compared.pieces, threads, check)) as pieces:
+        for _, piece in pieces:
             yield piece
             rows_read += piece.rows_read
             display.progress("evaluate", rows_read, manifest.n_rows, None)
-    check_identity(manifest, last_file)
     display.close()
 
 
@@ -260,9 +275,11 @@ class _Compared:
     """Makes pieces from the row groups of a data set."""
 
     def __init__(
-        self, model: Model, manifest: Manifest, by: str | None, where: str | None, part: str, observe: Observer | None
-    ):
+        self, model: Model, manifest: Manifest, by: str | None, where: str | None, part: str,
+        observe: Observer | None, skip_bad: bool,
+    ):  # fmt: skip
         self._model = model
+        self._passed_over = (CorruptFileError,) if skip_bad else ()
         self._observe = observe
         self._manifest = manifest
         self._by = by
@@ -281,10 +298,16 @@ class _Compared:
 
     def pieces(self, row_group: RowGroup) -> Iterator[Piece]:
         """The rows of one row group, slice by slice."""
+        with suppress(*self._passed_over):
+            yield from self._pieces(row_group)
+
+    def _pieces(self, row_group: RowGroup) -> Iterator[Piece]:
         manifest, encoder, model = self._manifest, self._encoder, self._model
+        file = manifest.files[row_group.file_index].relative
         if not can_hold_rows(manifest, row_group, encoder.encoder):
             none = np.empty(0)
-            yield Piece(row_group.rows, {"where": row_group.rows}, none, none, none, none, [], np.empty(0, np.int64))
+            counted = {"where": row_group.rows}
+            yield Piece(file, row_group.rows, counted, none, none, none, none, [], np.empty(0, np.int64))
             return
         start = 0
         for batch in read_batches(
@@ -304,8 +327,9 @@ class _Compared:
             prediction = model.loss.inverse_link(raw)
             observed = self._observe(batch, found, kept, block, prediction, weight) if self._observe else None
             yield Piece(
-                batch.num_rows, found.survey.dropped, block.target, prediction, raw, weight, levels, level, observed
-            )
+                file, batch.num_rows, found.survey.dropped, block.target, prediction, raw, weight, levels, level,
+                observed,
+            )  # fmt: skip
             start += batch.num_rows
 
 

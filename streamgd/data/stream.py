@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+from streamgd.data.ahead import in_order
 from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
 from streamgd.data.reader import read_batches
-from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.source import Manifest, RowGroup, check_identity
+from streamgd.limits import usable_cores
 from streamgd.stopwatch import Stopwatch
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -69,3 +75,36 @@ def encoded_slices(
             rows = encoder.encode(batch, origin, encoder.layout.places(records))
         yield EncodedSlice(origin, records, rows)
         start += batch.num_rows
+
+
+def one_pass(
+    manifest: Manifest, row_groups: Sequence[RowGroup], work: Callable[[RowGroup], Iterator[Item]],
+    threads: int | None, check: Callable[[], None],
+) -> Generator[tuple[RowGroup, Item], None, None]:  # fmt: skip
+    """What ``work`` gives of each row group, in order. To be closed where it may be left early.
+
+    Parameters
+    ----------
+    row_groups : sequence of RowGroup
+        At least one; those of a file stand together.
+    work : callable
+        Gives the items of a row group; runs on a thread.
+    threads : int or None
+        One for each core if not given.
+    check : callable
+        Called before each item is handed on; raises to stop.
+
+    Raises
+    ------
+    DataChangedError
+        A file is another one when its last row group was read.
+    """
+    last_file = row_groups[0].file_index
+    with closing(in_order(row_groups, work, max(1, min(threads or usable_cores(), len(row_groups))))) as items:
+        for row_group, item in items:
+            check()
+            if row_group.file_index != last_file:
+                check_identity(manifest, last_file)
+                last_file = row_group.file_index
+            yield row_group, item
+    check_identity(manifest, last_file)

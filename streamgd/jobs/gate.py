@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from streamgd.evaluation import Evaluation, NoRowsError, evaluate
+from streamgd.evaluation import Evaluation, NoRowsError, Tally, compare
 from streamgd.jobs.config import GateConfig
 from streamgd.model import Model
 from streamgd.training.display import Display
@@ -60,44 +61,56 @@ class Scores:
 
 
 class Gate:
-    """Scores models on fixed rows.
+    """Scores models on fixed rows, in one pass.
 
     Parameters
     ----------
     source : str
     files, known : list of str
-        Relative paths of the files to score on, and those of them that the published model has learned.
+        Relative paths of the files to score on, and of those that the published model has learned, to compare on.
+    skip_bad : bool
+        Pass over what cannot be read, as training does.
     check : callable
         Raises to stop.
     """
 
     def __init__(
-        self, config: GateConfig, source: str, files: list[str], known: list[str], threads: int | None,
-        check: Callable[[], None], display: Display,
+        self, config: GateConfig, source: str, files: list[str], known: list[str], skip_bad: bool,
+        threads: int | None, check: Callable[[], None], display: Display,
     ):  # fmt: skip
-        self._config = config
+        self._part: Literal["all", "holdout"] = "holdout" if config.on == "holdout" else "all"
         self._source = source
-        self._files = files
-        self._known = known
+        self._files = set(files)
+        self._known = set(known)
+        self._skip_bad = skip_bad
         self._threads = threads
         self._check = check
         self._display = display
 
     def scores(self, model: Model) -> Scores:
         """The metrics of a model."""
-        known = self._evaluate(model, self._known) if self._known and self._known != self._files else None
-        every = self._evaluate(model, self._files) if self._files else None
-        return Scores(every, every if self._known == self._files else known)
+        every, known = Tally(model), Tally(model)
+        only = self._files | self._known
+        if not only:
+            return Scores(None, None)
+        rows = compare(
+            model, self._source, part=self._part, threads=self._threads, check=self._check, display=self._display,
+            only=only, skip_bad=self._skip_bad,
+        )  # fmt: skip
+        with closing(rows) as pieces:
+            for piece in pieces:
+                if piece.file in self._files:
+                    every.add(piece)
+                if piece.file in self._known:
+                    known.add(piece)
+        return Scores(_evaluation(every), _evaluation(known))
 
-    def _evaluate(self, model: Model, files: list[str]) -> Evaluation | None:
-        part: Literal["all", "holdout"] = "holdout" if self._config.on == "holdout" else "all"
-        try:
-            return evaluate(
-                model, self._source, part=part, threads=self._threads, check=self._check, display=self._display,
-                only=files,
-            )  # fmt: skip
-        except NoRowsError:
-            return None
+
+def _evaluation(tally: Tally) -> Evaluation | None:
+    try:
+        return tally.evaluation()
+    except NoRowsError:
+        return None
 
 
 def judge(config: GateConfig, candidate: Scores, current: Scores | None, with_limits: bool = True) -> list[Broken]:

@@ -273,8 +273,9 @@ class _Night:
         ``known`` is None where it is not compared with the published one.
         """
         job, current = self._job, self._versions.current() if known is not None else None
+        config = job.train_config(self._state.work)
         gate = Gate(
-            job.gate, job.source, files, known or [], job.train_config(self._state.work).threads,
+            job.gate, job.source, files, known or [], config.on_bad_data == "skip", config.threads,
             self._interrupt.check_repeated, self._display,
         )  # fmt: skip
         candidate = self._patiently(lambda: gate.scores(model))

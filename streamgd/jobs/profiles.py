@@ -17,15 +17,13 @@ from typing import Any, Self
 
 from streamgd import state as states
 from streamgd.data.agreement import check_columns
-from streamgd.data.ahead import in_order
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import parse_where
-from streamgd.data.source import Manifest, RowGroup, check_identity, discover
-from streamgd.data.stream import encoded_slices
+from streamgd.data.source import Manifest, RowGroup, discover
+from streamgd.data.stream import encoded_slices, one_pass
 from streamgd.errors import CorruptFileError
-from streamgd.limits import usable_cores
 from streamgd.model import Model
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.display import Display
@@ -125,7 +123,7 @@ class Profiles:
         self._source = source
         self._path = kept
         self._skip_bad = skip_bad
-        self._threads = threads or usable_cores()
+        self._threads = threads
         self._check = check
         self._done = done
         self._display = display
@@ -180,14 +178,13 @@ class Profiles:
                 for each in encoded_slices(manifest, row_group, encoder, encoder.layout.block_rows, Stopwatch()):
                     yield each.rows.survey
 
-        threads = max(1, min(self._threads, len(groups)))
-        with closing(in_order(groups, surveys, threads)) as pieces:
+        if not groups:
+            return survey
+        with closing(one_pass(manifest, groups, surveys, self._threads, self._check)) as pieces:
             for _, piece in pieces:
-                self._check()
                 survey = survey.merge(piece)
                 done_rows += piece.train_rows + sum(piece.dropped.values())
                 self._display.progress(f"profile {relative}", done_rows, sum(group.rows for group in groups), None)
-        check_identity(manifest, file_index)
         return survey
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import small_models
+from displays import Listener
 
-from streamgd.evaluation import Evaluation
+from streamgd.errors import CorruptFileError
+from streamgd.evaluation import Evaluation, evaluate
 from streamgd.jobs.config import GateConfig
-from streamgd.jobs.gate import Scores, judge
+from streamgd.jobs.gate import Gate, Scores, judge
 
 
 def gate(**rules: Any) -> GateConfig:
@@ -81,3 +86,43 @@ class TestAgainstThePublishedModel:
     def test_it_says_by_how_much(self) -> None:
         (broken,) = judge(gate(max_worse="1%"), scores(found(loss=0.55)), scores(found()))
         assert broken.text == "loss 0.55 is 10.00% above the published model's 0.5, 1.00% is allowed"
+
+
+class TestScores:
+    """One pass over the files to judge on and those to compare on, whichever of them are in both."""
+
+    def scores(self, folder: Path, files: list[str], known: list[str], skip_bad: bool = False) -> Scores:
+        made = Gate(gate(on="newest"), str(folder), files, known, skip_bad, 2, lambda: None, Listener())
+        return made.scores(small_models.model())
+
+    def write(self, folder: Path) -> None:
+        for seed, name in enumerate("abc"):
+            small_models.write(small_models.table(400, seed), folder / f"{name}.parquet")
+
+    @pytest.mark.parametrize(
+        ("files", "known"), [("abc", "ab"), ("ab", "ab"), ("c", "ab"), ("bc", "ab"), ("c", ""), ("", "ab")]
+    )
+    def test_they_are_those_of_each_on_its_own(self, tmp_path: Path, files: str, known: str) -> None:
+        self.write(tmp_path)
+        of_all, of_known = ([f"{name}.parquet" for name in names] for names in (files, known))
+
+        found = self.scores(tmp_path, of_all, of_known)
+
+        for names, one in ((of_all, found.all), (of_known, found.known)):
+            assert one == (evaluate(small_models.model(), str(tmp_path), only=names) if names else None)
+
+    def test_a_row_group_that_cannot_be_read_is_passed_over_where_training_does_so(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        path = tmp_path / "b.parquet"
+        start = pq.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
+        damaged = bytearray(path.read_bytes())
+        damaged[start : start + 40] = b"\xff" * 40
+        path.write_bytes(damaged)
+
+        with pytest.raises(CorruptFileError):
+            self.scores(tmp_path, ["a.parquet", "b.parquet"], ["b.parquet"])
+        found = self.scores(tmp_path, ["a.parquet", "b.parquet"], ["b.parquet"], skip_bad=True)
+
+        assert found.all is not None
+        assert found.known is not None
+        assert (found.all.rows, found.known.rows) == (700, 300)
