@@ -27,7 +27,7 @@ import streamgd
 from streamgd.errors import GateError, StreamgdError
 from streamgd.jobs.config import JobConfig, load_job
 from streamgd.jobs.job import run_job
-from streamgd.jobs.operations import release, rollback, status
+from streamgd.jobs.operations import check, release, rollback, status
 from streamgd.jobs.versions import Version, Versions
 from streamgd.training.display import Silent
 
@@ -417,6 +417,15 @@ def test_an_unsettled_file_waits(job: Job) -> None:
     past_s = time.time() - 3601
     os.utime(job.incoming / "day-1.parquet", (past_s, past_s))
     assert job.run()["files"] == ["day-1.parquet"]
+
+
+def test_a_file_without_rows_is_listed_until_it_has_some(job: Job) -> None:
+    write_day(job.incoming / "day-2.parquet", 2, rows=0)
+    assert job.run()["files"] == ["day-1.parquet"]
+    assert status(job.config)["without_rows"] == ["day-2.parquet"]
+    assert check(job.config)["without_rows"] == ["day-2.parquet"]
+    write_day(job.incoming / "day-2.parquet", 2)
+    assert job.run()["files"] == ["day-2.parquet"]
 
 
 def test_new_levels_extend_theta(job: Job) -> None:

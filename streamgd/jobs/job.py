@@ -143,6 +143,8 @@ class _Night:
         self._interrupt.check()
         if arrivals.unsettled:
             self._display.message(f"not settled yet: {_listed(arrivals.unsettled)}")
+        if arrivals.without_rows:
+            self._display.message(f"without rows yet: {_listed(arrivals.without_rows)}")
         for problem in arrivals.unreadable.values():
             if self._job.train.get("on_bad_data") == "skip":
                 self._display.warn(f"passed over until it can be read: {problem.problem}")

@@ -81,6 +81,7 @@ class Arrivals:
     changed : files that were learned, and have other content now
     unsettled : relative paths of files that are too young, or whose folder has no marker yet
     unreadable : relative path -> what is wrong with a new file that is no whole Parquet file
+    without_rows : relative paths of new files that have nothing to learn; whoever writes them may yet fill them
     """
 
     fresh: list[Arrived]
@@ -88,6 +89,7 @@ class Arrivals:
     changed: list[Arrived]
     unsettled: list[str]
     unreadable: dict[str, CorruptFileError]
+    without_rows: list[str]
 
     @property
     def newest_s(self) -> float | None:
@@ -116,7 +118,7 @@ def look(job: JobConfig, ledger: Ledger, now_s: float) -> Arrivals:
             unsettled.append(relative)
         else:
             settled[relative] = item
-    arrivals = Arrivals([], [], [], unsettled, {})
+    arrivals = Arrivals([], [], [], unsettled, {}, [])
     with ThreadPoolExecutor(_FOOTER_THREADS) as threads:
         footers = threads.map(lambda item: _footer(store, item), settled.values())
         for (relative, item), footer in zip(settled.items(), footers, strict=True):
@@ -136,11 +138,12 @@ def _put(arrivals: Arrivals, ledger: Ledger, relative: str, item: Listed, footer
     columns = {each.name: _type_name(each.type) for each in footer.schema}
     entry = Entry(relative, footer.size_bytes, footer.digest)
     arrived = Arrived(entry, item.info.path, footer.metadata.num_rows, columns, changed_s)
-    if before is None:
-        # A file without rows has nothing to learn; whoever writes it may yet fill it.
-        (arrivals.fresh if arrived.rows else []).append(arrived)
-    else:
+    if before is not None:
         (arrivals.known if before == entry else arrivals.changed).append(arrived)
+    elif arrived.rows:
+        arrivals.fresh.append(arrived)
+    else:
+        arrivals.without_rows.append(relative)
 
 
 def check_columns_of(arrived: Iterable[Arrived], ledger: Ledger, config: TrainConfig) -> None:

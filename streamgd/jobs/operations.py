@@ -40,12 +40,13 @@ def _published(version: Version) -> dict[str, Any]:
 def _source_facts(job: JobConfig, ledger: Ledger, waiting: dict[str, Waiting]) -> dict[str, Any]:
     """What waits in the source and why; a problem is told instead of raised."""
     facts: dict[str, Any] = {
-        "newest_data": None, "waiting": [], "unsettled": [], "unreadable": {}, "changed": [], "problem": None
+        "newest_data": None, "waiting": [], "unsettled": [], "without_rows": [], "unreadable": {}, "changed": [],
+        "problem": None,
     }  # fmt: skip
     try:
         arrivals = look(job, ledger, time.time())
         facts["newest_data"] = None if arrivals.newest_s is None else utc(arrivals.newest_s)
-        facts["unsettled"] = arrivals.unsettled
+        facts["unsettled"], facts["without_rows"] = arrivals.unsettled, arrivals.without_rows
         facts["unreadable"] = {name: error.problem for name, error in arrivals.unreadable.items()}
         facts["changed"] = [each.entry.relative for each in arrivals.changed]
         facts["waiting"] = [each.entry.relative for each in arrivals.fresh if each.entry.relative not in waiting]
@@ -72,7 +73,8 @@ def check(job: JobConfig) -> dict[str, Any]:
     names = [each.entry.relative for each in found.new]
     return {
         "job": job.name, "mode": job.mode, "source": job.source, "state": job.state, "files_learned": len(ledger.files),
-        "would_learn": names, "unsettled": arrivals.unsettled, **_training_facts(job, names),
+        "would_learn": names, "unsettled": arrivals.unsettled, "without_rows": arrivals.without_rows,
+        **_training_facts(job, names),
     }  # fmt: skip
 
 

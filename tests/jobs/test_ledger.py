@@ -55,6 +55,7 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
     assert names(then.known) == ["a.parquet"]
     assert names(then.changed) == ["b.parquet"]
     assert list(then.unreadable) == ["e.parquet"]
+    assert then.without_rows == ["g.parquet"]
 
 
 def test_another_time_of_change_is_the_same_file(tmp_path: Path) -> None:
