@@ -298,6 +298,7 @@ def test_the_newest_day_is_judged_before_it_is_learned(tmp_path: Path, mode: str
     first = Versions(job.config.published_dir).get(1).model()
     expected = streamgd.evaluate(first, str(job.incoming / "day-2.parquet")).metrics["log_loss"]
     assert facts["metrics"]["log_loss"] == pytest.approx(expected, rel=1e-12)
+    assert facts["measured_on"] == "all rows of day-2.parquet, before it was learned"
     write_day(job.incoming / "day-3.parquet", 3, flipped=True)
     assert "log loss" in job.refused(3)
     assert job.learned() == ["day-1.parquet", "day-2.parquet"]
@@ -362,7 +363,8 @@ def test_a_refused_change_does_not_hold_up_what_is_new(job: Job) -> None:
     job.write('on_changed = "retrain"', gate="max_log_loss = 0.62")
     write_day(job.incoming / "day-0.parquet", 7)
     job.run()
-    write_day(job.incoming / "day-1.parquet", 1, flipped=True)
+    # Of another day: flipped alone, size and footer would be the same.
+    write_day(job.incoming / "day-1.parquet", 8, flipped=True)
     assert "log loss" in job.refused(3)
     assert list(status(job.config)["held"]) == ["day-1.parquet"]
     write_day(job.incoming / "day-2.parquet", 2)

@@ -78,14 +78,19 @@ class _Learned:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What the gate says of a candidate: the ``broken`` rules, none where it may be published."""
+    """What the gate says of a candidate: the ``broken`` rules, none where it may be published.
+
+    ``measured_on`` says of which rows the metrics are.
+    """
 
     candidate: Scores | None
     current: Scores | None
     broken: Sequence[Broken | Moved]
+    measured_on: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "measured_on": self.measured_on,
             "candidate": self.candidate.to_json() if self.candidate else None,
             "current": self.current.to_json() if self.current else None,
             "broken": [each.to_json() for each in self.broken],
@@ -227,7 +232,7 @@ class _Night:
         before = _Verdict(None, None, [])
         for stage in plan.stages:
             if plan.newest in stage.files and learned.model is not None:
-                before = self._judge(learned.model, [plan.newest], None)
+                before = self._judge(learned.model, [plan.newest], None, ", before it was learned")
                 if before.broken:
                     return learned, before
             learned = self._learn(stage, learned)
@@ -269,7 +274,7 @@ class _Night:
         latest = slice(-(self._job.gate.files or 0), None)
         return every[latest], known[latest]
 
-    def _judge(self, model: Model, files: list[str], known: list[str] | None) -> _Verdict:
+    def _judge(self, model: Model, files: list[str], known: list[str] | None, when: str = "") -> _Verdict:
         """Score the candidate, and the published model beside it, on the same rows.
 
         ``known`` is None where it is not compared with the published one.
@@ -288,7 +293,9 @@ class _Night:
                 beside = self._patiently(lambda: gate.scores(published))
             except ConfigError as error:  # one that held out no rows cannot be scored on them
                 self._display.warn(f"the published model cannot be compared with: {error}")
-        verdict = _Verdict(candidate, beside, judge(job.gate, candidate, beside, with_limits=bool(files)))
+        broken = judge(job.gate, candidate, beside, with_limits=bool(files))
+        rows = "held-out rows" if job.gate.on == "holdout" else "all rows"
+        verdict = _Verdict(candidate, beside, broken, f"{rows} of {_listed(files)}{when}" if files else None)
         self._telemetry.event("judged", **verdict.to_json())
         return verdict
 
@@ -318,6 +325,7 @@ class _Night:
         return {
             "outcome": "published", "version": version.number, "files": files, "rows": facts["rows"],
             "model": str(version.folder), "theta_sha256": facts["theta_sha256"], "metrics": self._telemetry.metrics,
+            "measured_on": self._telemetry.measured_on,
         }  # fmt: skip
 
     def _refuse(self, plan: Plan, learned: _Learned, verdict: _Verdict) -> Path:

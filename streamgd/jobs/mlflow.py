@@ -24,6 +24,7 @@ from typing import Any
 from streamgd import state as states
 from streamgd.errors import ConfigError, InterruptedRunError, PausedError
 from streamgd.jobs.config import JobConfig
+from streamgd.jobs.events import metrics_in
 
 #: A path, and what MLflow takes for one.
 _FOLDER = re.compile(r"(?:file:(?://)?)?(?P<path>[^:]+)")
@@ -99,7 +100,8 @@ class MLflow:
             self._log({f"train.{key}": told[key] for key in ("rows", "epochs", "seconds")}, self._stages)
             self._stages += 1
         elif name == "judged":
-            self._log(_metrics("candidate", told) | _metrics("current", told), 0)
+            for model in ("candidate", "current"):
+                self._log({f"{model}.{name}": value for name, value in metrics_in(told[model]).items()}, 0)
         elif name == "published":
             self._tag(version=told["version"], theta_sha256=told["theta_sha256"], files=told["files"])
         elif name == "refused":
@@ -181,12 +183,6 @@ class MLflow:
         self._client.set_terminated(self._run_id, status)
         if exit_code not in _PAUSED and self._id_path.exists():
             states.remove(self._id_path)
-
-
-def _metrics(of: str, told: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of the candidate or the current model on all rows of the gate."""
-    scores = (told[of] or {}).get("all") or {}
-    return {f"{of}.{name}": value for name, value in scores.items()}
 
 
 def _client(uri: str) -> Any:

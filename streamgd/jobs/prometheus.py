@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from streamgd import state as states
+from streamgd.jobs.events import metrics_in
 
 PREFIX = "streamgd_job_"
 _CANDIDATE = "candidate_metric"
@@ -54,7 +55,7 @@ class Prometheus:
         if name == "run_start":
             self._read()
         elif name == "judged":
-            self._judged((told["candidate"] or {}).get("all") or {})
+            self._judged(metrics_in(told["candidate"]))
         elif name == "published":
             self._set("last_publication_timestamp_seconds", _seconds(told))
             self._set("published_version", told["version"])
@@ -63,11 +64,12 @@ class Prometheus:
             self._ended(told)
             self._write()
 
-    def _judged(self, metrics: dict[str, Any]) -> None:
+    def _judged(self, metrics: dict[str, float]) -> None:
+        if not metrics:
+            return
         self._values = {key: value for key, value in self._values.items() if key[0] != _CANDIDATE}
         for name, value in metrics.items():
-            if name not in ("weight", "dropped") and isinstance(value, int | float):
-                self._set(_CANDIDATE, value, name)
+            self._set(_CANDIDATE, value, name)
 
     def _ended(self, told: dict[str, Any]) -> None:
         self._set("last_run_timestamp_seconds", _seconds(told))

@@ -13,10 +13,10 @@ goes_on     version, files: of a night that was interrupted
 plan        version, files, mode
 drift       file, columns, broken: see ``drift``
 trained     files, rows, epochs, seconds, stopped_by, theta_sha256
-judged      candidate, current, broken
+judged      measured_on, candidate, current, broken
 published   version, files, rows, theta_sha256
 refused     files, reasons
-run_end     exit_code, reason, version, rows, seconds, newest_data_s, metrics
+run_end     exit_code, reason, version, rows, seconds, newest_data_s, metrics, measured_on
 """
 
 from __future__ import annotations
@@ -34,13 +34,11 @@ from streamgd.errors import PausedError
 from streamgd.failures import explain
 from streamgd.jobs import mlflow
 from streamgd.jobs.config import JobConfig
+from streamgd.jobs.events import metrics_in
 from streamgd.jobs.log import Log
 from streamgd.jobs.prometheus import Prometheus
 from streamgd.plain import plain
 from streamgd.training.display import Display
-
-#: What stands beside the metrics of an evaluation.
-_NO_METRICS = ("rows", "weight", "dropped")
 
 
 class Sink(Protocol):
@@ -59,6 +57,8 @@ class Telemetry:
     ----------
     metrics : dict
         Of the candidate that was judged last, those that are finite.
+    measured_on : str or None
+        The rows that they are of.
     """
 
     def __init__(self, job: JobConfig, display: Display):
@@ -68,6 +68,7 @@ class Telemetry:
         self._version: int | None = None
         self._newest_data_s: float | None = None
         self.metrics: dict[str, float] = {}
+        self.measured_on: str | None = None
         self._sinks: list[Sink] = [Log(job.log_path)]
         if job.telemetry.prometheus is not None:
             self._sinks.append(Prometheus(Path(job.telemetry.prometheus), job.name))
@@ -99,7 +100,7 @@ class Telemetry:
             seconds = round(time.monotonic() - started_s, 3)
             self.event(
                 "run_end", exit_code=exit_code, reason=reason, version=self._version, rows=self._rows, seconds=seconds,
-                newest_data_s=self._newest_data_s, metrics=self.metrics,
+                newest_data_s=self._newest_data_s, metrics=self.metrics, measured_on=self.measured_on,
             )  # fmt: skip
 
     def event(self, event: str, **facts: Any) -> None:
@@ -125,13 +126,8 @@ class Telemetry:
             self._newest_data_s = facts["newest_data_s"]
         elif event == "published":
             self._version = facts["version"]
-        elif event == "judged":
-            found = (facts["candidate"] or {}).get("all") or {}
-            self.metrics = {
-                name: value
-                for name, value in found.items()
-                if name not in _NO_METRICS and isinstance(value, int | float)
-            }
+        elif event == "judged" and (metrics := metrics_in(facts["candidate"])):
+            self.metrics, self.measured_on = metrics, facts["measured_on"]
 
 
 def check(job: JobConfig) -> None:

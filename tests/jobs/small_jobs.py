@@ -13,8 +13,12 @@ from streamgd.jobs.telemetry import Telemetry
 
 HEAD = 'source = "incoming"\nstate = "state"\nmode = "retrain"\n'
 TRAIN = '[train]\ntarget = "late"\n'
-JUDGED = {"candidate": {"all": {"rows": 10, "weight": 10.0, "dropped": {}, "auc": 0.75, "log_loss": 0.25},
-          "known": None}, "current": None, "broken": []}  # fmt: skip
+JUDGED = {
+    "measured_on": "held-out rows of a.parquet",
+    "candidate": {"all": {"rows": 10, "weight": 10.0, "dropped": {}, "auc": 0.75, "log_loss": 0.25}, "known": None},
+    "current": None,
+    "broken": [],
+}
 TRAINED = {
     "files": ["a.parquet"],
     "rows": 100,

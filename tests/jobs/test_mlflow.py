@@ -53,7 +53,7 @@ def test_a_night_is_a_run_with_its_parameters_metrics_and_version(late: JobConfi
     metrics = run.data.metrics
     assert metrics.pop("seconds") >= 0.0
     assert metrics == {
-        "candidate.auc": 0.75, "candidate.log_loss": 0.25, "candidate.rows": 10, "candidate.weight": 10,
+        "candidate.auc": 0.75, "candidate.log_loss": 0.25, "candidate.rows": 10,
         "train.rows": 100, "train.epochs": 5, "train.seconds": 0.5, "rows": 100, "exit_code": 0,
     }  # fmt: skip
     assert run.data.tags["streamgd.version"] == "1"

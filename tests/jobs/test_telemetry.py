@@ -32,7 +32,8 @@ def test_a_night_is_told_from_start_to_end(tmp_path: Path) -> None:
     assert end.pop("time") >= told[0]["time"]
     assert end == {
         "job": "late", "event": "run_end", "exit_code": 0, "reason": "done", "version": 1, "rows": 100,
-        "newest_data_s": 5.0, "metrics": {"auc": 0.75, "log_loss": 0.25},
+        "newest_data_s": 5.0, "metrics": {"rows": 10, "auc": 0.75, "log_loss": 0.25},
+        "measured_on": "held-out rows of a.parquet",
     }  # fmt: skip
 
 
@@ -44,7 +45,19 @@ def test_a_refused_candidate_is_told_with_its_metrics(tmp_path: Path) -> None:
     end = last_run(late)
     assert end is not None
     assert (end["exit_code"], end["reason"]) == (3, "auc 0.75 is below 0.8")
-    assert end["metrics"] == {"auc": 0.75, "log_loss": 0.25}
+    assert end["metrics"] == {"rows": 10, "auc": 0.75, "log_loss": 0.25}
+
+
+def test_what_is_only_compared_leaves_the_metrics_of_what_was_measured(tmp_path: Path) -> None:
+    late = job(tmp_path, PROMETHEUS)
+    compared = {**JUDGED, "measured_on": None, "candidate": {"all": None, "known": JUDGED["candidate"]["all"]}}
+
+    tell(late, ("judged", JUDGED), ("judged", compared))
+
+    end = last_run(late)
+    assert end is not None
+    assert (end["metrics"]["auc"], end["measured_on"]) == (0.75, JUDGED["measured_on"])
+    assert 'candidate_metric{job="late",metric="auc"} 0.75' in (tmp_path / "late.prom").read_text()
 
 
 @pytest.mark.parametrize(
