@@ -102,6 +102,19 @@ def rollback(output: Output, /, file: str, number: int | None, quarantine: bool)
     _show(output, roll_back(_load(output, file), number, quarantine))
 
 
+@job.command(short_help="Pass over files that are held or new.")
+@file_argument
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@json_option
+@quiet_option
+@click.pass_obj
+def quarantine(output: Output, /, file: str, names: tuple[str, ...]) -> None:
+    """Pass over files that are held or new, by their NAME in ``job status``, until they are released."""
+    from streamgd.jobs.operations import quarantine as put_in_quarantine
+
+    _show(output, put_in_quarantine(_load(output, file), list(names)))
+
+
 @job.command(short_help="Take files back in that are held or in quarantine.")
 @file_argument
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -109,7 +122,10 @@ def rollback(output: Output, /, file: str, number: int | None, quarantine: bool)
 @quiet_option
 @click.pass_obj
 def release(output: Output, /, file: str, names: tuple[str, ...]) -> None:
-    """Take files back in, as ``job status`` lists them, or all: the next run learns them."""
+    """Take files back in that are held or in quarantine: the next run learns them.
+
+    NAME is that in ``job status``; the word ``all`` in its place takes all of them back in.
+    """
     from streamgd.jobs.operations import release as release_files
 
     _show(output, release_files(_load(output, file), list(names)))

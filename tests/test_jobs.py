@@ -27,7 +27,7 @@ import streamgd
 from streamgd.errors import GateError, StreamgdError
 from streamgd.jobs.config import JobConfig, load_job
 from streamgd.jobs.job import run_job
-from streamgd.jobs.operations import check, release, rollback, status
+from streamgd.jobs.operations import check, quarantine, release, rollback, status
 from streamgd.jobs.versions import Version, Versions
 from streamgd.training.display import Silent
 
@@ -271,6 +271,51 @@ def test_a_held_day_is_tried_again_with_what_has_come_since(job: Job) -> None:
     assert job.run()["files"] == ["day-2.parquet", "day-3.parquet"]
 
 
+def test_what_holds_up_others_is_put_in_quarantine_by_hand(job: Job) -> None:
+    job.run()
+    write_day(job.incoming / "day-2.parquet", 2, flipped=True)
+    write_day(job.incoming / "day-3.parquet", 3)
+    job.refused(3)
+    held = status(job.config)["held"]
+    assert held["day-3.parquet"].endswith("judged together with day-2.parquet)")
+    assert check(job.config)["held"] == held
+    job.refused(3)  # together again
+    assert status(job.config)["held"] == held
+
+    with pytest.raises(StreamgdError, match=r"'day-1\.parquet' is not held, and not new"):
+        quarantine(job.config, ["day-1.parquet"])
+    quarantine(job.config, ["day-2.parquet"])
+    assert status(job.config)["quarantined"] == {"day-2.parquet": held["day-2.parquet"]}
+    assert job.run()["files"] == ["day-3.parquet"]
+    release(job.config, ["all"])
+    assert check(job.config)["would_learn"] == ["day-2.parquet"]
+
+
+def test_each_held_day_keeps_its_own_reason(job: Job) -> None:
+    job.run()
+    reasons = {}
+    for day in (2, 3):
+        write_day(job.incoming / f"day-{day}.parquet", day, flipped=True)
+        message = job.refused(3)
+        assert message.endswith(
+            f"Held, and tried again next time: day-{day}.parquet. {message[message.index('Look') :]}"
+        )
+        reasons[f"day-{day}.parquet"] = status(job.config)["held"][f"day-{day}.parquet"]
+        assert status(job.config)["held"] == reasons
+        assert "together" not in reasons[f"day-{day}.parquet"]
+    assert "day-2.parquet, day-3.parquet" in job.refused(3)
+    assert status(job.config)["held"] == reasons
+
+
+def test_a_new_day_is_put_in_quarantine_before_it_is_learned(job: Job) -> None:
+    job.write('pause_after = "1ms"')
+    job.refused(75)  # it is planned by now
+    quarantine(job.config, ["day-1.parquet"])
+    assert "by hand" in status(job.config)["quarantined"]["day-1.parquet"]
+    job.write()
+    assert job.run()["outcome"] == "nothing new"
+
+
 def test_a_poisoned_day_in_quarantine_is_passed_over_until_released(job: Job) -> None:
     job.write(gate='max_worse = "5%"\non_fail = "quarantine"')
     job.run()
@@ -330,7 +375,7 @@ def test_a_restart_that_is_refused_is_tried_whole_again(job: Job) -> None:
     write_day(job.incoming / "day-2.parquet", 2, flipped=True)
     job.refused(3)
     for _ in range(2):
-        with pytest.raises(GateError, match="day-2"):
+        with pytest.raises(GateError, match=r"next time: day-2\.parquet\."):
             job.run(restart=True)
     assert job.learned() == ["day-1.parquet"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -191,7 +191,8 @@ class _Night:
                 f"{self._job.source}: nothing new {since}, expected within {limit_s / 3600:g} h."
                 f" Look at what writes it."
             )
-        self._display.message("nothing new.")
+        passed_over = list(self._state.told("quarantined"))
+        self._display.message(f"nothing new; in quarantine: {_listed(passed_over)}" if passed_over else "nothing new.")
         return {"outcome": "nothing new", "version": current.number if current is not None else None}
 
     def _carry_out(self, plan: Plan, arrivals: Arrivals) -> dict[str, Any]:
@@ -213,8 +214,9 @@ class _Night:
             "hold": "Held, and tried again next time", "quarantine": "In quarantine until streamgd job release",
         }[self._job.gate.on_fail]  # fmt: skip
         what = "the candidate was" if learned.model is not None else "new files were"
-        names = [each.relative for each in _at_fault(plan, verdict)]
-        raise GateError(f"{what} refused: {_reasons(verdict)}; {stays}. {fate}: {_listed(names)}. Look at {folder}.")
+        refused = self._refused_files(plan, verdict)
+        waits = f" {fate}: {_listed([each.relative for each in refused])}." if refused else ""
+        raise GateError(f"{what} refused: {_reasons(verdict)}; {stays}.{waits} Look at {folder}.")
 
     def _without_held(self, plan: Plan, arrivals: Arrivals) -> Plan:
         """The plan for those files alone that no refused candidate had learned before."""
@@ -330,28 +332,39 @@ class _Night:
 
     def _refuse(self, plan: Plan, learned: _Learned, verdict: _Verdict) -> Path:
         """Keep the candidate with the reasons, and note what becomes of its files."""
-        at_fault = _at_fault(plan, verdict)
-        files = [each.relative for each in at_fault]
-        reasons = {"files": files, "refused": utc(time.time()), **verdict.to_json()}
-        folder = self._state.keep_candidate(learned.path, reasons)
-        self._telemetry.event("refused", files=files, reasons=[each.text for each in verdict.broken])
+        refused = self._refused_files(plan, verdict)
+        names = [each.relative for each in refused]
+        folder = self._state.keep_candidate(
+            learned.path, {"files": names, "refused": utc(time.time()), **verdict.to_json()}
+        )
+        self._telemetry.event("refused", files=names, reasons=[each.text for each in verdict.broken])
         if not plan.fresh:  # else the next candidate tells which files are at fault
-            status: Reason = "held" if self._job.gate.on_fail == "hold" else "quarantined"
-            why = _reasons(verdict)
-            waiting, learned_before = self._state.waiting(), self._versions.ledger().files.values()
-            for each in at_fault:
-                if each in learned_before:
-                    continue
-                waiting[each.relative] = Waiting(each.relative, each.footer_digest, status, why)
-            self._state.write_waiting(waiting.values())
+            self._let_wait(refused, verdict)
             self._state.clear_work()
         return folder
 
+    def _refused_files(self, plan: Plan, verdict: _Verdict) -> list[Entry]:
+        """The new files that the broken rules name, or all that are new where they name none."""
+        named, learned_before = files_of(verdict.broken), self._versions.ledger().files.values()
+        return [each for each in plan.files if each not in learned_before and (not named or each.relative in named)]
 
-def _at_fault(plan: Plan, verdict: _Verdict) -> list[Entry]:
-    """The files that the broken rules name, or all of the plan where they name none."""
-    named = files_of(verdict.broken)
-    return [each for each in plan.files if not named or each.relative in named]
+    def _let_wait(self, files: list[Entry], verdict: _Verdict) -> None:
+        """Hold files, or put them in quarantine; one that has a reason keeps it unless it was judged alone."""
+        status: Reason = "held" if self._job.gate.on_fail == "hold" else "quarantined"
+        waiting, now = self._state.waiting(), utc(time.time())
+        apart = bool(files_of(verdict.broken))
+        for each in files:
+            before = waiting.get(each.relative)
+            if before is not None and before.footer_digest != each.footer_digest:
+                before = None
+            beside = [] if apart else [other.relative for other in files if other != each]
+            if before is not None and beside:
+                waiting[each.relative] = replace(before, status=status)
+                continue
+            why = "; ".join(rule.text for rule in verdict.broken if files_of([rule]) <= {each.relative})
+            since = before.since if before is not None else now
+            waiting[each.relative] = Waiting(each.relative, each.footer_digest, status, why, since, beside)
+        self._state.write_waiting(waiting.values())
 
 
 def _reasons(verdict: _Verdict) -> str:

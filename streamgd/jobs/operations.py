@@ -1,8 +1,10 @@
-"""What people do to a job by hand: see how it stands, go back to an older version, release what is in quarantine."""
+"""What people do to a job by hand: see how it stands, go back to an older version, pass files over and release them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from streamgd.errors import NoInputError, StreamgdError, did_you_mean
@@ -26,8 +28,7 @@ def status(job: JobConfig) -> dict[str, Any]:
         "published": None if current is None else _published(current),
         "versions": [version.number for version in versions.all()], "files_learned": len(ledger.files),
         "unfinished": None if plan is None else [each.relative for each in plan.files],
-        "held": {each.relative: each.why for each in waiting.values() if each.status == "held"},
-        "quarantined": {each.relative: each.why for each in waiting.values() if each.status == "quarantined"},
+        "held": state.told("held"), "quarantined": state.told("quarantined"),
     }  # fmt: skip
     return facts | _source_facts(job, ledger, waiting)
 
@@ -67,13 +68,14 @@ def check(job: JobConfig) -> dict[str, Any]:
     check_telemetry(job)
     versions = Versions(job.published_dir)
     current, ledger = versions.current(), versions.ledger()
-    arrivals = look(job, ledger, time.time())
-    found = what_is_new(job, ledger, arrivals, StateDirectory(job.state_dir).waiting(), restart=False)
+    state, arrivals = StateDirectory(job.state_dir), look(job, ledger, time.time())
+    found = what_is_new(job, ledger, arrivals, state.waiting(), restart=False)
     check_base(job, current, found)
     names = [each.entry.relative for each in found.new]
     return {
         "job": job.name, "mode": job.mode, "source": job.source, "state": job.state, "files_learned": len(ledger.files),
-        "would_learn": names, "unsettled": arrivals.unsettled, "without_rows": arrivals.without_rows,
+        "would_learn": names, "held": state.told("held"), "quarantined": state.told("quarantined"),
+        "unsettled": arrivals.unsettled, "without_rows": arrivals.without_rows,
         **_training_facts(job, names),
     }  # fmt: skip
 
@@ -113,16 +115,22 @@ def rollback(job: JobConfig, number: int | None, quarantine: bool = False) -> di
         since = [entry for name, entry in entries.items() if target.ledger.files.get(name) != entry]
         if quarantine:
             why = f"learned by version {current.number}, which was taken back"
-            waiting = state.waiting() | {each.relative: _quarantined(each, why) for each in since}
-            state.write_waiting(waiting.values())
+            _put_in_quarantine(state, since, why)
         versions.point_to(target)
         state.clear_work()
     names = [each.relative for each in since]
     return {"from": current.number, "to": target.number, "files_since": names, "quarantined": quarantine}
 
 
-def _quarantined(entry: Entry, why: str) -> Waiting:
-    return Waiting(entry.relative, entry.footer_digest, "quarantined", why)
+def _put_in_quarantine(state: StateDirectory, entries: Iterable[Entry], why: str) -> None:
+    """Pass over files; one that waits already keeps its reason."""
+    waiting, now = state.waiting(), utc(time.time())
+    for each in entries:
+        new = Waiting(each.relative, each.footer_digest, "quarantined", why, now)
+        before = waiting.get(each.relative)
+        same = before is not None and before.footer_digest == each.footer_digest
+        waiting[each.relative] = replace(before, status="quarantined") if before is not None and same else new
+    state.write_waiting(waiting.values())
 
 
 def _before(versions: Versions, current: Version) -> Version:
@@ -131,6 +139,34 @@ def _before(versions: Versions, current: Version) -> Version:
     if replaced is None:
         raise NoInputError(f"there is no version before {current.number} in {versions.folder}. Name one with --to.")
     return versions.get(replaced)
+
+
+def quarantine(job: JobConfig, names: list[str]) -> dict[str, Any]:
+    """Pass over files that are held or new, until they are released.
+
+    Parameters
+    ----------
+    names : list of str
+        Relative paths as ``job status`` lists them.
+
+    Raises
+    ------
+    NoInputError
+        No such file is held or new.
+    RunLockedError
+        The job is running.
+    """
+    with StateDirectory(job.state_dir) as state:
+        arrivals = look(job, Versions(job.published_dir).ledger(), time.time())
+        entries = {each.entry.relative: each.entry for each in (*arrivals.fresh, *arrivals.changed)}
+        for name in names:
+            if name not in entries:
+                raise NoInputError(f"'{name}' is not held, and not new. {did_you_mean(name, list(entries))}")
+        _put_in_quarantine(state, [entries[name] for name in names], "put there by hand")
+        begun = state.plan()
+        if begun is not None and begun.stage_files & set(names):
+            state.clear_work()
+    return {"quarantined": names}
 
 
 def release(job: JobConfig, names: list[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -32,12 +32,27 @@ KEPT_CANDIDATES = 3
 
 @dataclass(frozen=True)
 class Waiting:
-    """A file that a refused candidate had learned: held files are tried again, those in quarantine are passed over."""
+    """A file that a refused candidate had learned: held files are tried again, those in quarantine are passed over.
+
+    Attributes
+    ----------
+    why : what it was refused for, by itself where it was judged so
+    since : when that was first, ISO 8601
+    beside : other new files that the candidate had learned; empty where the reason is its own
+    """
 
     relative: str
     footer_digest: str
     status: Reason
     why: str
+    since: str = ""
+    beside: list[str] = field(default_factory=list)
+
+    @property
+    def told(self) -> str:
+        """The reason, with since when, and whom it was judged with."""
+        beside = f", judged together with {', '.join(self.beside)}" if self.beside else ""
+        return f"{self.why} (since {self.since}{beside})" if self.since else self.why
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,10 @@ class StateDirectory:
         if files == [asdict(each) for each in self.waiting().values()]:
             return
         _write(self._waiting_path, {"files": files})
+
+    def told(self, status: Reason) -> dict[str, str]:
+        """The files that wait in this way, each with the reason."""
+        return {each.relative: each.told for each in self.waiting().values() if each.status == status}
 
     def plan(self) -> Plan | None:
         """The plan that is not done yet, if there is one."""
