@@ -38,19 +38,27 @@ def _ends_with_newline(path: str) -> bool:
         return log.read(1) == b"\n"
 
 
-def last_run(job: JobConfig) -> dict[str, Any] | None:
-    """The last ``run_end`` in the log of a job, if there is one."""
+def last_runs(job: JobConfig) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The last ``run_end`` in the log of a job, and the ``run_start`` after it, each if there is one.
+
+    The second one works now, or was broken off: killed, or ended by a second Ctrl-C.
+    """
     try:
         with open(job.log_path, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = log.read().splitlines()
     except OSError:
-        return None
+        return None, None
+    begun = None
     for line in reversed(lines):
         try:
             event: dict[str, Any] = json.loads(line)
         except ValueError:
             continue  # the first may be cut, the last torn by a kill
-        if event.get("event") == "run_end" and event.get("job") == job.name:
-            return event
-    return None
+        if event.get("job") != job.name:
+            continue
+        if event.get("event") == "run_end":
+            return event, begun
+        if event.get("event") == "run_start" and begun is None:
+            begun = event
+    return None, begun

@@ -10,7 +10,7 @@ from typing import Any
 from streamgd.errors import NoInputError, StreamgdError, did_you_mean
 from streamgd.jobs.config import JobConfig
 from streamgd.jobs.ledger import Entry, Ledger, look, utc
-from streamgd.jobs.log import last_run
+from streamgd.jobs.log import last_runs
 from streamgd.jobs.planning import check_base, what_is_new
 from streamgd.jobs.statedir import StateDirectory, Waiting
 from streamgd.jobs.telemetry import check as check_telemetry
@@ -24,13 +24,25 @@ def status(job: JobConfig) -> dict[str, Any]:
     current, ledger = versions.current(), versions.ledger()
     plan, waiting = state.plan(), state.waiting()
     facts: dict[str, Any] = {
-        "job": job.name, "running": state.holder, "last_run": last_run(job),
+        "job": job.name, "running": state.holder, "last_run": _last_run(job, state),
         "published": None if current is None else _published(current),
         "versions": [version.number for version in versions.all()], "files_learned": len(ledger.files),
         "unfinished": None if plan is None else [each.relative for each in plan.files],
         "held": state.told("held"), "quarantined": state.told("quarantined"),
     }  # fmt: skip
     return facts | _source_facts(job, ledger, waiting)
+
+
+def _last_run(job: JobConfig, state: StateDirectory) -> dict[str, Any] | None:
+    """How the last run ended; the last but one while a run works."""
+    ended, begun = last_runs(job)
+    if begun is not None and state.holder is None:
+        return {"began": begun["time"], "exit_code": None, "reason": "broken off: it told nothing of its end"}
+    if ended is None:
+        return None
+    names = ("time", "exit_code", "reason", "version", "rows", "seconds", "metrics", "measured_on")
+    newest_s = ended["newest_data_s"]
+    return {name: ended.get(name) for name in names} | {"newest_data": None if newest_s is None else utc(newest_s)}
 
 
 def _published(version: Version) -> dict[str, Any]:

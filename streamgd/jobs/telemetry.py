@@ -8,6 +8,7 @@ A sink that fails is told of as a warning and changes nothing else: no night may
 
 event       facts
 run_start   pid, source, mode
+broken_off  began, pid: of the run before, which told nothing of its end
 looked      new, unsettled: numbers of files; newest_data_s
 goes_on     version, files: of a night that was interrupted
 plan        version, files, mode
@@ -35,7 +36,7 @@ from streamgd.failures import explain
 from streamgd.jobs import mlflow
 from streamgd.jobs.config import JobConfig
 from streamgd.jobs.events import metrics_in
-from streamgd.jobs.log import Log
+from streamgd.jobs.log import Log, last_runs
 from streamgd.jobs.prometheus import Prometheus
 from streamgd.plain import plain
 from streamgd.training.display import Display
@@ -83,7 +84,13 @@ class Telemetry:
             A package is missing that the configured telemetry needs.
         """
         started_s = time.monotonic()
+        _, broken_off = last_runs(self._job)
         self.event("run_start", pid=os.getpid(), source=self._job.source, mode=self._job.mode)
+        if broken_off is not None:
+            self.event("broken_off", began=broken_off["time"], pid=broken_off["pid"])
+            self._display.warn(
+                f"the run that began at {broken_off['time']} was broken off, and told nothing of its end."
+            )
         exit_code, reason = 0, "done"
         try:
             check(self._job)

@@ -12,7 +12,8 @@ import pytest
 from small_jobs import JUDGED, PUBLISHED, TRAINED, job, log_of, tell
 
 from streamgd.errors import ConfigError, GateError, PausedError
-from streamgd.jobs.log import last_run
+from streamgd.jobs.log import last_runs
+from streamgd.jobs.operations import status
 
 PROMETHEUS = '[telemetry]\nprometheus = "late.prom"\n'
 
@@ -42,7 +43,7 @@ def test_a_refused_candidate_is_told_with_its_metrics(tmp_path: Path) -> None:
 
     tell(late, ("judged", JUDGED), ends=GateError("auc 0.75 is below 0.8"))
 
-    end = last_run(late)
+    end, _ = last_runs(late)
     assert end is not None
     assert (end["exit_code"], end["reason"]) == (3, "auc 0.75 is below 0.8")
     assert end["metrics"] == {"rows": 10, "auc": 0.75, "log_loss": 0.25}
@@ -54,7 +55,7 @@ def test_what_is_only_compared_leaves_the_metrics_of_what_was_measured(tmp_path:
 
     tell(late, ("judged", JUDGED), ("judged", compared))
 
-    end = last_run(late)
+    end, _ = last_runs(late)
     assert end is not None
     assert (end["metrics"]["auc"], end["measured_on"]) == (0.75, JUDGED["measured_on"])
     assert 'candidate_metric{job="late",metric="auc"} 0.75' in (tmp_path / "late.prom").read_text()
@@ -69,7 +70,7 @@ def test_any_way_to_end_is_told(tmp_path: Path, error: BaseException, exit_code:
 
     tell(late, ends=error)
 
-    end = last_run(late)
+    end, _ = last_runs(late)
     assert end is not None
     assert end["exit_code"] == exit_code
 
@@ -96,7 +97,28 @@ def test_a_line_that_a_kill_has_torn_spoils_no_other(tmp_path: Path) -> None:
     lines = late.log_path.read_text().splitlines()
     assert len(lines) == 5
     assert lines[2] == '{"event": "run_'
-    assert last_run(late) is not None
+    end, begun = last_runs(late)
+    assert end is not None
+    assert begun is None
+
+
+def test_a_run_that_was_broken_off_is_told_by_the_next(tmp_path: Path) -> None:
+    late = job(tmp_path)
+    tell(late)
+    assert status(late)["last_run"]["exit_code"] == 0
+    whole = late.log_path.read_bytes()
+    late.log_path.write_bytes(whole + whole.splitlines(keepends=True)[0])  # killed once it had begun
+    began = log_of(late)[0]["time"]
+
+    last = status(late)["last_run"]
+    assert (last["exit_code"], last["began"]) == (None, began)
+    assert "broken off" in last["reason"]
+    (warning,) = tell(late)
+
+    assert "was broken off" in warning
+    assert log_of(late)[-2] == log_of(late)[-2] | {"event": "broken_off", "began": began, "pid": os.getpid()}
+    assert tell(late) == []
+    assert status(late)["last_run"]["exit_code"] == 0
 
 
 def test_a_sink_that_fails_warns_and_the_others_are_told(tmp_path: Path) -> None:
@@ -131,7 +153,9 @@ def test_a_signal_while_a_sink_works_is_no_failure_of_it(tmp_path: Path, monkeyp
     with pytest.raises(PausedError):
         tell(late, ("judged", JUDGED))
 
-    assert last_run(late)["exit_code"] == 75
+    end, _ = last_runs(late)
+    assert end is not None
+    assert end["exit_code"] == 75
 
 
 def test_a_missing_package_ends_the_night_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +166,7 @@ def test_a_missing_package_ends_the_night_with_what_to_install(tmp_path: Path, m
     with pytest.raises(ConfigError, match=r"pip install 'streamgd\[mlflow\]'"):
         tell(late)
 
-    end = last_run(late)
+    end, _ = last_runs(late)
     assert end is not None
     assert end["exit_code"] == 78
     assert 'last_run_exit_code{job="late"} 78' in (tmp_path / "late.prom").read_text()
