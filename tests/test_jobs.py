@@ -24,7 +24,7 @@ from oracles import FLIGHT_FEATURES
 from processes import Process, command
 
 import streamgd
-from streamgd.errors import GateError, StreamgdError
+from streamgd.errors import ConfigError, GateError, StreamgdError
 from streamgd.jobs.config import JobConfig, load_job
 from streamgd.jobs.job import run_job
 from streamgd.jobs.operations import check, quarantine, release, rollback, status
@@ -490,6 +490,17 @@ def test_a_new_and_a_missing_column_are_named(job: Job) -> None:
     assert "day-2.parquet has a new column 'new'" in job.refused(65)
     pq.write_table(table.drop_columns(["b"]), job.incoming / "day-2.parquet")
     assert "day-2.parquet lacks the column 'b'" in job.refused(65)
+
+
+def test_a_target_that_is_not_there_is_told_with_the_line_of_the_job_file(job: Job) -> None:
+    job.write(train='target = "yy"')
+    expected = f"{job.file}, line 5: [train] target: the data have no column 'yy'. Did you mean 'y'?"
+    assert job.refused(78) == expected
+    with pytest.raises(ConfigError) as caught:
+        check(job.config)
+    assert str(caught.value) == expected
+    job.write()
+    assert job.run()["outcome"] == "published"
 
 
 def test_nothing_new_for_too_long(job: Job) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -246,9 +248,28 @@ def _check_train(job: JobConfig, text: str) -> None:
     try:
         job.train_config(Path("run"))
     except StreamgdError as error:
-        named = re.match(r"(?:missing )?--([a-z0-9-]+)", str(error))
-        loc = ("train", named[1].replace("-", "_")) if named else ("train",)
-        raise _mistake(job.path, text, loc, str(error)) from None
+        raise _of_training(job.path, text, str(error)) from None
+
+
+def _of_training(path: Path, text: str, message: str) -> ConfigError:
+    """What a training run says of an option, with the place of that in the job file."""
+    named = re.match(r"(?:missing )?--([a-z0-9-]+)", message)
+    if named is None:
+        return _mistake(path, text, ("train",), message)
+    return _mistake(path, text, ("train", named[1].replace("-", "_")), message.removeprefix(f"--{named[1]}: "))
+
+
+@contextmanager
+def mistakes_placed(job: JobConfig) -> Iterator[None]:
+    """Tell a mistake in a training option that only the data show with the file, the line and the field."""
+    try:
+        yield
+    except ConfigError as error:
+        option = re.match(r"--([a-z0-9-]+)", str(error))
+        if type(error) is not ConfigError or option is None or option[1].replace("-", "_") not in job.train:
+            raise
+        text = job.path.read_text() if job.path.exists() else ""
+        raise _of_training(job.path, text, str(error)) from error
 
 
 def _check_places(job: JobConfig, text: str) -> None:

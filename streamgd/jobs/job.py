@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from streamgd.errors import ConfigError, GateError, NoInputError
-from streamgd.jobs.config import JobConfig
+from streamgd.jobs.config import JobConfig, mistakes_placed
 from streamgd.jobs.drift import Drift, Moved, files_of
 from streamgd.jobs.gate import Broken, Gate, Scores, judge
 from streamgd.jobs.ledger import Arrivals, Entry, Ledger, look, utc
@@ -255,7 +255,8 @@ class _Night:
         state = before.state if goes_on else None
 
         def run() -> training.Result:
-            return training.run(config, self._display, interrupt=self._interrupt, before=state)
+            with mistakes_placed(self._job):
+                return training.run(config, self._display, interrupt=self._interrupt, before=state)
 
         result = self._patiently(run)
         self._telemetry.event(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamgd.errors import NoInputError, StreamgdError, did_you_mean
-from streamgd.jobs.config import JobConfig
+from streamgd.jobs.config import JobConfig, mistakes_placed
 from streamgd.jobs.ledger import Entry, Ledger, look, utc
 from streamgd.jobs.log import last_runs
 from streamgd.jobs.planning import check_base, what_is_new
@@ -96,7 +96,8 @@ def _training_facts(job: JobConfig, files: list[str]) -> dict[str, Any]:
     """What the training run would do with these files."""
     if not files:
         return {}
-    facts = plan(job.train_config(StateDirectory(job.state_dir).work / "check", files))
+    with mistakes_placed(job):
+        facts = plan(job.train_config(StateDirectory(job.state_dir).work / "check", files))
     return {name: facts[name] for name in ("rows", "loss", "columns", "left_out", "method", "optimizer", "order")}
 
 
