@@ -67,11 +67,12 @@ def check(output: Output, /, file: str) -> None:
 @quiet_option
 @click.pass_obj
 def init(output: Output, /, file: str) -> None:
-    """Write a commented example to FILE.toml, which must not exist."""
+    """Write a commented example to FILE.toml, which must not exist, and make the folder that it learns from."""
     from streamgd.jobs.example import write_example
 
-    write_example(Path(file))
-    _show(output, {"written": file})
+    incoming = write_example(Path(file))
+    first = f"put Parquet files into {incoming}, name their target in {file}, then: streamgd job check {file}"
+    _show(output, {"written": file, "next": first})
 
 
 @job.command(short_help="Last run, last publication, what waits and why.")

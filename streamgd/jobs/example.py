@@ -58,8 +58,8 @@ log = "late.jsonl"             # JSON lines, one for each event
 """
 
 
-def write_example(path: Path) -> None:
-    """Write the example, unless there is such a file.
+def write_example(path: Path) -> Path:
+    """Write the example, unless there is such a file, and make the folder that its source names; returns that.
 
     Raises
     ------
@@ -68,5 +68,7 @@ def write_example(path: Path) -> None:
     """
     if path.exists():
         raise ConfigError(f"{path} is there already. Name another file.")
-    states.make_folder(path.absolute().parent)
+    incoming = path.absolute().parent / "incoming"
+    states.make_folder(incoming)
     states.write_atomically(path.absolute(), EXAMPLE.format(name=path.name).encode())
+    return incoming

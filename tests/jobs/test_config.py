@@ -122,6 +122,7 @@ def test_the_example_is_a_whole_job(tmp_path: Path) -> None:
     write_example(tmp_path / "new" / "late.toml")
     job = load_job(tmp_path / "new" / "late.toml")
     assert job.mode == "continue"
+    assert os.listdir(job.source) == []
     # What is commented out is right too.
     text = (tmp_path / "new" / "late.toml").read_text()
     lines = [line.removeprefix("# ") if "=" in line and line.startswith("# ") else line for line in text.splitlines()]
