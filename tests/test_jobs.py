@@ -24,7 +24,7 @@ from oracles import FLIGHT_FEATURES
 from processes import Process, command
 
 import streamgd
-from streamgd.errors import ConfigError, GateError, StreamgdError
+from streamgd.errors import ConfigError, GateError, PausedError, StreamgdError
 from streamgd.jobs.config import JobConfig, load_job
 from streamgd.jobs.job import run_job
 from streamgd.jobs.operations import check, quarantine, release, rollback, status
@@ -184,6 +184,36 @@ def test_killed_nights_are_made_up_for(tmp_path: Path, mode: str) -> None:
     assert hit > 3
     assert killed.current.model().theta_sha256 == undisturbed.current.model().theta_sha256
     assert killed.current.ledger == undisturbed.current.ledger
+
+
+@pytest.mark.parametrize("mode", ["continue", "retrain"])
+@pytest.mark.parametrize("damaged", [("checkpoints/*",), ("checkpoints/*", "model.*"), ("config.json",)])
+def test_a_night_whose_training_is_damaged_is_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, damaged: tuple[str, ...]
+) -> None:
+    undisturbed, job = (Job(tmp_path / name, f'mode = "{mode}"') for name in "uj")
+    for each in (undisturbed, job):
+        write_day(each.incoming / "day-1.parquet", 1)
+    undisturbed.run()
+
+    def fell(*arguments: Any) -> None:
+        raise PausedError("stopped once it was trained.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("streamgd.jobs.gate.Gate.scores", fell)
+        job.refused(75)
+    spoilt = [path for pattern in damaged for path in (job.folder / "state" / "work").glob(f"*/{pattern}")]
+    assert len(spoilt) >= len(damaged)
+    for path in spoilt:
+        os.truncate(path, path.stat().st_size // 2)
+
+    assert job.run()["outcome"] == "published"
+    assert job.current.model().theta_sha256 == undisturbed.current.model().theta_sha256
+    anew = [event for event in job.events() if event["event"] == "begun_anew"]
+    # A model that is whole is enough where nothing goes on from its run.
+    assert len(anew) == (0 if mode == "retrain" and damaged == ("checkpoints/*",) else 1)
+    write_day(job.incoming / "day-2.parquet", 2)
+    assert job.run()["files"] == ["day-2.parquet"]
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from streamgd.jobs.statedir import Plan, Reason, Stage, StateDirectory, Waiting
 from streamgd.jobs.telemetry import Telemetry
 from streamgd.jobs.versions import Versions
 from streamgd.model import Model
+from streamgd.state import CorruptStateError
 from streamgd.training import train as training
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
@@ -249,26 +250,45 @@ class _Night:
         return learned, after if after.broken or before.candidate is None else before
 
     def _learn(self, stage: Stage, before: _Learned) -> _Learned:
-        """One training run, new or gone on with."""
-        config = self._job.train_config(self._state.work / stage.run, stage.files)
-        goes_on = self._job.mode == "continue"
-        state = before.state if goes_on else None
-
-        def run() -> training.Result:
-            with mistakes_placed(self._job):
-                return training.run(config, self._display, interrupt=self._interrupt, before=state)
-
-        result = self._patiently(run)
+        """One training run, new or gone on with; one that is damaged is begun anew, since its files are still there."""
+        try:
+            result, learned = self._patiently(lambda: self._trained(stage, before, restart=False))
+        except CorruptStateError as error:
+            self._telemetry.event("begun_anew", files=stage.files, reason=str(error))
+            self._display.warn(f"what was trained in {stage.run} cannot be gone on with, and is trained anew: {error}")
+            result, learned = self._patiently(lambda: self._trained(stage, before, restart=True))
         self._telemetry.event(
             "trained", files=stage.files, rows=result.facts["train_rows"], epochs=result.facts["epochs"],
             seconds=result.facts.get("seconds"), stopped_by=result.stopped_by,
             theta_sha256=result.model.theta_sha256,
         )  # fmt: skip
-        if goes_on:
-            loaded = RunDirectory(config.run_dir).checkpoints.latest()
-            assert loaded is not None
-            state = loaded.state
-        return _Learned(result.model, RunDirectory(config.run_dir).model_path, state)
+        return learned
+
+    def _trained(self, stage: Stage, before: _Learned, restart: bool) -> tuple[training.Result, _Learned]:
+        """The result of one training run.
+
+        Raises
+        ------
+        CorruptStateError
+            It was begun, and cannot be gone on with: its configuration or all its checkpoints are damaged.
+        """
+        config = self._job.train_config(self._state.work / stage.run, stage.files)
+        directory, goes_on = RunDirectory(config.run_dir), self._job.mode == "continue"
+        if not restart:
+            try:
+                directory.read_config()
+            except ConfigError as error:
+                raise CorruptStateError(str(error)) from error
+        with mistakes_placed(self._job):
+            result = training.run(
+                config, self._display, restart, self._interrupt, before=before.state if goes_on else None
+            )
+        if not goes_on:
+            return result, _Learned(result.model, directory.model_path)
+        loaded = directory.checkpoints.latest()
+        if loaded is None:
+            raise CorruptStateError(f"all checkpoints in {directory.path} are damaged.")
+        return result, _Learned(result.model, directory.model_path, loaded.state)
 
     def _gate_files(self, plan: Plan, arrivals: Arrivals) -> tuple[list[str], list[str]]:
         """Files to judge on, and files that the published model has learned: the latest ones, if that is asked for."""

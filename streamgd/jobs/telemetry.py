@@ -13,6 +13,7 @@ looked      new, unsettled: numbers of files; newest_data_s
 goes_on     version, files: of a night that was interrupted
 plan        version, files, mode
 drift       file, columns, broken: see ``drift``
+begun_anew  files, reason: a training run that cannot be gone on with
 trained     files, rows, epochs, seconds, stopped_by, theta_sha256
 judged      measured_on, candidate, current, broken
 published   version, files, rows, theta_sha256
