@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -20,14 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from displays import RESOLVED, Listener
 from oracles import FLIGHT_FEATURES
 from processes import Process, command
 
 import streamgd
 from streamgd.errors import ConfigError, GateError, PausedError, StreamgdError
 from streamgd.jobs.config import JobConfig, load_job
+from streamgd.jobs.drift import Drift
 from streamgd.jobs.job import run_job
 from streamgd.jobs.operations import check, quarantine, release, rollback, status
+from streamgd.jobs.telemetry import Telemetry
 from streamgd.jobs.versions import Version, Versions
 from streamgd.training.display import Silent
 
@@ -152,6 +156,10 @@ def test_year_after_year_each_file_is_learned_once(tmp_path: Path, flights: Path
 
 # Killed
 
+#: Processes that begin with everything imported, so that what is killed is the work of a night.
+NIGHTS = multiprocessing.get_context("forkserver")
+NIGHTS.set_forkserver_preload(["streamgd.jobs.job"])
+
 
 def days_of(job: Job, n: int) -> Iterator[Path]:
     for day in range(1, n + 1):
@@ -161,14 +169,17 @@ def days_of(job: Job, n: int) -> Iterator[Path]:
 
 def kill_and_finish(job: Job, kills: int, random_moment: random.Random, longest_s: float) -> int:
     """Kill the job at random moments of its work, then let it end; returns how often it was hit."""
-    hit = 0
+    hit, log = 0, job.folder / "log"
     for _ in range(kills):
-        process = job.start()
-        time.sleep(random_moment.uniform(0.3, longest_s))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            hit += 1
-        process.communicate()
+        told_bytes = log.stat().st_size if log.exists() else 0
+        process = NIGHTS.Process(target=run_job, args=(job.config, Silent()))
+        process.start()
+        while process.is_alive() and (not log.exists() or log.stat().st_size == told_bytes):
+            time.sleep(0.001)
+        time.sleep(random_moment.uniform(0.0, longest_s))
+        process.kill()
+        process.join()
+        hit += process.exitcode == -signal.SIGKILL
     job.run()
     return hit
 
@@ -180,10 +191,12 @@ def test_killed_nights_are_made_up_for(tmp_path: Path, mode: str) -> None:
         undisturbed.run()
     rng, hit = random.Random(6), 0
     for _ in days_of(killed, 3):
-        hit += kill_and_finish(killed, 3, rng, 2.5)
+        hit += kill_and_finish(killed, 3, rng, 0.3)
     assert hit > 3
     assert killed.current.model().theta_sha256 == undisturbed.current.model().theta_sha256
     assert killed.current.ledger == undisturbed.current.ledger
+    events = [event["event"] for event in killed.events()]
+    assert 0 < events.count("broken_off") <= hit
 
 
 @pytest.mark.parametrize("mode", ["continue", "retrain"])
@@ -218,16 +231,17 @@ def test_a_night_whose_training_is_damaged_is_trained_anew(
 
 @pytest.mark.slow
 def test_thirty_kills_of_the_flights_change_nothing(tmp_path: Path, flights: Path) -> None:
-    undisturbed, killed = (flights_job(tmp_path / name, "continue") for name in "uk")
-    rng, hit = random.Random(7), 0
+    undisturbed, hit, rng = flights_job(tmp_path / "u", "continue"), 0, random.Random(7)
     for year in YEARS:
-        for each in (undisturbed, killed):
-            shutil.copy(flights / f"{year}.parquet", each.incoming)
+        shutil.copy(flights / f"{year}.parquet", undisturbed.incoming)
         undisturbed.run()
-        hit += kill_and_finish(killed, 8, rng, 4.0)
-    assert hit >= 30
-    assert killed.current.model().theta_sha256 == undisturbed.current.model().theta_sha256
-    assert killed.current.ledger == undisturbed.current.ledger
+    while hit < 30:
+        killed = flights_job(tmp_path / f"after {hit}", "continue")
+        for year in YEARS:
+            shutil.copy(flights / f"{year}.parquet", killed.incoming)
+            hit += kill_and_finish(killed, 8, rng, 1.5)
+        assert killed.current.model().theta_sha256 == undisturbed.current.model().theta_sha256
+        assert killed.current.ledger == undisturbed.current.ledger
 
 
 READER = """
@@ -575,20 +589,16 @@ def wait_for(job: Job, met: Callable[[], bool], process: Process) -> None:
         time.sleep(0.005)
 
 
-PHASES: dict[str, Callable[[Job], bool]] = {
-    "start": lambda job: (job.folder / "log").exists(),
-    "planned": lambda job: (job.folder / "state" / "work" / "plan.json").exists(),
-    "training": lambda job: any((job.folder / "state" / "work").glob("*/config.json")),
-    "gate": lambda job: '"trained"' in (job.folder / "log").read_text() if (job.folder / "log").exists() else False,
-}
+def send_sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_sigterm_in_each_phase_is_a_pause(tmp_path: Path, phase: str) -> None:
+def test_sigterm_is_a_pause(tmp_path: Path) -> None:
+    """Of a process that has just begun to train on what takes a while."""
     job = Job(tmp_path / "job")
-    write_day(job.incoming / "day-1.parquet", 1, rows=1_000_000)
+    write_day(job.incoming / "day-1.parquet", 1, rows=300_000)
     process = job.start()
-    wait_for(job, lambda: PHASES[phase](job), process)
+    wait_for(job, lambda: any((job.folder / "state" / "work").glob("*/config.json")), process)
     process.send_signal(signal.SIGTERM)
     sent_s = time.monotonic()
     out, err = process.communicate(timeout=60)
@@ -600,29 +610,70 @@ def test_sigterm_in_each_phase_is_a_pause(tmp_path: Path, phase: str) -> None:
     assert job.run()["files"] == ["day-1.parquet"]
 
 
+@pytest.mark.parametrize("mode", ["continue", "retrain"])
+@pytest.mark.parametrize("phase", ["looked", "plan", "training", "trained", "profile", "evaluate", "judged", "publish"])
+def test_a_signal_in_each_phase_is_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, mode: str
+) -> None:
+    """Sent by the job to itself, at an event, when a phase begins, or while it publishes."""
+    undisturbed, job = (Job(tmp_path / name, f'mode = "{mode}"', gate='max_worse = "50%"') for name in "uj")
+    for each in (undisturbed, job):
+        with open(each.file, "a") as file:
+            file.write("[drift]\nwarn_nulls = 0.5\n")
+        for day in (1, 2):
+            write_day(each.incoming / f"day-{day}.parquet", day, rows=2000)
+            if day == 1 or each is undisturbed:
+                each.run()
+    tell, learned = Telemetry.event, Drift.learned
+
+    def told(telemetry: Telemetry, event: str, **facts: Any) -> None:
+        tell(telemetry, event, **facts)
+        if event == phase:
+            send_sigterm()
+
+    def publishing(*arguments: Any) -> Any:
+        if phase == "publish":
+            send_sigterm()
+        return learned(*arguments)
+
+    named = {"training": RESOLVED, "profile": "profile", "evaluate": "evaluate"}.get(phase, "no phase")
+    with monkeypatch.context() as patched:
+        patched.setattr(Telemetry, "event", told)
+        patched.setattr(Drift, "learned", publishing)
+        try:
+            run_job(job.config, Listener(named, send_sigterm))
+        except PausedError:
+            assert job.current.number == 1
+            assert job.events()[-1]["exit_code"] == 75
+        else:
+            assert phase == "publish"  # what was about to be published is
+    assert job.run()["outcome"] == ("nothing new" if phase == "publish" else "published")
+    assert job.current.model().theta_sha256 == undisturbed.current.model().theta_sha256
+    assert job.current.ledger == undisturbed.current.ledger
+
+
 def test_two_jobs_at_once(tmp_path: Path) -> None:
+    """The first one is stopped while it works, so that it is there whatever the second takes."""
     job = Job(tmp_path / "job")
-    write_day(job.incoming / "day-1.parquet", 1, rows=1_000_000)
+    write_day(job.incoming / "day-1.parquet", 1, rows=300_000)
     first = job.start()
-    wait_for(job, lambda: PHASES["training"](job), first)
-    assert status(job.config)["running"] == first.pid
-    started_s = time.monotonic()
-    second = job.start()
-    _, err = second.communicate(timeout=60)
-    took_s = time.monotonic() - started_s
-    assert second.returncode == 4, err
-    assert took_s < 1.0 + start_up_s()
-    assert first.wait(timeout=120) == 0
+    wait_for(job, (job.folder / "log").exists, first)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        os.waitpid(first.pid, os.WUNTRACED)
+        before = job.digest()
+        assert status(job.config)["running"] == first.pid
+        facts = job.run_process(exit_code=4)
+        assert facts["error"]["type"] == "RunLockedError"
+        assert first.poll() is None
+        assert job.digest() == before
+        assert [event["event"] for event in job.events()].count("run_start") == 1
+    finally:
+        first.send_signal(signal.SIGCONT)
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert job.learned() == ["day-1.parquet"]
     assert status(job.config)["running"] is None
-
-
-def start_up_s() -> float:
-    """How long Python and the imports of a job take on this machine now."""
-    started_s = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", "import streamgd.jobs.job"], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    return time.monotonic() - started_s
 
 
 def test_pause_after_is_the_time_budget(tmp_path: Path) -> None:
