@@ -32,8 +32,13 @@ def _load(output: Output, file: str) -> JobConfig:
 def _show(output: Output, facts: dict[str, Any]) -> None:
     from streamgd.console import format_facts
 
-    told = {name: value for name, value in facts.items() if value not in (None, [], {})}
-    output.result(facts, lambda: format_facts(told))
+    output.result(facts, lambda: format_facts(_known(facts)))
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts without those of which nothing is known."""
+    told = {name: _known(value) if isinstance(value, dict) else value for name, value in facts.items()}
+    return {name: value for name, value in told.items() if value not in (None, [], {})}
 
 
 @job.command(short_help="Learn what is new, and publish it if the gate lets it.")

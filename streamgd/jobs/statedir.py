@@ -194,9 +194,7 @@ class StateDirectory:
         folder = kept / f"{max(numbers, default=0) + 1:06d}"
         states.make_folder(folder)
         if model is not None:
-            with storage_errors(f"read {model}"):
-                content = model.read_bytes()
-            states.write_atomically(folder / "model.safetensors", content)
+            states.write_atomically(folder / "model.safetensors", states.read_file(model))
         _write(folder / "reasons.json", reasons)
         older = sorted(path for path in kept.iterdir() if path.is_dir())[:-KEPT_CANDIDATES]
         with storage_errors(f"remove old candidates of {kept}"):
@@ -208,10 +206,8 @@ class StateDirectory:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    with storage_errors(f"read {path}"):
-        text = path.read_bytes()
     try:
-        values: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = json.loads(states.read_file(path))
     except ValueError as error:
         raise _damaged(path, error) from None
     return values

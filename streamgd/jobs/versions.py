@@ -44,10 +44,8 @@ class Version:
     def facts(self) -> dict[str, Any]:
         """What ``version.json`` says."""
         path = self.folder / "version.json"
-        with storage_errors(f"read {path}"):
-            text = path.read_bytes()
         try:
-            facts: dict[str, Any] = json.loads(text)
+            facts: dict[str, Any] = json.loads(states.read_file(path))
         except ValueError as error:
             raise states.CorruptStateError(f"{path}: damaged: {error}. Go back with: streamgd job rollback") from None
         return facts
@@ -58,8 +56,7 @@ class Version:
     @cached_property
     def _state(self) -> dict[str, Any]:
         path = self.folder / "job.safetensors"
-        with storage_errors(f"read {path}"):
-            data = path.read_bytes()
+        data = states.read_file(path)
         with states.no_other_content(str(path), _KIND):
             state: dict[str, Any] = states.deserialize(data, _KIND, str(path))
             Ledger.from_state(state["ledger"])
