@@ -158,7 +158,7 @@ def test_year_after_year_each_file_is_learned_once(tmp_path: Path, flights: Path
 
 #: Processes that begin with everything imported, so that what is killed is the work of a night.
 NIGHTS = multiprocessing.get_context("forkserver")
-NIGHTS.set_forkserver_preload(["streamgd.jobs.job"])
+NIGHTS.set_forkserver_preload(["streamgd.jobs.night"])
 
 
 def days_of(job: Job, n: int) -> Iterator[Path]:
@@ -657,7 +657,7 @@ def test_two_jobs_at_once(tmp_path: Path) -> None:
     job = Job(tmp_path / "job")
     write_day(job.incoming / "day-1.parquet", 1, rows=300_000)
     first = job.start()
-    wait_for(job, (job.folder / "log").exists, first)
+    wait_for(job, (job.folder / "state" / "work" / "plan.json").exists, first)
     first.send_signal(signal.SIGSTOP)
     try:
         os.waitpid(first.pid, os.WUNTRACED)
@@ -674,6 +674,15 @@ def test_two_jobs_at_once(tmp_path: Path) -> None:
     assert first.returncode == 0
     assert job.learned() == ["day-1.parquet"]
     assert status(job.config)["running"] is None
+
+
+def test_the_lock_is_tried_before_what_takes_long_to_import() -> None:
+    code = "import sys, streamgd.jobs.job; print('numba' in sys.modules, 'streamgd.jobs.night' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "False False\n"
 
 
 def test_pause_after_is_the_time_budget(tmp_path: Path) -> None:
