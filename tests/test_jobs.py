@@ -492,6 +492,22 @@ def test_a_truncated_file(job: Job) -> None:
     assert "day-1.parquet" in job.refused(65)
 
 
+def test_a_row_group_that_cannot_be_read_is_passed_over_night_after_night(job: Job) -> None:
+    job.write(train='target = "y"\non_bad_data = "skip"', gate='max_worse = "5%"')
+    job.run()
+    path = job.incoming / "day-2.parquet"
+    write_day(path, 2)
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    damaged = bytearray(path.read_bytes())
+    damaged[start : start + 40] = b"\xff" * 40
+    path.write_bytes(damaged)
+    facts = job.run()
+    assert facts["files"] == ["day-2.parquet"]
+    assert 2500 < facts["rows"] < 3000  # of three row groups, but for those held out
+    write_day(job.incoming / "day-3.parquet", 3)
+    assert job.run()["files"] == ["day-3.parquet"]
+
+
 def test_a_late_file_is_found_and_a_deleted_one_is_no_error(job: Job) -> None:
     write_day(job.incoming / "day-3.parquet", 3)
     job.run()

@@ -17,6 +17,9 @@ from streamgd.jobs.telemetry import check as check_telemetry
 from streamgd.jobs.versions import Version, Versions
 from streamgd.training.train import plan
 
+#: Of a run on another machine the kernel of this one knows nothing.
+_BROKEN_OFF = "broken off: it told nothing of its end, and does not work on this machine now"
+
 
 def status(job: JobConfig) -> dict[str, Any]:
     """How the job stands, as plain values; nothing is changed, and a running job is not disturbed."""
@@ -37,7 +40,7 @@ def _last_run(job: JobConfig, state: StateDirectory) -> dict[str, Any] | None:
     """How the last run ended; the last but one while a run works."""
     ended, begun = last_runs(job)
     if begun is not None and state.holder is None:
-        return {"began": begun["time"], "exit_code": None, "reason": "broken off: it told nothing of its end"}
+        return {"began": begun["time"], "exit_code": None, "reason": _BROKEN_OFF}
     if ended is None:
         return None
     names = ("time", "exit_code", "reason", "version", "rows", "seconds", "metrics", "measured_on")
