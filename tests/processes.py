@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTED = [
-    "streamgd.cli", "streamgd.cli_job", "streamgd.failures", "streamgd.jobs.job", "streamgd.training.workers",
+    "streamgd.cli", "streamgd.cli_job", "streamgd.failures", "streamgd.jobs.night", "streamgd.training.workers",
     "distributed.cli.dask_worker", "distributed.cli.dask_scheduler", "dask.threaded",
 ]  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -156,10 +155,6 @@ def test_year_after_year_each_file_is_learned_once(tmp_path: Path, flights: Path
 
 # Killed
 
-#: Processes that begin with everything imported, so that what is killed is the work of a night.
-NIGHTS = multiprocessing.get_context("forkserver")
-NIGHTS.set_forkserver_preload(["streamgd.jobs.night"])
-
 
 def days_of(job: Job, n: int) -> Iterator[Path]:
     for day in range(1, n + 1):
@@ -172,14 +167,12 @@ def kill_and_finish(job: Job, kills: int, random_moment: random.Random, longest_
     hit, log = 0, job.folder / "log"
     for _ in range(kills):
         told_bytes = log.stat().st_size if log.exists() else 0
-        process = NIGHTS.Process(target=run_job, args=(job.config, Silent()))
-        process.start()
-        while process.is_alive() and (not log.exists() or log.stat().st_size == told_bytes):
+        process = job.start()
+        while process.poll() is None and (not log.exists() or log.stat().st_size == told_bytes):
             time.sleep(0.001)
         time.sleep(random_moment.uniform(0.0, longest_s))
         process.kill()
-        process.join()
-        hit += process.exitcode == -signal.SIGKILL
+        hit += process.wait() == -signal.SIGKILL
     job.run()
     return hit
 
@@ -668,6 +661,10 @@ def test_a_signal_in_each_phase_is_a_pause(
     assert job.current.ledger == undisturbed.current.ledger
 
 
+def is_stopped(process: Process) -> bool:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def test_two_jobs_at_once(tmp_path: Path) -> None:
     """The first one is stopped while it works, so that it is there whatever the second takes."""
     job = Job(tmp_path / "job")
@@ -676,7 +673,7 @@ def test_two_jobs_at_once(tmp_path: Path) -> None:
     wait_for(job, (job.folder / "state" / "work" / "plan.json").exists, first)
     first.send_signal(signal.SIGSTOP)
     try:
-        os.waitpid(first.pid, os.WUNTRACED)
+        wait_for(job, lambda: is_stopped(first), first)
         before = job.digest()
         assert status(job.config)["running"] == first.pid
         facts = job.run_process(exit_code=4)
