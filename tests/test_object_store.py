@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from displays import Listener
 from object_store import KEY, SECRET, TOKEN, ObjectStore, always, at, environment, object_store, one_in
-from processes import command
+from processes import Process
 
 import streamgd
 from streamgd.data import asking
@@ -31,6 +31,7 @@ from streamgd.jobs.job import run_job
 from streamgd.training.display import Silent
 
 OPTIONS = {"epochs": 2, "method": "minibatch", "holdout": "0.1", "seed": 3}
+WINDOWS = {"epochs": 2, "method": "minibatch", "shuffle": "window"}
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
         yield Data(folder / "data", store)
 
 
+SHORT_PAUSES = {"FIRST_PAUSE_S": 0.02, "_POLL_S": 0.01}
+
+
 @pytest.fixture(autouse=True)
 def calm(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     data.store.calm()
-    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(asking, "_POLL_S", 0.01)
+    for name, seconds in SHORT_PAUSES.items():
+        monkeypatch.setattr(asking, name, seconds)
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +125,16 @@ def test_evaluation_and_inspection_with_failing_requests_are_those_of_local_file
     assert streamgd.inspect(data.uri) == streamgd.inspect(str(data.folder))
 
 
+def train_in_windows(uri: str, run: Path) -> None:
+    """What the process does that is killed; it has the credentials in its environment."""
+    vars(asking).update(SHORT_PAUSES)
+    streamgd.train(uri, "late", run=str(run), checkpoint_every="1ms", **WINDOWS)
+
+
 def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, tmp_path):
     data.store.fault = one_in(10)
     run = tmp_path / "run"
-    options = {"method": "minibatch", "epochs": 2, "shuffle": "window"}
-    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    uri = data.store.uri("bucket/data", secret=False)
-    arguments = ["train", uri, "--target", "late", "--run", run, "--checkpoint-every", "1ms", *given]
-    process = command(*arguments, environment=environment())
+    process = Process(train_in_windows, data.store.uri("bucket/data", secret=False), run, environment=environment())
     deadline_s = time.monotonic() + 120
     while not any(run.glob("checkpoints/*.safetensors")) and process.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
@@ -137,9 +143,9 @@ def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, tm
     assert process.returncode == -signal.SIGKILL
     assert not (run / "model.safetensors").exists()
     told = Listener()
-    again = streamgd.train(data.uri, "late", run=str(run), display=told, **options)
+    again = streamgd.train(data.uri, "late", run=str(run), display=told, **WINDOWS)
     assert any("going on from the last checkpoint" in each for each in told.told)
-    whole = streamgd.train(str(data.folder), "late", run=str(tmp_path / "local"), **options)
+    whole = streamgd.train(str(data.folder), "late", run=str(tmp_path / "local"), **WINDOWS)
     assert again.model.theta_sha256 == whole.model.theta_sha256
 
 

@@ -1,4 +1,4 @@
-"""Raw predictions of rows, and gradient and outer products summed over them."""
+"""Raw predictions of rows, and loss, gradient and outer products summed over them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import math
 import numpy as np
 from numba import types
 
-from streamgd.kernels.compile import POINTWISE_FUNCTION, compiled
+from streamgd.kernels.compile import POINTWISE_FUNCTION, ROWS_FUNCTION, compiled
+
+#: Rows that are predicted, compared and summed together: few enough to stay in the nearest cache between the three.
+#: Fixed, so that the bits of a sum depend on nothing but the block.
+TILE_ROWS = 256
 
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
@@ -56,6 +60,68 @@ def add_gradient(features, codes, residual, gradient):
             if j >= 0:
                 gradient[j] += residual[i]
     gradient[gradient.shape[0] - 1] += residual.sum()
+
+
+def _sums_signature(feature):
+    return types.UniTuple(_f8, 2)(
+        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION,
+        ROWS_FUNCTION, _f8[::1], _f8[::1], _f8[::1],
+    )  # fmt: skip
+
+
+@compiled([_sums_signature(types.float32), _sums_signature(_f8)])
+def add_sums(
+    features, codes, target, weight, offset, theta, losses_of_rows, residuals_of_rows, curvatures_of_rows,
+    gradient, curvature, squares,
+):  # fmt: skip
+    """Predict, compare, gradient: one call for all rows of a block, so that no thread waits for Python in between.
+
+    Parameters
+    ----------
+    weight, offset : float64, (n_rows,) or (0,)
+        Empty: 1 and 0.
+    gradient : float64, (n_dof,) or (0,)
+        The gradient of the summed loss is added to it, unless it is empty.
+    curvature, squares : float64, (n_rows,) or (0,)
+        Second derivative of each row's loss by its raw prediction, and square of the first, both weighted; not written
+        where they are empty.
+
+    Returns
+    -------
+    tuple of float
+        The weighted sum of the losses, and the sum of the weights.
+    """
+    n_rows, weighted = features.shape[0], weight.shape[0] > 0
+    loss, sum_of_weights = 0.0, 0.0
+    raw_of_tile, out_of_tile = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
+    for start in range(0, n_rows, TILE_ROWS):
+        stop = min(start + TILE_ROWS, n_rows)
+        raw, out = raw_of_tile[: stop - start], out_of_tile[: stop - start]
+        # Predict.
+        raw_prediction(features[start:stop], codes[start:stop], offset[start:stop], theta, raw)
+        # Compare.
+        y_true, row_weight = target[start:stop], weight[start:stop]
+        losses_of_rows(y_true, raw, out)
+        loss += (row_weight * out).sum() if weighted else out.sum()
+        sum_of_weights += row_weight.sum() if weighted else stop - start
+        if curvature.shape[0] > 0:
+            here = curvature[start:stop]
+            curvatures_of_rows(y_true, raw, here)
+            if weighted:
+                here *= row_weight
+        if gradient.shape[0] == 0:
+            continue
+        residuals_of_rows(y_true, raw, out)
+        if squares.shape[0] > 0:
+            here = squares[start:stop]
+            here[:] = out * out
+            if weighted:
+                here *= row_weight
+        if weighted:
+            out *= row_weight
+        # Gradient.
+        add_gradient(features[start:stop], codes[start:stop], out, gradient)
+    return loss, sum_of_weights
 
 
 def _rows_signature(feature):

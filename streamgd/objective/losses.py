@@ -39,9 +39,9 @@ def _expit(_: float, raw: float) -> float:
 class Loss(ABC):
     """One loss. Subclasses give compiled functions and the link.
 
-    ``pointwise_loss`` and ``pointwise_gradient`` are ``f(y_true, raw_prediction)`` of a row. ``losses_of_rows`` and
-    ``residuals_of_rows`` are ``f(y_true, raw_prediction, out)``: the loss and its first derivative of many rows at
-    once, the same but for the last digits.
+    ``pointwise_loss`` and ``pointwise_gradient`` are ``f(y_true, raw_prediction)`` of a row. ``losses_of_rows``,
+    ``residuals_of_rows`` and ``curvatures_of_rows`` are ``f(y_true, raw_prediction, out)``: the loss, its first and its
+    second derivative of many rows at once, the same but for the last digits.
 
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
     are derived from it. That of a quadratic loss is the same everywhere. ``target_curvature`` is the second derivative
@@ -56,6 +56,7 @@ class Loss(ABC):
     pointwise_gradient: ClassVar[Any]
     losses_of_rows: ClassVar[Any]
     residuals_of_rows: ClassVar[Any]
+    curvatures_of_rows: ClassVar[Any]
     is_classifier: ClassVar[bool] = False
     is_quadratic: ClassVar[bool] = False
 
@@ -67,22 +68,17 @@ class Loss(ABC):
     def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
         """Prediction of a raw prediction."""
 
-    @abstractmethod
-    def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Loss of each row and its first derivative by the raw prediction; both new, float64, shape ``(n,)``.
-
-        The same as the pointwise functions but for the last digits, and faster for many rows at once.
-        """
-
-    @abstractmethod
-    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-        """Second derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
-
     def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Loss of each row, new, float64, shape ``(n,)``."""
-        out = np.empty(len(y_true))
-        self.losses_of_rows(np.ascontiguousarray(y_true), np.ascontiguousarray(raw_prediction), out)
-        return out
+        return _of_rows(self.losses_of_rows, y_true, raw_prediction)
+
+    def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+        """First derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
+        return _of_rows(self.residuals_of_rows, y_true, raw_prediction)
+
+    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+        """Second derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
+        return _of_rows(self.curvatures_of_rows, y_true, raw_prediction)
 
     def mean_loss_of_constant(self, raw: float, mean: float, variance: float) -> float:
         """Mean loss of rows that all have the raw prediction ``raw``, by the moments of their targets.
@@ -91,9 +87,11 @@ class Loss(ABC):
         """
         return float(self.loss(np.array([mean]), np.array([raw]))[0]) + 0.5 * self.target_curvature * variance
 
-    def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-        """First derivative by the raw prediction of each row, float64, shape ``(n,)``."""
-        return self.loss_and_gradient(y_true, raw_prediction)[1]
+
+def _of_rows(function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+    out = np.empty(len(y_true))
+    function(np.ascontiguousarray(y_true, np.float64), np.ascontiguousarray(raw_prediction, np.float64), out)
+    return out
 
 
 def _mapped(function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
@@ -143,12 +141,10 @@ class HalfSquaredError(Loss):
         for i in range(out.shape[0]):
             out[i] = raw[i] - y_true[i]
 
-    def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        residual = raw_prediction - y_true
-        return 0.5 * residual * residual, residual
-
-    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:  # noqa: ARG002
-        return np.ones(len(raw_prediction))
+    @staticmethod
+    @over_rows
+    def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+        out[:] = 1.0
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
         return prediction
@@ -204,26 +200,13 @@ class HalfBinomialLoss(Loss):
             power = exp_of_negative(-abs(raw[i]))
             out[i] = (1.0 if raw[i] >= 0.0 else power) / (1.0 + power) - y_true[i]
 
-    def loss_and_gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        power = np.abs(raw_prediction)
-        np.exp(np.negative(power, out=power), out=power)
-        # log1p(exp(raw)) = max(raw, 0) + log1p(exp(-|raw|)), and nothing cancels where raw and y_true agree.
-        loss = np.log1p(power)
-        positive_part = np.maximum(raw_prediction, 0.0)
-        positive_part -= y_true * raw_prediction
-        loss += positive_part
-        # expit(raw) = exp(min(raw, 0)) / (1 + exp(-|raw|)): a second exp takes a quarter of the time of a choice.
-        gradient = np.exp(np.minimum(raw_prediction, 0.0))
-        power += 1.0
-        gradient /= power
-        gradient -= y_true
-        return loss, gradient
-
-    def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:  # noqa: ARG002
-        # p (1 - p) = exp(-|raw|) / (1 + exp(-|raw|))^2, which keeps its digits where p is nearly 0 or 1.
-        power = np.abs(raw_prediction)
-        np.exp(np.negative(power, out=power), out=power)
-        return np.asarray(power / (1.0 + power) ** 2)
+    @staticmethod
+    @over_rows
+    def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+        for i in range(out.shape[0]):
+            # p (1 - p), written so that it keeps its digits where p is nearly 0 or 1.
+            power = exp_of_negative(-abs(raw[i]))
+            out[i] = power / ((1.0 + power) * (1.0 + power))
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
         return np.asarray(np.log(prediction) - np.log1p(-prediction))

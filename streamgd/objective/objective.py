@@ -8,7 +8,7 @@ theta has shape ``(n_dof, n_outputs)``, the intercept last. ``chunk_sums`` gives
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from streamgd.kernels import sums
 from streamgd.objective.losses import Loss
 from streamgd.objective.penalties import ElasticNet
 
-#: Rows that are predicted, compared and summed together: few enough to stay in the cache between the three. Fixed, so
-#: that the bits of a sum depend on nothing but the block.
-TILE_ROWS = 8192
-#: Rows whose outer products are summed by one product of matrices. Fixed for the same reason.
-PRODUCT_ROWS = 1024
+#: Rows whose outer products are summed by one product of matrices. Fixed, so that the bits of a sum depend on nothing
+#: but the block.
+PRODUCT_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -83,52 +81,30 @@ class Objective:
 
     def chunk_sums(self, theta: np.ndarray, block: Block, hessian: bool = False, meat: bool = False) -> ChunkSums:
         """Sums of loss, gradient and, where asked for, Hessian and meat over the rows of ``block`` at ``theta``."""
+        gradient = np.zeros(len(theta))
         curvature, squares = np.empty(block.rows if hessian else 0), np.empty(block.rows if meat else 0)
-        total = self._sums(theta, block, np.zeros(len(theta)), curvature, squares)
-        if hessian:
-            total = replace(total, hessian=outer_products(block, curvature, len(theta)))
-        return replace(total, meat=outer_products(block, squares, len(theta))) if meat else total
+        loss, weight = self._add_sums(theta, block, gradient, curvature, squares)
+        return ChunkSums(
+            loss, gradient[:, None], weight, block.rows,
+            outer_products(block, curvature, len(theta)) if hessian else None,
+            outer_products(block, squares, len(theta)) if meat else None,
+        )  # fmt: skip
 
     def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
         """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
-        loss = 0.0
-        for start in range(0, block.rows, TILE_ROWS):
-            tile = block.part(start, start + TILE_ROWS)
-            losses = self.loss.loss(tile.target, raw_prediction(tile, theta))
-            if len(tile.weight):
-                losses *= tile.weight
-            loss += float(losses.sum())
-        weight = float(block.weight.sum()) if len(block.weight) else block.rows
+        nothing = np.empty(0)
+        loss, weight = self._add_sums(theta, block, nothing, nothing, nothing)
         return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
 
-    def _sums(
+    def _add_sums(
         self, theta: np.ndarray, block: Block, gradient: np.ndarray, curvature: np.ndarray, squares: np.ndarray
-    ) -> ChunkSums:
-        """Predict, compare, gradient, a tile of rows at a time.
-
-        ``curvature`` and ``squares`` of the gradient by the raw prediction, both
-        (n_rows,) and weighted, are written unless they are empty.
-        """
-        loss, weight = 0.0, 0.0
-        for start in range(0, block.rows, TILE_ROWS):
-            tile = block.part(start, start + TILE_ROWS)
-            raw = raw_prediction(tile, theta)
-            losses, residual = self.loss.loss_and_gradient(tile.target, raw)
-            if len(curvature):
-                here = curvature[start : start + TILE_ROWS]
-                here[:] = self.loss.curvature(tile.target, raw)
-                here *= tile.weight if len(tile.weight) else 1.0
-            if len(squares):
-                here = squares[start : start + TILE_ROWS]
-                np.multiply(residual, residual, out=here)
-                here *= tile.weight if len(tile.weight) else 1.0
-            if len(tile.weight):
-                losses *= tile.weight
-                residual *= tile.weight
-            loss += float(losses.sum())
-            weight += float(tile.weight.sum()) if len(tile.weight) else tile.rows
-            sums.add_gradient(tile.features, tile.codes, residual, gradient)
-        return ChunkSums(loss, gradient[:, None], weight, block.rows)
+    ) -> tuple[float, float]:
+        loss, weight = sums.add_sums(
+            block.features, block.codes, block.target, block.weight, block.offset,
+            np.ascontiguousarray(theta[:, 0]), self.loss.losses_of_rows,
+            self.loss.residuals_of_rows, self.loss.curvatures_of_rows, gradient, curvature, squares,
+        )  # fmt: skip
+        return float(loss), float(weight)
 
     def evaluate(self, theta: np.ndarray, total: ChunkSums) -> Evaluation:
         """The objective from the sums over all rows."""
