@@ -12,6 +12,8 @@ from streamgd.kernels.compile import POINTWISE_FUNCTION, ROWS_FUNCTION, compiled
 #: Rows that are predicted, compared and summed together: few enough to stay in the nearest cache between the three.
 #: Fixed, so that the bits of a sum depend on nothing but the block.
 TILE_ROWS = 256
+#: Columns whose products are summed together: with so many rows they are half of the nearest cache.
+BAND_COLUMNS = 12
 
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
@@ -124,19 +126,57 @@ def add_sums(
     return loss, sum_of_weights
 
 
-def _rows_signature(feature):
+def _numeric_products_signature(feature):
     return types.void(feature[:, ::1], _f8[::1], _f8[:, ::1])
 
 
-@compiled([_rows_signature(types.float32), _rows_signature(_f8)])
-def weighted_rows(features, weight, rows):
-    """``rows[i] = sqrt(weight_i) * [features_i, 1]``: rows (n_rows, n_numeric + 1)."""
-    n_numeric = features.shape[1]
-    for i in range(features.shape[0]):
-        root = math.sqrt(weight[i])
-        for j in range(n_numeric):
-            rows[i, j] = root * features[i, j]
-        rows[i, n_numeric] = root
+@compiled([_numeric_products_signature(types.float32), _numeric_products_signature(_f8)])
+def add_numeric_products(features, weight, products):
+    """Add ``weight_i * x_i x_i'`` to ``products`` (n_numeric + 1, n_numeric + 1), x with a 1 as its last entry.
+
+    Rows are turned into columns, a tile at a time, so that each entry is a product of two vectors; eight entries are
+    summed together, of a band of columns that stays in the nearest cache.
+    """
+    n_rows, n_numeric = features.shape
+    width = -(-(n_numeric + 1) // 4) * 4
+    columns, roots, total = np.zeros((width, TILE_ROWS)), np.empty(TILE_ROWS), np.zeros((width, width))
+    for start in range(0, n_rows, TILE_ROWS):
+        count = min(TILE_ROWS, n_rows - start)
+        if count < TILE_ROWS:
+            columns[:, count:] = 0.0
+        for i in range(count):
+            roots[i] = math.sqrt(weight[start + i])
+            columns[n_numeric, i] = roots[i]
+        by_eight = count - count % 8
+        for first in range(0, by_eight, 8):
+            for j in range(n_numeric):
+                for i in range(first, first + 8):
+                    columns[j, i] = roots[i] * features[start + i, j]
+        for i in range(by_eight, count):
+            for j in range(n_numeric):
+                columns[j, i] = roots[i] * features[start + i, j]
+        for band in range(0, width, BAND_COLUMNS):
+            end = min(band + BAND_COLUMNS, width)
+            for j in range(0, end, 2):
+                for k in range(max(band, j // 4 * 4), end, 4):
+                    a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+                    for i in range(TILE_ROWS):
+                        x, y = columns[j, i], columns[j + 1, i]
+                        p, q, r, s = columns[k, i], columns[k + 1, i], columns[k + 2, i], columns[k + 3, i]
+                        a += x * p
+                        b += x * q
+                        c += x * r
+                        d += x * s
+                        e += y * p
+                        f += y * q
+                        g += y * r
+                        h += y * s
+                    into, below = total[j, k : k + 4], total[j + 1, k : k + 4]
+                    into[0], into[1], into[2], into[3] = into[0] + a, into[1] + b, into[2] + c, into[3] + d
+                    below[0], below[1], below[2], below[3] = below[0] + e, below[1] + f, below[2] + g, below[3] + h
+    for j in range(n_numeric + 1):
+        for k in range(n_numeric + 1):
+            products[j, k] += total[min(j, k), max(j, k)]
 
 
 def _products_signature(feature):

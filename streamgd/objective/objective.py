@@ -17,10 +17,6 @@ from streamgd.kernels import sums
 from streamgd.objective.losses import Loss
 from streamgd.objective.penalties import ElasticNet
 
-#: Rows whose outer products are summed by one product of matrices. Fixed, so that the bits of a sum depend on nothing
-#: but the block.
-PRODUCT_ROWS = 4096
-
 
 @dataclass(frozen=True)
 class ChunkSums:
@@ -139,14 +135,9 @@ def outer_products(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarr
     """
     n_numeric = block.features.shape[1]
     products, numeric = np.zeros((n_dof, n_dof)), np.zeros((n_numeric + 1, n_numeric + 1))
-    memory = np.empty((min(PRODUCT_ROWS, block.rows), n_numeric + 1))
-    for start in range(0, block.rows, PRODUCT_ROWS):
-        features, weight = block.features[start : start + PRODUCT_ROWS], row_weight[start : start + PRODUCT_ROWS]
-        rows = memory[: len(features)]
-        sums.weighted_rows(features, weight, rows)
-        numeric += rows.T @ rows
-        if block.codes.shape[1]:
-            sums.add_code_products(features, block.codes[start : start + PRODUCT_ROWS], weight, products)
+    sums.add_numeric_products(block.features, row_weight, numeric)
+    if block.codes.shape[1]:
+        sums.add_code_products(block.features, block.codes, row_weight, products)
     places = [*range(n_numeric), n_dof - 1]
     products[np.ix_(places, places)] = numeric
     sums.mirror_codes(products, n_numeric)

@@ -17,8 +17,8 @@ from streamgd.plain import byte_size, count_noun
 from streamgd.training.reduce import FOLDED
 
 #: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
-#: pyarrow and numba import where they are: 145 to 150 MB.
-BASE_BYTES = 155_000_000
+#: pyarrow and numba import where they are: 146 to 152 MB.
+BASE_BYTES = 160_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
@@ -36,8 +36,8 @@ LEVEL_BYTES = 40
 VOCABULARY_BYTES = 9_000_000
 #: Copies of the Hessian while the step is solved for: the sum, the mean, the penalised, the scaled, and its factors.
 SOLVING_HESSIANS = 8
-#: What BLAS keeps for each thread that multiplies matrices, and once more for the one that solves.
-PRODUCT_BYTES = 32_000_000
+#: What BLAS keeps for the threads that work out the steps of full batch: measured 28 to 62 MB.
+SOLVER_BYTES = 64_000_000
 #: Bytes of a decoded value: two record batches are there at once.
 VALUE_BYTES = 16
 #: What Arrow's allocator keeps of the batches before, measured with 3 to 1,000 columns and 1 to 4 threads: up to two
@@ -66,7 +66,7 @@ def plan_memory(
     threads: int,
     lanes: int,
     hashed_rows: int,
-    with_products: bool = False,
+    full_batch: bool = False,
     on_workers: bool = False,
 ) -> MemoryPlan:
     """Share out the budget.
@@ -77,8 +77,6 @@ def plan_memory(
         Row groups that are open at once in window order, else 0.
     hashed_rows : int
         Coefficients of hashed columns, which are known before the start.
-    with_products : bool
-        Whether the threads that decode multiply matrices, for a Hessian.
     on_workers : bool
         Whether the budget is that of a worker process.
 
@@ -90,9 +88,8 @@ def plan_memory(
     fixed_bytes = _base_bytes(on_workers) + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
-    product_bytes = with_products * PRODUCT_BYTES
-    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes) + product_bytes
-    kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns) + product_bytes
+    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
+    kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns) + full_batch * SOLVER_BYTES
     sampling = (fixed_bytes + _sample_bytes(manifest, columns, reader), "a sample of the rows")
     if lanes:
         # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so

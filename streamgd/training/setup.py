@@ -379,7 +379,7 @@ def make_task(
             1 if config.on_workers else config.threads or usable_cores(),
             lanes,
             config.hash_buckets * sum(column.hashed for column in columns.categorical),
-            batch and optimizer in ("auto", "newton", "normal"),
+            batch,
             config.on_workers,
         ),
         notes=(*resolved.warnings, *notes, *beyond_limit(config.memory, 1 if config.cluster else config.workers or 1)),

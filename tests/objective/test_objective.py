@@ -7,7 +7,7 @@ from scipy.special import expit
 from streamgd.data.blocks import Block
 from streamgd.kernels.sums import TILE_ROWS, row_norms
 from streamgd.objective.losses import LOSSES
-from streamgd.objective.objective import PRODUCT_ROWS, ChunkSums, Objective, outer_products, raw_prediction
+from streamgd.objective.objective import ChunkSums, Objective, outer_products, raw_prediction
 from streamgd.objective.penalties import ElasticNet
 
 N_NUMERIC, N_LEVELS = 4, 5
@@ -101,7 +101,7 @@ def test_the_objective_is_a_weighted_mean_and_a_penalty() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_same_block_gives_the_same_bits_wherever_it_lies(dtype: str) -> None:
-    block = a_block(PRODUCT_ROWS + 100, "logistic", dtype)
+    block = a_block(TILE_ROWS + 100, "logistic", dtype)
     objective = Objective(LOSSES["logistic"], ElasticNet())
     first = objective.chunk_sums(THETA, block)
     moved = Block(*(np.concatenate([array[:1], array])[1:] for array in block.arrays()))
@@ -161,7 +161,7 @@ def test_row_norms_are_those_of_the_rows_with_their_intercept(weighted: bool) ->
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rows", [0, 1, 300, PRODUCT_ROWS, 2 * PRODUCT_ROWS + 11])
+@pytest.mark.parametrize("rows", [0, 1, 300, TILE_ROWS, 5 * TILE_ROWS + 11])
 def test_the_hessian_is_that_of_numpy(loss: str, weighted: bool, dtype: str, rows: int) -> None:
     block = a_block(rows, loss, dtype, weighted)
     objective = Objective(LOSSES[loss], ElasticNet())
@@ -181,7 +181,7 @@ def test_the_hessian_is_that_of_numpy(loss: str, weighted: bool, dtype: str, row
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("rows", [0, 300, PRODUCT_ROWS + 11])
+@pytest.mark.parametrize("rows", [0, 300, TILE_ROWS + 11])
 def test_the_meat_is_that_of_numpy(loss: str, weighted: bool, rows: int) -> None:
     block = a_block(rows, loss, "float64", weighted)
     objective = Objective(LOSSES[loss], ElasticNet())
