@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from streamgd.config import TrainConfig, differing_options, identity_fields, make_config
 from streamgd.data.encoding import Encoding
+from streamgd.data.frames import is_stream
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
 from streamgd.data.source import Manifest, Skipped, discover
 from streamgd.data.store import remove_blocks
@@ -90,7 +91,7 @@ class Result:
 
 
 def train(
-    data: str | list[str],
+    data: Any,
     target: str,
     *,
     restart: bool = False,
@@ -102,8 +103,10 @@ def train(
 
     Parameters
     ----------
-    data : str or list of str
-        Files, directories, globs or URIs.
+    data : str, path, list of these, or a stream
+        Files, directories, globs or URIs; or what can be read once, a reader of Arrow record batches or an iterator
+        over batches or frames. A stream is learned in one pass by the online scaler, in constant memory; a run on it
+        cannot be resumed.
     target : str
         Column to predict.
     restart : bool
@@ -120,6 +123,11 @@ def train(
 
     In a notebook a bar under the cell shows the progress where no ``display`` is given.
     """
+    if is_stream(data):
+        from streamgd.training.parts import stream_config, train_stream  # which is made of runs
+
+        display = display or notebook_display() or Silent()
+        return train_stream(data, stream_config(target, **options), display, restart)
     config = make_config(data=data, target=target, **options)
     return run(config, display or notebook_display() or Silent(), restart, filesystem=filesystem)
 
