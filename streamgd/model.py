@@ -91,6 +91,10 @@ class Model:
         inner = table(["name", "original units", "standardised"], rows)
         return table(["model", self.theta_sha256[:12]], about) + details(more, inner)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is saved: what a pickle was made to hold is looked at as a file is."""
+        return type(self).from_bytes, (self.to_bytes(), "the pickle")
+
     @classmethod
     def of_training(
         cls, loss_name: str, theta: np.ndarray, encoding: Encoding, facts: dict[str, Any],

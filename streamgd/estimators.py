@@ -1,0 +1,506 @@
+"""``GDClassifier`` and ``GDRegressor``: streamgd by the conventions of scikit-learn (extra ``sklearn``).
+
+    arrays, frames ──> checked ──> one Parquet file in a temporary folder ──> run()        ┐
+    path ────────────────────────────────────────────────────────────────────> run()       ├─> model_, coef_, …
+    stream, partial_fit ──> parts, each a run that goes on from the state of the one before ┘
+
+A thin face: everything is learned by ``training``, everything predicted by ``model_``, a :class:`streamgd.Model`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    _check_y,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from streamgd import state as states
+from streamgd.config import make_config, parse_sources
+from streamgd.data.encoder import Origin
+from streamgd.data.frames import (
+    FRAME_GROUP_ROWS,
+    is_frame,
+    is_path,
+    is_stream,
+    table_of,
+    tables_of,
+    tables_of_files,
+    write_frame,
+)
+from streamgd.data.source import discover
+from streamgd.model import Model
+from streamgd.training.display import Silent
+from streamgd.training.interrupt import Interrupt
+from streamgd.training.parts import learn_parts, stream_config
+from streamgd.training.train import Result, run
+
+#: Below so many rows ``auto`` means full batch in float64; from there on the defaults of ``train``.
+FEW_ROWS = 100_000
+
+#: Arguments that are options of ``TrainConfig``, by the same name.
+_OPTIONS = (
+    "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "shuffle", "scale", "categorical", "max_levels",
+    "seed", "memory", "threads",
+)  # fmt: skip
+
+
+#: What the state of a stream is called where it is kept.
+_STATE = "stream"
+
+
+class _GradientDescent(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor have in common."""
+
+    _loss: str
+    _stream_state: bytes | None
+    loss_curve_: list[float]
+
+    def __init__(
+        self,
+        *,
+        method: str = "auto",
+        optimizer: str = "auto",
+        learning_rate: float | str = "auto",
+        batch_size: int = 256,
+        epochs: int | None = None,
+        l1: float = 0.0,
+        l2: float = 1e-6,
+        features: Sequence[str] | None = None,
+        categorical: Sequence[str] | None = None,
+        max_levels: int = 65_536,
+        scale: str = "standard",
+        shuffle: str = "auto",
+        dtype: str = "auto",
+        seed: int = 0,
+        memory: int | str = "512MB",
+        threads: int | None = None,
+    ):
+        self.method = method
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.l1 = l1
+        self.l2 = l2
+        self.features = features
+        self.categorical = categorical
+        self.max_levels = max_levels
+        self.scale = scale
+        self.shuffle = shuffle
+        self.dtype = dtype
+        self.seed = seed
+        self.memory = memory
+        self.threads = threads
+
+    # Fit
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, target: str | None = None) -> Self:
+        """Learn from scratch.
+
+        Parameters
+        ----------
+        X : array, frame, path, or stream
+            An array has shape (n_rows, n_features). A frame is anything with Arrow's PyCapsule interface: of pandas,
+            polars, Arrow, … A path, or a list of them, names Parquet files as for ``streamgd.train``. A stream (a
+            reader of record batches, an iterator over batches or frames) is learned in one pass.
+        y : array, shape (n_rows,), optional
+            The target of an array or a frame.
+        sample_weight : array, shape (n_rows,), or with ``target`` the name of a column, optional
+        target : str, optional
+            The column to predict, where there is no ``y``. All others are features, but for those that ``train`` takes
+            for ids; or those that ``features`` names.
+
+        Raises
+        ------
+        ValueError
+            By scikit-learn's checks of arrays.
+        StreamgdError
+            One of the tree in ``streamgd.errors``.
+        """
+        self._stream_state = None
+        self._by_name = target is not None or is_path(X) or is_stream(X)
+        if not self._by_name:
+            self._take(self._fit_table(*self._checked_table(X, y, sample_weight, reset=True)))
+            return self
+        options = self._named_options(y, sample_weight, target)
+        if is_stream(X):
+            self._learn_parts(X, options, None)
+        elif is_path(X):
+            self._take(self._fit_files(parse_sources(X), options))
+        else:
+            self._take(self._fit_table(table_of(X), options))
+        return self._with_names_of_columns()
+
+    def _fit_files(self, sources: list[str], options: dict[str, Any]) -> Result:
+        manifest = discover(sources)
+        if manifest.n_rows < FEW_ROWS:
+            # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
+            return self._fit_table(pa.concat_tables(tables_of_files(manifest)), options)
+        with TemporaryDirectory(prefix="streamgd-") as folder:
+            return self._run(sources, Path(folder), manifest.n_rows, options)
+
+    def _fit_table(self, table: pa.Table, options: dict[str, Any]) -> Result:
+        with TemporaryDirectory(prefix="streamgd-") as folder:
+            path = Path(folder) / "data.parquet"
+            write_frame(table, path)
+            return self._run([str(path)], Path(folder), table.num_rows, options)
+
+    def _run(self, data: list[str], folder: Path, n_rows: int, options: dict[str, Any]) -> Result:
+        few = n_rows < FEW_ROWS
+        stochastic = (self.optimizer, self.learning_rate, self.shuffle) != ("auto", "auto", "auto")
+        chosen = self._options("batch" if few and not stochastic else None, "float64" if few else None)
+        config = make_config(data=data, run=str(folder / "run"), **chosen, **options)
+        # Not entered as a context: in a program, signals are left as they are.
+        return run(config, Silent(), interrupt=Interrupt())
+
+    def _options(self, method: str | None, dtype: str | None) -> dict[str, Any]:
+        """The options that the arguments give; ``method`` and ``dtype`` are what their ``auto`` means, if anything."""
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        options["method"] = method if self.method == "auto" else self.method
+        options["dtype"] = dtype if self.dtype == "auto" else self.dtype
+        return {name: value for name, value in options.items() if value is not None} | {"loss": self._loss}
+
+    def _named_options(self, y: Any, sample_weight: Any, target: str | None) -> dict[str, Any]:
+        """Options of data that hold their target."""
+        if target is None or y is not None:
+            raise ValueError("paths and streams hold the target: name its column with target=, and give no y.")
+        if sample_weight is not None and not isinstance(sample_weight, str):
+            raise ValueError("with target= the weights are a column as well: give its name as sample_weight.")
+        if getattr(self, "class_weight", None) is not None:
+            raise ValueError("class_weight needs y. With target=, name a column of weights as sample_weight.")
+        return {"target": target, "weight": sample_weight, "features": self.features}
+
+    # Partial fit
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, target: str | None) -> Self:
+        first, state = not hasattr(self, "model_"), getattr(self, "_stream_state", None)
+        if not first and state is None:
+            warnings.warn(
+                "partial_fit begins a new stream: what fit learned from data as a whole is forgotten.",
+                stacklevel=3,
+            )
+        self._by_name = target is not None or is_path(X) or is_stream(X)
+        if not self._by_name:
+            table, options = self._checked_table(X, y, sample_weight, reset=first)
+            if options["weight"] is None:  # whether there are weights must not change on the way
+                options["weight"] = _fresh_name("weight", table.column_names)
+                table = table.append_column(options["weight"], pa.array(np.ones(table.num_rows)))
+            self._learn_parts(iter([table]), options, state)
+            return self
+        options = self._named_options(y, sample_weight, target)
+        self._learn_parts(_stream_of(X), options, state)
+        return self._with_names_of_columns()
+
+    def _learn_parts(self, stream: Any, options: dict[str, Any], before: bytes | None) -> None:
+        """Learn a stream, on from the state ``before``, as ``_stream_state`` holds it."""
+        curve: list[float] = list(self.loss_curve_) if before is not None else []
+        result: Result | None = None
+        state = states.deserialize(before, _STATE, "the estimator") if before is not None else None
+        with TemporaryDirectory(prefix="streamgd-") as folder:
+            config = stream_config(run=f"{folder}/run", **self._options(None, None), **options)
+            for result, learned in learn_parts(stream, config, state, Silent(), signals=False):
+                curve, state = curve + _losses(result), learned
+        if result is None:
+            raise ValueError("the stream has no rows. Give one that has.")
+        assert state is not None
+        self._take(result)
+        self._stream_state, self.loss_curve_, self.n_iter_ = states.serialize(state, _STATE), curve, len(curve)
+
+    # Arrays and frames
+
+    def _checked_table(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[pa.Table, dict[str, Any]]:
+        """Features, target and weights as one table, looked at as scikit-learn does, and the options that name them."""
+        if y is None:
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        table = self._features_table(X, reset)
+        y = np.asarray(y) if hasattr(y, "__arrow_c_stream__") else y
+        check_consistent_length(table, y)
+        target = self._checked_target(y, reset)
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        weight = self._checked_weight(target, weight, reset)
+        features = table.column_names if self.features is None else self.features
+        options = {"target": _fresh_name("target", table.column_names), "weight": None, "features": features}
+        table = table.append_column(options["target"], pa.array(target))
+        if weight is not None:
+            options["weight"] = _fresh_name("weight", table.column_names)
+            table = table.append_column(options["weight"], pa.array(weight))
+        return table, options
+
+    def _features_table(self, X: Any, reset: bool) -> pa.Table:
+        """The features as an Arrow table; names and number of columns are looked at, and remembered if ``reset``."""
+        if is_frame(X):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return table_of(X).rename_columns(self._column_names())
+        array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan")
+        return pa.table([pa.array(column) for column in array.T], names=self._column_names())
+
+    def _column_names(self) -> list[str]:
+        names = getattr(self, "feature_names_in_", None)
+        return [f"x{number}" for number in range(self.n_features_in_)] if names is None else list(names)
+
+    @abstractmethod
+    def _checked_target(self, y: Any, reset: bool) -> np.ndarray:
+        """The target as it is trained on, shape (n_rows,)."""
+
+    @abstractmethod
+    def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:
+        """The weights as they are trained with, if there are any, float64, shape (n_rows,)."""
+
+    @abstractmethod
+    def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:
+        """Keep what has another shape for a classifier than for a regressor."""
+
+    # What was learned
+
+    def _take(self, result: Result) -> None:
+        self.model_ = result.model
+        rows = result.model.coefficients()
+        self.coef_names_ = np.array([each.name for each in rows[:-1]], dtype=object)
+        self.loss_curve_ = _losses(result)
+        self.n_iter_ = int(result.facts["epochs"])
+        self._take_model(result.model, np.array([each.value for each in rows[:-1]]), rows[-1].value)
+
+    def _with_names_of_columns(self) -> Self:
+        """Features by the names of the columns they were found under."""
+        columns = self.model_.encoding.columns
+        names = [column.source for column in columns.numeric] + [column.name for column in columns.categorical]
+        self.feature_names_in_ = np.array(list(dict.fromkeys(names)), dtype=object)
+        self.n_features_in_ = len(self.feature_names_in_)
+        return self
+
+    def _raw_prediction(self, X: Any) -> np.ndarray:
+        """Of new data of any kind that ``fit`` takes, float64, shape (n_rows,)."""
+        check_is_fitted(self)
+        encoder = self.model_.encoder(with_target=False)
+        found = [np.empty(0)]
+        for table in self._feature_tables(X):
+            for batch in table.combine_chunks().to_batches(FRAME_GROUP_ROWS):
+                block, _ = encoder.encode(batch, Origin("the data", 0, 0, 0))
+                found.append(self.model_.raw_prediction(block))
+        return np.concatenate(found)
+
+    def _feature_tables(self, X: Any) -> Iterator[pa.Table]:
+        if is_path(X) or is_stream(X):
+            yield from tables_of(_stream_of(X))
+        elif is_frame(X) and self._by_name:
+            yield table_of(X)
+        else:
+            yield self._features_table(X, reset=False)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
+    """Logistic regression of two classes.
+
+    Parameters
+    ----------
+    method : {"auto", "batch", "minibatch", "sgd"}
+        ``auto``: full batch to the optimum below 100,000 rows, unless an optimizer, a learning rate or a shuffle is
+        asked for; from there on what ``train`` does by default.
+    dtype : {"auto", "float32", "float64"}
+        ``auto``: float64 below 100,000 rows.
+    features : list of str, optional
+        Columns to learn from; columns of arrays are called x0, x1, …
+    class_weight : dict, "balanced" or None
+        Factors of the weights of the classes; balanced: both have the same total weight.
+    others
+        Options of ``streamgd.train`` by the same name: see ``streamgd.config.TrainConfig``.
+
+    Attributes
+    ----------
+    classes_ : array, shape (2,)
+    coef_ : float64, (1, n_coefficients)
+        In original units. One for each number, and one for each level of a categorical column but the most frequent;
+        ``coef_names_`` has their names.
+    intercept_ : float64, (1,)
+    n_iter_ : int
+        Epochs or passes; of a stream its parts.
+    loss_curve_ : list of float
+        The objective after each pass, or the progressive loss of each epoch or part.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+    model_ : streamgd.Model
+
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> GDClassifier(l2=0.1).fit(X, ["no", "no", "yes", "yes"]).predict([[0.5], [2.5]])
+    array(['no', 'yes'], dtype='<U3')
+    """
+
+    _loss = "logistic"
+
+    def __init__(
+        self,
+        *,
+        method: str = "auto",
+        optimizer: str = "auto",
+        learning_rate: float | str = "auto",
+        batch_size: int = 256,
+        epochs: int | None = None,
+        l1: float = 0.0,
+        l2: float = 1e-6,
+        features: Sequence[str] | None = None,
+        categorical: Sequence[str] | None = None,
+        max_levels: int = 65_536,
+        scale: str = "standard",
+        shuffle: str = "auto",
+        dtype: str = "auto",
+        seed: int = 0,
+        memory: int | str = "512MB",
+        threads: int | None = None,
+        class_weight: Any = None,
+    ):
+        super().__init__(
+            method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
+            l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels, scale=scale,
+            shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
+        )  # fmt: skip
+        self.class_weight = class_weight
+
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None, *, target: str | None = None
+    ) -> Self:
+        """Go on as one stream with more rows, in one pass over them; see :meth:`fit` for the arguments.
+
+        Units, the optimizer and levels go on: the scaler learns the new rows, and new levels get a coefficient. The
+        first rows must be of both classes.
+
+        Parameters
+        ----------
+        classes : array, shape (2,), optional
+            The classes, where ``y`` of a later call may have both and another has one.
+        """
+        if classes is not None and not hasattr(self, "model_"):
+            self.classes_ = _two_classes(np.unique(classes))
+        return self._partial_fit(X, y, sample_weight, target)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """The log-odds of ``classes_[1]``, float64, shape (n_rows,)."""
+        return self._raw_prediction(X)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class, float64, shape (n_rows, 2)."""
+        raw = self._raw_prediction(X)
+        positive = self.model_.loss.inverse_link(raw)
+        return np.column_stack([1.0 - positive, positive])
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of each row, shape (n_rows,)."""
+        raw = self._raw_prediction(X)
+        return np.asarray(self.classes_[(raw > 0).astype(int)])
+
+    def _checked_target(self, y: Any, reset: bool) -> np.ndarray:
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if reset:
+            kind = type_of_target(y, input_name="y", raise_unknown=True)
+            if kind != "binary":
+                raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
+            self.classes_ = _two_classes(np.unique(y))
+        unknown = ~np.isin(y, self.classes_)
+        if unknown.any():
+            raise ValueError(f"y has the class {y[unknown][0]!r}, the classes are {self.classes_.tolist()}.")
+        return np.asarray(y == self.classes_[1], np.int8)
+
+    def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:
+        if self.class_weight is not None:
+            weight = np.ones(len(target)) if weight is None else weight
+            weight = weight * self._class_factors(target, weight)[target]
+        if reset and weight is not None and len(np.unique(target[weight > 0])) < 2:
+            raise ValueError("all rows of positive weight are of one class, expected two classes.")
+        return weight
+
+    def _class_factors(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        if self.class_weight == "balanced":
+            return np.asarray(weight.sum() / (2.0 * np.bincount(target, weight, minlength=2)))
+        if not isinstance(self.class_weight, dict):
+            raise ValueError(f"class_weight: expected a dict, 'balanced' or None, found {self.class_weight!r}.")
+        return np.array([float(self.class_weight.get(label, 1.0)) for label in self.classes_.tolist()])
+
+    def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:
+        self.coef_, self.intercept_ = coef[None, :], np.array([intercept])
+        if self._by_name:
+            self.classes_ = np.array(model.classes)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
+    """Linear regression by the squared loss. Parameters and attributes are those of :class:`GDClassifier`.
+
+    ``coef_`` has shape (n_coefficients,), and ``intercept_`` is a number.
+
+    >>> X = np.array([[0.0], [1.0], [2.0]])
+    >>> GDRegressor(l2=0.0).fit(X, [1.0, 3.0, 5.0]).predict([[3.0]]).round(6)
+    array([7.])
+    """
+
+    _loss = "squared"
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, target: str | None = None) -> Self:
+        """Go on as one stream with more rows, in one pass over them; see :meth:`fit` for the arguments.
+
+        Units, the optimizer and levels go on: the scaler learns the new rows, and new levels get a coefficient.
+        """
+        return self._partial_fit(X, y, sample_weight, target)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The expected value of each row, float64, shape (n_rows,)."""
+        return self._raw_prediction(X)
+
+    def _checked_target(self, y: Any, reset: bool) -> np.ndarray:  # noqa: ARG002
+        return np.asarray(_check_y(y, y_numeric=True, estimator=self), np.float64)
+
+    def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:  # noqa: ARG002
+        return weight
+
+    def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:  # noqa: ARG002
+        self.coef_, self.intercept_ = coef, intercept
+
+
+def _two_classes(classes: np.ndarray) -> np.ndarray:
+    if len(classes) != 2:
+        raise ValueError(f"expected two classes, found {len(classes)} class(es): {classes.tolist()[:5]}.")
+    return classes
+
+
+def _losses(result: Result) -> list[float]:
+    """The objective after each pass, or the progressive loss of each epoch."""
+    key = {"pass": "objective", "epoch": "progressive_loss"}
+    return [line[key[line["event"]]] for line in result.history if line.get("event") in key]
+
+
+def _stream_of(X: Any) -> Any:
+    """What can be read once, of any kind of data that holds its target."""
+    if is_path(X):
+        return tables_of_files(discover(parse_sources(X)))
+    return X if is_stream(X) else iter([X])
+
+
+def _fresh_name(name: str, taken: list[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

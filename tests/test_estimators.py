@@ -1,0 +1,219 @@
+"""The estimators keep scikit-learn's conventions, take frames of any kind, and learn what ``train`` learns."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import streamgd
+from streamgd.errors import SchemaError
+from streamgd.estimators import GDClassifier, GDRegressor
+
+ROWS = 3_000
+
+
+@parametrize_with_checks([GDClassifier(), GDRegressor()])
+def test_scikit_learns_checks_pass(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
+    """Two numbers, one with nulls, a text column, and two targets that depend on them."""
+    random = np.random.default_rng(seed)
+    x, z = random.normal(3.0, 10.0, rows), random.exponential(0.01, rows)
+    city = np.array(["Rome", "Oslo", "Bern", "Łódź"])[random.choice(4, rows, p=[0.4, 0.3, 0.2, 0.1])]
+    amount = 5.0 + 0.3 * x + 100.0 * z + 2.0 * (city == "Oslo") + random.normal(size=rows)
+    late = random.random(rows) < 1.0 / (1.0 + np.exp(6.0 - amount))
+    return pa.table(
+        {
+            "x": pa.array(x, mask=random.random(rows) < 0.1), "z": z, "city": city, "amount": amount,
+            "late": np.where(late, "yes", "no"),
+        }
+    )  # fmt: skip
+
+
+def features() -> pa.Table:
+    return table().select(["x", "z", "city"])
+
+
+def pandas_frame(data: pa.Table) -> Any:
+    """With an index that is no range, as rows that were split off have."""
+    frame = data.to_pandas()
+    frame.index = np.arange(len(frame))[::-1] * 2
+    return frame
+
+
+def as_categories(data: pa.Table) -> Any:
+    return data.to_pandas().astype({"city": pd.CategoricalDtype(["Oslo", "Paris", "Łódź", "Bern", "Rome"])})
+
+
+def polars_categories(data: pa.Table) -> Any:
+    return pl.DataFrame(data).with_columns(pl.col("city").cast(pl.Categorical))
+
+
+FRAMES = {
+    "pandas": pandas_frame, "pandas categories": as_categories, "polars": pl.DataFrame,
+    "polars categories": polars_categories, "arrow": lambda data: data, "arrow in pieces": lambda data: pa.table(
+        pa.concat_tables([data.slice(start, 700) for start in range(0, len(data), 700)])
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("few", [True], ids=["full batch"])
+def test_frames_of_all_kinds_and_the_files_give_the_same_theta(
+    few: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamgd.estimators.FEW_ROWS", ROWS + 1 if few else ROWS)
+    found, predicted = {}, {}
+    y = table().column("late")
+    for name, frame_of in FRAMES.items():
+        model = GDClassifier().fit(frame_of(features()), y)
+        found[name] = model.model_.theta_sha256
+        predicted[name] = model.predict_proba(frame_of(features()))
+        assert model.feature_names_in_.tolist() == ["x", "z", "city"]
+    pq.write_table(table(), tmp_path / "one.parquet", 1_000)
+    (tmp_path / "more").mkdir()
+    pq.write_table(table().slice(0, 1_700), tmp_path / "more" / "a.parquet", 1_234)
+    pq.write_table(table().slice(1_700), tmp_path / "more" / "b.parquet", 77)
+    for source in ("one.parquet", "more"):
+        model = GDClassifier(features=["x", "z", "city"]).fit(tmp_path / source, target="late")
+        found[source] = model.model_.theta_sha256
+        predicted[source] = model.predict_proba(tmp_path / source)
+    assert len(set(found.values())) == 1, found
+    for each in predicted.values():
+        np.testing.assert_array_equal(each, predicted["arrow"])
+
+
+def test_coefficients_are_those_of_scikit_learn_in_original_units() -> None:
+    data = table().to_pandas()
+    X, y = data[["z", "amount"]].to_numpy(), data["late"]
+    ours = GDClassifier(l2=0.0).fit(X, y)
+    theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-4)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
+    assert ours.classes_.tolist() == ["no", "yes"]
+    assert ours.coef_.shape == (1, 2)
+    assert ours.intercept_.shape == (1,)
+    assert len(ours.loss_curve_) == ours.n_iter_
+    assert ours.loss_curve_[-1] < ours.loss_curve_[0]
+
+
+def test_regression_coefficients_are_those_of_scikit_learn() -> None:
+    data = table().to_pandas()
+    X, y = data[["z"]].to_numpy(), data["amount"]
+    ours, theirs = GDRegressor(l2=0.0).fit(X, y), Ridge(alpha=0.0).fit(X, y)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-9)
+    assert ours.intercept_ == pytest.approx(theirs.intercept_, rel=1e-9)
+    assert ours.score(X, y) == pytest.approx(theirs.score(X, y), rel=1e-12)
+
+
+def test_class_weights_are_sample_weights() -> None:
+    data, factors = table().to_pandas(), {"no": 0.5, "yes": 3.0}
+    X, y = data[["z", "amount"]], data["late"]
+    weighted = GDClassifier().fit(X, y, sample_weight=y.map(factors))
+    assert GDClassifier(class_weight=factors).fit(X, y).coef_ == pytest.approx(weighted.coef_)
+    balanced = GDClassifier(class_weight="balanced").fit(X, y)
+    weight = 1.0 / y.map(y.value_counts())
+    assert np.average(balanced.predict_proba(X)[:, 1], weights=weight) == pytest.approx(0.5)
+
+
+def test_estimators_work_in_pipelines_searches_and_calibration() -> None:
+    data = table().to_pandas()
+    X, y = data[["x", "z", "city"]], data["late"]
+    X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
+    scaled = ColumnTransformer([("scale", StandardScaler(), ["x", "z"])], remainder="passthrough")
+    for output in ("pandas", "polars"):
+        pipeline = make_pipeline(scaled, GDClassifier()).set_output(transform=output)
+        assert pipeline.fit(X_train, y_train).score(X_test, y_test) > 0.75
+    search = GridSearchCV(GDClassifier(), {"l2": [1e-6, 10.0]}, cv=3, scoring="neg_log_loss").fit(X_train, y_train)
+    assert search.best_params_ == {"l2": 1e-6}
+    calibrated = CalibratedClassifierCV(GDClassifier(), cv=2).fit(X_train, y_train)
+    assert calibrated.predict_proba(X_test).shape == (len(X_test), 2)
+
+
+def test_clones_and_pickles_predict_the_same() -> None:
+    model = GDRegressor(l2=1e-3).fit(features(), table().column("amount"))
+    again = clone(model).fit(features(), table().column("amount"))
+    loaded = pickle.loads(pickle.dumps(model))
+    for other in (again, loaded):
+        np.testing.assert_array_equal(other.predict(features()), model.predict(features()))
+
+
+def test_columns_are_found_by_name_where_the_data_held_their_target(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "data.parquet")
+    model = GDRegressor(features=["z", "x"]).fit(tmp_path / "data.parquet", target="amount")
+    expected = model.predict(table())
+    for other in (table().select(["late", "x", "z"]), tmp_path / "data.parquet", iter(table().to_batches())):
+        np.testing.assert_array_equal(model.predict(other), expected)
+    array = np.column_stack([table().column(name) for name in model.feature_names_in_])
+    np.testing.assert_array_equal(model.predict(array), expected)
+
+
+def test_partial_fit_goes_on_as_one_stream_also_after_a_pickle() -> None:
+    data, columns = table(6_000), ["x", "z", "city"]
+    X, y = data.select(columns), data.column("late")
+    model = GDClassifier()
+    for start in range(0, 6_000, 2_000):
+        model = pickle.loads(pickle.dumps(model))
+        model.partial_fit(X.slice(start, 2_000), y.slice(start, 2_000), classes=["no", "yes"])
+        assert model.n_iter_ == start // 2_000 + 1 == len(model.loss_curve_)
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+    whole = GDClassifier().fit(X, y)
+    assert model.score(X, y) == pytest.approx(whole.score(X, y), abs=0.02)
+    # A later call may have rows of one class, and a city that is new.
+    more = X.slice(0, 50).set_column(2, "city", pa.array(["Lima"] * 50))
+    model.partial_fit(more, ["yes"] * 50)
+    assert "city=Lima" in model.coef_names_
+
+
+def test_partial_fit_of_a_stream_goes_on_from_fit_of_a_stream() -> None:
+    data = table().drop_columns(["late"])
+    model = GDRegressor().fit(iter(data.to_batches(500)), target="amount")
+    before = model.coef_
+    model.partial_fit(data.to_reader(), target="amount")
+    assert model.n_iter_ == 2
+    assert (model.coef_ != before).any()
+    with pytest.raises(SchemaError, match="'z'"):
+        model.partial_fit(data.drop_columns(["z"]), target="amount")
+
+
+def test_a_new_stream_after_a_whole_fit_is_warned_of() -> None:
+    model = GDRegressor().fit(features(), table().column("amount"))
+    with pytest.warns(UserWarning, match="forgotten"):
+        model.partial_fit(features(), table().column("amount"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"X": "data.parquet"}, "name its column with target="),
+        ({"X": "data.parquet", "y": [1.0]}, "give no y"),
+        ({"X": "data.parquet", "target": "y", "sample_weight": [1.0]}, "give its name as sample_weight"),
+        ({"X": [[1.0], [2.0], [3.0]], "y": ["a", "b", "c"]}, "Only binary classification is supported"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GDClassifier().fit(**arguments)
+
+
+def test_the_public_function_takes_a_reader(tmp_path: Path) -> None:
+    result = streamgd.train(table().to_reader(), "amount", run=tmp_path / "run", exclude=["late"])
+    assert result.facts["rows"] == ROWS
+    assert streamgd.load(tmp_path / "run").theta_sha256 == result.model.theta_sha256
