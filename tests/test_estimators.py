@@ -75,7 +75,7 @@ FRAMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("few", [True], ids=["full batch"])
+@pytest.mark.parametrize("few", [True, False], ids=["full batch", "mini-batches"])
 def test_frames_of_all_kinds_and_the_files_give_the_same_theta(
     few: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

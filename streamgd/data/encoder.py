@@ -23,6 +23,7 @@ from streamgd.data.kinds import python_values
 from streamgd.data.levels import null_mask
 from streamgd.data.numbers import as_float64, null_indicator
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
+from streamgd.data.ranges import BatchMoments, Piece
 from streamgd.data.scaler import Moments
 from streamgd.data.timestamps import timestamp_part
 from streamgd.data.vocabulary import Vocabulary, as_dictionary
@@ -134,12 +135,17 @@ def _added(counts: np.ndarray, later: np.ndarray) -> np.ndarray:
 
 @dataclass
 class EncodedRows:
-    """What ``Encoder.encode`` found: bool arrays ``(n_rows,)``, and the survey of these rows."""
+    """What ``Encoder.encode`` found: bool arrays ``(n_rows,)``, and the survey of these rows.
+
+    Where moments are taken by ranges, they are in ``ranges``, with the weight in them and the target of each row; of
+    the survey's, ``largest`` alone is then told.
+    """
 
     kept: np.ndarray
     holdout: np.ndarray
     has_null: np.ndarray
     survey: Survey
+    ranges: tuple[BatchMoments, np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,8 @@ class Encoder:
     choice : which rows are used
     every_row : bool
         Keep every row, as prediction does; ``nulls`` is then left to the caller.
+    range_rows : int
+        Take moments by ranges of so many rows (``data.ranges``); 0: of each batch.
     """
 
     columns: Columns
@@ -179,6 +187,7 @@ class Encoder:
     every_row: bool = False
     mean: np.ndarray | None = None
     deviation: np.ndarray | None = None
+    range_rows: int = 0
 
     @classmethod
     def of_encoding(cls, encoding: Encoding, layout: RecordLayout, choice: RowChoice | None = None) -> Self:
@@ -284,49 +293,64 @@ class Encoder:
             for column, levels in zip(self.columns.categorical, found, strict=True)
             if len(levels.is_null)
         }
-        moments, numeric_nulls = self._write_numeric(batch, places, learned, kept, has_null, origin, learn)
-        nulls |= {column.name: n for column, n in zip(self.columns.numeric, numeric_nulls, strict=True) if n}
+        arrays = [_readable(batch.column(column.source), column) for column in self.columns.numeric]
+        ranges = BatchMoments.room(origin.first_row, batch.num_rows, len(arrays), self.range_rows)
+        numbers = self._write_numeric(arrays, places, learned, kept, has_null, ranges, learn)
+        self._check_finite(arrays, numbers[:, 0], kept, origin)
+        nulls |= {each.name: int(n) for each, n in zip(self.columns.numeric, numbers[:, 1], strict=True) if n}
+        moments, target_moments = Moments.empty(len(arrays)), Moments.empty(1)
+        if learn and self.range_rows:
+            target_moments.largest[0] = ranges.take_target(target, learned)
+        elif learn:
+            moments, target_moments = ranges.merged(), Moments.of(target[:, None], learned)
+        moments.largest[:] = numbers[:, 0]
         survey = Survey(
-            int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments,
-            Moments.of(target[:, None], learned) if learn else Moments.empty(1),
-            level_counts,
+            int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments, target_moments, level_counts,
             nulls,
         )  # fmt: skip
-        return EncodedRows(kept, holdout, has_null, survey)
+        return EncodedRows(kept, holdout, has_null, survey, (ranges, learned, target) if self.range_rows else None)
 
     def _chosen(self, purpose: int, origin: Origin, rows: int, fraction: float) -> np.ndarray:
         return chosen_rows(self.choice.seed, purpose, origin.file, origin.first_row_in_file, rows, fraction)
 
     def _write_numeric(
-        self, batch: pa.RecordBatch, places: Places, weight: np.ndarray, kept: np.ndarray, has_null: np.ndarray,
-        origin: Origin, learn: bool,
-    ) -> tuple[Moments, list[int]]:  # fmt: skip
-        arrays = [_readable(batch.column(column.source), column) for column in self.columns.numeric]
-        n_columns = len(arrays)
-        addresses, validity, offsets, kinds = (np.zeros(n_columns, np.int64) for _ in range(4))
-        for j, array in enumerate(arrays):
-            bitmap, values = array.buffers()
-            addresses[j] = values.address if values is not None else 0
-            validity[j] = bitmap.address if bitmap is not None and array.null_count else 0
-            offsets[j] = array.offset
-            kinds[j] = _KIND_OF_TYPE[str(array.type)]
-        moments = np.empty((n_columns, 5))
-        mean = self.mean if self.mean is not None else np.zeros(n_columns)
-        deviation = self.deviation if self.deviation is not None else np.ones(n_columns)
+        self, arrays: list[pa.Array], places: Places, weight: np.ndarray, kept: np.ndarray, has_null: np.ndarray,
+        moments: BatchMoments, learn: bool,
+    ) -> np.ndarray:  # fmt: skip
+        """Write the numbers and their moments; returns largest magnitudes and nulls, float64 ``(n_columns, 2)``."""
+        mean = self.mean if self.mean is not None else np.zeros(len(arrays))
+        deviation = self.deviation if self.deviation is not None else np.ones(len(arrays))
+        found = np.empty((len(arrays), 2))
+        addresses, validity, offsets, kinds = _buffers(arrays)
         kernels.encode_numeric(
-            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0, mean, deviation,
-            places.features, places.first_feature, moments, kept, has_null, learn,
+            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0, mean, deviation, places.features,
+            places.first_feature, moments.ends, moments.tiles, moments.edges, found, kept, has_null, learn,
         )  # fmt: skip
-        for j, array in enumerate(arrays):
-            if np.isinf(moments[j, 3]):
-                values = _doubles(array)
-                row = int(np.flatnonzero(np.isinf(values) & kept)[0])
-                raise DataError(
-                    f"{origin.row(row)}, column '{self.columns.numeric[j].source}': found {values[row]}, expected a"
-                    f" finite number. Mend the data, or leave it out with --exclude or --where."
-                )
-        found = Moments(*(np.ascontiguousarray(moments[:, k]) for k in range(4)))
-        return found, moments[:, 4].astype(int).tolist()
+        return found
+
+    def _check_finite(self, arrays: list[pa.Array], largest: np.ndarray, kept: np.ndarray, origin: Origin) -> None:
+        for j in np.flatnonzero(np.isinf(largest)):
+            values = _doubles(arrays[j])
+            row = int(np.flatnonzero(np.isinf(values) & kept)[0])
+            raise DataError(
+                f"{origin.row(row)}, column '{self.columns.numeric[j].source}': found {values[row]}, expected a"
+                f" finite number. Mend the data, or leave it out with --exclude or --where."
+            )
+
+    def moments_of(self, rows: Piece) -> np.ndarray:
+        """Moments ``(n_numeric + 1, 3)`` of the rows of a range, by the kernels that encode it as part of a batch."""
+        n_columns, n_rows = rows.columns.shape
+        zeros, ones = np.zeros(n_columns), np.ones(n_columns)
+        room = BatchMoments.room(0, n_rows, n_columns, n_rows)
+        arrays = [pa.array(column) for column in rows.columns]
+        addresses, validity, offsets, kinds = _buffers(arrays)
+        kernels.encode_numeric(
+            addresses, validity, offsets, kinds, rows.weight, zeros, ones, zeros, ones,
+            np.empty((n_rows, n_columns), self.layout.feature_type), 0, room.ends, room.tiles, room.edges,
+            np.empty((n_columns, 2)), np.ones(n_rows, np.bool_), np.empty(n_rows, np.bool_), True,
+        )  # fmt: skip
+        room.take_target(rows.target, rows.weight)
+        return np.asarray(room.tiles[0])
 
     def _levels_met(
         self, batch: pa.RecordBatch, column: int, kept: np.ndarray, theta_rows: ThetaRows | None
@@ -422,6 +446,17 @@ def _codes_of_kept(vocabulary: Vocabulary, array: pa.DictionaryArray, kept: np.n
     codes = np.zeros(len(is_met), np.int32)
     codes[is_met] = vocabulary.codes(array.dictionary.filter(pa.array(is_met)))
     return codes
+
+
+def _buffers(arrays: list[pa.Array]) -> tuple[np.ndarray, ...]:
+    """Addresses of values and validity, offsets and kinds, int64 ``(n_columns,)``: see ``kernels.encode_numeric``."""
+    found = np.zeros((4, len(arrays)), np.int64)
+    for j, array in enumerate(arrays):
+        bitmap, values = array.buffers()
+        found[0, j] = values.address if values is not None else 0
+        found[1, j] = bitmap.address if bitmap is not None and array.null_count else 0
+        found[2, j], found[3, j] = array.offset, _KIND_OF_TYPE[str(array.type)]
+    return tuple(found)
 
 
 def _readable(array: pa.Array, column: NumericColumn) -> pa.Array:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from streamgd.data.blocks import HOLDOUT_BIT, Block, RecordLayout
 from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.plan import PLACES, Permutation
+from streamgd.data.ranges import RangedMoments, RowGroupMoments, range_rows
 from streamgd.data.reader import read_batches
+from streamgd.data.scaler import Moments
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.store import BlockStore
 from streamgd.data.stream import can_hold_rows, origin_of, passed_over
@@ -137,7 +139,7 @@ class Preparation:
         stopwatch: Stopwatch,
     ):
         self._manifest = manifest
-        self._encoder = encoder
+        self._encoder = replace(encoder, range_rows=range_rows(encoder.layout.block_rows))
         self._make_encoding = make_encoding
         self._store = store
         self._key = key
@@ -160,6 +162,7 @@ class Preparation:
             note = {
                 "phase": "scatter", "next_row_group": 0, "fill": np.zeros(self._n_blocks, np.int64),
                 "survey": Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies)).state(),
+                "ranges": RangedMoments(self._encoder.range_rows).state(),
                 "vocabularies": [vocabulary.state() for vocabulary in self._encoder.vocabularies],
             }  # fmt: skip
         else:
@@ -180,7 +183,7 @@ class Preparation:
     # Scatter
 
     def _scatter(self, note: dict[str, Any]) -> dict[str, Any]:
-        survey, fill = Survey.from_state(note["survey"]), note["fill"]
+        survey, fill, ranges = Survey.from_state(note["survey"]), note["fill"], RangedMoments.from_state(note["ranges"])
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
         scatter = _Scatter(
             self._manifest, self._encoder, self._store, self._permutation, fill, self._check, self._progress,
@@ -195,15 +198,22 @@ class Preparation:
                 for future in [pool.submit(stage.run, wave) for stage in stages]:
                     future.result()
                 next_group = wave.next_group
-                for index in sorted(wave.surveys):
-                    survey = survey.merge(wave.surveys[index])
+                for index in sorted(wave.found):
+                    survey = survey.merge(wave.found[index][0])
+                    found = wave.found[index][1]
+                    if found is not None:
+                        ranges.add(found, self._encoder.moments_of)
+                if next_group == n_groups:
+                    survey = self._with_moments(survey, ranges)
                 noted_s = time.monotonic()
                 note = {
                     "phase": "scatter", "next_row_group": next_group, "fill": fill, "survey": survey.state(),
+                    "ranges": ranges.state(),
                     "vocabularies": [vocabulary.state() for vocabulary in self._encoder.vocabularies],
                 }  # fmt: skip
                 if next_group == n_groups:
-                    note |= {"phase": "finalise", "regions": np.empty(0, np.int64), "free": self._spare_regions()}
+                    note |= {"phase": "finalise", "ranges": None}
+                    note |= {"regions": np.empty(0, np.int64), "free": self._spare_regions()}
                     note |= {name: np.empty(0, np.int64) for name in ("train_rows", "rows")}
                     note["row_norms"] = np.empty((0, 2))
                 self._write_note(note)
@@ -211,6 +221,16 @@ class Preparation:
                 # A vocabulary of many levels takes long to write down: then seldom.
                 wave_s = max(WAVE_S, 20.0 * (time.monotonic() - noted_s))
         return note
+
+    def _with_moments(self, survey: Survey, ranges: RangedMoments) -> Survey:
+        """The survey with the moments of all rows."""
+        weight, mean, squares = ranges.total(self._encoder.moments_of, len(self._encoder.shift0)).T
+        moments, target = survey.moments.largest, survey.target_moments.largest
+        return replace(
+            survey,
+            moments=Moments(weight[:-1].copy(), mean[:-1].copy(), squares[:-1].copy(), moments),
+            target_moments=Moments(weight[-1:].copy(), mean[-1:].copy(), squares[-1:].copy(), target),
+        )
 
     def _write_note(self, note: dict[str, Any]) -> None:
         with self._stopwatch.timed("waiting"):
@@ -310,7 +330,7 @@ class _Wave:
         self._first_group = first_group
         self._check = check
         self.next_group = first_group
-        self.surveys: dict[int, Survey] = {}
+        self.found: dict[int, tuple[Survey, RowGroupMoments | None]] = {}
         self._n_groups = n_groups
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
@@ -377,7 +397,7 @@ class _Stage:
         """Encode and scatter row groups until the wave ends."""
         try:
             while (index := wave.take()) is not None:
-                wave.surveys[index] = self._encode(self._scatter.manifest.row_groups[index])
+                wave.found[index] = self._encode(self._scatter.manifest.row_groups[index])
             with self._scatter.stopwatch.timed("scatter"):
                 for block in np.flatnonzero(self._queued):
                     self._write_queue(int(block))
@@ -385,11 +405,12 @@ class _Stage:
             wave.fail()
             raise
 
-    def _encode(self, row_group: RowGroup) -> Survey:
+    def _encode(self, row_group: RowGroup) -> tuple[Survey, RowGroupMoments | None]:
         manifest, encoder, stopwatch = self._scatter.manifest, self._scatter.encoder, self._scatter.stopwatch
         survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
         if not can_hold_rows(manifest, row_group, encoder):
-            return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey
+            return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey, None
+        ranges = RowGroupMoments(encoder.range_rows, len(encoder.shift0), row_group.rows, encoder.moments_of)
         start = 0
         batches = read_batches(
             manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.slice_rows
@@ -404,12 +425,14 @@ class _Stage:
             with stopwatch.timed("scatter"):
                 self._place(rows, origin, records)
             survey = survey.merge(rows.survey)
+            assert rows.ranges is not None
+            ranges.add(*rows.ranges)
             start += batch.num_rows
         if encoder.dictionary_columns:
             # Arrow would keep the dictionaries of every row group; pages are used again by the next one.
             pa.default_memory_pool().release_unused()
         self._scatter.progress("prepare", row_group.rows)
-        return survey
+        return survey, ranges
 
     def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:
         """Put the records into the queues of their blocks."""

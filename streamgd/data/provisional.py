@@ -2,6 +2,8 @@
 
 Rows are written into blocks as float32 before the exact moments are known. Shifting by a value of the column's own and
 dividing by a scale of its own size first keeps their precision, whatever the unit; the exact moments follow later.
+
+The scale is a power of two, so that it changes no bit of what is computed later, whatever sample it was taken from.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def shift_and_scale(values: NDArray[np.float64]) -> tuple[float, float]:
-    """A central value of the sample, and the root mean square deviation about it.
+    """A central value of the sample, and the power of two next above the root mean square deviation about it.
 
     Parameters
     ----------
@@ -41,4 +43,15 @@ def shift_and_scale(values: NDArray[np.float64]) -> tuple[float, float]:
         return shift, 1.0
     root_mean_square = float(np.sqrt(np.mean((deviations / largest) ** 2)))
     limits = np.finfo(np.float64)
-    return shift, float(np.clip(4.0 * min(largest * root_mean_square, limits.max / 4), limits.tiny, limits.max / 4))
+    deviation = float(np.clip(4.0 * min(largest * root_mean_square, limits.max / 4), limits.tiny, limits.max / 8))
+    return shift, power_of_two(deviation)
+
+
+def power_of_two(value: float) -> float:
+    """The least power of two that is not below a positive value.
+
+    >>> power_of_two(5.0), power_of_two(0.25)
+    (8.0, 0.25)
+    """
+    fraction, exponent = np.frexp(value)
+    return float(np.ldexp(1.0, exponent - (fraction == 0.5)))

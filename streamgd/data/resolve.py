@@ -31,7 +31,7 @@ from streamgd.data.outcomes import (
     with_null_indicator,
 )
 from streamgd.data.provisional import shift_and_scale
-from streamgd.data.sample import Sample, read_sample
+from streamgd.data.sample import Sample, first_rows, read_sample
 from streamgd.data.source import Manifest
 from streamgd.data.target import check_target_type, resolve_target
 from streamgd.data.timestamps import timestamp_part
@@ -39,6 +39,9 @@ from streamgd.errors import ConfigError, NoInputError, SchemaError, did_you_mean
 
 #: Of so many refused columns the reasons are told; the names of all of them are in the way out.
 REFUSALS_SHOWN = 8
+#: Values among the first rows from which on they decide the shift of a column, and how far off it may be, in scales: a
+#: float32 has bits to spare for that.
+FEWEST_FIRST, FARTHEST_SHIFT = 64, 8.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,9 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     )
     _check_feature_names(columns)
     numbers = [_numeric_values(column, sample) for column in columns.numeric]
-    moments = [shift_and_scale(values) if config.scale == "standard" else (0.0, 1.0) for values in numbers]
+    moments = [(0.0, 1.0)] * len(numbers)
+    if config.scale == "standard" and numbers:
+        moments = _provisional(manifest, columns, where, sample, numbers)
     warnings = _inexact_integers(columns, sample) + _leaks(columns, target, numbers, sample)
     return Resolved(
         columns,
@@ -244,12 +249,36 @@ def _description(outcome: Outcome, sample: Sample) -> str:
 
 def _numeric_values(column: NumericColumn, sample: Sample) -> NDArray[np.float64]:
     """The sampled values of a feature, NaN for null."""
-    array = sample.rows.column(column.source)
+    return _values(column, sample.rows)
+
+
+def _values(column: NumericColumn, rows: pa.RecordBatch) -> NDArray[np.float64]:
+    array = rows.column(column.source)
     if column.part == IS_NULL:
         numbers = null_indicator(array)
     else:
         numbers = as_float64(array) if column.part is None else timestamp_part(array, column.part)
     return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _provisional(
+    manifest: Manifest, columns: Columns, where: Where | None, sample: Sample, numbers: list[NDArray[np.float64]]
+) -> list[tuple[float, float]]:
+    """Shift and scale of each numeric column: the shift by the first rows, unless the sample says that it is far off.
+
+    So neither depends on files and row groups: of the scale, a power of two, no bit of the result does.
+    """
+    rows = first_rows(manifest, list(dict.fromkeys(column.source for column in columns.numeric)), where, sample)
+    found = []
+    for column, values in zip(columns.numeric, numbers, strict=True):
+        shift, scale = shift_and_scale(values)
+        first = _values(column, rows)
+        first_shift = shift_and_scale(first)[0]
+        enough = np.isfinite(first).sum() >= min(FEWEST_FIRST, np.isfinite(values).sum())
+        if enough and abs(first_shift / scale - shift / scale) <= FARTHEST_SHIFT:
+            shift = first_shift
+        found.append((shift, scale))
+    return found
 
 
 def _codes(column: CategoricalColumn, sample: Sample) -> NDArray[np.int64]:

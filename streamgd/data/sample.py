@@ -1,9 +1,11 @@
 """A fixed sample of rows from all over the data set, and scans of single columns.
 
     manifest ── up to 64 row groups, evenly spread ── first rows of each ── where ──> Sample
+    manifest ── row groups in order ── where ──> first rows
 
-The sample is a pure function of manifest and arguments, so that everything derived from it is the same on every start.
-Files are often sorted: rows of the first row group alone would say little about the others.
+A sample is a pure function of manifest and arguments, so that everything derived from it is the same on every start.
+Files are often sorted: rows of the first row group alone would say little about the others. The first rows do not
+depend on files and row groups either.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ SAMPLE_BYTES = 64 * 10**6
 # A filter may leave next to nothing of the rows looked at first; then whole row groups are read until there are enough.
 FEWEST_ROWS = 4_096
 
+#: How many the first rows are, and among how many they are looked for where a filter leaves next to nothing.
+FIRST_ROWS, FIRST_ROWS_AMONG = 1_024, 2**20
+
 _THREADS = 4
 _COLUMNS_AT_ONCE = 200  # each open reader of a column holds about 0.4 MB
 _CODES = pa.dictionary(pa.int32(), pa.string())
@@ -36,12 +41,13 @@ class Sample:
 
     ``rows`` has text columns as ``dictionary<int32, string>`` (the dictionary may hold values that do not occur);
     ``n_rows`` is the estimated number of rows of the whole data set that pass the filter, exact when ``complete``:
-    then ``rows`` are all of them.
+    then ``rows`` are all of them. The first ``front_rows`` of ``rows`` are the first ones of the data set.
     """
 
     rows: pa.RecordBatch
     n_rows: int
     complete: bool
+    front_rows: int
 
 
 def read_sample(manifest: Manifest, columns: list[str], where: Where | None = None) -> Sample:
@@ -72,13 +78,44 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
         batches, rows_looked_at = _search(manifest, row_groups, columns, where, rows_each)
     joined = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
     rows = joined[0] if joined else batches[0]
-    return Sample(rows, len(rows) * n_rows // rows_looked_at, rows_looked_at == n_rows)
+    complete = rows_looked_at == n_rows
+    front_rows = 0 if where is not None else len(rows) if complete else len(batches[0])
+    return Sample(rows, len(rows) * n_rows // rows_looked_at, complete, front_rows)
 
 
 def sample_size(manifest: Manifest, columns: list[str]) -> tuple[int, int]:
     """Rows of a sample of these columns, at most, and how many threads read it."""
     rows = min(SAMPLE_ROWS, manifest.n_rows, _affordable_rows(manifest, list(manifest.row_groups), columns))
     return rows, _sampling_threads(columns)
+
+
+def first_rows(manifest: Manifest, columns: list[str], where: Where | None, sample: Sample) -> pa.RecordBatch:
+    """The first 1,024 rows that pass the filter, whatever files and row groups they are in; of wide rows fewer.
+
+    They are those of the sample where that begins with them; else they are read.
+
+    Raises
+    ------
+    CorruptFileError, DataChangedError, StorageError, AccessError
+        As from :func:`streamgd.data.reader.read_batches`.
+    """
+    wanted = max(1, min(FIRST_ROWS, SAMPLE_BYTES // (8 * len(columns))))
+    if sample.front_rows >= min(wanted, manifest.n_rows):
+        return sample.rows.slice(0, wanted).select(columns)
+    batches: list[pa.RecordBatch] = []
+    missing, looked_at = wanted, 0
+    for row_group in _row_groups(manifest, where):
+        batch_rows = min(wanted, row_group.rows)
+        for batch in _filtered(manifest, row_group, columns, where, batch_rows):
+            batches.append(batch.slice(0, missing))
+            missing -= len(batches[-1])
+            looked_at += batch_rows
+            if not missing:
+                break
+        if not missing or looked_at >= FIRST_ROWS_AMONG:
+            break
+    joined = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return joined[0] if joined else batches[0]
 
 
 def scan_column(manifest: Manifest, column: str, where: Where | None = None) -> Iterator[pa.Array]:

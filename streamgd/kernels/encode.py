@@ -12,9 +12,9 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from streamgd.kernels.compile import compiled
+from streamgd.kernels.moments import TILE_ROWS, tile_moments
 from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
 
-TILE_ROWS = 256
 FINISH_TILE_ROWS = 256
 #: A record is fetched from memory so many records before it is needed.
 PREFETCH_ROWS = 32
@@ -125,29 +125,6 @@ def _standardise(values, shift, scale, mean, deviation):
         values[i] = (values[i] * inverse - mean) * inverse_deviation
 
 
-@compiled(types.Tuple((_f8, _f8))(_f8[::1], _f8[::1], _f8))
-def _mean_and_squares(values, weight, total):
-    """Weighted mean and sum of squared deviations; not finite where a value is not."""
-    weighted = 0.0
-    for i in range(values.shape[0]):
-        weighted += weight[i] * values[i]
-    mean = weighted / total if total > 0.0 else weighted
-    squares = 0.0
-    for i in range(values.shape[0]):
-        deviation = values[i] - mean
-        squares += weight[i] * deviation * deviation
-    return mean, squares
-
-
-@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8[::1]))
-def _numbers_alone(values, weight, numbers, weight_of_numbers):
-    """Values and weights with zeros in place of rows that have no value or no weight: these may hold anything."""
-    for i in range(values.shape[0]):
-        counts = weight[i] > 0.0 and values[i] == values[i]
-        numbers[i] = values[i] if counts else 0.0
-        weight_of_numbers[i] = weight[i] if counts else 0.0
-
-
 @compiled(types.void(_f8[::1], types.boolean[::1]))
 def _mark_nan(values, is_nan):
     for i in range(values.shape[0]):
@@ -157,7 +134,7 @@ def _mark_nan(values, is_nan):
 def _encode_signature(feature):
     return types.void(
         _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1],
-        feature[:, ::1], _i8, _f8[:, ::1],
+        feature[:, ::1], _i8, _i8[::1], _f8[:, :, ::1], _f8[:, :, ::1], _f8[:, ::1],
         types.boolean[::1], types.boolean[::1], types.boolean,
     )  # fmt: skip
 
@@ -175,7 +152,10 @@ def encode_numeric(
     deviation,
     out,
     first,
-    moments,
+    tile_ends,
+    tiles,
+    edges,
+    found,
     kept,
     has_null,
     learn,
@@ -192,24 +172,32 @@ def encode_numeric(
         Provisional units, and the exact moments in these; 0 and 1 where they are not known yet.
     out : float32 or float64, (n_rows, record length)
         Records, written from position ``first``.
-    moments : float64, (n_columns, 5)
-        Written: total weight, mean, sum of squared deviations, and largest magnitude of the values as they were
-        read, and the number of nulls; the last two over the rows that are kept.
+    tile_ends : int64, (n_tiles,)
+        Where tiles of at most ``TILE_ROWS`` rows end.
+    tiles : float64, (n_tiles, n_columns or more, 3)
+        Written if ``learn``: total weight, mean, sum of squared deviations of each tile.
+    edges : float64, (2, n_columns, tile_rows) or (0, 0, 0)
+        If it has room, written what ``tiles`` of the first and last tile would be of, where they have fewer rows than
+        ``tile_rows``.
+    found : float64, (n_columns, 2)
+        Written: the largest magnitude of the values as they were read, and the number of nulls, over the rows that are
+        kept.
     kept : bool, (n_rows,)
     has_null : bool, (n_rows,)
         Set where any column is null or NaN.
     learn : bool
-        Whether the moments are wanted: weight, mean and squared deviations stay zero otherwise.
+        Whether the moments are wanted.
     """
-    n_rows, n_columns = weight.shape[0], addresses.shape[0]
+    n_columns = addresses.shape[0]
     numbers, weight_of_numbers = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
     scaled = np.empty((n_columns, TILE_ROWS), out.dtype)
     buffer = np.empty(TILE_ROWS)
-    moments[:] = 0.0
-    moment_bits = moments.view(np.int64)
-    for start in range(0, n_rows, TILE_ROWS):
-        count = min(TILE_ROWS, n_rows - start)
-        stop = start + count
+    found[:] = 0.0
+    found_bits = found.view(np.int64)
+    start = 0
+    for t in range(tile_ends.shape[0]):
+        stop = tile_ends[t]
+        count = stop - start
         tile, tile_weight = buffer[:count], weight[start:stop]
         total_weight = tile_weight.sum()
         every = kept[start:stop].all()
@@ -218,32 +206,26 @@ def encode_numeric(
             _mark_nulls(validity[column], offsets[column] + start, count, tile)
             largest, nulls = _largest_and_nulls(tile, kept[start:stop], every)
             _standardise(tile, shift[column], scale[column], mean[column], deviation[column])
-            moment_bits[column, 3] = max(moment_bits[column, 3], largest)
-            moments[column, 4] += nulls
+            found_bits[column, 0] = max(found_bits[column, 0], largest)
+            found[column, 1] += nulls
             for i in range(count):
                 scaled[column, i] = tile[i]
-            if not learn:
-                if nulls > 0 or not every:
-                    _mark_nan(tile, has_null[start:stop])
-                continue
-            total = total_weight
-            tile_mean, squares = _mean_and_squares(tile, tile_weight, total)
-            if not np.isfinite(squares):
-                _numbers_alone(tile, tile_weight, numbers[:count], weight_of_numbers[:count])
-                total = weight_of_numbers[:count].sum()
-                tile_mean, squares = _mean_and_squares(numbers[:count], weight_of_numbers[:count], total)
+            if nulls > 0 or not every:
                 _mark_nan(tile, has_null[start:stop])
-            if total > 0.0:
-                # Chan, Golub, LeVeque (1983), eq. 2.1: merge the tile into the column.
-                before = moments[column, 0]
-                difference = tile_mean - moments[column, 1]
-                moments[column, 0] = before + total
-                moments[column, 1] += difference * (total / (before + total))
-                moments[column, 2] += squares + difference * (before * total / (before + total)) * difference
+            if not learn:
+                continue
+            if count < edges.shape[2]:
+                for i in range(count):
+                    edges[0 if t == 0 else 1, column, i] = tile[i]
+                continue
+            tiles[t, column, 0], tiles[t, column, 1], tiles[t, column, 2] = tile_moments(
+                tile, tile_weight, total_weight, numbers, weight_of_numbers
+            )
         rows = out[start:stop, first : first + n_columns]
         for i in range(count):
             for column in range(n_columns):
                 rows[i, column] = scaled[column, i]
+        start = stop
 
 
 @compiled([types.void(feature[:, ::1], _f8[::1]) for feature in (_f4, _f8)])

@@ -25,6 +25,7 @@ from streamgd.data.filters import parse_where
 from streamgd.data.levels import no_levels
 from streamgd.data.plan import INIT, derive_key
 from streamgd.data.prepare import SPARE_REGIONS, block_plan
+from streamgd.data.provisional import power_of_two
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.scaler import Scaling
 from streamgd.data.source import Manifest
@@ -53,6 +54,8 @@ from streamgd.training.warm_start import model_to_start_from
 
 #: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
 WIDEST_PROVISIONAL = 1e18
+#: The largest power of two that is a scale: its inverse is no subnormal number.
+WIDEST_SCALE = 2.0**1021
 
 #: Identity options that decide no bit of the blocks, or by what they resolve to.
 NOT_OF_BLOCKS = {
@@ -138,7 +141,8 @@ class Task:
 
     def widened(self, largest: np.ndarray) -> Task:
         """The same task in provisional units that hold values up to ``largest`` (n_numeric,)."""
-        scale = np.where(largest / WIDEST_PROVISIONAL > self.resolved.scale, largest, self.resolved.scale)
+        wider = np.array([power_of_two(min(value, WIDEST_SCALE)) if value > 0 else 1.0 for value in largest])
+        scale = np.where(largest / WIDEST_PROVISIONAL > self.resolved.scale, wider, self.resolved.scale)
         return replace(self, resolved=replace(self.resolved, scale=scale))
 
     def with_method(self, n_dof: int) -> Task:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamgd.data import sample as module
 from streamgd.data.filters import parse_where
-from streamgd.data.sample import FEWEST_ROWS, SAMPLE_ROW_GROUPS, SAMPLE_ROWS, read_sample, scan_column
+from streamgd.data.sample import FEWEST_ROWS, SAMPLE_ROW_GROUPS, SAMPLE_ROWS, first_rows, read_sample, scan_column
 from streamgd.data.source import Manifest, discover
 
 
@@ -112,3 +112,28 @@ def test_scanning_a_column_gives_every_value_in_order_that_passes_the_filter(tmp
     scanned = [value for array in scan_column(manifest, "row", where) for value in array.to_pylist()]
 
     assert scanned == [row for row in range(1000) if row % 7]
+
+
+@pytest.mark.parametrize("condition", [None, "row % 3 == 1", "row >= 40_000", "row < 0"])
+@pytest.mark.parametrize("row_group_rows", [100, 900, 50_000])
+def test_the_first_rows_are_the_same_whatever_row_groups_they_are_in(
+    tmp_path: Path, condition: str | None, row_group_rows: int
+) -> None:
+    manifest = written(tmp_path, numbered(50_000), row_group_rows, files=2)
+    where = parse_where(condition, manifest.schema) if condition else None
+    first = first_rows(manifest, ["row"], where, read_sample(manifest, ["text", "row"], where))
+    rows = np.arange(50_000)
+    passing = rows[eval(condition, {"row": rows})] if condition else rows
+
+    assert first.column("row").to_pylist() == passing[:1_024].tolist()
+
+
+def test_the_first_rows_are_looked_for_in_part_of_the_data_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_ROWS_AMONG", 3_000)
+    manifest = written(tmp_path, numbered(10_000), 1_000)
+    where = parse_where("row % 1_000 == 7", manifest.schema)
+    first = first_rows(manifest, ["row"], where, read_sample(manifest, ["row"], where))
+
+    assert first.column("row").to_pylist() == [7, 1_007, 2_007]

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgd.kernels import encode as kernels
+from streamgd.kernels import moments as moments_kernels
+from streamgd.kernels.moments import TILE_ROWS
 
 TYPES = {
     "double": pa.float64(), "float": pa.float32(), "int64": pa.int64(), "int32": pa.int32(), "int16": pa.int16(),
@@ -26,16 +28,20 @@ def encoded(
     kinds = np.array([kernels.KINDS.index(str(array.type)) for array in arrays])
     # Two elements stand before the features, one after them, and must be left alone.
     out = np.full((len(weight), len(arrays) + 3), 77.0, dtype)
-    moments, has_null = np.full((len(arrays), 5), np.nan), np.zeros(len(weight), np.bool_)
+    ends = np.array([*range(TILE_ROWS, len(weight), TILE_ROWS), len(weight)])
+    tiles, edges = np.full((len(ends), len(arrays), 3), np.nan), np.empty((0, 0, 0))
+    found, has_null = np.full((len(arrays), 2), np.nan), np.zeros(len(weight), np.bool_)
     kept = weight > 0 if kept is None else kept
     kernels.encode_numeric(
         addresses, validity, offsets, kinds, weight, shift, scale, np.zeros_like(shift), np.ones_like(scale),
-        out, 2, moments, kept, has_null, True,
+        out, 2, ends, tiles, edges, found, kept, has_null, True,
     )  # fmt: skip
     assert (out[:, :2] == 77.0).all()
     assert (out[:, -1] == 77.0).all()
-    np.testing.assert_array_equal(moments[:, 4], np.isnan(out[kept][:, 2:-1]).sum(axis=0))
-    return out[:, 2:-1], moments[:, :4], has_null
+    np.testing.assert_array_equal(found[:, 1], np.isnan(out[kept][:, 2:-1]).sum(axis=0))
+    moments = np.zeros((len(arrays), 3))
+    moments_kernels.merge_in_order(tiles, moments)
+    return out[:, 2:-1], np.column_stack([moments, found[:, 0]]), has_null
 
 
 def plain_values(array: pa.Array) -> np.ndarray:
@@ -75,7 +81,7 @@ def check_moments(moments: np.ndarray, values: np.ndarray, weight: np.ndarray, s
 def test_every_element_type_is_read_as_numpy_reads_it(name: str, dtype: type, nulls: bool) -> None:
     rng = np.random.default_rng(kernels.KINDS.index(name))
     # More than two tiles, the last one short.
-    n = 2 * kernels.TILE_ROWS + 37
+    n = 2 * TILE_ROWS + 37
     values = random_values(name, n + 50, rng)
     if not nulls:
         values = [value for value in values if value is not None]
@@ -110,7 +116,7 @@ def test_slices_begin_anywhere_in_values_and_bitmap(name: str, offset: int, n: i
 
 def test_columns_do_not_mix() -> None:
     rng = np.random.default_rng(4)
-    n = kernels.TILE_ROWS + 5
+    n = TILE_ROWS + 5
     arrays = [pa.array(random_values(name, n + k, rng), TYPES[name]).slice(k, n) for k, name in enumerate(TYPES)]
     shift, scale = rng.normal(size=len(arrays)), rng.uniform(0.5, 2.0, len(arrays))
     weight = rng.uniform(0.1, 3.0, n)
