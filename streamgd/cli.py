@@ -79,14 +79,19 @@ def main() -> None:
 def train(output: Output, /, config_file: str | None, dry_run: bool, restart: bool, **values: Any) -> None:
     """Train a linear model on Parquet DATA (files, directories, globs or URIs).
 
-    The same command goes on with a run that was stopped at any moment.
+    The same command goes on with a run that was stopped at any moment. DATA - is a stream in Arrow's IPC format on
+    standard input, learned in one pass; it cannot be gone on with.
     """
     from streamgd.config import make_config
     from streamgd.console import format_facts
     from streamgd.options import file_options, given_options
 
     from_file = file_options(config_file) if config_file else {}
-    config = make_config(**from_file | given_options(values))
+    options = from_file | given_options(values)
+    if options.get("data") in ("-", ["-"]):
+        _train_on_standard_input(output, options, dry_run, restart)
+        return
+    config = make_config(**options)
     output.run_dir = config.run_dir
     if dry_run:
         from streamgd.training.train import plan
@@ -281,6 +286,30 @@ def export(output: Output, /, run: str, to: str, out: str) -> None:
     export_model(run, to, out)
     facts = {"to": to, "out": out, "bytes": Path(out).stat().st_size}
     output.result(facts, lambda: format_facts(facts))
+
+
+def _train_on_standard_input(output: Output, options: dict[str, Any], dry_run: bool, restart: bool) -> None:
+    import sys
+
+    import pyarrow as pa
+
+    from streamgd.errors import DataError, UsageError
+    from streamgd.training.parts import stream_config, train_stream
+
+    if dry_run:
+        raise UsageError("--dry-run needs data that can be read again, and - is read once. Leave it out.")
+    config = stream_config(**{name: value for name, value in options.items() if name != "data"})
+    output.run_dir = config.run_dir
+    if sys.stdin.isatty():
+        raise UsageError("DATA - reads standard input, which is a terminal. Pipe a stream in Arrow's IPC format in.")
+    try:
+        reader = pa.ipc.open_stream(sys.stdin.buffer)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"standard input is no Arrow IPC stream ({str(error).rstrip('.')}). Write it with"
+            " pyarrow.ipc.new_stream, or name Parquet files."
+        ) from error
+    _show_run(output, train_stream(reader, config, output.display, restart))
 
 
 def _show_run(output: Output, result: Any) -> None:

@@ -165,7 +165,7 @@ def tables_of(stream: Any) -> Iterator[pa.Table]:
         else:
             for item in stream:
                 yield table_of(pa.Table.from_batches([item]) if isinstance(item, pa.RecordBatch) else item)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"the stream broke off ({reason}). Give it once more from its beginning.") from error
 

@@ -10,6 +10,7 @@ What was read cannot be read again, so there is nothing to resume; the run direc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,25 +18,33 @@ from typing import Any
 from streamgd import state as states
 from streamgd.config import TrainConfig, make_config, option_name
 from streamgd.data.frames import parts_of
+from streamgd.data.source import discover
 from streamgd.errors import ConfigError, InterruptedRunError, NoInputError, PausedError, RunMismatchError
+from streamgd.model import Model
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
+from streamgd.training.method import check_tolerances
 from streamgd.training.rundir import RunDirectory
-from streamgd.training.train import Result, run
+from streamgd.training.train import STANDARD_INPUT, Result, run
 
 #: Options that need data which can be read again.
-_NOT_OF_STREAMS = ("patience", "pause_after", "max_time", "only", "row_log")
+_NOT_OF_STREAMS = (
+    "class_weight", "holdout", "certify", "errors", "tol_loss", "tol_theta", "patience", "max_time", "pause_after",
+    "accept_data_change", "keep_blocks", "only", "row_log",
+)  # fmt: skip
 
 
-def stream_config(target: str, **options: Any) -> TrainConfig:
-    """The configuration of a run on a stream: one epoch of windows.
+def stream_config(**options: Any) -> TrainConfig:
+    """The configuration of a run on a stream, by the options of ``TrainConfig`` but ``data``: one epoch of windows.
+
+    ``--method auto`` is minibatch, ``--shuffle auto`` is window.
 
     Raises
     ------
     ConfigError
         An option that needs data which can be read again.
     """
-    config = make_config(data=["-"], target=target, **options)
+    config = make_config(data=STANDARD_INPUT, **options)
     if config.method == "batch":
         raise ConfigError("--method batch makes many passes, and a stream can be read once. Choose minibatch or sgd.")
     if config.epochs not in (None, 1):
@@ -45,8 +54,10 @@ def stream_config(target: str, **options: Any) -> TrainConfig:
     for name in _NOT_OF_STREAMS:
         if getattr(config, name) != TrainConfig.model_fields[name].default:
             raise ConfigError(f"{option_name(name)} has no meaning for a stream, which can be read once. Leave it out.")
+    check_tolerances(config, "a stream can be read once")
+    method = "minibatch" if config.method == "auto" else config.method
     shuffle = "window" if config.shuffle == "auto" else config.shuffle
-    return config.model_copy(update={"epochs": 1, "shuffle": shuffle})
+    return config.model_copy(update={"epochs": 1, "method": method, "shuffle": shuffle})
 
 
 def train_stream(stream: Any, config: TrainConfig, display: Display, restart: bool = False) -> Result:
@@ -67,25 +78,77 @@ def train_stream(stream: Any, config: TrainConfig, display: Display, restart: bo
         raise RunMismatchError(
             f"{config.run_dir} holds a run, and a stream cannot be gone on with. Choose another --run, or --restart."
         )
-    result, history, rows = None, [], 0
+    if config.validation:
+        discover(config.validation)  # a mistake is told before the stream is read
+    learned = _Learned()
     try:
         for result, _ in learn_parts(stream, config, None, display):
-            history += result.history
-            rows += result.facts["rows"]
+            learned.add(result)
     except (PausedError, InterruptedRunError) as error:
         raise type(error)(
-            f"stopped after {rows:,} rows of the stream, which cannot be read again. {config.run_dir} holds"
-            f" {'the model of these' if rows else 'no model'}; begin anew with --restart."
+            f"stopped after {learned.rows:,} rows of the stream, which cannot be read again. {config.run_dir} holds"
+            f" {'the model of these' if learned.rows else 'no model'}; begin anew with --restart."
         ) from error
-    if result is None:
-        raise NoInputError("the stream has no rows. Give one that has.")
-    return Result(result.model, result.run_dir, history, {**result.facts, "rows": rows})
+    finally:
+        told = learned.written(directory)
+    assert told is not None
+    return told
+
+
+@dataclass
+class _Learned:
+    """What was told of all parts so far."""
+
+    model: Model | None = None
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    stored: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, part: Result) -> None:
+        self.model, self.stored = part.model, RunDirectory(part.run_dir).require_config()
+        self.facts.append(part.facts)
+        number = len(self.facts)  # a part stands where an epoch does: reports set their losses side by side
+        self.history += [line | {"epoch": number} if line.get("event") == "epoch" else line for line in part.history]
+
+    @property
+    def rows(self) -> int:
+        return sum(facts["rows"] for facts in self.facts)
+
+    def written(self, directory: RunDirectory) -> Result | None:
+        """The result of all parts, as the run directory then holds it too; None where nothing was learned."""
+        if self.model is None:
+            return None
+        facts = _facts_of_all(self.facts)
+        model = replace(self.model, facts=self.model.facts | facts)
+        with directory:
+            directory.write_config(self.stored | {"config": self.stored["config"] | {"data": STANDARD_INPUT}})
+            size = 0
+            for line in self.history:
+                size = directory.append_history(line, size)
+            model.save(directory.model_path)
+        return Result(model, directory.path, self.history, facts)
+
+
+def _facts_of_all(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of the last part, but with rows, losses, warnings and seconds of all of them."""
+    found = dict(facts[-1])
+    for name in ("rows", "train_rows", "seconds"):
+        found[name] = sum(part[name] for part in facts)
+    for name in ("dropped", "nulls"):
+        reasons = dict.fromkeys(reason for part in facts for reason in part[name])
+        found[name] = {reason: sum(part[name].get(reason, 0) for part in facts) for reason in reasons}
+    for name in ("progressive_loss", "base_loss"):
+        known = [(part[name], part["train_rows"]) for part in facts if part[name] is not None]
+        rows = sum(rows for _, rows in known)
+        found[name] = sum(loss * rows for loss, rows in known) / rows if rows else None
+    found["warnings"] = list(dict.fromkeys(text for part in facts for text in part["warnings"]))
+    return found | {"parts": len(facts)}
 
 
 def learn_parts(
     stream: Any, config: TrainConfig, before: dict[str, Any] | None, display: Display, signals: bool = True
 ) -> Iterator[tuple[Result, dict[str, Any]]]:
-    """The result and the state after each part of a stream.
+    """The result and the state after each part of a stream; parts of which no row is used are passed over.
 
     Parameters
     ----------
@@ -93,14 +156,26 @@ def learn_parts(
         State of the stream so far, as given by this function.
     signals : bool
         Whether a signal ends a part at a checkpoint, as it does for the command.
+
+    Raises
+    ------
+    NoInputError
+        No row is left to train on.
     """
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir.parent
     states.make_folder(folder)
+    nothing: NoInputError | None = NoInputError("the stream has no rows. Give one that has.")
     with TemporaryDirectory(prefix=".streamgd-", dir=folder) as parts:
         for part in parts_of(stream, Path(parts)):
             of_part = config.model_copy(update={"data": [str(part)]})
-            result = run(of_part, display, restart=True, interrupt=None if signals else Interrupt(), before=before)
+            try:
+                result = run(of_part, display, restart=True, interrupt=None if signals else Interrupt(), before=before)
+            except NoInputError as error:
+                nothing = nothing and error
+                continue
             latest = RunDirectory(result.run_dir).checkpoints.latest()
             assert latest is not None
-            before = latest.state
+            before, nothing = latest.state, None
             yield result, before
+    if nothing is not None:
+        raise nothing

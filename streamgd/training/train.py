@@ -48,6 +48,8 @@ from streamgd.training.setup import Task, TooWideError, blocks_dir, make_task
 from streamgd.training.stochastic_session import StochasticSession
 from streamgd.training.trainstate import TrainState
 
+#: DATA of a run on a stream, of whatever kind.
+STANDARD_INPUT = ["-"]
 _ANEW = "Choose another --run, or --restart it from the run before."
 
 
@@ -127,7 +129,7 @@ def train(
         from streamgd.training.parts import stream_config, train_stream  # which is made of runs
 
         display = display or notebook_display() or Silent()
-        return train_stream(data, stream_config(target, **options), display, restart)
+        return train_stream(data, stream_config(target=target, **options), display, restart)
     config = make_config(data=data, target=target, **options)
     return run(config, display or notebook_display() or Silent(), restart, filesystem=filesystem)
 
@@ -363,6 +365,11 @@ class _Finder:
 
     def data(self, interrupt: Interrupt | None = None) -> Manifest:
         """The data to train on."""
+        if self.config.data == STANDARD_INPUT:
+            raise ConfigError(
+                "DATA - is a stream, which is read once: there is nothing to go on with. Pipe it in from its beginning"
+                " to streamgd train -, with --restart or another --run."
+            )
         return self._found(self.config.data, interrupt, self.config.only)
 
     def validation(self, interrupt: Interrupt | None = None) -> Manifest | None:
