@@ -1,8 +1,7 @@
 """``GDClassifier`` and ``GDRegressor``: streamgd by the conventions of scikit-learn (extra ``sklearn``).
 
-    arrays, frames ──> checked ──> one Parquet file in a temporary folder ──> run()        ┐
-    path ────────────────────────────────────────────────────────────────────> run()       ├─> model_, coef_, …
-    stream, partial_fit ──> parts, each a run that goes on from the state of the one before ┘
+    arrays, frames ──> checked ──> one table ┐
+    paths, streams ──────────────────────────┴─> fitting ──> model_, coef_, …
 
 A thin face: everything is learned by ``training``, everything predicted by ``model_``, a :class:`streamgd.Model`.
 """
@@ -11,9 +10,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -29,46 +26,22 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from streamgd import state as states
-from streamgd.config import make_config, parse_sources
-from streamgd.data.encoder import Origin
-from streamgd.data.frames import (
-    FRAME_GROUP_ROWS,
-    is_frame,
-    is_path,
-    is_stream,
-    table_of,
-    tables_of,
-    tables_of_files,
-    write_frame,
-)
-from streamgd.data.source import discover
+from streamgd.data.frames import is_frame, is_path, is_stream, table_of
+from streamgd.fitting import Fitted, feature_columns, fit, fit_stream, raw_predictions, tables
 from streamgd.model import Model
-from streamgd.training.display import Silent
-from streamgd.training.interrupt import Interrupt
-from streamgd.training.parts import learn_parts, stream_config
-from streamgd.training.train import Result, run
-
-#: Below so many rows ``auto`` means full batch in float64; from there on the defaults of ``train``.
-FEW_ROWS = 100_000
 
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (
     "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "shuffle", "scale", "categorical", "max_levels",
-    "seed", "memory", "threads",
+    "null_indicators", "seed", "memory", "threads",
 )  # fmt: skip
-
-
-#: What the state of a stream is called where it is kept.
-_STATE = "stream"
 
 
 class _GradientDescent(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor have in common."""
 
     _loss: str
-    _stream_state: bytes | None
-    loss_curve_: list[float]
+    _fitted: Fitted
 
     def __init__(
         self,
@@ -83,6 +56,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
+        null_indicators: bool = False,
         scale: str = "standard",
         shuffle: str = "auto",
         dtype: str = "auto",
@@ -100,6 +74,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         self.features = features
         self.categorical = categorical
         self.max_levels = max_levels
+        self.null_indicators = null_indicators
         self.scale = scale
         self.shuffle = shuffle
         self.dtype = dtype
@@ -132,48 +107,22 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         StreamgdError
             One of the tree in ``streamgd.errors``.
         """
-        self._stream_state = None
         self._by_name = target is not None or is_path(X) or is_stream(X)
-        if not self._by_name:
-            self._take(self._fit_table(*self._checked_table(X, y, sample_weight, reset=True)))
-            return self
-        options = self._named_options(y, sample_weight, target)
-        if is_stream(X):
-            self._learn_parts(X, options, None)
-        elif is_path(X):
-            self._take(self._fit_files(parse_sources(X), options))
-        else:
-            self._take(self._fit_table(table_of(X), options))
-        return self._with_names_of_columns()
+        if self._by_name:
+            self._take(fit(X, self._named_options(y, sample_weight, target) | self._class_option()))
+            return self._with_names_of_columns()
+        self._take(fit(*self._checked_table(X, y, sample_weight, reset=True)))
+        return self
 
-    def _fit_files(self, sources: list[str], options: dict[str, Any]) -> Result:
-        manifest = discover(sources)
-        if manifest.n_rows < FEW_ROWS:
-            # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
-            return self._fit_table(pa.concat_tables(tables_of_files(manifest)), options)
-        with TemporaryDirectory(prefix="streamgd-") as folder:
-            return self._run(sources, Path(folder), manifest.n_rows, options)
-
-    def _fit_table(self, table: pa.Table, options: dict[str, Any]) -> Result:
-        with TemporaryDirectory(prefix="streamgd-") as folder:
-            path = Path(folder) / "data.parquet"
-            write_frame(table, path)
-            return self._run([str(path)], Path(folder), table.num_rows, options)
-
-    def _run(self, data: list[str], folder: Path, n_rows: int, options: dict[str, Any]) -> Result:
-        few = n_rows < FEW_ROWS
-        stochastic = (self.optimizer, self.learning_rate, self.shuffle) != ("auto", "auto", "auto")
-        chosen = self._options("batch" if few and not stochastic else None, "float64" if few else None)
-        config = make_config(data=data, run=str(folder / "run"), **chosen, **options)
-        # Not entered as a context: in a program, signals are left as they are.
-        return run(config, Silent(), interrupt=Interrupt())
-
-    def _options(self, method: str | None, dtype: str | None) -> dict[str, Any]:
-        """The options that the arguments give; ``method`` and ``dtype`` are what their ``auto`` means, if anything."""
+    def _options(self) -> dict[str, Any]:
+        """The options that the arguments give."""
         options = {name: getattr(self, name) for name in _OPTIONS}
-        options["method"] = method if self.method == "auto" else self.method
-        options["dtype"] = dtype if self.dtype == "auto" else self.dtype
+        options |= {name: getattr(self, name) for name in ("method", "dtype") if getattr(self, name) != "auto"}
         return {name: value for name, value in options.items() if value is not None} | {"loss": self._loss}
+
+    def _class_option(self) -> dict[str, Any]:
+        """The option of ``TrainConfig`` for weights of classes, if it is wanted."""
+        return {}
 
     def _named_options(self, y: Any, sample_weight: Any, target: str | None) -> dict[str, Any]:
         """Options of data that hold their target."""
@@ -181,45 +130,32 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             raise ValueError("paths and streams hold the target: name its column with target=, and give no y.")
         if sample_weight is not None and not isinstance(sample_weight, str):
             raise ValueError("with target= the weights are a column as well: give its name as sample_weight.")
-        if getattr(self, "class_weight", None) is not None:
-            raise ValueError("class_weight needs y. With target=, name a column of weights as sample_weight.")
-        return {"target": target, "weight": sample_weight, "features": self.features}
+        if isinstance(getattr(self, "class_weight", None), dict):
+            raise ValueError("class_weight by class needs y. With target=, name a column of weights as sample_weight.")
+        return self._options() | {"target": target, "weight": sample_weight, "features": self.features}
 
     # Partial fit
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, target: str | None) -> Self:
-        first, state = not hasattr(self, "model_"), getattr(self, "_stream_state", None)
-        if not first and state is None:
+        before = getattr(self, "_fitted", None)
+        if before is not None and before.stream is None:
             warnings.warn(
                 "partial_fit begins a new stream: what fit learned from data as a whole is forgotten.",
                 stacklevel=3,
             )
+            before = None
+        if getattr(self, "class_weight", None) == "balanced":
+            raise ValueError("class_weight 'balanced' needs all rows at once. For partial_fit give a dict.")
         self._by_name = target is not None or is_path(X) or is_stream(X)
-        if not self._by_name:
-            table, options = self._checked_table(X, y, sample_weight, reset=first)
-            if options["weight"] is None:  # whether there are weights must not change on the way
-                options["weight"] = _fresh_name("weight", table.column_names)
-                table = table.append_column(options["weight"], pa.array(np.ones(table.num_rows)))
-            self._learn_parts(iter([table]), options, state)
-            return self
-        options = self._named_options(y, sample_weight, target)
-        self._learn_parts(_stream_of(X), options, state)
-        return self._with_names_of_columns()
-
-    def _learn_parts(self, stream: Any, options: dict[str, Any], before: bytes | None) -> None:
-        """Learn a stream, on from the state ``before``, as ``_stream_state`` holds it."""
-        curve: list[float] = list(self.loss_curve_) if before is not None else []
-        result: Result | None = None
-        state = states.deserialize(before, _STATE, "the estimator") if before is not None else None
-        with TemporaryDirectory(prefix="streamgd-") as folder:
-            config = stream_config(run=f"{folder}/run", **self._options(None, None), **options)
-            for result, learned in learn_parts(stream, config, state, Silent(), signals=False):
-                curve, state = curve + _losses(result), learned
-        if result is None:
-            raise ValueError("the stream has no rows. Give one that has.")
-        assert state is not None
-        self._take(result)
-        self._stream_state, self.loss_curve_, self.n_iter_ = states.serialize(state, _STATE), curve, len(curve)
+        if self._by_name:
+            self._take(fit_stream(X, self._named_options(y, sample_weight, target), before))
+            return self._with_names_of_columns()
+        table, options = self._checked_table(X, y, sample_weight, reset=not hasattr(self, "model_"))
+        if options["weight"] is None:  # whether there are weights must not change on the way
+            options["weight"] = _fresh_name("weight", table.column_names)
+            table = table.append_column(options["weight"], pa.array(np.ones(table.num_rows)))
+        self._take(fit_stream(table, options, before))
+        return self
 
     # Arrays and frames
 
@@ -236,7 +172,8 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
         weight = self._checked_weight(target, weight, reset)
         features = table.column_names if self.features is None else self.features
-        options = {"target": _fresh_name("target", table.column_names), "weight": None, "features": features}
+        options = self._options() | self._class_option()
+        options |= {"target": _fresh_name("target", table.column_names), "weight": None, "features": features}
         table = table.append_column(options["target"], pa.array(target))
         if weight is not None:
             options["weight"] = _fresh_name("weight", table.column_names)
@@ -269,40 +206,24 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
 
     # What was learned
 
-    def _take(self, result: Result) -> None:
-        self.model_ = result.model
-        rows = result.model.coefficients()
+    def _take(self, fitted: Fitted) -> None:
+        self._fitted, self.model_ = fitted, fitted.model
+        rows = fitted.model.coefficients()
         self.coef_names_ = np.array([each.name for each in rows[:-1]], dtype=object)
-        self.loss_curve_ = _losses(result)
-        self.n_iter_ = int(result.facts["epochs"])
-        self._take_model(result.model, np.array([each.value for each in rows[:-1]]), rows[-1].value)
+        self.loss_curve_, self.n_iter_ = fitted.loss_curve, fitted.n_iter
+        self._take_model(fitted.model, np.array([each.value for each in rows[:-1]]), rows[-1].value)
 
     def _with_names_of_columns(self) -> Self:
         """Features by the names of the columns they were found under."""
-        columns = self.model_.encoding.columns
-        names = [column.source for column in columns.numeric] + [column.name for column in columns.categorical]
-        self.feature_names_in_ = np.array(list(dict.fromkeys(names)), dtype=object)
+        self.feature_names_in_ = np.array(feature_columns(self.model_), dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
         return self
 
     def _raw_prediction(self, X: Any) -> np.ndarray:
         """Of new data of any kind that ``fit`` takes, float64, shape (n_rows,)."""
         check_is_fitted(self)
-        encoder = self.model_.encoder(with_target=False)
-        found = [np.empty(0)]
-        for table in self._feature_tables(X):
-            for batch in table.combine_chunks().to_batches(FRAME_GROUP_ROWS):
-                block, _ = encoder.encode(batch, Origin("the data", 0, 0, 0))
-                found.append(self.model_.raw_prediction(block))
-        return np.concatenate(found)
-
-    def _feature_tables(self, X: Any) -> Iterator[pa.Table]:
-        if is_path(X) or is_stream(X):
-            yield from tables_of(_stream_of(X))
-        elif is_frame(X) and self._by_name:
-            yield table_of(X)
-        else:
-            yield self._features_table(X, reset=False)
+        by_name = is_path(X) or is_stream(X) or (self._by_name and is_frame(X))
+        return raw_predictions(self.model_, tables(X) if by_name else [self._features_table(X, reset=False)])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -362,6 +283,7 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
+        null_indicators: bool = False,
         scale: str = "standard",
         shuffle: str = "auto",
         dtype: str = "auto",
@@ -372,8 +294,9 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
     ):
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
-            l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels, scale=scale,
-            shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
+            l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels,
+            null_indicators=null_indicators, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory,
+            threads=threads,
         )  # fmt: skip
         self.class_weight = class_weight
 
@@ -423,19 +346,19 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         return np.asarray(y == self.classes_[1], np.int8)
 
     def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:
-        if self.class_weight is not None:
-            weight = np.ones(len(target)) if weight is None else weight
-            weight = weight * self._class_factors(target, weight)[target]
+        if isinstance(self.class_weight, dict):
+            factors = [float(self.class_weight.get(label, 1.0)) for label in self.classes_.tolist()]
+            weight = np.array(factors)[target] * (1.0 if weight is None else weight)
         if reset and weight is not None and len(np.unique(target[weight > 0])) < 2:
             raise ValueError("all rows of positive weight are of one class, expected two classes.")
         return weight
 
-    def _class_factors(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        if self.class_weight == "balanced":
-            return np.asarray(weight.sum() / (2.0 * np.bincount(target, weight, minlength=2)))
-        if not isinstance(self.class_weight, dict):
+    def _class_option(self) -> dict[str, Any]:
+        if self.class_weight is None or isinstance(self.class_weight, dict):
+            return {}
+        if self.class_weight != "balanced":
             raise ValueError(f"class_weight: expected a dict, 'balanced' or None, found {self.class_weight!r}.")
-        return np.array([float(self.class_weight.get(label, 1.0)) for label in self.classes_.tolist()])
+        return {"class_weight": "balanced"}
 
     def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:
         self.coef_, self.intercept_ = coef[None, :], np.array([intercept])
@@ -485,19 +408,6 @@ def _two_classes(classes: np.ndarray) -> np.ndarray:
     if len(classes) != 2:
         raise ValueError(f"expected two classes, found {len(classes)} class(es): {classes.tolist()[:5]}.")
     return classes
-
-
-def _losses(result: Result) -> list[float]:
-    """The objective after each pass, or the progressive loss of each epoch."""
-    key = {"pass": "objective", "epoch": "progressive_loss"}
-    return [line[key[line["event"]]] for line in result.history if line.get("event") in key]
-
-
-def _stream_of(X: Any) -> Any:
-    """What can be read once, of any kind of data that holds its target."""
-    if is_path(X):
-        return tables_of_files(discover(parse_sources(X)))
-    return X if is_stream(X) else iter([X])
 
 
 def _fresh_name(name: str, taken: list[str]) -> str:

@@ -79,7 +79,7 @@ FRAMES = {
 def test_frames_of_all_kinds_and_the_files_give_the_same_theta(
     few: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamgd.estimators.FEW_ROWS", ROWS + 1 if few else ROWS)
+    monkeypatch.setattr("streamgd.fitting.FEW_ROWS", ROWS + 1 if few else ROWS)
     found, predicted = {}, {}
     y = table().column("late")
     for name, frame_of in FRAMES.items():

@@ -213,6 +213,8 @@ def tree_reduce(
     common : object
         What every task needs (theta); one node of the graph.
     """
+    if len(chunks) == 1:
+        return task(common, chunks[0])
     import dask  # takes long, and only full batch needs it
 
     shared = dask.delayed(common, traverse=False)

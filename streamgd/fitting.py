@@ -1,0 +1,169 @@
+"""From data of any kind to a trained model: what the estimators do with what they are given.
+
+    frame ──> one Parquet file in a temporary folder ──> run()    ┐
+    path ──────────────────────────────────────────────> run()    ├─> Fitted
+    stream ──> parts, each a run that goes on from the one before ┘
+
+A frame is written with row groups of a fixed size, and few rows are read into a frame from whatever files they are in:
+so what is learned does not depend on who held the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from streamgd import state as states
+from streamgd.config import TrainConfig, make_config, parse_sources
+from streamgd.data.encoder import Origin
+from streamgd.data.frames import (
+    FRAME_GROUP_ROWS,
+    is_path,
+    is_stream,
+    table_of,
+    tables_of,
+    tables_of_files,
+    write_frame,
+)
+from streamgd.data.source import discover
+from streamgd.model import Model
+from streamgd.training.display import Silent
+from streamgd.training.interrupt import Interrupt
+from streamgd.training.parts import learn_parts, stream_config
+from streamgd.training.train import Result, run
+
+#: Below so many rows ``auto`` means full batch in float64; from there on the defaults of ``train``.
+FEW_ROWS = 100_000
+#: Options that speak of mini-batches: where one is given, few rows are learned as many are.
+OF_MINIBATCHES = ("epochs", "optimizer", "learning_rate", "batch_size", "shuffle")
+
+#: What the state of a stream is called where it is kept.
+_STATE = "stream"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model.
+
+    Attributes
+    ----------
+    loss_curve : list of float
+        The objective after each pass, or the progressive loss of each epoch or part of a stream.
+    n_iter : int
+        Epochs and passes; of a stream its parts.
+    stream : bytes or None
+        The state from which a stream goes on.
+    """
+
+    model: Model
+    loss_curve: list[float]
+    n_iter: int
+    stream: bytes | None = None
+
+
+def fit(data: Any, options: dict[str, Any]) -> Fitted:
+    """Learn from a frame, files or a stream that holds its target.
+
+    Parameters
+    ----------
+    options : dict
+        Of ``TrainConfig``, by name, but for ``data`` and ``run``.
+
+    Raises
+    ------
+    StreamgdError
+        One of the tree in ``streamgd.errors``.
+    """
+    if is_stream(data):
+        return fit_stream(data, options, None)
+    if not is_path(data):
+        return _fit_table(table_of(data), options)
+    sources = parse_sources(data)
+    manifest = discover(sources)
+    if manifest.n_rows < FEW_ROWS:
+        # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
+        return _fit_table(pa.concat_tables(tables_of_files(manifest)), options)
+    with TemporaryDirectory(prefix="streamgd-") as folder:
+        return _run(sources, Path(folder), manifest.n_rows, options)
+
+
+def _fit_table(table: pa.Table, options: dict[str, Any]) -> Fitted:
+    with TemporaryDirectory(prefix="streamgd-") as folder:
+        path = Path(folder) / "data.parquet"
+        write_frame(table, path)
+        return _run([str(path)], Path(folder), table.num_rows, options)
+
+
+def _run(data: list[str], folder: Path, n_rows: int, options: dict[str, Any]) -> Fitted:
+    if n_rows < FEW_ROWS:
+        fields = TrainConfig.model_fields
+        given = any(options.get(name, fields[name].default) != fields[name].default for name in OF_MINIBATCHES)
+        options = ({} if given else {"method": "batch"}) | {"dtype": "float64"} | options
+    config = make_config(data=data, run=str(folder / "run"), **options)
+    # Not entered as a context: in a program, signals are left as they are.
+    result = run(config, Silent(), interrupt=Interrupt())
+    return Fitted(result.model, _losses(result), int(result.facts["epochs"]))
+
+
+def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fitted:
+    """Learn from data of any kind in one pass, on from where the stream ``before`` ended.
+
+    Raises
+    ------
+    NoInputError
+        There is no row to learn from.
+    StreamgdError
+        As from :func:`fit`.
+    """
+    curve = list(before.loss_curve) if before is not None else []
+    state = states.deserialize(before.stream, _STATE, "the estimator") if before and before.stream else None
+    result: Result | None = None
+    with TemporaryDirectory(prefix="streamgd-") as folder:
+        config = stream_config(run=f"{folder}/run", **options)
+        for result, learned in learn_parts(stream_of(data), config, state, Silent(), signals=False):
+            curve, state = curve + _losses(result), learned
+    assert result is not None
+    assert state is not None
+    return Fitted(result.model, curve, len(curve), states.serialize(state, _STATE))
+
+
+def stream_of(data: Any) -> Any:
+    """What can be read once, of any kind of data."""
+    if is_path(data):
+        return tables_of_files(discover(parse_sources(data)))
+    return data if is_stream(data) else iter([data])
+
+
+def tables(data: Any) -> Iterator[pa.Table]:
+    """The rows of data of any kind, as Arrow tables."""
+    return tables_of(stream_of(data))
+
+
+def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
+    """The raw prediction of each row, float64, (n_rows,)."""
+    encoder = model.encoder(with_target=False)
+    found = [np.empty(0)]
+    for table in rows:
+        for batch in table.combine_chunks().to_batches(FRAME_GROUP_ROWS):
+            block, _ = encoder.encode(batch, Origin("the data", 0, 0, 0))
+            found.append(model.raw_prediction(block))
+    return np.concatenate(found)
+
+
+def feature_columns(model: Model) -> list[str]:
+    """The columns that the features of a model are made from, each once."""
+    columns = model.encoding.columns
+    names = [column.source for column in columns.numeric] + [column.name for column in columns.categorical]
+    return list(dict.fromkeys(names))
+
+
+def _losses(result: Result) -> list[float]:
+    """The objective after each pass, or the progressive loss of each epoch."""
+    key = {"pass": "objective", "epoch": "progressive_loss"}
+    return [line[key[line["event"]]] for line in result.history if line.get("event") in key]
