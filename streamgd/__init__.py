@@ -16,6 +16,7 @@ The layers, each importing only those above it:
     prediction, evaluation, comparison, inspection, show
     jobs                      the scheduled job: learn what is new, judge, publish
     report                    the HTML page of a run, and its figures in matplotlib
+    fitting, estimators       scikit-learn's conventions (extra sklearn)
     face, cli_job, cli        thin faces
 
 >>> import streamgd

@@ -15,20 +15,31 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    _check_y,
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    validate_data,
-)
 
 from streamgd.data.frames import is_frame, is_path, is_stream, table_of
+from streamgd.errors import ConfigError
 from streamgd.fitting import Fitted, feature_columns, fit, fit_stream, raw_predictions, tables
 from streamgd.model import Model
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target
+    from sklearn.utils.validation import (
+        _check_sample_weight,
+        _check_y,
+        check_consistent_length,
+        check_is_fitted,
+        column_or_1d,
+        validate_data,
+    )
+except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] != "sklearn":
+        raise
+    raise ConfigError(
+        "estimators need the package 'scikit-learn'. Install it: pip install 'streamgd[sklearn]'."
+    ) from None
+
+__all__ = ["GDClassifier", "GDRegressor"]
 
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (

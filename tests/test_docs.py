@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import streamgd
+from streamgd import estimators
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTBOOK = (ROOT / "docs" / "textbook.md").read_text()
@@ -56,6 +57,7 @@ def test_each_section_of_the_page_on_mathematics_names_its_code() -> None:
 def test_the_reference_has_every_public_name() -> None:
     reference = (ROOT / "docs" / "api.md").read_text()
     assert [name for name in streamgd.__all__ if f":: streamgd.{name}\n" not in reference] == []
+    assert [name for name in estimators.__all__ if f":: streamgd.estimators.{name}\n" not in reference] == []
 
 
 def test_the_reference_has_every_error() -> None:

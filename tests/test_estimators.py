@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import streamgd
-from streamgd.errors import SchemaError
+from streamgd.errors import ConfigError, SchemaError
 from streamgd.estimators import GDClassifier, GDRegressor
 
 ROWS = 3_000
@@ -147,6 +149,50 @@ def test_estimators_work_in_pipelines_searches_and_calibration() -> None:
     assert calibrated.predict_proba(X_test).shape == (len(X_test), 2)
 
 
+def test_flights_give_the_same_theta_from_frames_and_files(flights: Path) -> None:
+    columns = ["month", "day", "dep_time", "distance", "air_time", "carrier", "origin", "dest"]
+    files = sorted(flights.glob("*.parquet"))
+    sources = {
+        "files": lambda: flights, "arrow": lambda: pa.concat_tables(pq.read_table(file) for file in files),
+        "polars": lambda: pl.read_parquet(files), "pandas": lambda: pd.concat(map(pd.read_parquet, files)),
+    }  # fmt: skip
+    found = {
+        name: GDClassifier(features=columns, epochs=1).fit(data(), target="late").model_.theta_sha256
+        for name, data in sources.items()
+    }
+    assert len(set(found.values())) == 1, found
+
+
+def test_balanced_classes_are_the_same_on_files(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "data.parquet", 700)
+    columns = ["x", "z", "city"]
+    from_file = GDClassifier(features=columns, class_weight="balanced").fit(tmp_path / "data.parquet", target="late")
+    from_frame = GDClassifier(class_weight="balanced").fit(features(), table().column("late"))
+    assert from_file.model_.theta_sha256 == from_frame.model_.theta_sha256
+
+
+def test_options_of_mini_batches_are_those_of_train(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "data.parquet")
+    ours = GDRegressor(epochs=2, features=["x", "city"]).fit(tmp_path / "data.parquet", target="amount")
+    result = streamgd.train(
+        tmp_path / "data.parquet", "amount", run=tmp_path / "run", epochs=2, features=["x", "city"], dtype="float64"
+    )
+    assert ours.model_.theta_sha256 == result.model.theta_sha256
+    assert ours.n_iter_ == len(ours.loss_curve_) == 2
+
+
+def test_what_is_made_of_models_is_made_of_those_of_estimators(tmp_path: Path) -> None:
+    data = table().select(["x", "z", "city", "late"])
+    pq.write_table(data, tmp_path / "data.parquet")
+    model = GDClassifier(null_indicators=True).fit(tmp_path / "data.parquet", target="late").model_
+    assert "x.is_null" in [each.name for each in model.coefficients()]
+    assert streamgd.evaluate(model, [str(tmp_path / "data.parquet")]).to_json()["rows"] == ROWS
+    assert model.to_json()["classes"] == ["no", "yes"]
+    for to in ("json", "sklearn", "onnx"):
+        streamgd.export(model, to, str(tmp_path / f"model.{to}"))
+    assert "late" in model._repr_html_()
+
+
 def test_clones_and_pickles_predict_the_same() -> None:
     model = GDRegressor(l2=1e-3).fit(features(), table().column("amount"))
     again = clone(model).fit(features(), table().column("amount"))
@@ -205,12 +251,31 @@ def test_a_new_stream_after_a_whole_fit_is_warned_of() -> None:
         ({"X": "data.parquet"}, "name its column with target="),
         ({"X": "data.parquet", "y": [1.0]}, "give no y"),
         ({"X": "data.parquet", "target": "y", "sample_weight": [1.0]}, "give its name as sample_weight"),
+        ({"X": [[1.0], [2.0]], "y": ["a", "b"], "sample_weight": [1.0, 0.0]}, "of one class"),
         ({"X": [[1.0], [2.0], [3.0]], "y": ["a", "b", "c"]}, "Only binary classification is supported"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GDClassifier().fit(**arguments)
+
+
+def test_weights_of_classes_that_cannot_be_are_refused() -> None:
+    X, y = features(), table().column("late")
+    with pytest.raises(ValueError, match="balanced' needs all rows"):
+        GDClassifier(class_weight="balanced").partial_fit(X, y)
+    with pytest.raises(ValueError, match="expected a dict, 'balanced' or None, found 'both'"):
+        GDClassifier(class_weight="both").fit(X, y)
+    with pytest.raises(ValueError, match="needs y"):
+        GDClassifier(class_weight={"no": 2.0}).fit("data.parquet", target="late")
+
+
+def test_estimators_without_scikit_learn_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "sklearn" or name == "streamgd.estimators"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'streamgd\[sklearn\]'"):
+        import_module("streamgd.estimators")
 
 
 def test_the_public_function_takes_a_reader(tmp_path: Path) -> None:
