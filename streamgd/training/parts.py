@@ -21,6 +21,7 @@ from streamgd.data.frames import parts_of
 from streamgd.data.source import discover
 from streamgd.errors import ConfigError, InterruptedRunError, NoInputError, PausedError, RunMismatchError
 from streamgd.model import Model
+from streamgd.plain import count_noun
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.method import check_tolerances
@@ -84,15 +85,28 @@ def train_stream(stream: Any, config: TrainConfig, display: Display, restart: bo
     try:
         for result, _ in learn_parts(stream, config, None, display):
             learned.add(result)
+            loss = result.facts["progressive_loss"]
+            told = f", progressive loss {loss:.6g}" if loss is not None else ""
+            display.message(f"part {len(learned.facts)}: {count_noun(learned.rows, 'row')} so far{told}")
     except (PausedError, InterruptedRunError) as error:
         raise type(error)(
             f"stopped after {learned.rows:,} rows of the stream, which cannot be read again. {config.run_dir} holds"
             f" {'the model of these' if learned.rows else 'no model'}; begin anew with --restart."
         ) from error
     finally:
-        told = learned.written(directory)
-    assert told is not None
-    return told
+        whole = learned.written(directory)
+    assert whole is not None
+    return whole
+
+
+class _LaterPart:
+    """Tells of a part what the first one has not told: no line of what was resolved."""
+
+    def __init__(self, display: Display):
+        self.warn, self.progress, self.close = display.warn, display.progress, display.close
+
+    def message(self, text: str) -> None:
+        pass
 
 
 @dataclass
@@ -168,8 +182,9 @@ def learn_parts(
     with TemporaryDirectory(prefix=".streamgd-", dir=folder) as parts:
         for part in parts_of(stream, Path(parts)):
             of_part = config.model_copy(update={"data": [str(part)]})
+            told = display if before is None else _LaterPart(display)
             try:
-                result = run(of_part, display, restart=True, interrupt=None if signals else Interrupt(), before=before)
+                result = run(of_part, told, restart=True, interrupt=None if signals else Interrupt(), before=before)
             except NoInputError as error:
                 nothing = nothing and error
                 continue
