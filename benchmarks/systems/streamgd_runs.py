@@ -56,6 +56,8 @@ class Streamgd(System):
         return call if self._checkpoints else f"{call}, no checkpoint"
 
     def prepare(self, data: DataFiles) -> None:
+        import dask.threaded  # noqa: F401  that train imports it late is no part of its work
+
         import streamgd
         from streamgd.training.checkpoint import CheckpointStore
 
