@@ -17,6 +17,11 @@ _TRANSIENT = {
     errno.EPIPE, errno.EREMOTEIO,
 }  # fmt: skip
 
+# Expired credentials have one of these numbers where a file system tells of them, as Kerberos; a store gives none.
+_BY_CREDENTIALS = {None, errno.EACCES, errno.EPERM, errno.EKEYEXPIRED}
+
+# Keys and paths, which may hold any word; no apostrophe of a word opens or closes one.
+_QUOTED = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)")
 _EXPIRED = re.compile(r"expired|TokenRefreshRequired", re.IGNORECASE)
 # The answer may hold no reason, as that to a HEAD request; S3 answers 400 to a token that has expired.
 _NO_REASON = re.compile(r"HTTP status 400\) during \w+ operation:\s*(?:No response body\.?)?\s*$", re.IGNORECASE)
@@ -38,7 +43,8 @@ def is_transient(error: OSError) -> bool:
     """Whether storage may answer if it is asked again: a full disk will not, nor who refuses."""
     if error.errno is not None or isinstance(error, PermissionError | FileNotFoundError):
         return error.errno in _TRANSIENT
-    return not any(pattern.search(str(error)) for pattern in (_EXPIRED, _NO_REASON, _REFUSED, _PERMANENT))
+    answer = _answer(error)
+    return not any(pattern.search(answer) for pattern in (_EXPIRED, _NO_REASON, _REFUSED, _PERMANENT))
 
 
 @contextmanager
@@ -51,21 +57,27 @@ def filesystem_errors(what: str) -> Iterator[None]:
 
 
 def filesystem_error(error: OSError, what: str) -> StreamgdError:
-    reason = one_line(error)
-    if error.errno is not None and not _EXPIRED.search(reason):  # pyarrow repeats path and number in its text
+    reason, answer = one_line(error), _answer(error)
+    expired = error.errno in _BY_CREDENTIALS and _EXPIRED.search(answer)
+    if error.errno is not None and not expired:  # pyarrow repeats path and number in its text
         return from_os_error(OSError(error.errno, os.strerror(error.errno)), what)
-    if _EXPIRED.search(reason):
+    if expired:
         return AccessError(f"cannot {what}: the credentials have expired ({reason}). Get new ones and run it again.")
-    if _NO_REASON.search(reason):
+    if _NO_REASON.search(answer):
         return AccessError(
             f"cannot {what}: refused without a reason (HTTP status 400), as where credentials have expired, or the"
             f" region is another one. {_WAY_IN}; get new ones if they have expired."
         )
-    if isinstance(error, PermissionError) or _REFUSED.search(reason):
+    if isinstance(error, PermissionError) or _REFUSED.search(answer):
         return AccessError(f"cannot {what}: {reason}. {_WAY_IN}.")
     if isinstance(error, FileNotFoundError):
         return from_os_error(FileNotFoundError(errno.ENOENT, reason), what)
     return from_os_error(OSError(reason), what)
+
+
+def _answer(error: OSError) -> str:
+    """The text of an error without what it is about."""
+    return _QUOTED.sub("", " ".join(str(error).split()))
 
 
 def one_line(error: Exception) -> str:
