@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import re
 
-# Whatever follows the colon up to '@', even where a '/' in it should have been written as %2F; but no port.
-_USER = re.compile(r"(\b[a-z][\w+.-]*://)(?![^\s/@'\"]*:\d+/)[^\s/@:'\"]*:(?:[^\s/@'\"]*|[^\s@'\"]*)@", re.IGNORECASE)
+# Whatever follows the colon up to the last '@' before the host, even where a '/' or '@' in it should have been written
+# as %2F or %40; but no port, which a bucket does not have.
+_USER = re.compile(
+    r"(\b(?:s3[an]?|gc?s)://|\b[a-z][\w+.-]*://(?![^\s/@'\"]*:\d+/))[^\s/@:'\"]*:[^\s@'\"]*@(?:[^\s/@'\"]*@)*",
+    re.IGNORECASE,
+)
 _OPTION = re.compile(
     r"[?&][\w.-]*(?:secret|token|passw|credential|signature|\bsig\b|(?:account|access|api)_?key)[\w.-]*=[^&\s'\"]*",
     re.IGNORECASE,

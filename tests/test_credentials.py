@@ -13,6 +13,11 @@ from streamgd.errors import CorruptFileError, StreamgdError
     [
         ("s3://KEY:SECRET@bucket/a b", "s3://bucket/a b"),
         ("open 's3://KEY:SE/CR/ET@bucket/a@b'", "open 's3://bucket/a@b'"),
+        ("s3://KEY:12/SECRET@bucket/x", "s3://bucket/x"),
+        ("gs://KEY:12/SECRET@bucket/x", "gs://bucket/x"),
+        ("s3://KEY:SE@CRET@bucket/a@b", "s3://bucket/a@b"),
+        ("s3://KEY:12/SE@CRET@bucket", "s3://bucket"),
+        ("postgresql+psycopg2://user:SE@CRET@host:5432/x", "postgresql+psycopg2://host:5432/x"),
         ("s3://KEY:SECRET@b/x, s3://KEY:SECRET@b/y", "s3://b/x, s3://b/y"),
         ("https://u:p@host:8080/x?sig=SECRET&y=1", "https://host:8080/x?y=1"),
         ("abfs://box@account/x?y=1&sas_token=SECRET", "abfs://box@account/x?y=1"),
