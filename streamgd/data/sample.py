@@ -11,11 +11,11 @@ depend on files and row groups either.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from streamgd.data.ahead import each_in_order
 from streamgd.data.filters import Where
 from streamgd.data.kinds import kind_of
 from streamgd.data.reader import read_batches
@@ -70,8 +70,7 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     def front(row_group: RowGroup) -> pa.RecordBatch:
         return next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
 
-    with ThreadPoolExecutor(_sampling_threads(columns)) as threads:
-        batches = list(threads.map(front, chosen))
+    batches = each_in_order(chosen, front, _sampling_threads(columns))
     n_rows = sum(row_group.rows for row_group in row_groups)
     rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)
     if where is not None and rows_looked_at < n_rows and sum(map(len, batches)) < FEWEST_ROWS:

@@ -13,7 +13,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from streamgd.data.ahead import each_in_order
 from streamgd.data.footers import Footer, read_footer, row_counts
 from streamgd.data.listing import Listed, list_source, locate, unique_relatives
 from streamgd.data.stores import as_filesystem, file_state, identity_of
@@ -324,8 +324,8 @@ def _footers(
             return error
 
     relatives = sorted(by_relative)
-    with ThreadPoolExecutor(min(_FOOTER_THREADS, len(relatives))) as threads:
-        found = dict(zip(relatives, threads.map(footer_of, relatives), strict=True))
+    read = each_in_order(relatives, footer_of, min(_FOOTER_THREADS, len(relatives)))
+    found = dict(zip(relatives, read, strict=True))
     errors = {relative: each for relative, each in found.items() if isinstance(each, CorruptFileError)}
     if len(errors) == len(found):
         raise next(iter(errors.values()))

@@ -8,7 +8,6 @@ A watermark by date would miss a partition that comes late; the ledger knows eac
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -17,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from streamgd.config import TrainConfig
+from streamgd.data.ahead import each_in_order
 from streamgd.data.asking import ask
 from streamgd.data.footers import Footer, read_footer
 from streamgd.data.listing import Listed, NothingThereError, list_source, locate, unique_relatives
@@ -119,10 +119,9 @@ def look(job: JobConfig, ledger: Ledger, now_s: float) -> Arrivals:
         else:
             settled[relative] = item
     arrivals = Arrivals([], [], [], unsettled, {}, [])
-    with ThreadPoolExecutor(_FOOTER_THREADS) as threads:
-        footers = threads.map(lambda item: _footer(store, item), settled.values())
-        for (relative, item), footer in zip(settled.items(), footers, strict=True):
-            _put(arrivals, ledger, relative, item, footer)
+    footers = each_in_order(settled.values(), lambda item: _footer(store, item), _FOOTER_THREADS)
+    for (relative, item), footer in zip(settled.items(), footers, strict=True):
+        _put(arrivals, ledger, relative, item, footer)
     return arrivals
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgd.data.ahead import WAITING_ITEMS, in_order
+from streamgd.data.ahead import WAITING_ITEMS, each_in_order, in_order
 
 
 @settings(max_examples=50, deadline=None)
@@ -73,3 +73,14 @@ def test_leaving_early_ends_the_threads() -> None:
         assert next(items) == (0, 0)
 
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_come_in_the_order_of_the_tasks_and_so_does_the_first_error(threads: int) -> None:
+    def inverse(task: int) -> float:
+        time.sleep(0.01 * (task % 2))
+        return 1.0 / task
+
+    assert each_in_order(range(1, 9), inverse, threads) == [1.0 / task for task in range(1, 9)]
+    with pytest.raises(ZeroDivisionError):
+        each_in_order([1, 0, 2, 0], inverse, threads)
