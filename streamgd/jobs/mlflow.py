@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from streamgd import state as states
+from streamgd.credentials import without_credentials
 from streamgd.errors import ConfigError, InterruptedRunError, PausedError
 from streamgd.jobs.config import JobConfig
 from streamgd.jobs.events import metrics_in
@@ -76,7 +77,8 @@ class MLflow:
     def __init__(self, job: JobConfig):
         self._job = job
         self._uri = tracking_uri(job)
-        self.name = f"MLflow {self._uri}"
+        self._bare_uri = without_credentials(self._uri)
+        self.name = f"MLflow {self._bare_uri}"
         self._id_path = job.state_dir / "mlflow.json"
         self._client: Any = None
         self._run_id: str | None = None
@@ -147,7 +149,7 @@ class MLflow:
             experiment_id, round(started.timestamp() * 1000), tags, f"{job.name} {started:%Y-%m-%dT%H:%M:%S}"
         )
         run_id: str = run.info.run_id
-        states.write_atomically(self._id_path, json.dumps({"uri": self._uri, "run_id": run_id}).encode())
+        states.write_atomically(self._id_path, json.dumps({"uri": self._bare_uri, "run_id": run_id}).encode())
         self._run_id = run_id
         values = {"source": job.source, "mode": job.mode} | {f"train.{key}": job.train[key] for key in job.train}
         client.log_batch(run_id, params=[Param(key, str(value)[:_LONGEST_PARAMETER]) for key, value in values.items()])
@@ -156,7 +158,7 @@ class MLflow:
         """The id that the night before has left in the state directory, if it is one of this tracker."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self._id_path.read_bytes())
-            if kept["uri"] == self._uri:
+            if without_credentials(kept["uri"]) == self._bare_uri:
                 return str(kept["run_id"])
         return None
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streamgd.console import one_line
+from streamgd.credentials import without_credentials
 from streamgd.errors import PausedError
 from streamgd.failures import explain
 from streamgd.jobs import mlflow
@@ -123,7 +124,7 @@ class Telemetry:
             except PausedError:
                 raise  # by a signal that came just now
             except Exception as error:
-                reason = getattr(error, "strerror", None) or one_line(str(error))[:300]
+                reason = getattr(error, "strerror", None) or one_line(without_credentials(str(error)))[:300]
                 self._display.warn(f"telemetry to {sink.name} failed: {reason.rstrip('.')}.")
 
     def _note(self, event: str, facts: dict[str, Any]) -> None:

@@ -158,6 +158,34 @@ def test_a_tracker_that_is_not_there_warns_once_and_the_night_ends_well(tmp_path
     assert log_of(late)[-1]["exit_code"] == 0
 
 
+def test_a_password_of_the_tracker_is_neither_shown_nor_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = job(tmp_path, '[telemetry]\nmlflow = "http://user:SECRET@tracker:5000/x"\n')
+    asked = []
+
+    def client(uri: str) -> Any:
+        asked.append(uri)
+        return open_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+    open_client = sink._client
+    monkeypatch.setattr(sink, "_client", client)
+    tell(late, ("plan", PLAN), ends=PausedError("stopped."))
+    kept = (late.state_dir / "mlflow.json").read_text()
+    tell(late, ("goes_on", GOES_ON), ends=PausedError("stopped."))
+    kept_then = (late.state_dir / "mlflow.json").read_text()
+
+    def refuse(uri: str) -> Any:
+        raise OSError(f"{'no answer ':x<278} from {uri}")  # told in 300 characters
+
+    monkeypatch.setattr(sink, "_client", refuse)
+    (warning,) = tell(late, ("plan", PLAN))
+
+    assert asked == ["http://user:SECRET@tracker:5000/x"] * 2
+    assert json.loads(kept)["uri"] == "http://tracker:5000/x"
+    assert kept_then == kept  # it goes on with the same run
+    assert warning.startswith("telemetry to MLflow http://tracker:5000/x failed: no answer")
+    assert "SEC" not in warning + late.log_path.read_text()
+
+
 def test_a_tracker_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         late = job(tmp_path, f'[telemetry]\nmlflow = "http://127.0.0.1:{silent.getsockname()[1]}"\n')
