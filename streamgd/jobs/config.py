@@ -245,6 +245,12 @@ def _check_train(job: JobConfig, text: str) -> None:
             job.path, text, ("train", "method"),
             'mode = "continue" goes on with minibatch or sgd; choose one of them, or mode = "retrain"',
         )  # fmt: skip
+    if job.mode == "continue" and job.train.get("class_weight", "none") != "none":
+        raise _mistake(
+            job.path, text, ("train", "class_weight"),
+            'with mode = "continue" the weights would stay those of the first night; leave it out, name a column of'
+            ' weights (weight = …), or choose mode = "retrain"',
+        )  # fmt: skip
     try:
         job.train_config(Path("run"))
     except StreamgdError as error:

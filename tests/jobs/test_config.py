@@ -58,6 +58,12 @@ def test_training_options_are_those_of_train(tmp_path: Path) -> None:
     assert (config.epochs, config.shuffle, config.holdout) == (1, "window", 0.1)
 
 
+def test_classes_are_weighed_where_all_rows_are_learned_anew(tmp_path: Path) -> None:
+    text = WHOLE.replace('exclude = "a,b"', 'class_weight = "balanced"').replace('"continue"', '"retrain"')
+    assert job_of(tmp_path, text).train_config(tmp_path / "run").class_weight == "balanced"
+    job_of(tmp_path, WHOLE.replace('exclude = "a,b"', 'class_weight = "none"'))
+
+
 MISTAKES = [
     (WHOLE.replace("continue", "continu"), 3, "mode"),
     (WHOLE.replace("mode", "mood"), 3, "mood: no such field. Did you mean 'mode'?"),
@@ -68,6 +74,7 @@ MISTAKES = [
     (WHOLE.replace('exclude = "a,b"', "l2 = -1"), 7, "[train] l2"),
     (WHOLE.replace('exclude = "a,b"', "epochs = 3"), 7, "[train] epochs"),
     (WHOLE.replace('exclude = "a,b"', 'method = "batch"'), 7, "[train] method"),
+    (WHOLE.replace('exclude = "a,b"', 'class_weight = "balanced"'), 7, "[train] class_weight: with mode ="),
     (WHOLE.replace('exclude = "a,b"', 'data = "x"'), 7, "[train] data: the job decides it, by source"),
     (WHOLE.replace('exclude = "a,b"', "holdout = 0.1"), 7, "[train] holdout: the job decides it, by [gate] holdout"),
     (WHOLE + '[telemetry]\nlog = "state/late/log"\n', 12, "[telemetry] log: it lies inside the state directory"),
