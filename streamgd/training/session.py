@@ -45,7 +45,7 @@ class Session(ABC):
                 self._tell_start(self.task.config.from_)
 
     def _tell_start(self, path: str) -> None:
-        before = model_to_start_from(path, self.task.resolved.loss)
+        before = model_to_start_from(path, self.task.resolved)
         encoding, _ = self.result()
         text = f"starts from {path}: {what_is_carried(before.encoding, encoding)}"
         self.context.append_history(self.state, {"event": "start", "text": text, "theta_sha256": before.theta_sha256})

@@ -329,7 +329,7 @@ def make_task(
     if config.class_weight != "none" and not LOSSES[resolved.loss].is_classifier:
         raise ConfigError(f"--class-weight is for two classes, the loss is {resolved.loss}. Leave it out.")
     if config.from_ is not None and is_new:
-        model_to_start_from(config.from_, resolved.loss)  # a mistake is told before there is a run
+        model_to_start_from(config.from_, resolved)  # a mistake is told before there is a run
     pa.default_memory_pool().release_unused()  # what the sample took
     columns = resolved.columns
     if validation is not None:
@@ -484,7 +484,7 @@ def first_theta(task: Task, encoding: Encoding, best_constant: float) -> np.ndar
     """Theta before the first step, float64, shape ``(n_dof, 1)``, by ``--init`` or ``--from``."""
 
     if task.config.from_ is not None:
-        before = model_to_start_from(task.config.from_, task.resolved.loss)
+        before = model_to_start_from(task.config.from_, task.resolved)
         return carried_theta(before.encoding, before.theta, encoding)
     theta = np.zeros((encoding.n_dof, 1))
     if task.config.init == "random":

@@ -7,27 +7,35 @@ the earlier run counts: columns, units, optimizer and clock are those of the new
 from __future__ import annotations
 
 from streamgd.data.encoding import Encoding
+from streamgd.data.resolve import Resolved
 from streamgd.errors import ConfigError
 from streamgd.model import Model
 
 _MOST_NAMES = 5
 
 
-def model_to_start_from(path: str, loss: str) -> Model:
-    """The model of ``--from``, a run directory or a model file, for a run with this loss.
+def model_to_start_from(path: str, resolved: Resolved) -> Model:
+    """The model of ``--from``, a run directory or a model file, for a run whose columns are ``resolved``.
 
     Raises
     ------
     NoInputError, CorruptStateError
         There is no model, or it is damaged.
     ConfigError
-        It has another loss, whose coefficients mean something else.
+        It has another loss or other classes, whose coefficients mean something else.
     """
     model = Model.load(path)
-    if model.loss_name != loss:
+    if model.loss_name != resolved.loss:
         raise ConfigError(
-            f"--from {path}: its loss is {model.loss_name}, that of this run is {loss}. Start from another run, or"
-            f" choose --loss {model.loss_name}."
+            f"--from {path}: its loss is {model.loss_name}, that of this run is {resolved.loss}. Start from another"
+            f" run, or choose --loss {model.loss_name}."
+        )
+    target = resolved.columns.target
+    classes = target.classes if target is not None else None
+    if model.classes != classes:
+        raise ConfigError(
+            f"--from {path}: its classes (negative, positive) are {model.classes}, those of this run are {classes}."
+            f" Start from another run, or choose the positive class with --positive."
         )
     return model
 

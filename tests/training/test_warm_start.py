@@ -135,6 +135,14 @@ def test_a_start_that_cannot_be_leaves_no_run(folder: Path) -> None:
     assert not (folder / "new").exists()
 
 
+def test_classes_the_other_way_round_are_refused(folder: Path) -> None:
+    fit("old.parquet", "old")
+
+    with pytest.raises(ConfigError, match=r"--from old: its classes .* are \(0, 1\), those of this run are \(1, 0\)"):
+        fit("new.parquet", "new", from_="old", positive="0")
+    assert not (folder / "new").exists()
+
+
 def test_a_column_hashed_into_other_buckets_is_not_carried_over(folder: Path) -> None:
     hashed: dict[str, Any] = {"encode": "hash"}
     fit("old.parquet", "old", hash_buckets=8, **hashed)
