@@ -1,7 +1,8 @@
 """What a run has learnt, carried over to data that changed: coefficients follow their columns and levels by name.
 
 The encoding is that of the new data, so theta is put into its units. New columns and levels begin at zero, as does a
-column that is hashed on one side only. The optimizer begins anew: its state belongs to the gradients of other rows.
+column that is hashed on one side only, or whose levels are of another type. The optimizer begins anew: its state
+belongs to the gradients of other rows.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _level_rows(
 ) -> tuple[np.ndarray, float]:
     """The rows of one column, and what its base level adds to the intercept."""
     rows = np.zeros(after.n_rows)
-    if before is None or before.buckets != after.buckets:
+    if before is None or before.buckets != after.buckets or before.column.values != after.column.values:
         return rows, 0.0
     old = theta[before.first_row : before.first_row + before.n_rows]
     if after.hashed:

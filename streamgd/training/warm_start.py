@@ -44,13 +44,15 @@ def what_is_carried(before: Encoding, after: Encoding) -> str:
     """How many coefficients of ``after`` start at what they were in ``before``, and which are new."""
     known = set(_coefficients(before.with_base_rows()))
     rows = _coefficients(after)
-    new = [name for name, buckets in rows if (name, buckets) not in known]
+    new = [row[0] for row in rows if row not in known]
     names = ", ".join(new[:_MOST_NAMES]) + (", …" if len(new) > _MOST_NAMES else "")
     carried = f"{len(rows) - len(new):,} of {len(rows):,} coefficients are carried over"
     return f"{carried}; new: {names}" if new else carried
 
 
-def _coefficients(encoding: Encoding) -> list[tuple[str, int]]:
-    """Name of each coefficient but the intercept, with the buckets of its column: others mean other levels."""
-    numeric = [(column.name, 0) for column in encoding.columns.numeric]
-    return numeric + [(name, column.buckets) for column in encoding.categorical for name in column.row_names()]
+def _coefficients(encoding: Encoding) -> list[tuple[str, str, int]]:
+    """Name of each coefficient but the intercept, with what makes it one of other levels: their type, the buckets."""
+    numeric = [(column.name, "", 0) for column in encoding.columns.numeric]
+    return numeric + [
+        (name, each.column.values, each.buckets) for each in encoding.categorical for name in each.row_names()
+    ]

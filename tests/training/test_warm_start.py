@@ -154,6 +154,32 @@ def test_a_column_hashed_into_other_buckets_is_not_carried_over(folder: Path) ->
     assert "2 of 18 coefficients are carried over; new: level#0, level#1" in line
 
 
+@pytest.mark.parametrize("encode", ["onehot", "hash"])
+@pytest.mark.parametrize("before", [pa.string(), pa.int64(), pa.float64()])
+@pytest.mark.parametrize("after", [pa.string(), pa.int64(), pa.float64()])
+def test_a_column_whose_labels_are_of_another_type_is_not_carried_over(
+    before: pa.DataType, after: pa.DataType, encode: str, folder: Path
+) -> None:
+    for name, kind in (("old", before), ("new", after)):
+        labels = pa.array([1, 2, 2, 3, 3, 3] * 500).cast(kind)
+        rows = table(3000, 1, "b", 1.0)
+        pq.write_table(rows.set_column(2, "level", labels), f"{name}.parquet", row_group_size=500)
+    options: dict[str, Any] = {"categorical": "level", "encode": encode, "hash_buckets": 2}
+    old = fit("old.parquet", "old", "y", **options).model
+    display = Listener()
+
+    standing = {"learning_rate": 1e-14, "epochs": 1, "dtype": "float64"}
+    new = fit("new.parquet", "new", "y", from_="old", display=display, **options, **standing).model
+
+    (line,) = [line for line in display.told if line.startswith("starts from old: ")]
+    if before == after:
+        assert line == "starts from old: 4 of 4 coefficients are carried over"
+        np.testing.assert_allclose(new.theta, old.theta, rtol=1e-6, atol=1e-6)
+    else:
+        assert "2 of 4 coefficients are carried over; new: level" in line
+        np.testing.assert_allclose(new.theta[2:-1], 0.0, atol=1e-6)
+
+
 def test_the_option_has_one_name_on_the_command_line_and_in_toml(folder: Path) -> None:
     fit("old.parquet", "old")
     (folder / "a.toml").write_text('data = "new.parquet"\ntarget = "high"\nfrom = "old"\n')
