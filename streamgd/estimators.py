@@ -234,7 +234,8 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         """Of new data of any kind that ``fit`` takes, float64, shape (n_rows,)."""
         check_is_fitted(self)
         by_name = is_path(X) or is_stream(X) or (self._by_name and is_frame(X))
-        return raw_predictions(self.model_, tables(X) if by_name else [self._features_table(X, reset=False)])
+        rows = tables(X, self.model_) if by_name else [self._features_table(X, reset=False)]
+        return raw_predictions(self.model_, rows)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

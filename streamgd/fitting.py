@@ -21,6 +21,8 @@ import pyarrow as pa
 
 from streamgd import state as states
 from streamgd.config import TrainConfig, make_config, parse_sources
+from streamgd.data.agreement import check_columns, check_schema
+from streamgd.data.columns import Columns
 from streamgd.data.encoder import Origin
 from streamgd.data.frames import (
     FRAME_GROUP_ROWS,
@@ -31,7 +33,8 @@ from streamgd.data.frames import (
     tables_of_files,
     write_frame,
 )
-from streamgd.data.source import discover
+from streamgd.data.levels import ARROW_TYPES
+from streamgd.data.source import discover, logical_type
 from streamgd.model import Model
 from streamgd.training.display import Silent
 from streamgd.training.interrupt import Interrupt
@@ -88,7 +91,7 @@ def fit(data: Any, options: dict[str, Any]) -> Fitted:
     manifest = discover(sources)
     if manifest.n_rows < FEW_ROWS:
         # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
-        return _fit_table(pa.concat_tables(tables_of_files(manifest)), options)
+        return _fit_table(pa.concat_tables(tables_of_files(manifest, manifest.schema.names)), options)
     with TemporaryDirectory(prefix="streamgd-") as folder:
         return _run(sources, Path(folder), manifest.n_rows, options)
 
@@ -136,24 +139,61 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
 def stream_of(data: Any) -> Any:
     """What can be read once, of any kind of data."""
     if is_path(data):
-        return tables_of_files(discover(parse_sources(data)))
+        manifest = discover(parse_sources(data))
+        return tables_of_files(manifest, manifest.schema.names)
     return data if is_stream(data) else iter([data])
 
 
-def tables(data: Any) -> Iterator[pa.Table]:
-    """The rows of data of any kind, as Arrow tables."""
-    return tables_of(stream_of(data))
+def tables(data: Any, model: Model) -> Iterator[pa.Table]:
+    """The rows of data of any kind, as Arrow tables; of files the columns alone that the model reads.
+
+    Raises
+    ------
+    SchemaError
+        Files lack a column of the model, have it in another kind of type, or in several.
+    """
+    if not is_path(data):
+        return tables_of(data if is_stream(data) else iter([data]))
+    manifest, columns = discover(parse_sources(data)), _columns_read(model)
+    check_columns(columns, manifest)
+    return tables_of_files(manifest, columns.sources)
 
 
 def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
-    """The raw prediction of each row, float64, (n_rows,)."""
-    encoder = model.encoder(with_target=False)
+    """The raw prediction of each row, float64, (n_rows,).
+
+    Raises
+    ------
+    SchemaError
+        A table lacks a column of the model, or has it in another kind of type.
+    DataError
+        An infinite value, or one that Arrow cannot convert.
+    """
+    encoder, columns = model.encoder(with_target=False), _columns_read(model)
     found = [np.empty(0)]
+    first_row = 0
     for table in rows:
-        for batch in table.combine_chunks().to_batches(FRAME_GROUP_ROWS):
-            block, _ = encoder.encode(batch, Origin("the data", 0, 0, 0))
+        check_schema(columns, _logical_schema(table, columns), "X")
+        for batch in table.select(columns.sources).combine_chunks().to_batches(FRAME_GROUP_ROWS):
+            block, _ = encoder.encode(batch, Origin("X", None, first_row, first_row, first_row))
             found.append(model.raw_prediction(block))
+            first_row += batch.num_rows
     return np.concatenate(found)
+
+
+def _columns_read(model: Model) -> Columns:
+    """The columns that a prediction is made from."""
+    return model.encoder(with_target=False).columns
+
+
+def _logical_schema(table: pa.Table, columns: Columns) -> pa.Schema:
+    """Logical types; a column without any value, which frames give the null type, is of the type that is needed."""
+    types: dict[str, pa.DataType] = {each.source: pa.float64() for each in columns.numeric if each.part is None}
+    types |= {each.name: ARROW_TYPES[each.values] for each in columns.categorical}
+    return pa.schema(
+        (each.name, types.get(each.name, each.type) if pa.types.is_null(each.type) else logical_type(each.type))
+        for each in table.schema
+    )
 
 
 def feature_columns(model: Model) -> list[str]:

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import streamgd
-from streamgd.errors import ConfigError, SchemaError
+from streamgd.errors import ConfigError, DataError, SchemaError
 from streamgd.estimators import GDClassifier, GDRegressor
 
 ROWS = 3_000
@@ -209,6 +209,32 @@ def test_columns_are_found_by_name_where_the_data_held_their_target(tmp_path: Pa
         np.testing.assert_array_equal(model.predict(other), expected)
     array = np.column_stack([table().column(name) for name in model.feature_names_in_])
     np.testing.assert_array_equal(model.predict(array), expected)
+
+
+def test_new_data_must_have_the_columns_of_the_model_in_types_that_mean_the_same() -> None:
+    data = table()
+    model = GDRegressor().fit(data.drop_columns(["late"]), target="amount")
+    text = pa.array(["1.5"] * ROWS)
+    for wrong, message in (
+        (data.drop_columns(["z"]), "X lacks a column that the model needs: 'z'"),
+        (data.set_column(1, "z", text), "X, column 'z': found string, the model was trained on a number"),
+        (data.set_column(2, "city", data.column("x")), "X, column 'city': found double, .* text as labels"),
+    ):
+        for new in (wrong, iter(wrong.to_batches()), wrong.to_pandas()):
+            with pytest.raises(SchemaError, match=message):
+                model.predict(new)
+    # A row without a city: frames give such a column no type.
+    missing = model.predict(pd.DataFrame({"x": [1.0], "z": [None], "city": [None]}))
+    typed = {"x": [1.0], "z": pa.array([None], pa.float64()), "city": pa.array([None], pa.string())}
+    np.testing.assert_array_equal(missing, model.predict(pa.table(typed)))
+
+
+def test_a_mistake_in_new_data_is_told_by_its_row() -> None:
+    model = GDRegressor().fit(table().drop_columns(["late"]), target="amount")
+    z = table().column("z").to_numpy().copy()
+    z[1_234] = np.inf
+    with pytest.raises(DataError, match=r"^X, row 1234, column 'z': found inf"):
+        model.predict(iter(table().set_column(1, "z", pa.array(z)).to_batches(500)))
 
 
 def test_partial_fit_goes_on_as_one_stream_also_after_a_pickle() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from streamgd.data.columns import IS_NULL, CategoricalColumn, Columns, NumericColumn, TargetColumn
 from streamgd.data.kinds import NUMBERS, Kind, kind_of, type_name
 from streamgd.data.source import Manifest
@@ -18,57 +20,74 @@ _LABEL_WORDS = {"string": "text", "int": "integers", "float": "numbers", "bool":
 
 
 def check_columns(columns: Columns, manifest: Manifest) -> None:
-    """Refuse data that lack a column of a model, have it in another kind of type, or in several.
+    """Refuse files that lack a column of a model, have it in another kind of type, or in several.
 
     Raises
     ------
     SchemaError
         Names the file, the column and what was expected.
     """
-    where = manifest.files[0].path
-    missing = [name for name in columns.sources if name not in manifest.schema.names]
-    if missing:
-        names = ", ".join(f"'{name}'" for name in missing)
-        needs = "a column that the model needs" if len(missing) == 1 else "columns that the model needs"
-        hint = did_you_mean(missing[0], manifest.schema.names)
-        raise SchemaError(f"{where} lacks {needs}: {names}. {hint} Give data with the columns of the training data.")
     manifest.check_same(columns.sources)
+    check_schema(columns, manifest.schema, manifest.files[0].path)
+
+
+def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
+    """Refuse data that lack a column of a model, or have it in another kind of type.
+
+    Parameters
+    ----------
+    schema : pa.Schema
+        With the logical type of each column, as a manifest has it.
+    name : str
+        What the data are called in messages.
+
+    Raises
+    ------
+    SchemaError
+        Names the data, the column and what was expected.
+    """
+    missing = [source for source in columns.sources if source not in schema.names]
+    if missing:
+        names = ", ".join(f"'{source}'" for source in missing)
+        needs = "a column that the model needs" if len(missing) == 1 else "columns that the model needs"
+        hint = did_you_mean(missing[0], schema.names)
+        raise SchemaError(f"{name} lacks {needs}: {names}. {hint} Give data with the columns of the training data.")
     for numeric in columns.numeric:
-        _check(manifest, where, numeric.source, *_expected_number(manifest, numeric))
+        _check(schema, name, numeric.source, *_expected_number(schema, numeric))
     for categorical in columns.categorical:
-        _check(manifest, where, categorical.name, *_expected_label(manifest, categorical))
+        _check(schema, name, categorical.name, *_expected_label(schema, categorical))
     if columns.target is not None:
-        _check(manifest, where, columns.target.name, *_expected_target(manifest, columns.target))
-    for name in (columns.weight, columns.offset):
-        if name is not None:
-            _check(manifest, where, name, _kind(manifest, name) in NUMBERS, "a number")
+        _check(schema, name, columns.target.name, *_expected_target(schema, columns.target))
+    for side in (columns.weight, columns.offset):
+        if side is not None:
+            _check(schema, name, side, _kind(schema, side) in NUMBERS, "a number")
 
 
-def _kind(manifest: Manifest, name: str) -> Kind:
-    return kind_of(manifest.schema.field(name).type)
+def _kind(schema: pa.Schema, name: str) -> Kind:
+    return kind_of(schema.field(name).type)
 
 
-def _expected_number(manifest: Manifest, column: NumericColumn) -> tuple[bool, str]:
+def _expected_number(schema: pa.Schema, column: NumericColumn) -> tuple[bool, str]:
     if column.part in (None, IS_NULL):
-        return _kind(manifest, column.source) in NUMBERS, "a number"
-    fits = column.part in parts_of(manifest.schema.field(column.source).type)
+        return _kind(schema, column.source) in NUMBERS, "a number"
+    fits = column.part in parts_of(schema.field(column.source).type)
     return fits, f"a date or time that has '{column.part}'"
 
 
-def _expected_label(manifest: Manifest, column: CategoricalColumn) -> tuple[bool, str]:
-    return _kind(manifest, column.name) in _LABEL_KINDS[column.values], f"{_LABEL_WORDS[column.values]} as labels"
+def _expected_label(schema: pa.Schema, column: CategoricalColumn) -> tuple[bool, str]:
+    return _kind(schema, column.name) in _LABEL_KINDS[column.values], f"{_LABEL_WORDS[column.values]} as labels"
 
 
-def _expected_target(manifest: Manifest, column: TargetColumn) -> tuple[bool, str]:
+def _expected_target(schema: pa.Schema, column: TargetColumn) -> tuple[bool, str]:
     if column.classes is not None and isinstance(column.classes[0], str):
-        return _kind(manifest, column.name) == "text", "text"
-    return _kind(manifest, column.name) in NUMBERS, "a number"
+        return _kind(schema, column.name) == "text", "text"
+    return _kind(schema, column.name) in NUMBERS, "a number"
 
 
-def _check(manifest: Manifest, where: str, name: str, fits: bool, expected: str) -> None:
+def _check(schema: pa.Schema, data: str, name: str, fits: bool, expected: str) -> None:
     if not fits:
-        found = type_name(manifest.schema.field(name).type)
+        found = type_name(schema.field(name).type)
         raise SchemaError(
-            f"{where}, column '{name}': found {found}, the model was trained on {expected}. Convert the column to the"
+            f"{data}, column '{name}': found {found}, the model was trained on {expected}. Convert the column to the"
             f" type it had in the training data."
         )

@@ -38,16 +38,19 @@ _KIND_OF_TYPE = {name: index for index, name in enumerate(kernels.KINDS)}
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the rows of a batch come from: for messages, and for choices by row number."""
+    """Where the rows of a batch come from: for messages, and for choices by row number.
+
+    ``row_group`` is None where the rows are in memory.
+    """
 
     file: str
-    row_group: int
+    row_group: int | None
     first_row: int
     first_row_in_file: int
     first_row_in_group: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}, row group {self.row_group}"
+        return self.file if self.row_group is None else f"{self.file}, row group {self.row_group}"
 
     def row(self, index: int) -> str:
         return f"{self}, row {self.first_row_in_group + index}"

@@ -89,9 +89,8 @@ def write_frame(table: pa.Table, path: Path) -> None:
         pq.write_table(table, path, FRAME_GROUP_ROWS, compression="none", use_dictionary=_text_columns(table.schema))
 
 
-def tables_of_files(manifest: Manifest) -> Iterator[pa.Table]:
-    """All rows of a manifest, in order."""
-    names = manifest.schema.names
+def tables_of_files(manifest: Manifest, names: list[str]) -> Iterator[pa.Table]:
+    """All rows of a manifest, in order, with these columns."""
     for row_group in manifest.row_groups:
         for batch in read_batches(manifest, row_group, names, [], FRAME_GROUP_ROWS):
             yield table_of(pa.Table.from_batches([batch]))
