@@ -4,8 +4,8 @@
     path ──────────────────────────────────────────────> run()    ├─> Fitted
     stream ──> parts, each a run that goes on from the one before ┘
 
-A frame is written with row groups of a fixed size, and few rows are read into a frame from whatever files they are in:
-so what is learned does not depend on who held the rows.
+A frame is written with row groups of a fixed size, and few rows are read into a frame from whatever files they are in,
+if it fits the memory budget: so what is learned does not depend on who held the rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from streamgd.data.frames import (
     write_frame,
 )
 from streamgd.data.levels import ARROW_TYPES
-from streamgd.data.source import discover, logical_type
+from streamgd.data.source import Manifest, discover, logical_type
 from streamgd.model import Model
 from streamgd.training.display import Silent
 from streamgd.training.interrupt import Interrupt
@@ -89,11 +89,23 @@ def fit(data: Any, options: dict[str, Any]) -> Fitted:
         return _fit_table(table_of(data), options)
     sources = parse_sources(data)
     manifest = discover(sources)
-    if manifest.n_rows < FEW_ROWS:
-        # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
-        return _fit_table(pa.concat_tables(tables_of_files(manifest, manifest.schema.names)), options)
     with TemporaryDirectory(prefix="streamgd-") as folder:
-        return _run(sources, Path(folder), manifest.n_rows, options)
+        config = make_config(data=sources, run=folder, **options)
+        names = _names_in_use(config, manifest)
+        stored_bytes = sum(manifest.uncompressed_bytes(row_group, names) for row_group in manifest.row_groups)
+        if manifest.n_rows >= FEW_ROWS or 2 * stored_bytes > config.memory:
+            return _run(sources, Path(folder), manifest.n_rows, options)
+    # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
+    return _fit_table(pa.concat_tables(tables_of_files(manifest, names)), options)
+
+
+def _names_in_use(config: TrainConfig, manifest: Manifest) -> list[str]:
+    """The columns that a run reads; all of them where one is not there, so that the run can tell which it may be."""
+    known: list[str] = manifest.schema.names
+    if config.features is None:
+        return known
+    names = [*config.features, *(name for name in (config.target, config.weight) if name is not None)]
+    return list(dict.fromkeys(names)) if set(names) <= set(known) else known
 
 
 def _fit_table(table: pa.Table, options: dict[str, Any]) -> Fitted:
@@ -129,18 +141,18 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
     result: Result | None = None
     with TemporaryDirectory(prefix="streamgd-") as folder:
         config = stream_config(run=f"{folder}/run", **options)
-        for result, learned in learn_parts(stream_of(data), config, state, Silent(), signals=False):
+        for result, learned in learn_parts(_stream_of(data, config), config, state, Silent(), signals=False):
             curve, state = curve + _losses(result), learned
     assert result is not None
     assert state is not None
     return Fitted(result.model, curve, len(curve), states.serialize(state, _STATE))
 
 
-def stream_of(data: Any) -> Any:
+def _stream_of(data: Any, config: TrainConfig) -> Any:
     """What can be read once, of any kind of data."""
     if is_path(data):
         manifest = discover(parse_sources(data))
-        return tables_of_files(manifest, manifest.schema.names)
+        return tables_of_files(manifest, _names_in_use(config, manifest))
     return data if is_stream(data) else iter([data])
 
 

@@ -211,6 +211,36 @@ def test_columns_are_found_by_name_where_the_data_held_their_target(tmp_path: Pa
     np.testing.assert_array_equal(model.predict(array), expected)
 
 
+def files_with_a_column_of_two_types(folder: Path) -> Path:
+    """Two files that agree in all columns but ``note``, which nobody needs."""
+    for name, note in (("a", pa.array([1] * 1_000)), ("b", pa.array(["text" * 100] * 1_000))):
+        pq.write_table(table().slice(0, 1_000).append_column("note", note), folder / f"{name}.parquet")
+    return folder
+
+
+def test_files_are_read_by_the_columns_in_use(tmp_path: Path) -> None:
+    data = files_with_a_column_of_two_types(tmp_path)
+    model = GDRegressor(features=["x", "city"])
+    model.fit(data, target="amount")
+    assert len(model.predict(data)) == 2_000
+    clone(model).partial_fit(data, target="amount")
+    with pytest.raises(SchemaError, match="'note'"):
+        GDRegressor().fit(data, target="amount")
+    with pytest.raises(ConfigError, match=r"no column 'citi'\. Did you mean 'city'"):
+        GDRegressor(features=["citi"]).fit(tmp_path / "a.parquet", target="amount")
+
+
+def test_few_rows_that_do_not_fit_memory_are_learned_from_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(table(), tmp_path / "data.parquet", 700)
+    held = GDRegressor(features=["x", "z"]).fit(tmp_path / "data.parquet", target="amount")
+    monkeypatch.setattr("streamgd.data.source.Manifest.uncompressed_bytes", lambda *_: 300 * 10**6)
+    monkeypatch.setattr("streamgd.fitting.tables_of_files", None)
+    read = GDRegressor(features=["x", "z"]).fit(tmp_path / "data.parquet", target="amount")
+    np.testing.assert_allclose(read.coef_, held.coef_, rtol=1e-9)
+
+
 def test_new_data_must_have_the_columns_of_the_model_in_types_that_mean_the_same() -> None:
     data = table()
     model = GDRegressor().fit(data.drop_columns(["late"]), target="amount")
