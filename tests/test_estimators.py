@@ -241,6 +241,14 @@ def test_few_rows_that_do_not_fit_memory_are_learned_from_their_files(
     np.testing.assert_allclose(read.coef_, held.coef_, rtol=1e-9)
 
 
+def test_a_column_of_files_that_pandas_calls_an_index_is_learned(tmp_path: Path) -> None:
+    table().to_pandas().set_index("z").to_parquet(tmp_path / "data.parquet")
+    model = GDRegressor(features=["x", "z"]).fit(tmp_path / "data.parquet", target="amount")
+    frame = GDRegressor(features=["x", "z"]).fit(table(), target="amount")
+    assert model.model_.theta_sha256 == frame.model_.theta_sha256
+    np.testing.assert_array_equal(model.predict(tmp_path / "data.parquet"), frame.predict(table()))
+
+
 def test_new_data_must_have_the_columns_of_the_model_in_types_that_mean_the_same() -> None:
     data = table()
     model = GDRegressor().fit(data.drop_columns(["late"]), target="amount")

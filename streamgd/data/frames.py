@@ -48,7 +48,9 @@ def is_stream(data: Any) -> bool:
 
 
 def table_of(frame: Any) -> pa.Table:
-    """A frame as an Arrow table, without the index of pandas; text is held so that Parquet takes it.
+    """A frame as an Arrow table, of pandas without its index; text is held so that Parquet takes it.
+
+    What Arrow holds has no index: a column that once was one, as in files that pandas wrote, is a column.
 
     Raises
     ------
@@ -60,9 +62,10 @@ def table_of(frame: Any) -> pa.Table:
     except (pa.ArrowException, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"the frame cannot be converted to Arrow ({reason}). Give each column one type.") from error
-    about = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
-    index = [name for name in about.get("index_columns", []) if isinstance(name, str)]
-    table = table.drop_columns(index).replace_schema_metadata(None)
+    if not isinstance(frame, pa.Table | pa.RecordBatch):
+        about = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+        table = table.drop_columns([name for name in about.get("index_columns", []) if isinstance(name, str)])
+    table = table.replace_schema_metadata(None)
     return table.cast(pa.schema([pa.field(each.name, _storable(each.type)) for each in table.schema]))
 
 

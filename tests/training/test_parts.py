@@ -234,6 +234,10 @@ def test_a_stream_that_is_cut_off_is_told_as_such(tmp_path: Path) -> None:
 def test_the_index_of_pandas_is_no_column() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0], "text": ["a", None]}, index=pd.Index(["u", "v"], name="id"))
     assert frames.table_of(frame).column_names == ["x", "text"]
+    written = pa.Table.from_pandas(frame)  # as in a file, where it is a column like others
+    assert frames.table_of(written).column_names == ["x", "text", "id"]
+    for stream in (written.to_reader(), iter(written.to_batches())):
+        assert next(frames.tables_of(stream)).column_names == ["x", "text", "id"]
 
 
 def test_streams_and_frames_are_told_apart() -> None:
