@@ -31,6 +31,7 @@ from streamgd.data.frames import (
     table_of,
     tables_of,
     tables_of_files,
+    without_categories,
     write_frame,
 )
 from streamgd.data.levels import ARROW_TYPES
@@ -186,7 +187,8 @@ def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
     first_row = 0
     for table in rows:
         check_schema(columns, _logical_schema(table, columns), "X")
-        for batch in table.select(columns.sources).combine_chunks().to_batches(FRAME_GROUP_ROWS):
+        chosen = without_categories(table.select(columns.sources))
+        for batch in chosen.combine_chunks().to_batches(FRAME_GROUP_ROWS):
             block, _ = encoder.encode(batch, Origin("X", None, first_row, first_row, first_row))
             found.append(model.raw_prediction(block))
             first_row += batch.num_rows

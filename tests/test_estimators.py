@@ -249,6 +249,16 @@ def test_a_column_of_files_that_pandas_calls_an_index_is_learned(tmp_path: Path)
     np.testing.assert_array_equal(model.predict(tmp_path / "data.parquet"), frame.predict(table()))
 
 
+def test_files_may_hold_text_as_text_and_as_a_dictionary(tmp_path: Path) -> None:
+    codes = table().column("city").dictionary_encode()
+    pq.write_table(table().slice(0, 1_700), tmp_path / "a.parquet")
+    pq.write_table(table().set_column(2, "city", codes).slice(1_700), tmp_path / "b.parquet")
+    model = GDRegressor(features=["x", "city"]).fit(tmp_path, target="amount")
+    expected = GDRegressor(features=["x", "city"]).fit(table(), target="amount")
+    assert model.model_.theta_sha256 == expected.model_.theta_sha256
+    np.testing.assert_array_equal(model.predict(tmp_path), expected.predict(table()))
+
+
 def test_new_data_must_have_the_columns_of_the_model_in_types_that_mean_the_same() -> None:
     data = table()
     model = GDRegressor().fit(data.drop_columns(["late"]), target="amount")

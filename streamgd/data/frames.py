@@ -78,6 +78,14 @@ def _storable(arrow_type: pa.DataType) -> pa.DataType:
     return pa.large_string()
 
 
+def without_categories(table: pa.Table) -> pa.Table:
+    """The table with numbers, true and false, and moments, where it holds dictionaries of such; text stays as it is."""
+    types = [
+        each.type if kind_of(logical_type(each.type)) == "text" else logical_type(each.type) for each in table.schema
+    ]
+    return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
+
+
 def write_frame(table: pa.Table, path: Path) -> None:
     """Write a table to a Parquet file in row groups of 65,536 rows.
 
@@ -93,10 +101,35 @@ def write_frame(table: pa.Table, path: Path) -> None:
 
 
 def tables_of_files(manifest: Manifest, names: list[str]) -> Iterator[pa.Table]:
-    """All rows of a manifest, in order, with these columns."""
-    for row_group in manifest.row_groups:
-        for batch in read_batches(manifest, row_group, names, [], FRAME_GROUP_ROWS):
-            yield table_of(pa.Table.from_batches([batch]))
+    """All rows of a manifest, in order, with these columns, in the types of the first file."""
+    return _of_one_schema(
+        table_of(batch)
+        for row_group in manifest.row_groups
+        for batch in read_batches(manifest, row_group, names, [], FRAME_GROUP_ROWS)
+    )
+
+
+def _of_one_schema(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The tables in the types of the first one: text may come as text, and as a dictionary.
+
+    Raises
+    ------
+    SchemaError
+        A later table has other columns, or types that do not mean the same.
+    """
+    first: pa.Schema | None = None
+    for table in tables:
+        first = table.schema if first is None else first
+        if _logical(table.schema) != _logical(first):
+            raise SchemaError(
+                f"the stream changed its columns: found {_described(table.schema)}, it began with"
+                f" {_described(first)}. Give batches of one schema."
+            )
+        yield table.cast(first)
+
+
+def _logical(schema: pa.Schema) -> pa.Schema:
+    return pa.schema((field.name, logical_type(field.type)) for field in schema)
 
 
 def parts_of(stream: Any, folder: Path) -> Iterator[Path]:
@@ -127,18 +160,11 @@ def parts_of(stream: Any, folder: Path) -> Iterator[Path]:
 
 def _row_groups(stream: Any) -> Iterator[pa.Table]:
     """The rows of a stream in tables of equal size but for the last, all with the columns of the first."""
-    first: pa.Schema | None = None
     waiting: list[pa.Table] = []
-    rows, group_rows = 0, 1
-    for table in tables_of(stream):
-        if first is None:
-            first = table.schema
-            group_rows = max(FEWEST_GROUP_ROWS, min(PART_GROUP_ROWS, PART_GROUP_VALUES // max(1, len(first))))
-        if table.schema != first:
-            raise SchemaError(
-                f"the stream changed its columns: found {_described(table.schema)}, it began with"
-                f" {_described(first)}. Give batches of one schema."
-            )
+    rows = 0
+    for table in _of_one_schema(tables_of(stream)):
+        columns = max(1, table.num_columns)
+        group_rows = max(FEWEST_GROUP_ROWS, min(PART_GROUP_ROWS, PART_GROUP_VALUES // columns))
         waiting.append(table)
         rows += table.num_rows
         if rows >= group_rows:
@@ -152,7 +178,7 @@ def _row_groups(stream: Any) -> Iterator[pa.Table]:
 
 
 def tables_of(stream: Any) -> Iterator[pa.Table]:
-    """The batches of a stream as tables.
+    """The batches of a stream as tables; categories that are numbers become numbers, as they do in a file.
 
     Raises
     ------
@@ -163,10 +189,10 @@ def tables_of(stream: Any) -> Iterator[pa.Table]:
         if hasattr(stream, "__arrow_c_stream__"):
             reader = pa.RecordBatchReader.from_stream(stream)
             for batch in reader:
-                yield table_of(pa.Table.from_batches([batch], reader.schema))
+                yield without_categories(table_of(batch))
         else:
             for item in stream:
-                yield table_of(pa.Table.from_batches([item]) if isinstance(item, pa.RecordBatch) else item)
+                yield without_categories(table_of(item))
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"the stream broke off ({reason}). Give it once more from its beginning.") from error

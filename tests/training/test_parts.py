@@ -122,6 +122,17 @@ def test_a_stream_whose_columns_change_is_refused(tmp_path: Path) -> None:
         train(iter([table(), other]), tmp_path / "run")
 
 
+def test_text_may_come_as_text_and_as_a_dictionary(tmp_path: Path) -> None:
+    level = table().column("level")
+    mixed = (
+        batch if number % 2 == text_first else batch.set_column(1, "level", batch["level"].dictionary_encode())
+        for text_first in (0, 1)
+        for number, batch in enumerate(table().slice(5_000 * text_first, 5_000).to_batches(1_000))
+    )
+    assert level.type == pa.string()
+    assert train(mixed, tmp_path / "run").model.theta_sha256 == expected_theta()
+
+
 def test_a_stream_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoInputError, match="no rows"):
         train(iter([table().slice(0, 0)]), tmp_path / "run")
