@@ -52,6 +52,14 @@ def stream_config(**options: Any) -> TrainConfig:
         raise ConfigError(f"--epochs {config.epochs}: a stream can be read once. Leave it out.")
     if config.shuffle == "full":
         raise ConfigError("--shuffle full needs all rows at once, and a stream has them one by one. Leave it out.")
+    if config.shuffle not in ("auto", "window"):
+        raise ConfigError(
+            f"--shuffle {config.shuffle}: a stream, which can be read once, is mixed in windows. Leave it out."
+        )
+    if config.schedule not in ("auto", "constant"):
+        raise ConfigError(
+            f"--schedule {config.schedule} counts on the end of a run, and a stream, read once, has none. Leave it out."
+        )
     for name in _NOT_OF_STREAMS:
         if getattr(config, name) != TrainConfig.model_fields[name].default:
             raise ConfigError(f"{option_name(name)} has no meaning for a stream, which can be read once. Leave it out.")

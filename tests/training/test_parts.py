@@ -144,6 +144,8 @@ def test_a_stream_without_rows_is_refused(tmp_path: Path) -> None:
         {"method": "batch"},
         {"epochs": 2},
         {"shuffle": "full"},
+        {"shuffle": "none"},
+        {"schedule": "cosine"},
         {"pause_after": "1s"},
         {"holdout": 0.1},
         {"tol_gradient": 0.1},
