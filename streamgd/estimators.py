@@ -147,7 +147,9 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
 
     # Partial fit
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, target: str | None) -> Self:
+    def _partial_fit(
+        self, X: Any, y: Any, sample_weight: Any, target: str | None, classes: np.ndarray | None = None
+    ) -> Self:
         before = getattr(self, "_fitted", None)
         if before is not None and before.stream is None:
             warnings.warn(
@@ -161,7 +163,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         if self._by_name:
             self._take(fit_stream(X, self._named_options(y, sample_weight, target), before))
             return self._with_names_of_columns()
-        table, options = self._checked_table(X, y, sample_weight, reset=not hasattr(self, "model_"))
+        table, options = self._checked_table(X, y, sample_weight, reset=before is None, classes=classes)
         if options["weight"] is None:  # whether there are weights must not change on the way
             options["weight"] = _fresh_name("weight", table.column_names)
             table = table.append_column(options["weight"], pa.array(np.ones(table.num_rows)))
@@ -170,14 +172,16 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
 
     # Arrays and frames
 
-    def _checked_table(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[pa.Table, dict[str, Any]]:
+    def _checked_table(
+        self, X: Any, y: Any, sample_weight: Any, reset: bool, classes: np.ndarray | None = None
+    ) -> tuple[pa.Table, dict[str, Any]]:
         """Features, target and weights as one table, looked at as scikit-learn does, and the options that name them."""
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         table = self._features_table(X, reset)
         y = np.asarray(y) if hasattr(y, "__arrow_c_stream__") else y
         check_consistent_length(table, y)
-        target = self._checked_target(y, reset)
+        target = self._checked_target(y, reset, classes)
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
@@ -204,8 +208,8 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         return [f"x{number}" for number in range(self.n_features_in_)] if names is None else list(names)
 
     @abstractmethod
-    def _checked_target(self, y: Any, reset: bool) -> np.ndarray:
-        """The target as it is trained on, shape (n_rows,)."""
+    def _checked_target(self, y: Any, reset: bool, classes: np.ndarray | None) -> np.ndarray:
+        """The target as it is trained on, shape (n_rows,); ``classes`` are those that it may have."""
 
     @abstractmethod
     def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:
@@ -323,11 +327,11 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         Parameters
         ----------
         classes : array, shape (2,), optional
-            The classes, where ``y`` of a later call may have both and another has one.
+            The classes of ``y``: where given, those of the first call are kept, and others are refused.
         """
-        if classes is not None and not hasattr(self, "model_"):
-            self.classes_ = _two_classes(np.unique(classes))
-        return self._partial_fit(X, y, sample_weight, target)
+        if classes is not None and target is not None:
+            raise ValueError("classes belong to y: with target= the data have them. Leave classes out.")
+        return self._partial_fit(X, y, sample_weight, target, None if classes is None else np.unique(classes))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """The log-odds of ``classes_[1]``, float64, shape (n_rows,)."""
@@ -344,17 +348,24 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         raw = self._raw_prediction(X)
         return np.asarray(self.classes_[(raw > 0).astype(int)])
 
-    def _checked_target(self, y: Any, reset: bool) -> np.ndarray:
+    def _checked_target(self, y: Any, reset: bool, classes: np.ndarray | None) -> np.ndarray:
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         if reset:
             kind = type_of_target(y, input_name="y", raise_unknown=True)
             if kind != "binary":
                 raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
-            self.classes_ = _two_classes(np.unique(y))
+            found = np.unique(y).tolist()
+            if len(found) == 1:
+                raise ValueError(
+                    f"y has one class, {found[0]!r}, expected two: the first rows must be of both classes."
+                )
+            self.classes_ = _two_classes(np.unique(y) if classes is None else classes)
+        elif classes is not None and not np.array_equal(classes, self.classes_):
+            raise ValueError(f"classes are {classes.tolist()}, those of the first call were {self.classes_.tolist()}.")
         unknown = ~np.isin(y, self.classes_)
         if unknown.any():
-            raise ValueError(f"y has the class {y[unknown][0]!r}, the classes are {self.classes_.tolist()}.")
+            raise ValueError(f"y has the class {y[unknown].tolist()[0]!r}, the classes are {self.classes_.tolist()}.")
         return np.asarray(y == self.classes_[1], np.int8)
 
     def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:
@@ -406,7 +417,7 @@ class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
         """The expected value of each row, float64, shape (n_rows,)."""
         return self._raw_prediction(X)
 
-    def _checked_target(self, y: Any, reset: bool) -> np.ndarray:  # noqa: ARG002
+    def _checked_target(self, y: Any, reset: bool, classes: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
         return np.asarray(_check_y(y, y_numeric=True, estimator=self), np.float64)
 
     def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:  # noqa: ARG002

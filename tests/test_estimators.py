@@ -302,6 +302,24 @@ def test_partial_fit_goes_on_as_one_stream_also_after_a_pickle() -> None:
     assert "city=Lima" in model.coef_names_
 
 
+def test_partial_fit_takes_the_classes_that_are_given_and_no_others() -> None:
+    X, y = [[1.0], [2.0], [3.0], [4.0]], ["a", "b", "a", "b"]
+    with pytest.raises(ValueError, match=r"y has the class 'b', the classes are \['a', 'c'\]"):
+        GDClassifier().partial_fit(X, y, classes=["c", "a"])
+    with pytest.raises(ValueError, match="the first rows must be of both classes"):
+        GDClassifier().partial_fit(X, ["a"] * 4, classes=["a", "b"])
+    model = GDClassifier().partial_fit(X, y, classes=["b", "a"])
+    assert model.classes_.tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="those of the first call were"):
+        model.partial_fit(X, y, classes=["a", "c"])
+    with pytest.raises(ValueError, match="with target= the data have them"):
+        GDClassifier().partial_fit(table(), classes=["no", "yes"], target="late")
+    # A stream that begins anew may have other classes.
+    anew = GDClassifier().fit(X, y)
+    with pytest.warns(UserWarning, match="forgotten"):
+        assert anew.partial_fit(X, [0, 1, 0, 1]).classes_.tolist() == [0, 1]
+
+
 def test_partial_fit_of_a_stream_goes_on_from_fit_of_a_stream() -> None:
     data = table().drop_columns(["late"])
     model = GDRegressor().fit(iter(data.to_batches(500)), target="amount")
