@@ -157,7 +157,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
             before = None
-        if getattr(self, "class_weight", None) == "balanced":
+        if self._class_option():
             raise ValueError("class_weight 'balanced' needs all rows at once. For partial_fit give a dict.")
         self._by_name = target is not None or is_path(X) or is_stream(X)
         if self._by_name:
@@ -370,6 +370,11 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
 
     def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:
         if isinstance(self.class_weight, dict):
+            unknown = [label for label in self.class_weight if label not in self.classes_.tolist()]
+            if unknown:
+                raise ValueError(
+                    f"class_weight has the class {unknown[0]!r}, the classes are {self.classes_.tolist()}."
+                )
             factors = [float(self.class_weight.get(label, 1.0)) for label in self.classes_.tolist()]
             weight = np.array(factors)[target] * (1.0 if weight is None else weight)
         if reset and weight is not None and len(np.unique(target[weight > 0])) < 2:

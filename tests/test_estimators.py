@@ -356,8 +356,12 @@ def test_weights_of_classes_that_cannot_be_are_refused() -> None:
     X, y = features(), table().column("late")
     with pytest.raises(ValueError, match="balanced' needs all rows"):
         GDClassifier(class_weight="balanced").partial_fit(X, y)
-    with pytest.raises(ValueError, match="expected a dict, 'balanced' or None, found 'both'"):
-        GDClassifier(class_weight="both").fit(X, y)
+    for learn in (GDClassifier(class_weight="both").fit, GDClassifier(class_weight="both").partial_fit):
+        for data in ({"X": X, "y": y}, {"X": table(), "target": "late"}):
+            with pytest.raises(ValueError, match="expected a dict, 'balanced' or None, found 'both'"):
+                learn(**data)
+    with pytest.raises(ValueError, match=r"class_weight has the class 'maybe', the classes are \['no', 'yes'\]"):
+        GDClassifier(class_weight={"no": 2.0, "maybe": 3.0}).fit(X, y)
     with pytest.raises(ValueError, match="needs y"):
         GDClassifier(class_weight={"no": 2.0}).fit("data.parquet", target="late")
 
