@@ -23,6 +23,7 @@ from streamgd.model import Model
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils.multiclass import check_classification_targets, type_of_target
     from sklearn.utils.validation import (
         _check_sample_weight,
@@ -117,13 +118,17 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             By scikit-learn's checks of arrays.
         StreamgdError
             One of the tree in ``streamgd.errors``.
+
+        Warns
+        -----
+        ConvergenceWarning
+            More epochs would do better.
+        UserWarning
+            What else the run would tell on a screen.
         """
-        self._by_name = target is not None or is_path(X) or is_stream(X)
-        if self._by_name:
-            self._take(fit(X, self._named_options(y, sample_weight, target) | self._class_option()))
-            return self._with_names_of_columns()
-        self._take(fit(*self._checked_table(X, y, sample_weight, reset=True)))
-        return self
+        if _holds_target(X, target):
+            return self._take(fit(X, self._named_options(y, sample_weight, target) | self._class_option()), True)
+        return self._take(fit(*self._checked_table(X, y, sample_weight, reset=True)), False)
 
     def _options(self) -> dict[str, Any]:
         """The options that the arguments give."""
@@ -159,16 +164,13 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             before = None
         if self._class_option():
             raise ValueError("class_weight 'balanced' needs all rows at once. For partial_fit give a dict.")
-        self._by_name = target is not None or is_path(X) or is_stream(X)
-        if self._by_name:
-            self._take(fit_stream(X, self._named_options(y, sample_weight, target), before))
-            return self._with_names_of_columns()
+        if _holds_target(X, target):
+            return self._take(fit_stream(X, self._named_options(y, sample_weight, target), before), True)
         table, options = self._checked_table(X, y, sample_weight, reset=before is None, classes=classes)
         if options["weight"] is None:  # whether there are weights must not change on the way
             options["weight"] = _fresh_name("weight", table.column_names)
             table = table.append_column(options["weight"], pa.array(np.ones(table.num_rows)))
-        self._take(fit_stream(table, options, before))
-        return self
+        return self._take(fit_stream(table, options, before), False)
 
     # Arrays and frames
 
@@ -221,17 +223,18 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
 
     # What was learned
 
-    def _take(self, fitted: Fitted) -> None:
-        self._fitted, self.model_ = fitted, fitted.model
+    def _take(self, fitted: Fitted, by_name: bool) -> Self:
+        """Keep what was learned, of data that held their target or not, and warn of what is to be known about it."""
+        self._fitted, self.model_, self._by_name = fitted, fitted.model, by_name
         rows = fitted.model.coefficients()
         self.coef_names_ = np.array([each.name for each in rows[:-1]], dtype=object)
         self.loss_curve_, self.n_iter_ = fitted.loss_curve, fitted.n_iter
         self._take_model(fitted.model, np.array([each.value for each in rows[:-1]]), rows[-1].value)
-
-    def _with_names_of_columns(self) -> Self:
-        """Features by the names of the columns they were found under."""
-        self.feature_names_in_ = np.array(feature_columns(self.model_), dtype=object)
-        self.n_features_in_ = len(self.feature_names_in_)
+        if by_name:
+            self.feature_names_in_ = np.array(feature_columns(self.model_), dtype=object)
+            self.n_features_in_ = len(self.feature_names_in_)
+        for text in fitted.warnings:
+            warnings.warn(text, ConvergenceWarning if text in fitted.hints else UserWarning, stacklevel=3)
         return self
 
     def _raw_prediction(self, X: Any) -> np.ndarray:
@@ -430,6 +433,11 @@ class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
 
     def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:  # noqa: ARG002
         self.coef_, self.intercept_ = coef, intercept
+
+
+def _holds_target(X: Any, target: str | None) -> bool:
+    """Whether the target is a column of the data."""
+    return target is not None or is_path(X) or is_stream(X)
 
 
 def _two_classes(classes: np.ndarray) -> np.ndarray:

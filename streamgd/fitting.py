@@ -61,6 +61,10 @@ class Fitted:
         The objective after each pass, or the progressive loss of each epoch or part of a stream.
     n_iter : int
         Epochs and passes; of a stream its parts.
+    warnings : list of str
+        What is to be known of it, with the hints.
+    hints : list of str
+        How more would have been learned.
     stream : bytes or None
         The state from which a stream goes on.
     """
@@ -68,6 +72,8 @@ class Fitted:
     model: Model
     loss_curve: list[float]
     n_iter: int
+    warnings: list[str]
+    hints: list[str]
     stream: bytes | None = None
 
 
@@ -124,7 +130,7 @@ def _run(data: list[str], folder: Path, n_rows: int, options: dict[str, Any]) ->
     config = make_config(data=data, run=str(folder / "run"), **options)
     # Not entered as a context: in a program, signals are left as they are.
     result = run(config, Silent(), interrupt=Interrupt())
-    return Fitted(result.model, _losses(result), int(result.facts["epochs"]))
+    return Fitted(result.model, _losses(result), int(result.facts["epochs"]), *_told([result.facts]))
 
 
 def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fitted:
@@ -140,13 +146,15 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
     curve = list(before.loss_curve) if before is not None else []
     state = states.deserialize(before.stream, _STATE, "the estimator") if before and before.stream else None
     result: Result | None = None
+    facts = []
     with TemporaryDirectory(prefix="streamgd-") as folder:
         config = stream_config(run=f"{folder}/run", **options)
         for result, learned in learn_parts(_stream_of(data, config), config, state, Silent(), signals=False):
             curve, state = curve + _losses(result), learned
+            facts.append(result.facts)
     assert result is not None
     assert state is not None
-    return Fitted(result.model, curve, len(curve), states.serialize(state, _STATE))
+    return Fitted(result.model, curve, len(curve), *_told(facts), states.serialize(state, _STATE))
 
 
 def _stream_of(data: Any, config: TrainConfig) -> Any:
@@ -215,6 +223,13 @@ def feature_columns(model: Model) -> list[str]:
     columns = model.encoding.columns
     names = [column.source for column in columns.numeric] + [column.name for column in columns.categorical]
     return list(dict.fromkeys(names))
+
+
+def _told(facts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Warnings and hints of runs, each once; a hint is a warning as well."""
+    hints = dict.fromkeys(each["hint"] for each in facts if each["hint"])
+    others = dict.fromkeys(text for each in facts for text in each["warnings"])
+    return list(others | hints), list(hints)
 
 
 def _losses(result: Result) -> list[float]:

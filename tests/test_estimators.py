@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -335,6 +337,19 @@ def test_a_new_stream_after_a_whole_fit_is_warned_of() -> None:
     model = GDRegressor().fit(features(), table().column("amount"))
     with pytest.warns(UserWarning, match="forgotten"):
         model.partial_fit(features(), table().column("amount"))
+
+
+def test_what_a_run_tells_is_warned_of() -> None:
+    X, y = features(), table().column("late")
+    with pytest.warns(ConvergenceWarning, match="Raise --epochs"):
+        GDClassifier(method="batch", epochs=2).fit(X, y)
+    big = pa.table({"id": np.arange(ROWS) + 2**60, "y": table().column("amount")})
+    for learn in (GDRegressor(features=["id"]).fit, GDRegressor(features=["id"]).partial_fit):
+        with pytest.warns(UserWarning, match="'id'"):
+            learn(big, target="y")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GDClassifier().fit(X, y)
 
 
 @pytest.mark.parametrize(
