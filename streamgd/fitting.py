@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from streamgd import state as states
 from streamgd.config import TrainConfig, make_config, parse_sources
@@ -36,6 +37,7 @@ from streamgd.data.frames import (
 )
 from streamgd.data.levels import ARROW_TYPES
 from streamgd.data.source import Manifest, discover, logical_type
+from streamgd.errors import TargetError
 from streamgd.model import Model
 from streamgd.training.display import Silent
 from streamgd.training.interrupt import Interrupt
@@ -140,9 +142,15 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
     ------
     NoInputError
         There is no row to learn from.
+    TargetError
+        A table begins the stream, and its target is a number that does not vary.
     StreamgdError
         As from :func:`fit`.
     """
+    if not is_path(data) and not is_stream(data):
+        data = table_of(data)
+        if before is None:
+            _check_first_target(data, options)
     curve = list(before.loss_curve) if before is not None else []
     state = states.deserialize(before.stream, _STATE, "the estimator") if before and before.stream else None
     result: Result | None = None
@@ -155,6 +163,18 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
     assert result is not None
     assert state is not None
     return Fitted(result.model, curve, len(curve), *_told(facts), states.serialize(state, _STATE))
+
+
+def _check_first_target(table: pa.Table, options: dict[str, Any]) -> None:
+    """Refuse a target without a unit: a stream goes on in that of its first rows."""
+    target = options["target"]
+    if options["loss"] == "squared" and target in table.column_names:
+        values = pc.unique(table[target].drop_null())
+        if len(values) == 1:
+            raise TargetError(
+                f"the target is {values[0].as_py()} in all of the first rows, and its unit is taken from these. Begin"
+                f" with rows whose targets vary."
+            )
 
 
 def _stream_of(data: Any, config: TrainConfig) -> Any:

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import streamgd
-from streamgd.errors import ConfigError, DataError, SchemaError
+from streamgd.errors import ConfigError, DataError, SchemaError, TargetError
 from streamgd.estimators import GDClassifier, GDRegressor
 
 ROWS = 3_000
@@ -320,6 +320,15 @@ def test_partial_fit_takes_the_classes_that_are_given_and_no_others() -> None:
     anew = GDClassifier().fit(X, y)
     with pytest.warns(UserWarning, match="forgotten"):
         assert anew.partial_fit(X, [0, 1, 0, 1]).classes_.tolist() == [0, 1]
+
+
+def test_the_first_targets_of_partial_fit_must_vary() -> None:
+    X, amount = features(), table().column("amount")
+    for data in ({"X": X, "y": [7.0] * ROWS}, {"X": X.append_column("y", pa.array([7.0] * ROWS)), "target": "y"}):
+        with pytest.raises(TargetError, match=r"the target is 7\.0 in all of the first rows"):
+            GDRegressor().partial_fit(**data)
+    model = GDRegressor().partial_fit(X, amount)
+    assert model.partial_fit(X, [7.0] * ROWS).n_iter_ == 2
 
 
 def test_partial_fit_of_a_stream_goes_on_from_fit_of_a_stream() -> None:
