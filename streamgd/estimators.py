@@ -200,8 +200,11 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
     def _features_table(self, X: Any, reset: bool) -> pa.Table:
         """The features as an Arrow table; names and number of columns are looked at, and remembered if ``reset``."""
         if is_frame(X):
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            return table_of(X).rename_columns(self._column_names())
+            table = table_of(X)
+            # scikit-learn knows the names of few frames, and those of Arrow's tables; names that are no text are none.
+            has_names = not hasattr(X, "iloc") or all(isinstance(name, str) for name in X.columns)
+            validate_data(self, table if has_names else X, reset=reset, skip_check_array=True)
+            return table.rename_columns(self._column_names())
         array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan")
         return pa.table([pa.array(column) for column in array.T], names=self._column_names())
 

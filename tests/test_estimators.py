@@ -331,6 +331,36 @@ def test_the_first_targets_of_partial_fit_must_vary() -> None:
     assert model.partial_fit(X, [7.0] * ROWS).n_iter_ == 2
 
 
+class Held:
+    """A frame that nobody knows but by Arrow's interface."""
+
+    def __init__(self, data: pa.Table):
+        self.data, self.shape = data, data.shape
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.data.__arrow_c_stream__(requested_schema)
+
+
+def record_batch(data: pa.Table) -> pa.RecordBatch:
+    return data.combine_chunks().to_batches()[0]
+
+
+@pytest.mark.parametrize("frame_of", [record_batch, Held, pl.DataFrame, pandas_frame])
+def test_columns_in_another_order_are_refused_whoever_holds_them(frame_of: Any) -> None:
+    X = features().select(["x", "z"])
+    model = GDRegressor().fit(frame_of(X), table().column("amount"))
+    assert model.feature_names_in_.tolist() == ["x", "z"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame_of(X.select(["z", "x"])))
+
+
+def test_a_frame_whose_names_are_numbers_is_taken_by_position() -> None:
+    frame = pd.DataFrame(np.arange(20.0).reshape(10, 2))
+    model = GDRegressor().fit(frame, np.arange(10.0))
+    assert model.coef_names_.tolist() == ["x0", "x1"]
+    assert not hasattr(model, "feature_names_in_")
+
+
 def test_partial_fit_of_a_stream_goes_on_from_fit_of_a_stream() -> None:
     data = table().drop_columns(["late"])
     model = GDRegressor().fit(iter(data.to_batches(500)), target="amount")
