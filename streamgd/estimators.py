@@ -103,8 +103,9 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         ----------
         X : array, frame, path, or stream
             An array has shape (n_rows, n_features). A frame is anything with Arrow's PyCapsule interface: of pandas,
-            polars, Arrow, … A path, or a list of them, names Parquet files as for ``streamgd.train``. A stream (a
-            reader of record batches, an iterator over batches or frames) is learned in one pass.
+            polars, Arrow, …; its categories are categorical, also those that are numbers. A path, or a list of them,
+            names Parquet files as for ``streamgd.train``. A stream (a reader of record batches, an iterator over
+            batches or frames) is learned in one pass; in streams and files, categories that are numbers are numbers.
         y : array, shape (n_rows,), optional
             The target of an array or a frame.
         sample_weight : array, shape (n_rows,), or with ``target`` the name of a column, optional

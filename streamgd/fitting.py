@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamgd import state as states
-from streamgd.config import TrainConfig, make_config, parse_sources
+from streamgd.config import TrainConfig, make_config, parse_names, parse_sources
 from streamgd.data.agreement import check_columns, check_schema
 from streamgd.data.columns import Columns
 from streamgd.data.encoder import Origin
@@ -35,6 +35,7 @@ from streamgd.data.frames import (
     without_categories,
     write_frame,
 )
+from streamgd.data.kinds import NUMBERS, kind_of
 from streamgd.data.levels import ARROW_TYPES
 from streamgd.data.source import Manifest, discover, logical_type
 from streamgd.errors import TargetError
@@ -95,7 +96,8 @@ def fit(data: Any, options: dict[str, Any]) -> Fitted:
     if is_stream(data):
         return fit_stream(data, options, None)
     if not is_path(data):
-        return _fit_table(table_of(data), options)
+        table = table_of(data)
+        return _fit_table(table, _with_categories(table, options))
     sources = parse_sources(data)
     manifest = discover(sources)
     with TemporaryDirectory(prefix="streamgd-") as folder:
@@ -149,6 +151,7 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
     """
     if not is_path(data) and not is_stream(data):
         data = table_of(data)
+        options = _with_categories(data, options)
         if before is None:
             _check_first_target(data, options)
     curve = list(before.loss_curve) if before is not None else []
@@ -163,6 +166,20 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
     assert result is not None
     assert state is not None
     return Fitted(result.model, curve, len(curve), *_told(facts), states.serialize(state, _STATE))
+
+
+def _with_categories(table: pa.Table, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, but features that a frame holds as categories of numbers are categorical, as those of text are."""
+    features = options.get("features")
+    others = (options["target"], options.get("weight"))
+    named = list(parse_names(options.get("categorical") or []))
+    found = [
+        each.name
+        for each in table.schema
+        if pa.types.is_dictionary(each.type) and kind_of(logical_type(each.type)) in NUMBERS
+        if each.name not in (*named, *others) and (features is None or each.name in parse_names(features))
+    ]
+    return options | {"categorical": [*named, *found]}
 
 
 def _check_first_target(table: pa.Table, options: dict[str, Any]) -> None:

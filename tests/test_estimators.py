@@ -361,6 +361,21 @@ def test_a_frame_whose_names_are_numbers_is_taken_by_position() -> None:
     assert not hasattr(model, "feature_names_in_")
 
 
+def test_categories_that_are_numbers_are_categories() -> None:
+    data = table().drop_columns(["late"]).to_pandas()
+    codes = data.pop("city").map({"Rome": 1, "Oslo": 2, "Bern": 3, "Łódź": 4})
+    for numbers in (codes, codes / 2):
+        given = data.assign(code=numbers)
+        frame = given.astype({"code": "category"})
+        X, y = frame.drop(columns="amount"), frame["amount"]
+        expected = GDRegressor(categorical=["code"]).fit(given.drop(columns="amount"), y)
+        for model in (GDRegressor().fit(X, y), GDRegressor().fit(frame, target="amount")):
+            assert model.coef_names_.tolist() == expected.coef_names_.tolist()
+            np.testing.assert_array_equal(model.predict(X), expected.predict(given.drop(columns="amount")))
+        stream = GDRegressor().partial_fit(X, y).partial_fit(X, y)
+        assert set(expected.coef_names_) < set(stream.coef_names_)
+
+
 def test_partial_fit_of_a_stream_goes_on_from_fit_of_a_stream() -> None:
     data = table().drop_columns(["late"])
     model = GDRegressor().fit(iter(data.to_batches(500)), target="amount")
