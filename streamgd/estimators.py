@@ -357,9 +357,12 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
 
     def _checked_target(self, y: Any, reset: bool, classes: np.ndarray | None) -> np.ndarray:
         y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if reset:
+        try:
+            check_classification_targets(y)
             kind = type_of_target(y, input_name="y", raise_unknown=True)
+        except TypeError as error:
+            raise ValueError(f"y has a null, or classes of several types ({error}). Give each row a class.") from error
+        if reset:
             if kind != "binary":
                 raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
             found = np.unique(y).tolist()

@@ -413,6 +413,8 @@ def test_what_a_run_tells_is_warned_of() -> None:
         ({"X": "data.parquet", "y": [1.0]}, "give no y"),
         ({"X": "data.parquet", "target": "y", "sample_weight": [1.0]}, "give its name as sample_weight"),
         ({"X": [[1.0], [2.0]], "y": ["a", "b"], "sample_weight": [1.0, 0.0]}, "of one class"),
+        ({"X": [[1.0], [2.0], [3.0]], "y": np.array(["a", None, "b"], dtype=object)}, "y has a null, or classes of"),
+        ({"X": [[1.0], [2.0], [3.0]], "y": pa.array(["a", None, "b"])}, "y has a null, or classes of"),
         ({"X": [[1.0], [2.0], [3.0]], "y": ["a", "b", "c"]}, "Only binary classification is supported"),
     ],
 )
