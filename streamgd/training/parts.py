@@ -127,7 +127,12 @@ class _Learned:
     stored: dict[str, Any] = field(default_factory=dict)
 
     def add(self, part: Result) -> None:
-        self.model, self.stored = part.model, RunDirectory(part.run_dir).require_config()
+        self.model, directory = part.model, RunDirectory(part.run_dir)
+        self.stored = directory.require_config()
+        # The part goes when the next one is asked for: a run that is killed there was one on a stream.
+        self.stored["config"]["data"] = STANDARD_INPUT
+        with directory:
+            directory.write_config(self.stored)
         self.facts.append(part.facts)
         number = len(self.facts)  # a part stands where an epoch does: reports set their losses side by side
         self.history += [line | {"epoch": number} if line.get("event") == "epoch" else line for line in part.history]
@@ -143,7 +148,7 @@ class _Learned:
         facts = _facts_of_all(self.facts)
         model = replace(self.model, facts=self.model.facts | facts)
         with directory:
-            directory.write_config(self.stored | {"config": self.stored["config"] | {"data": STANDARD_INPUT}})
+            directory.write_config(self.stored)
             size = 0
             for line in self.history:
                 size = directory.append_history(line, size)

@@ -217,6 +217,20 @@ def test_a_run_on_a_stream_cannot_be_gone_on_with(tmp_path: Path) -> None:
         streamgd.train(tmp_path / "data.parquet", "y", run=tmp_path / "run")
 
 
+def test_between_two_parts_the_run_directory_names_the_stream(tmp_path: Path) -> None:
+    directory, found = RunDirectory(tmp_path / "run"), []
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        for batch in batches(256):
+            stored = directory.read_config()
+            found.append(stored and stored["config"]["data"])
+            yield batch
+
+    train(watched(), tmp_path / "run")
+    assert found[:8] == [None] * 8
+    assert found[8:] == [["-"]] * (len(found) - 8)
+
+
 def test_the_command_reads_arrows_format_from_standard_input(tmp_path: Path) -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table().schema) as writer:
