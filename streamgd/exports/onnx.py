@@ -7,6 +7,9 @@
 Every input is a tensor of one dimension, the rows: of strings for text, of doubles for everything else (integers,
 decimals, truth values as 0 and 1). ONNX knows no null: it is NaN among numbers and ``NULL_TEXT`` among texts. A part of
 a date is an input of its own, named as the feature (``when.hour``). All is computed in double precision.
+
+Labels that are dates, times or decimals in the data are texts, those that Arrow makes of them (``2026-01-05``,
+``1.50``): ``column.cast(pyarrow.string())``.
 """
 
 from __future__ import annotations

@@ -2,12 +2,18 @@
 
     numbers   SimpleImputer, StandardScaler ─────┐
     nulls     MissingIndicator, StandardScaler ──┼── LogisticRegression, LinearRegression
-    labels    OneHotEncoder ─────────────────────┤
+    texts     OneHotEncoder ─────────────────────┤
+    labels    OneHotEncoder, of numbers ─────────┤
     offset    passed through ────────────────────┘
 
 Nothing is learned from data: each part is fitted to made-up rows that give it its shape, and then told the model's own
-numbers. Null is None, NaN or pandas.NA; where a column is a number or a truth value, NaN or pandas.NA. A part of a date
-is a column of its own, named as the feature (``when.hour``). Other columns of the frame are not looked at.
+numbers. Null is None or NaN, as in the frames of ``table.to_pandas()``, or pandas.NA in pandas' own types of numbers
+and truth values; among texts pandas.NA counts as a level that is not listed. A part of a date is a column of its own,
+named as the feature (``when.hour``). Other columns of the frame are not looked at.
+
+Labels that are dates, times or decimals in the data are texts to the model, those that Arrow makes of them
+(``2026-01-05``, ``1.50``), and a model does not know them from texts. The frame has to have them as text too:
+``column.cast(pyarrow.string())``. A date or Decimal counts as a level that is not listed.
 """
 
 from __future__ import annotations
@@ -43,9 +49,10 @@ def exported(model: Model) -> Pipeline:
     _check(model)
     encoding, theta = model.encoding, model.theta[:, 0]
     numeric = encoding.columns.numeric
+    of_numbers, of_nulls = [SimpleImputer(keep_empty_features=True)], [_as_numbers(), MissingIndicator(features="all")]
     groups = {
-        "numbers": ([k for k, c in enumerate(numeric) if c.part != IS_NULL], SimpleImputer(keep_empty_features=True)),
-        "nulls": ([k for k, c in enumerate(numeric) if c.part == IS_NULL], MissingIndicator(features="all")),
+        "numbers": ([k for k, c in enumerate(numeric) if c.part != IS_NULL], of_numbers),
+        "nulls": ([k for k, c in enumerate(numeric) if c.part == IS_NULL], of_nulls),
     }
     labels = [column for column in encoding.categorical if len(column.levels)]
     intercept = float(theta[-1]) + sum(column.coefficients(model.theta)[1] for column in encoding.categorical)
@@ -54,14 +61,16 @@ def exported(model: Model) -> Pipeline:
     for name, (places, first) in groups.items():
         if places:
             read = [numeric[k].source if name == "nulls" else numeric[k].name for k in places]
-            parts.append((name, make_pipeline(first, StandardScaler()), read))
+            parts.append((name, make_pipeline(*first, StandardScaler()), read))
             coefficients.append(theta[places])
-    if labels:
-        # A level that is not listed gets zeros, so the intercept takes up its coefficient, and all levels are told
-        # against it.
-        encoder = OneHotEncoder(categories=[_categories(column) for column in labels], handle_unknown="ignore")
-        parts.append(("labels", encoder, [column.column.name for column in labels]))
-        coefficients += [_of_categories(column, model) for column in labels]
+    for name, first in (("texts", []), ("labels", [_as_numbers()])):
+        chosen = [column for column in labels if (column.column.values == "string") == (name == "texts")]
+        if chosen:
+            # A level that is not listed gets zeros, so the intercept takes up its coefficient, and all levels are told
+            # against it.
+            encoder = OneHotEncoder(categories=[_categories(column) for column in chosen], handle_unknown="ignore")
+            parts.append((name, make_pipeline(*first, encoder), [column.column.name for column in chosen]))
+            coefficients += [_of_categories(column, model) for column in chosen]
     if encoding.columns.offset is not None:
         parts.append(("offset", "passthrough", [encoding.columns.offset]))
         coefficients.append(np.ones(1))
@@ -79,6 +88,11 @@ def to_bytes(pipeline: Pipeline) -> bytes:
     file = io.BytesIO()
     joblib.dump(pipeline, file)
     return file.getvalue()
+
+
+def _as_numbers() -> StandardScaler:
+    """Makes float64 of numbers and truth values of any type, None for null among them, as what follows needs it."""
+    return StandardScaler(with_mean=False, with_std=False)
 
 
 def _check(model: Model) -> None:
@@ -134,7 +148,7 @@ def _tell_scaling(numbers: Pipeline, model: Model, places: list[int]) -> None:
     """Give the fitted parts the model's own numbers, those of some of its numeric columns."""
     scaling = model.encoding.scaling
     shift, scale = scaling.shift[places], scaling.scale[places]
-    first, scaler = (part for _, part in numbers.steps)
+    first, scaler = numbers[0], numbers[-1]
     if isinstance(first, SimpleImputer):
         first.statistics_ = shift + scale * scaling.fill[places]
     scaler.mean_, scaler.scale_, scaler.var_ = shift, scale, scale**2

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import joblib
@@ -35,15 +38,34 @@ def frame_of(table: pa.Table) -> pd.DataFrame:
     return table.to_pandas(types_mapper=kinds.get)
 
 
+def plain_frame_of(table: pa.Table) -> pd.DataFrame:
+    """Truth values with nulls as True, False and None; integers with nulls as doubles."""
+    return table.to_pandas()
+
+
+FRAMES = pytest.mark.parametrize("as_frame", [frame_of, plain_frame_of])
+AsFrame = Callable[[pa.Table], pd.DataFrame]
+
+
+@FRAMES
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 @pytest.mark.parametrize("other", [True, False])
 @pytest.mark.parametrize("null_level", [True, False])
-def test_the_pipeline_predicts_as_the_model(loss: str, other: bool, null_level: bool) -> None:
+def test_the_pipeline_predicts_as_the_model(loss: str, other: bool, null_level: bool, as_frame: AsFrame) -> None:
     by_model = model(loss, other=other, null_level=null_level)
 
-    found = by_sklearn(by_model, frame_of(rows()))
+    found = by_sklearn(by_model, as_frame(rows()))
 
     np.testing.assert_allclose(found, predictions(by_model, rows()), rtol=1e-6, atol=1e-6)
+
+
+def test_labels_without_nulls_are_known_in_plain_types() -> None:
+    table = rows().drop_null()
+
+    found = by_sklearn(model(), plain_frame_of(table))
+
+    assert table.to_pandas().dtypes[["int", "bool"]].tolist() == [np.int64, np.bool_]
+    np.testing.assert_allclose(found, predictions(model(), table), atol=1e-6)
 
 
 @pytest.mark.parametrize("missing", [None, np.nan])
@@ -62,10 +84,57 @@ def test_a_null_is_filled_where_columns_are_not_scaled() -> None:
     np.testing.assert_allclose(by_sklearn(by_model, frame_of(rows())), predictions(by_model, rows()), atol=1e-6)
 
 
-def test_whether_a_number_is_null_is_seen_from_its_column() -> None:
+@FRAMES
+def test_whether_a_number_is_null_is_seen_from_its_column(as_frame: AsFrame) -> None:
     by_model = model(indicator=True)
 
-    np.testing.assert_allclose(by_sklearn(by_model, frame_of(rows())), predictions(by_model, rows()), atol=1e-6)
+    np.testing.assert_allclose(by_sklearn(by_model, as_frame(rows())), predictions(by_model, rows()), atol=1e-6)
+
+
+@FRAMES
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([True, None, False] * 20),
+        pa.array([True, False, False] * 20),
+        pa.array([3, None, -2] * 20),
+        pa.array([3, 1, -2] * 20),
+        pa.array([Decimal("1.5"), None, Decimal("-2.0")] * 20),
+        pa.array([None] * 60, pa.bool_()),
+    ],
+    ids=["bool with nulls", "bool", "integer with nulls", "integer", "decimal with nulls", "nothing but nulls"],
+)
+def test_whether_a_column_of_any_type_is_null_is_seen(values: pa.Array, as_frame: AsFrame) -> None:
+    by_model, table = model("squared", indicator=True), rows(60).set_column(0, "x", values)
+
+    found = by_sklearn(by_model, as_frame(table))
+
+    np.testing.assert_allclose(found, predictions(by_model, table), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [date(2026, 1, 5), None, date(1999, 12, 31)],
+        [Decimal("1.50"), None, Decimal("-2.25")],
+        [datetime(2026, 1, 5, 6, 7, 8), None, datetime(1999, 12, 31)],
+    ],
+    ids=["date", "decimal", "timestamp"],
+)
+def test_dates_and_decimals_that_are_labels_are_known_by_their_text(values: list[object]) -> None:
+    by_model, column = model(), pa.array([*values, values[0]] * 15)
+    categorical = list(by_model.encoding.categorical)
+    categorical[0] = replace(categorical[0], levels=pa.array(values).cast(pa.string()))
+    categorical[1:] = [replace(column, first_row=column.first_row - 1) for column in categorical[1:]]
+    encoding = replace(by_model.encoding, categorical=tuple(categorical))
+    by_model = replace(by_model, theta=np.delete(by_model.theta, 3, axis=0), encoding=encoding)
+    by_model.encoding.check()
+    table = rows(60).set_column(2, "string", column)
+    as_text = table.set_column(2, "string", column.cast(pa.string()))
+
+    found = by_sklearn(by_model, as_text.to_pandas())
+
+    np.testing.assert_allclose(found, predictions(by_model, table), atol=1e-6)
 
 
 def test_the_offset_is_a_column() -> None:
