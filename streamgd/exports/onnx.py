@@ -27,6 +27,7 @@ from streamgd.data.kinds import python_values
 from streamgd.data.levels import LevelIndex
 from streamgd.data.vocabulary import UNKNOWN, CategoricalEncoding
 from streamgd.errors import ConfigError
+from streamgd.exports.labels import check_told_apart
 from streamgd.model import Model
 from streamgd.version import version
 
@@ -112,7 +113,7 @@ def _categorical_term(graph: _Graph, model: Model, column: CategoricalEncoding) 
         texts: Any = [*levels, NULL_TEXT]
         keys = helper.make_tensor("keys", TensorProto.STRING, [len(texts)], texts)
     else:
-        _check_numbers(name, levels)
+        check_told_apart("onnx", column)
         keys = numpy_helper.from_array(np.array([*levels, np.nan], np.float64), "keys")
     values = np.append(coefficients[known], _of_null(model, column, coefficients, unseen))
     return graph.add(
@@ -136,15 +137,6 @@ def _check_texts(name: str, levels: Sequence[str]) -> None:
         raise ConfigError(
             f"--to onnx: column '{name}' has the level {NULL_TEXT!r}, which stands for null in ONNX. Rename it in the"
             f" data, or choose --to json."
-        )
-
-
-def _check_numbers(name: str, levels: Sequence[float]) -> None:
-    beyond = [level for level in levels if abs(level) > 2**53 and isinstance(level, int)]
-    if beyond:
-        raise ConfigError(
-            f"--to onnx: column '{name}' has the level {beyond[0]}, and labels beyond 2**53 are no longer told apart as"
-            f" doubles. Make them text in the data, or choose --to json."
         )
 
 

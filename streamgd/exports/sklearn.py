@@ -33,6 +33,7 @@ from streamgd.data.columns import IS_NULL
 from streamgd.data.kinds import python_values
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError
+from streamgd.exports.labels import check_told_apart
 from streamgd.model import Model
 
 
@@ -45,6 +46,7 @@ def exported(model: Model) -> Pipeline:
     ------
     ConfigError
         A column is hashed, or the model predicts nothing where a feature is null: scikit-learn has no word for that.
+        Or a level is an integer that a double does not hold.
     """
     _check(model)
     encoding, theta = model.encoding, model.theta[:, 0]
@@ -107,6 +109,8 @@ def _check(model: Model) -> None:
             f"--to sklearn: with --nulls {model.encoding.nulls} rows with a null have no prediction, which a Pipeline"
             f" cannot say. Choose --to onnx, or train with --nulls impute."
         )
+    for column in model.encoding.categorical:
+        check_told_apart("sklearn", column)
 
 
 def _categories(column: CategoricalEncoding) -> np.ndarray:

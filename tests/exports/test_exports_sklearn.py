@@ -195,6 +195,10 @@ def test_what_scikit_learn_has_no_words_for_is_refused() -> None:
         export(replace(by_model, encoding=replace(by_model.encoding, categorical=columns)), "sklearn")
     with pytest.raises(ConfigError, match="--nulls drop"):
         export(model(nulls="drop"), "sklearn")
+    wide = replace(by_model.encoding.categorical[1], levels=pa.array([1, -(2**53) - 1, 3, 4]))
+    columns = (by_model.encoding.categorical[0], wide, *by_model.encoding.categorical[2:])
+    with pytest.raises(ConfigError, match=r"--to sklearn: column 'int' has the level -9007199254740993, .* 2\*\*53"):
+        export(replace(by_model, encoding=replace(by_model.encoding, categorical=columns)), "sklearn")
 
 
 def test_all_flights_are_predicted_as_by_the_model(flights_model: Model, all_flights: pa.Table) -> None:
