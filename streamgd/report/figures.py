@@ -31,8 +31,10 @@ def _rounds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in history if line.get("event") in ("epoch", "pass")]
 
 
-def _unit(history: list[dict[str, Any]]) -> str:
-    return "pass" if any(line.get("event") == "pass" for line in history) else "epoch"
+def unit_of(history: list[dict[str, Any]]) -> str:
+    """What a round is called: a run may begin with epochs and go on with passes, numbered together."""
+    events = {line["event"] for line in _rounds(history)}
+    return " or ".join(sorted(events)) or "epoch"
 
 
 def _line(
@@ -57,7 +59,7 @@ def _series(*made: Series | None) -> tuple[Series, ...]:
 
 def loss_chart(history: list[dict[str, Any]]) -> Chart | None:
     """Losses by epoch or pass on a logarithmic axis, with a mark for each time that the run went back."""
-    rounds, unit = _rounds(history), _unit(history)
+    rounds, unit = _rounds(history), unit_of(history)
     series = _series(
         *(_line(rounds, name, label, colour, positive=True) for colour, (name, label) in enumerate(_LOSSES))
     )
@@ -101,7 +103,8 @@ def distance_chart(history: list[dict[str, Any]]) -> Chart | None:
     if not series:
         return None
     caption = "Estimated excess of the objective over its minimum, and the largest component of its gradient."
-    return Chart("Distance from the optimum", Axis("pass", whole=True), Axis("", log=True), series, caption=caption)
+    x = Axis(unit_of(history), whole=True)
+    return Chart("Distance from the optimum", x, Axis("", log=True), series, caption=caption)
 
 
 def rate_chart(history: list[dict[str, Any]]) -> Chart | None:
@@ -115,8 +118,8 @@ def rate_chart(history: list[dict[str, Any]]) -> Chart | None:
     axis = Axis("rate", log=moves, limits=None if moves else (0.0, 1.15 * max(y)))
     series = Series("", "line", x, y, colour=3, notes=tuple(f"{each:g}" for each in y))
     return Chart(
-        "Learning rate", Axis(_unit(history), whole=True), axis, (series,), _rollbacks(history),
-        caption=f"Step size at the end of each {_unit(history)}, and after each return to a good state.",
+        "Learning rate", Axis(unit_of(history), whole=True), axis, (series,), _rollbacks(history),
+        caption=f"Step size at the end of each {unit_of(history)}, and after each return to a good state.",
     )  # fmt: skip
 
 
@@ -135,19 +138,21 @@ def throughput_chart(history: list[dict[str, Any]]) -> Chart | None:
         notes=tuple(f"{rate:,.0f} rows/s" for rate in y),
     )  # fmt: skip
     caption = "Rows trained on in a second of the clock, the holdout loss included."
-    return Chart("Throughput", Axis(_unit(history), whole=True), Axis("rows/s"), (bars,), caption=caption)
+    return Chart("Throughput", Axis(unit_of(history), whole=True), Axis("rows/s"), (bars,), caption=caption)
 
 
 def stages_chart(history: list[dict[str, Any]]) -> Chart | None:
     """Seconds of each stage, added up over threads, for preparing and for each epoch or pass."""
     timed = [line for line in history if isinstance(line.get("thread_s"), dict)]
-    unit = _unit(history)
     phases: dict[str, dict[str, float]] = {}
     many = len(_rounds(timed)) > MOST_PHASES
+    epochs = max((line["epoch"] for line in timed if line.get("event") == "epoch"), default=0)
     for line in timed:
         name = "prepare"
         if line in _rounds([line]):
-            name = f"all {unit}{'e' if unit == 'pass' else ''}s" if many else f"{unit} {line['epoch']}"
+            event, number = line["event"], line["epoch"]
+            number -= epochs if event == "pass" else 0
+            name = f"all {event}{'e' if event == 'pass' else ''}s" if many else f"{event} {number}"
         sums = phases.setdefault(name, dict.fromkeys(STAGES, 0.0))
         for stage, seconds in line["thread_s"].items():
             if stage in sums and _is_number(seconds):

@@ -18,7 +18,7 @@ from typing import Any
 from streamgd.config import TrainConfig, option_name, parse_sources
 from streamgd.console import format_duration, format_rate
 from streamgd.model import Model
-from streamgd.plain import byte_size
+from streamgd.plain import byte_size, count_noun
 from streamgd.report import figures
 from streamgd.report.chart import Chart
 from streamgd.report.diagnosis import Diagnosis, diagnose
@@ -28,6 +28,7 @@ from streamgd.report.svg import render
 from streamgd.state import write_atomically
 from streamgd.training.certificate import Certificate
 from streamgd.training.display import Display
+from streamgd.training.setup import DEFAULT_PASSES
 from streamgd.version import version
 
 #: Lines of a table that a page holds; `streamgd show --csv` has all coefficients.
@@ -39,6 +40,10 @@ _ROUND_COLUMNS = (
     "epoch", "steps", "objective", "train_loss", "progressive_loss", "holdout_loss", "learning_rate", "seconds",
     "bottleneck",
 )  # fmt: skip
+_METHODS = {
+    "auto": "an epoch of mini-batches, then full batch", "batch": "full batch", "minibatch": "mini-batches",
+    "sgd": "single rows",
+}  # fmt: skip
 _METRICS = {
     "loss": "loss", "log_loss": "log loss", "auc": "AUC", "brier": "Brier score", "accuracy": "accuracy",
     "r2": "R²", "rmse": "RMSE", "mae": "mean absolute error", "positive_rate": "positive rate",
@@ -168,7 +173,7 @@ def _content(facts: RunFacts, diagnosis: Diagnosis | None) -> dict[str, Any]:
             "schedule": resolved.get("schedule"),
             "averaged iterate": resolved.get("averaging"),
             "order of rows": resolved.get("order"),
-            "epochs at most": resolved.get("epochs"),
+            **_most_rounds(resolved),
             "l1": config.get("l1"),
             "l2": config.get("l2"),
             "seed": config.get("seed"),
@@ -189,21 +194,38 @@ def _summary(facts: RunFacts) -> str:
     model = shown["model"]
     if model is None:
         return (
-            f"A run that is not finished: {shown['epochs']} epochs, {shown['rows_seen']:,} rows used so far. "
+            f"A run that is not finished: {_rounds_made(facts)}, {shown['rows_seen']:,} rows used so far. "
             f"Go on with: streamgd resume {shown['run']}"
         )
     of_class = ""
     if model["classes"]:
         negative, positive = model["classes"]
         of_class = f" ({positive} against {negative})"
-    method = {"batch": "full batch", "minibatch": "mini-batches", "sgd": "single rows"}.get(config["method"])
-    rounds = "passes" if config["method"] == "batch" else "epochs"
+    method = model.get("method", shown["method"])
     return (
         f"{kind.get(resolved['loss'], 'A model')} of {config['target']}{of_class} from {number(model['columns'])}"
         f" columns: {shown['n_coefficients']:,} coefficients, trained on {number(model['train_rows'])} of"
-        f" {number(model['rows'])} rows by gradient descent on {method} ({model['optimizer']}),"
-        f" {shown['epochs']} {rounds}; stopped by {number(shown['stopped_by'])}."
+        f" {number(model['rows'])} rows by gradient descent on {_METHODS.get(method, method)} ({model['optimizer']}),"
+        f" {_rounds_made(facts)}; stopped by {number(shown['stopped_by'])}."
     )
+
+
+def _rounds_made(facts: RunFacts) -> str:
+    """Epochs, passes, or both where passes follow an epoch."""
+    made, method = facts.shown["epochs"], facts.shown["method"]
+    passes = made if method == "batch" else sum(line.get("event") == "pass" for line in facts.history)
+    epochs = max(0, made - passes)
+    told = [count_noun(made, unit) for made, unit in ((epochs, "epoch"), (passes, "pass")) if made]
+    return " and ".join(told) or "no epoch"
+
+
+def _most_rounds(resolved: dict[str, Any]) -> dict[str, Any]:
+    """How many epochs and passes the run makes at most."""
+    rounds = resolved.get("epochs")
+    if resolved.get("method") == "batch":
+        return {"passes at most": rounds}
+    passes = {"passes at most": DEFAULT_PASSES} if resolved.get("method") == "auto" else {}
+    return {"epochs at most": rounds, **passes}
 
 
 def _cards(facts: RunFacts, diagnosis: Diagnosis | None) -> list[tuple[str, str, str]]:
@@ -245,7 +267,8 @@ def _rounds(history: list[dict[str, Any]]) -> dict[str, Any] | None:
     rows = [[line.get(name) for name in names] for line in lines]
     if len(rows) > MOST_ROWS:
         rows = [*rows[: MOST_ROWS // 2], ["…"] * len(names), *rows[-MOST_ROWS // 2 :]]
-    return {"names": [name.replace("_", " ") for name in names], "rows": rows}
+    shown = {"epoch": figures.unit_of(history)}
+    return {"names": [shown.get(name, name.replace("_", " ")) for name in names], "rows": rows}
 
 
 def _certificate(model: dict[str, Any]) -> str | None:

@@ -25,9 +25,11 @@ from test_report_chart import HOSTILE, Tags
 import streamgd
 from streamgd.cli import main
 from streamgd.errors import ConfigError, NoInputError, PausedError, StorageError
+from streamgd.plain import count_noun
 from streamgd.report import extra
 from streamgd.report.diagnosis import diagnose
 from streamgd.report.facts import RunFacts, without_credentials
+from streamgd.report.figures import distance_chart, loss_chart, rate_chart, stages_chart, throughput_chart
 from streamgd.report.page import render_page, write_report
 
 ROOT = Path(__file__).parents[2]
@@ -50,12 +52,14 @@ def rows(n: int = 4000) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``data.parquet`` and the runs ``late`` (mini-batches, with a holdout) and ``cost`` (full batch)."""
+    """A folder with ``data.parquet`` and the runs ``late`` (mini-batches, with a holdout), ``cost`` (full batch) and
+    ``auto`` (no options)."""
     folder = tmp_path_factory.mktemp("report")
     pq.write_table(rows(), folder / "data.parquet", row_group_size=500)
     data = str(folder / "data.parquet")
     streamgd.train(data, "late", exclude="cost", run=str(folder / "late"), holdout=0.2, epochs=2)
     streamgd.train(data, "cost", exclude="late", run=str(folder / "cost"), method="batch", errors="robust")
+    streamgd.train(data, "late", exclude="cost", run=str(folder / "auto"))
     return folder
 
 
@@ -90,6 +94,36 @@ def test_the_page_of_a_regression_tells_what_was_found(runs: Path) -> None:
                  "Distance from the optimum", "robust", "intervals of 95 %"):  # fmt: skip
         assert text in found.text
     assert "ROC" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("run", "how", "at_most"),
+    [
+        ("late", "mini-batches (adagrad), 2 epochs; ", "epochs at most2"),
+        ("cost", "full batch (newton), {passes}; ", "passes at most500"),
+        ("auto", "an epoch of mini-batches, then full batch (newton), 1 epoch and {passes}; ",
+         "epochs at most1passes at most500"),
+    ],
+)  # fmt: skip
+def test_the_summary_tells_how_it_was_trained(runs: Path, run: str, how: str, at_most: str) -> None:
+    text = page(runs, run, evaluated=False)
+    (summary,) = re.findall(r'<p class="summary">(.*?)</p>', text)
+    passes = sum(line["event"] == "pass" for line in RunFacts.of(runs / run).history)
+    assert f"by gradient descent on {how.format(passes=count_noun(passes, 'pass'))}" in summary
+    assert "None" not in summary
+    assert at_most in Tags(text).text
+
+
+def test_an_epoch_and_the_passes_after_it_are_told_apart(runs: Path) -> None:
+    history = RunFacts.of(runs / "auto").history
+    for chart in (loss_chart(history), distance_chart(history), rate_chart(history), throughput_chart(history)):
+        assert chart is not None
+        assert chart.x.label == "epoch or pass"
+    stages = stages_chart(history)
+    assert stages is not None
+    assert stages.y.categories[:3] == ("prepare", "epoch 1", "pass 1")
+    assert loss_chart(RunFacts.of(runs / "late").history).x.label == "epoch"
+    assert loss_chart(RunFacts.of(runs / "cost").history).x.label == "pass"
 
 
 def test_names_and_levels_are_text(runs: Path) -> None:
