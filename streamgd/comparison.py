@@ -24,12 +24,13 @@ from streamgd.data.filters import parse_where
 from streamgd.data.reader import read_batches
 from streamgd.data.scaler import Moments
 from streamgd.data.source import Manifest, RowGroup, discover
-from streamgd.data.stream import can_hold_rows, one_pass, origin_of
-from streamgd.errors import ConfigError, NoInputError
+from streamgd.data.stream import can_hold_rows, origin_of
+from streamgd.errors import ConfigError
+from streamgd.evaluation import add_counts, check_any_left, shown_pass
 from streamgd.model import Model
 from streamgd.objective.metrics import Result, metrics_of
 from streamgd.plain import plain_number
-from streamgd.training.display import Display, Silent
+from streamgd.training.display import Display
 
 #: Half the width of a 95 % interval, in standard errors.
 _NORMAL_95 = 1.959963984540054
@@ -112,28 +113,20 @@ def compare(
     NoInputError, CorruptFileError, DataChangedError, SchemaError, DataError, TargetError
         As ``evaluate``.
     """
-    display = display or Silent()
     models = tuple(model if isinstance(model, Model) else Model.load(model) for model in (first, second))
     _check_comparable(*models)
     manifest = discover(parse_sources(data))
     pairs = _Pairs(models, manifest, where)
     metrics, differences = [metrics_of(model.loss) for model in models], Moments.empty(1)
     dropped: dict[str, int] = {}
-    rows_read = 0
-    with closing(one_pass(manifest, manifest.row_groups, pairs.pieces, threads, check)) as pieces:
-        for _, piece in pieces:
+    with closing(shown_pass("compare", manifest, pairs.pieces, threads, check, display)) as pieces:
+        for piece in pieces:
             for sums, prediction, raw in zip(metrics, piece.prediction, piece.raw, strict=True):
                 sums.add(piece.target, prediction, raw, piece.weight)
             differences = differences.merge(piece.differences)
-            for reason, rows in piece.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + rows
-            rows_read += piece.rows_read
-            display.progress("compare", rows_read, manifest.n_rows, None)
-    display.close()
-    if metrics[0].weight == 0.0:
-        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
-        raise NoInputError(f"no row is left to compare on; passed over: {reasons}. Look at the target and at --where.")
+            add_counts(dropped, piece.dropped)
     weight = metrics[0].weight
+    check_any_left(weight, dropped, to="compare")
     error = math.sqrt(float(differences.squares[0]) / (weight - 1.0) / weight) if weight > 1.0 else None
     results = (metrics[0].result(), metrics[1].result())
     return Comparison(metrics[0].rows, weight, dropped, results, float(differences.mean[0]), error)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -143,7 +143,7 @@ def evaluate(
     """
     model = model if isinstance(model, Model) else Model.load(model)
     tally, table = Tally(model), _LevelTable(by) if by is not None else None
-    rows = compare(model, data, by, where, part, threads, check, display, only=only, filesystem=filesystem)
+    rows = compared_pieces(model, data, by, where, part, threads, check, display, only=only, filesystem=filesystem)
     with closing(rows) as pieces:
         for piece in pieces:
             tally.add(piece)
@@ -223,7 +223,7 @@ class Observer(Protocol):
         """
 
 
-def compare(
+def compared_pieces(
     model: Model,
     data: Sequence[str] | str,
     by: str | None = None,
@@ -242,15 +242,37 @@ def compare(
     Parameters and errors as for :func:`evaluate`; ``observe`` sees the encoded rows of each slice. With ``skip_bad``
     what cannot be read of a row group is passed over.
     """
-    display = display or notebook_display() or Silent()
     manifest = discover(parse_sources(data), filesystem, skip_bad=skip_bad, only=only)
     compared = _Compared(model, manifest, by, where, part, observe, skip_bad)
+    yield from shown_pass("evaluate", manifest, compared.pieces, threads, check, display)
+
+
+class ReadRows(Protocol):
+    """Something made of rows that were read."""
+
+    @property
+    def rows_read(self) -> int: ...
+
+
+OfRows = TypeVar("OfRows", bound=ReadRows)
+
+
+def shown_pass(
+    phase: str,
+    manifest: Manifest,
+    pieces_of: Callable[[RowGroup], Iterator[OfRows]],
+    threads: int | None,
+    check: Callable[[], None],
+    display: Display | None,
+) -> Generator[OfRows, None, None]:
+    """What ``pieces_of`` makes of each row group, in order, while the display tells how many rows were read."""
+    display = display or notebook_display() or Silent()
     rows_read = 0
-    with closing(one_pass(manifest, manifest.row_groups, compared.pieces, threads, check)) as pieces:
+    with closing(one_pass(manifest, manifest.row_groups, pieces_of, threads, check)) as pieces:
         for _, piece in pieces:
             yield piece
             rows_read += piece.rows_read
-            display.progress("evaluate", rows_read, manifest.n_rows, None)
+            display.progress(phase, rows_read, manifest.n_rows, None)
     display.close()
 
 
@@ -264,11 +286,11 @@ def add_counts(counts: dict[str, int], more: dict[str, int]) -> None:
         counts[name] = counts.get(name, 0) + rows
 
 
-def check_any_left(weight: float, dropped: dict[str, int]) -> None:
-    """Raise NoInputError where no row was left to compare."""
+def check_any_left(weight: float, dropped: dict[str, int], to: str = "evaluate") -> None:
+    """Raise NoRowsError where no row was left to evaluate or ``compare`` on."""
     if weight == 0.0:
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
-        raise NoRowsError(f"no row is left to evaluate on; passed over: {reasons}. Look at the target and at --where.")
+        raise NoRowsError(f"no row is left to {to} on; passed over: {reasons}. Look at the target and at --where.")
 
 
 class _Compared:

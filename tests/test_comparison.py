@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from scipy import stats
 from small_models import THETA, model, raw_predictions, table, with_nulls, write
 
+from streamgd import evaluation
 from streamgd.cli import main
 from streamgd.comparison import Comparison, compare
 from streamgd.data.columns import TargetColumn
 from streamgd.errors import ConfigError, NoInputError, PausedError
 from streamgd.evaluation import evaluate
 from streamgd.model import Model
+from streamgd.training.display import Silent
 
 OTHER = model(theta=THETA * 0.7)
 
@@ -84,6 +86,20 @@ def test_rows_that_one_model_cannot_predict_are_compared_for_neither(tmp_path: P
         assert found.metrics[0]["loss"] == pytest.approx(alone["loss"], rel=1e-12)
         assert (found.difference, found.standard_error) == (0.0, 0.0)
         assert found.to_json()["second_less_first"]["z"] is None
+
+
+def test_a_notebook_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Bar(Silent):
+        def progress(self, *facts: Any) -> None:
+            told.append(facts)
+
+    monkeypatch.setattr(evaluation, "notebook_display", Bar)
+
+    compared(tmp_path, table(250))
+
+    assert told[-1][:3] == ("compare", 250, 250)
 
 
 def test_models_may_read_different_columns(tmp_path: Path) -> None:

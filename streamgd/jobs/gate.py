@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from streamgd.evaluation import Evaluation, NoRowsError, Tally, compare
+from streamgd.evaluation import Evaluation, NoRowsError, Tally, compared_pieces
 from streamgd.jobs.config import GateConfig
 from streamgd.model import Model
 from streamgd.training.display import Display
@@ -93,7 +93,7 @@ class Gate:
         only = self._files | self._known
         if not only:
             return Scores(None, None)
-        rows = compare(
+        rows = compared_pieces(
             model, self._source, part=self._part, threads=self._threads, check=self._check, display=self._display,
             only=only, skip_bad=self._skip_bad,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from streamgd.data.encoder import EncodedRows
 from streamgd.data.kinds import python_values
 from streamgd.data.timestamps import timestamp_part
 from streamgd.data.vocabulary import CategoricalEncoding
-from streamgd.evaluation import Evaluation, add_counts, check_any_left, compare
+from streamgd.evaluation import Evaluation, add_counts, check_any_left, compared_pieces
 from streamgd.model import Model
 from streamgd.objective.metrics import ClassifierMetrics, metrics_of
 from streamgd.report.bins import BINS, Sums, bin_of, merge_equal
@@ -129,9 +129,8 @@ def diagnose(
     sources, observer = parse_sources(data), _Observer(model)
     metrics, found = metrics_of(model.loss), observer.nothing()
     dropped: dict[str, int] = {}
-    with closing(
-        compare(model, sources, where=where, part=part, threads=threads, display=display, observe=observer)
-    ) as pieces:
+    rows = compared_pieces(model, sources, where=where, part=part, threads=threads, display=display, observe=observer)
+    with closing(rows) as pieces:
         for piece in pieces:
             metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
             add_counts(dropped, piece.dropped)
