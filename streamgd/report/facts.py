@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,12 +75,3 @@ def facts_of(run: RunFacts | Result | str | Path) -> RunFacts:
     if isinstance(run, RunFacts):
         return run
     return RunFacts.of(run.run_dir if isinstance(run, Result) else run)
-
-
-def without_credentials(text: str) -> str:
-    """A path or URI without user, password and query: a report is handed around.
-
-    >>> without_credentials("s3://key:secret@bucket/data?region=eu")
-    's3://bucket/data'
-    """
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text).split("?")[0] if "://" in text else text

@@ -17,13 +17,14 @@ from typing import Any
 
 from streamgd.config import TrainConfig, option_name, parse_sources
 from streamgd.console import format_duration, format_rate
+from streamgd.credentials import without_credentials
 from streamgd.model import Model
 from streamgd.plain import byte_size, count_noun
 from streamgd.report import figures
 from streamgd.report.chart import Chart
 from streamgd.report.diagnosis import Diagnosis, diagnose
 from streamgd.report.extra import require
-from streamgd.report.facts import RunFacts, without_credentials
+from streamgd.report.facts import RunFacts
 from streamgd.report.svg import render
 from streamgd.state import write_atomically
 from streamgd.training.certificate import Certificate
