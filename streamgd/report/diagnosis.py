@@ -75,9 +75,10 @@ class NumberProfile:
 
 @dataclass(frozen=True)
 class LevelProfile:
-    """A categorical column: missing values, levels of the model, and the weight of the most frequent ones.
+    """A categorical column: missing values, levels of the model, and the share of the most frequent ones.
 
-    ``n_levels`` is None for a hashed column, of which no levels are known.
+    ``n_levels`` is None for a hashed column, of which no levels are known. A base level as which the model takes all
+    that are not listed has a name such as ``AS, or not listed``.
     """
 
     name: str
@@ -380,8 +381,10 @@ def _slots(column: CategoricalEncoding, codes: np.ndarray) -> np.ndarray:
 
 
 def _slot_names(column: CategoricalEncoding) -> list[str]:
-    levels = ["null" if level is None else str(level) for level in python_values(column.levels)]
-    names = [*levels, "(other)"] if column.other else levels
+    """The name of each slot; levels that are not listed have the last one, or where there is none the first."""
+    names = ["null" if level is None else str(level) for level in python_values(column.levels)]
+    base, others = ", or ".join([*names[:1], "not listed"]), names[1:]
+    names = [*(names or [""]), "(other)"] if column.other else [base, *others]
     if len(names) > MOST_LEVELS + 1:
         names = [*names[:MOST_LEVELS], f"({len(names) - MOST_LEVELS:,} others)"]
     return names + [""] * (MOST_LEVELS + 1 - len(names))

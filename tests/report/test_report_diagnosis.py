@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,37 @@ def test_actual_and_predicted_of_levels_are_their_means(tmp_path: Path) -> None:
     for k, name in enumerate(("UA", "AA", "WN", "ZZ")):
         assert along.target[k] == pytest.approx(late[carriers == name].mean())
         assert along.prediction[k] == pytest.approx(probability[carriers == name].mean())
+
+
+def with_carriers(levels: list[str], other: bool) -> Model:
+    """The model with these levels of the carrier."""
+    known = model().encoding
+    carrier = replace(known.categorical[0], levels=pa.array(levels, pa.string()), other=other)
+    theta = np.append(THETA[: 2 + carrier.n_rows], THETA[-1])
+    made = Model("logistic", theta[:, None], replace(known, categorical=(carrier,)))
+    made.encoding.check()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("levels", "other", "names"),
+    [
+        (["UA", "AA", "WN"], False, ("UA, or not listed", "AA", "WN")),
+        (["UA"], False, ("UA, or not listed",)),
+        ([], False, ("not listed",)),
+        ([], True, ("(other)",)),
+    ],
+)
+def test_rows_of_levels_that_are_not_listed_are_named_where_they_count(
+    levels: list[str], other: bool, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    rows = table(ROWS)
+    found = diagnosed(tmp_path, rows, with_carriers(levels, other))
+    (profile,) = found.levels
+    along = next(each for each in found.features if each.name == "carrier")
+    assert along.names == tuple(name for name, _ in profile.levels) == names
+    carriers = np.array(rows["carrier"].to_pylist())
+    assert along.weight[0] == (~np.isin(carriers, levels[1:])).sum()
 
 
 def test_actual_and_predicted_along_a_number_are_means_of_neighbours_and_nulls_stand_apart(tmp_path: Path) -> None:
