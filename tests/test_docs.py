@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -58,6 +59,15 @@ def test_the_reference_has_every_public_name() -> None:
     reference = (ROOT / "docs" / "api.md").read_text()
     assert [name for name in streamgd.__all__ if f":: streamgd.{name}\n" not in reference] == []
     assert [name for name in estimators.__all__ if f":: streamgd.estimators.{name}\n" not in reference] == []
+
+
+def test_the_reference_has_what_public_functions_return() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    functions = filter(inspect.isfunction, (getattr(streamgd, name) for name in streamgd.__all__))
+    returned = {inspect.signature(each).return_annotation for each in functions} - {"Any", "Figure", "dict[str, Any]"}
+    assert {"Comparison", "Diagnosis", "Evaluation", "Model", "Result"} <= returned
+    assert [name for name in returned if not re.search(rf":: streamgd\.[\w.]*\b{name}\n", reference)] == []
+    assert re.search(r"streamgd\.Model\n +:members: .*\bto_json\b", reference)
 
 
 def test_the_reference_has_every_error() -> None:
