@@ -176,7 +176,9 @@ class _Pairs:
     def __init__(self, models: tuple[Model, ...], manifest: Manifest, where: str | None):
         self._models = models
         self._manifest = manifest
-        choice = RowChoice(where=parse_where(where, manifest.schema) if where is not None else None)
+        condition = parse_where(where, manifest.schema) if where is not None else None
+        manifest.check_same(condition.columns if condition is not None else ())
+        choice = RowChoice(where=condition)
         self._encoders = [model.encoder(with_target=True, choice=choice) for model in models]
         for encoder in self._encoders:
             check_columns(encoder.columns, manifest)

@@ -18,7 +18,7 @@ from streamgd import evaluation
 from streamgd.cli import main
 from streamgd.comparison import Comparison, compare
 from streamgd.data.columns import TargetColumn
-from streamgd.errors import ConfigError, NoInputError, PausedError
+from streamgd.errors import ConfigError, DataError, NoInputError, PausedError, SchemaError
 from streamgd.evaluation import evaluate
 from streamgd.model import Model
 from streamgd.training.display import Silent
@@ -45,6 +45,14 @@ def test_metrics_are_those_of_evaluate(tmp_path: Path) -> None:
         alone = evaluate(each, path, where="distance < 700")
         assert metrics == alone.metrics
         assert (found.rows, found.weight, found.dropped) == (alone.rows, alone.weight, alone.dropped)
+
+
+def test_a_null_is_an_error_to_a_model_that_takes_none(tmp_path: Path) -> None:
+    rows = with_nulls(table(100), "delay", 5)
+
+    for first, second in (("impute", "error"), ("error", "impute")):
+        with pytest.raises(DataError, match="'delay'"):
+            compare(model(nulls=first), model(nulls=second), write(rows, tmp_path / "data.parquet"))
 
 
 def test_the_difference_and_its_error_are_those_of_a_paired_test(tmp_path: Path) -> None:
@@ -135,6 +143,15 @@ def test_the_result_does_not_depend_on_threads(tmp_path: Path) -> None:
 def test_models_of_different_things_are_refused(second: Model, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         compared(tmp_path, table(10), second)
+
+
+def test_a_condition_on_a_column_in_which_files_differ_is_refused(tmp_path: Path) -> None:
+    write(table(10), tmp_path / "a.parquet")
+    write(table(10).set_column(0, "id", pa.array(["x"] * 10)), tmp_path / "b.parquet")
+
+    assert compare(model(), OTHER, str(tmp_path)).rows == 20
+    with pytest.raises(SchemaError, match="schemas differ in column 'id'"):
+        compare(model(), OTHER, str(tmp_path), where="id > 3")
 
 
 def test_no_row_to_compare_is_an_error(tmp_path: Path) -> None:
