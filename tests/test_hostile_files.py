@@ -57,7 +57,11 @@ def altered(state: Any, path: tuple[Any, ...], value: Any) -> Any:
     return state
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "batch", "errors": "robust"}], ids=["minibatch", "batch"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"method": "batch", "errors": "robust"}, marks=pytest.mark.slow)],
+    ids=["minibatch", "batch"],
+)
 def test_a_model_with_any_part_replaced_is_loaded_or_refused_in_one_line(
     options: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
