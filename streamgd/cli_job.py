@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from streamgd.jobs.config import JobConfig
 
 file_argument = click.argument("file", metavar="FILE.toml", shell_complete=completion.paths)
+names_argument = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 
 
 @click.group(short_help="Learn what is new, night after night; judge and publish it.")
@@ -110,7 +111,7 @@ def rollback(output: Output, /, file: str, number: int | None, quarantine: bool)
 
 @job.command(short_help="Pass over files that are held or new.")
 @file_argument
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@names_argument
 @json_option
 @quiet_option
 @click.pass_obj
@@ -123,7 +124,7 @@ def quarantine(output: Output, /, file: str, names: tuple[str, ...]) -> None:
 
 @job.command(short_help="Take files back in that are held or in quarantine.")
 @file_argument
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@names_argument
 @json_option
 @quiet_option
 @click.pass_obj

@@ -227,7 +227,8 @@ def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
     DataError
         An infinite value, or one that Arrow cannot convert.
     """
-    encoder, columns = model.encoder(with_target=False), _columns_read(model)
+    encoder = model.encoder(with_target=False)
+    columns = encoder.columns
     found = [np.empty(0)]
     first_row = 0
     for table in rows:
