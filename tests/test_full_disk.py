@@ -15,7 +15,7 @@ import pytest
 
 from streamgd.data import store
 from streamgd.errors import ConfigError, StorageError
-from streamgd.training import chunks
+from streamgd.training import kept
 from streamgd.training.train import train
 
 DISK_BYTES = 4_000_000
@@ -51,7 +51,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_is_left_as_it_was(
 ) -> None:
     (small_disk / "mine").write_text("keep")
     run = tmp_path / "run"
-    for module in (store, chunks):  # the space that was free at the start is taken by others meanwhile
+    for module in (store, kept):  # the space that was free at the start is taken by others meanwhile
         monkeypatch.setattr(module, "free_bytes", lambda _: 10**9)
     way_out = "--shuffle window" if "shuffle" in options else "--blocks-max 1MB"
     with pytest.raises(StorageError, match=rf"No space left.*need \d+\.\d MB.*--blocks-dir.*{way_out}") as caught:

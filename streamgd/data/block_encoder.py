@@ -5,7 +5,7 @@ Passes over Parquet, streamed holdout rows, evaluation and prediction read rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -89,12 +89,24 @@ class BlockEncoder:
             memory = np.empty(self.layout.block_bytes(batch.num_rows), np.uint8)
         block = self.layout.views(memory, batch.num_rows)
         rows = self.encoder.encode(batch, origin, Places.of_block(block), self._theta_rows)
-        if rows.has_null.any():
-            kernels.fill_nulls(block.features, self._encoding.scaling.fill)
-        block.target[:] = (block.target - self._encoding.target_shift) / self._encoding.target_scale
-        block.offset[:] /= self._encoding.target_scale
-        self._encoding.weigh_classes(block)
+        self.finish(block, bool(rows.has_null.any()))
         return block, rows
+
+    def finish(self, block: Block, has_null: bool) -> None:
+        """What is left to do, in place, when features and codes are those of the encoding; to be done once.
+
+        Parameters
+        ----------
+        has_null : bool
+            Whether features may be NaN, which stands for null.
+        """
+        encoding = self._encoding
+        if has_null:
+            kernels.fill_nulls(block.features, encoding.scaling.fill)
+        if (encoding.target_shift, encoding.target_scale) != (0.0, 1.0):
+            block.target[:] = (block.target - encoding.target_shift) / encoding.target_scale
+            block.offset[:] /= encoding.target_scale
+        encoding.weigh_classes(block)
 
     def _theta_rows(self, column: int, codes: np.ndarray) -> np.ndarray:
         """Row of theta of each provisional code: see ``CategoricalEncoding.table``."""
@@ -117,7 +129,41 @@ def blocks_of(
 
     With ``memory``, uint8 for ``layout.block_rows`` rows, each block is written there, over the one before.
     """
-    if not can_hold_rows(manifest, row_group, encoder.encoder):
+    made = _read_blocks(manifest, row_group, encoder.encoder, encoder.encode, stopwatch, memory, holdout)
+    return (block for block, _ in made)
+
+
+def provisional_blocks(
+    manifest: Manifest, row_group: RowGroup, encoder: Encoder, stopwatch: Stopwatch, memory: np.ndarray
+) -> Iterator[tuple[Block, EncodedRows]]:
+    """The training rows of one row group as blocks in file order, and what was found in all rows of each.
+
+    Numbers are in the encoder's units, nulls NaN, codes provisional, targets as they are.
+
+    Parameters
+    ----------
+    memory : uint8
+        For ``layout.block_rows`` rows: each block is written there, over the one before.
+    """
+
+    def encode(batch: pa.RecordBatch, origin: Origin, memory: np.ndarray | None) -> tuple[Block, EncodedRows]:
+        assert memory is not None
+        block = encoder.layout.views(memory, batch.num_rows)
+        return block, encoder.encode(batch, origin, Places.of_block(block))
+
+    return _read_blocks(manifest, row_group, encoder, encode, stopwatch, memory, holdout=False)
+
+
+def _read_blocks(
+    manifest: Manifest,
+    row_group: RowGroup,
+    encoder: Encoder,
+    encode: Callable[[pa.RecordBatch, Origin, np.ndarray | None], tuple[Block, EncodedRows]],
+    stopwatch: Stopwatch,
+    memory: np.ndarray | None,
+    holdout: bool,
+) -> Iterator[tuple[Block, EncodedRows]]:
+    if not can_hold_rows(manifest, row_group, encoder):
         return
     start = 0
     batches = read_batches(
@@ -125,8 +171,8 @@ def blocks_of(
     )
     for batch in stopwatch.timed_items("decode", batches):
         with stopwatch.timed("encode"):
-            block, rows = encoder.encode(batch, origin_of(manifest, row_group, start), memory)
+            block, rows = encode(batch, origin_of(manifest, row_group, start), memory)
             chosen = rows.kept & (rows.holdout if holdout else ~rows.holdout)
             block = block if chosen.all() else block.chosen(chosen)
-        yield block
+        yield block, rows
         start += batch.num_rows

@@ -19,6 +19,11 @@ HOLDOUT_BIT = 1 << 30
 ALIGNMENT_BYTES = 64
 
 
+def padded_bytes(size_bytes: int) -> int:
+    """What an array of a block takes with the gap to the next one."""
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
 @dataclass(frozen=True)
 class Block:
     """Encoded rows.
@@ -164,7 +169,7 @@ class RecordLayout:
             nonlocal position
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
             view = buffer[position : position + size].view(dtype).reshape(shape)
-            position += -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            position += padded_bytes(size)
             return view
 
         return Block(
@@ -182,7 +187,7 @@ class RecordLayout:
             self.n_numeric * self.feature_type.itemsize, 4 * self.n_categorical, 8,
             8 * self.has_weight, 8 * self.has_offset, 8 * self.has_row_number,
         )  # fmt: skip
-        return sum(-(-rows * size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for size in row_bytes)
+        return sum(padded_bytes(rows * size) for size in row_bytes)
 
     def places(self, records: np.ndarray) -> Places:
         """Where the numbers of rows go that become ``records`` (uint64, (n_rows, record_words))."""

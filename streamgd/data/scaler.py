@@ -91,6 +91,11 @@ class Scaling:
             return cls(shift0, scale0, moments.mean, moments.deviation(), np.zeros_like(shift0))
         return cls(shift0, scale0, np.zeros_like(shift0), np.ones_like(shift0), moments.mean)
 
+    def provisional(self) -> Scaling:
+        """The scaling to provisional units alone, in which nulls become the same."""
+        zeros, ones = np.zeros_like(self.mean), np.ones_like(self.mean)
+        return Scaling(self.shift0, self.scale0, zeros, ones, self.mean + self.deviation * self.fill)
+
     @property
     def shift(self) -> np.ndarray:
         """What is subtracted from the column, in its own units."""
@@ -127,6 +132,11 @@ class Reexpression:
         moved = vector.copy()
         moved[:n] = (self.before.deviation * vector[:n] + delta * vector[-1]) / self.after.deviation
         return moved
+
+    def products(self, products: np.ndarray) -> np.ndarray:
+        """Of sums of ``x x'``, float64 ``(n_dof, n_dof)``: rows and columns both follow as gradients do."""
+        rows = np.stack([self.gradient(column) for column in products.T])
+        return np.stack([self.gradient(row) for row in rows.T])
 
     def cross(self, cross: np.ndarray) -> np.ndarray:
         """Of sums of ``g_j g_b``: they follow as gradients do, being linear in ``g_j``."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from streamgd import state as states
-from streamgd.data.blocks import Block, RecordLayout
+from streamgd.data.blocks import Block, RecordLayout, padded_bytes
 from streamgd.errors import StorageError, StreamgdError, storage_errors
 from streamgd.plain import byte_size
 from streamgd.stopwatch import Stopwatch
@@ -133,6 +133,13 @@ class BlockStore:
         with storage_errors(f"write the blocks to {self._path}", self._hint()):
             states.files.write_at(self._descriptor, view, position)
 
+    def write_block(self, region: int, block: Block) -> None:
+        """Write a finished block to a region, array by array: see :meth:`write`."""
+        position = 0
+        for array in block.arrays():
+            self.write(region, position, array)
+            position += padded_bytes(array.nbytes)
+
     def records(self, region: int, rows: int) -> np.ndarray:
         """The first records of a region, mapped: uint64, shape ``(rows, record_words)``.
 
@@ -157,7 +164,7 @@ class BlockStore:
             with storage_errors(f"map {self._path}"):
                 if os.fstat(self._descriptor).st_size < self.total_bytes:
                     raise StorageError(f"{self._path} is shorter than it was written. Run again with --restart.")
-                # Compiled loops take writable arrays only; nobody writes through the map.
+                # Compiled loops take writable arrays only. Full batch finishes its blocks through the map, once.
                 self._map = mmap.mmap(self._descriptor, self.total_bytes)
         return self._map
 

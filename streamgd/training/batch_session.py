@@ -16,10 +16,12 @@ from streamgd.plain import count_noun
 from streamgd.training.batch import GRADIENT, BatchState, BatchTrainer
 from streamgd.training.carry import carried_theta
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hessian_is_affordable
-from streamgd.training.chunks import BlockWork, kept_bytes, survey_pass
+from streamgd.training.chunks import BlockWork, survey_pass
 from streamgd.training.holdout import reduced_holdout
+from streamgd.training.kept import Keep, kept_bytes
 from streamgd.training.progress import RunContext
-from streamgd.training.reduce import Keep, Reduction, ThreadReduction
+from streamgd.training.reduce import Reduction, ThreadReduction
+from streamgd.training.reexpressed import ReexpressedPass
 from streamgd.training.session import Session, common_facts, scaled, tell_hashed
 from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import column_squares, mean_row_norm
@@ -57,9 +59,12 @@ class BatchSession(Session):
         try:
             survey, vocabularies = survey_pass(task, reduction, context)
             encoding = task.encoding(survey, vocabularies)
-            work = BlockWork(task.manifest, encoding, task.layout, task.choice)
+            provisional = encoding.scaling.provisional()
+            work = BlockWork(task.manifest, encoding.with_scaling(provisional), task.layout, task.choice)
             task = task.with_optimizer(encoding.n_dof).with_room_for_hessians(encoding, len(work.chunks))
-            blocks = reduction.open(work, task.threads, keeps_blocks=True)
+            blocks = ReexpressedPass(
+                reduction.open(work, task.threads, keeps_blocks=True), provisional, encoding.scaling
+            )
             tell_hashed(task, encoding, context)
             holdout = reduced_holdout(task, encoding, reduction)
             trainer = BatchTrainer(task, blocks, task.objective(encoding), holdout, context)

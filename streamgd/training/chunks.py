@@ -12,32 +12,28 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.block_encoder import BlockEncoder, blocks_of
+from streamgd.data.block_encoder import BlockEncoder, blocks_of, provisional_blocks
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import CategoricalColumn, Columns
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import LevelIndex, no_levels
 from streamgd.data.source import Manifest, RowGroup
-from streamgd.data.store import BATCH_WAY_OUT, BlockStore, free_bytes, remove_blocks
-from streamgd.data.stream import encoded_slices
+from streamgd.data.stream import can_hold_rows, passed_over
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.objective.objective import ChunkSums
 from streamgd.stopwatch import Stopwatch
+from streamgd.training.kept import Keep, KeptBlocks
 from streamgd.training.progress import RowCounter, RunContext
-from streamgd.training.reduce import Keep, OpenWork, Reduction, RowGroups, grouped, no_check
+from streamgd.training.reduce import OpenWork, Reduction, RowGroups, grouped, no_check
 from streamgd.training.setup import Task
 
 #: Sums over the rows of a block at a theta ``(n_dof, 1)``. It can be pickled, and adds up over blocks.
 SumsOfBlock = Callable[[np.ndarray, Block], ChunkSums]
-
-#: Of the free space of a disk, what blocks may take.
-DISK_SHARE = 0.9
 
 
 def survey_pass(task: Task, reduction: Reduction, context: RunContext) -> tuple[Survey, list[Vocabulary]]:
@@ -45,7 +41,9 @@ def survey_pass(task: Task, reduction: Reduction, context: RunContext) -> tuple[
     counter = RowCounter(context.display, task.manifest.n_rows, context.stopwatch)
     counter.add("prepare", 0)
     work = SurveyWork.of(task)
-    found: ChunkSurvey = reduction.open(work, task.threads)(None, lambda rows: counter.add("prepare", rows))
+    # The processes of a cluster keep what they encode in the first pass of full batch.
+    moments = reduction.open(work, task.threads, keeps_blocks=not task.config.on_workers)
+    found: ChunkSurvey = moments(None, lambda rows: counter.add("prepare", rows))
     vocabularies = [work.vocabulary(column) for column in work.columns.categorical]
     for vocabulary, levels in zip(vocabularies, found.levels, strict=True):
         vocabulary.take_over(levels.levels, levels.hashed)
@@ -128,13 +126,18 @@ class SurveyWork:
     def vocabulary(self, column: CategoricalColumn) -> Vocabulary:
         return Vocabulary(column, self.max_levels, self.hash_buckets)
 
-    def opened(self, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None] = no_check) -> OpenWork:  # noqa: ARG002
-        return _OpenSurvey(self, stopwatch, check)
+    def opened(self, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None] = no_check) -> OpenWork:
+        return _OpenSurvey(self, keep, stopwatch, check)
 
 
 class _OpenSurvey:
-    def __init__(self, work: SurveyWork, stopwatch: Stopwatch, check: Callable[[], None]):
+    def __init__(self, work: SurveyWork, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None]):
         self._work = work
+        self._keep = keep
+        # Codes are known when all rows were seen: where there are any, the next pass encodes the rows anew.
+        keeps = keep is not None and not work.columns.categorical
+        self._kept = keep.blocks(work.manifest, work.layout, work.choice.leaves_out) if keep and keeps else None
+        self._memory = BlockMemory(work.layout)
         self._stopwatch = stopwatch
         self._check = check
 
@@ -144,14 +147,36 @@ class _OpenSurvey:
         encoder = Encoder(work.columns, work.layout, work.shift, work.scale, vocabularies, work.nulls, work.choice)
         total = Survey.empty(len(work.shift), len(vocabularies))
         for row_group in chunk:
-            for piece in encoded_slices(work.manifest, row_group, encoder, work.layout.block_rows, self._stopwatch):
-                total = total.merge(piece.rows.survey)
+            for survey in self._surveys(row_group, encoder):
+                total = total.merge(survey)
                 self._check()
         levels = tuple(ChunkLevels.of(vocabulary, work.max_levels) for vocabulary in vocabularies)
         return ChunkSurvey(total, levels)
 
+    def _surveys(self, row_group: RowGroup, encoder: Encoder) -> Iterator[Survey]:
+        """What is found in each slice of a row group; the training rows are kept as blocks in provisional units."""
+        manifest, kept = self._work.manifest, self._kept
+        if not can_hold_rows(manifest, row_group, encoder):
+            yield passed_over(manifest, row_group, encoder, row_group.rows).rows.survey
+            if kept is not None:
+                kept.complete(row_group, [])
+            return
+        keeps = kept is not None and kept.takes(row_group)
+        rows, has_null = [], False
+        made = provisional_blocks(manifest, row_group, encoder, self._stopwatch, self._memory.of_thread())
+        for index, (block, found) in enumerate(made):
+            if kept is not None and keeps:
+                with self._stopwatch.timed("scatter"):
+                    kept.write(row_group, index, block)
+            rows.append(block.rows)
+            has_null |= bool(found.has_null.any())
+            yield found.survey
+        if kept is not None and keeps:
+            kept.complete_provisional(row_group, rows, has_null)
+
     def close(self) -> None:
-        pass
+        if self._keep is not None:
+            self._keep.close()
 
 
 @dataclass(frozen=True)
@@ -177,8 +202,9 @@ class BlockWork:
 
 class _OpenBlocks:
     def __init__(self, work: BlockWork, keep: Keep | None, stopwatch: Stopwatch, check: Callable[[], None]):
-        encoder = BlockEncoder(work.encoding, work.layout, work.choice)
-        self._source = BlockSource(work.manifest, encoder, keep, stopwatch, work.held_out)
+        kept = keep.blocks(work.manifest, work.layout, work.choice.leaves_out) if keep is not None else None
+        self._keep = keep
+        self._source = BlockSource(work, kept, stopwatch)
         self._no_rows = work.layout.views(np.empty(0, np.uint8), 0)
         self._stopwatch = stopwatch
         self._check = check
@@ -195,95 +221,56 @@ class _OpenBlocks:
         return sums_of_block(theta, self._no_rows) if total is None else total
 
     def close(self) -> None:
-        self._source.close()
+        if self._keep is not None:
+            self._keep.close()
 
 
 class BlockSource:
     """The blocks of each row group: from the disk once they are there, else made anew."""
 
-    def __init__(
-        self, manifest: Manifest, encoder: BlockEncoder, keep: Keep | None, stopwatch: Stopwatch, held_out: bool = False
-    ):
-        self._manifest = manifest
-        self._encoder = encoder
+    def __init__(self, work: BlockWork, kept: KeptBlocks | None, stopwatch: Stopwatch):
+        self._manifest = work.manifest
+        self._encoder = BlockEncoder(work.encoding, work.layout, work.choice)
+        self._kept = kept
         self._stopwatch = stopwatch
-        self._held_out = held_out
-        self._memory = threading.local()
-        self._lock = threading.Lock()
-        self._left_bytes = 0
-        self._first_region: dict[RowGroup, int] = {}
-        self._rows: dict[RowGroup, list[int]] = {}
-        regions = 0
-        for row_group in manifest.row_groups:
-            self._first_region[row_group] = regions
-            regions += _slices_in(row_group, encoder.layout.block_rows)
-        self._store = self._new_store(keep, regions) if keep is not None else None
-
-    def _new_store(self, keep: Keep, regions: int) -> BlockStore | None:
-        layout, choice = self._encoder.layout, self._encoder.encoder.choice
-        places = min(layout.block_rows, max(row_group.rows for row_group in self._manifest.row_groups))
-        store = BlockStore(keep.folder, layout, places, regions, BATCH_WAY_OUT)
-        remove_blocks(keep.folder)  # of a start that was killed
-        if store.total_bytes <= keep.most_bytes:
-            self._left_bytes = store.total_bytes
-            store.create(store.total_bytes, reserve=choice.where is None and choice.sample == 1.0 and not keep.partly)
-        elif keep.partly and keep.most_bytes >= store.region_bytes:
-            self._left_bytes = keep.most_bytes
-            store.create(keep.most_bytes)
-        else:
-            return None
-        return store
+        self._held_out = work.held_out
+        self._memory = BlockMemory(work.layout)
 
     def blocks(self, row_group: RowGroup) -> Iterator[Block]:
         """The blocks of a row group; each is valid until the same thread asks for the next."""
-        rows = self._rows.get(row_group)
-        if self._store is not None and rows is not None:
-            first = self._first_region[row_group]
-            for region in self._store.in_turn(range(first, first + len(rows)), self._stopwatch):
-                yield self._store.block(region, rows[region - first])
+        kept, encoder = self._kept, self._encoder
+        if kept is not None and kept.holds(row_group):
+            has_null = kept.to_be_finished(row_group)
+            for block in kept.in_turn(row_group, self._stopwatch):
+                if has_null is not None:
+                    with self._stopwatch.timed("encode"):
+                        encoder.finish(block, has_null)
+                yield block
             return
-        keeps = self._store is not None and self._takes_space(row_group)
+        keeps = kept is not None and kept.takes(row_group)
         rows = []
-        if not hasattr(self._memory, "block"):
-            layout = self._encoder.layout
-            self._memory.block = np.empty(layout.block_bytes(layout.block_rows), np.uint8)
         made = blocks_of(
-            self._manifest, row_group, self._encoder, self._stopwatch, self._held_out, memory=self._memory.block
+            self._manifest, row_group, encoder, self._stopwatch, self._held_out, memory=self._memory.of_thread()
         )
         for index, block in enumerate(made):
-            if keeps:
+            if kept is not None and keeps:
                 with self._stopwatch.timed("scatter"):
-                    self._write(self._first_region[row_group] + index, block)
+                    kept.write(row_group, index, block)
             rows.append(block.rows)
             yield block
-        if keeps:
-            self._rows[row_group] = rows
-
-    def _takes_space(self, row_group: RowGroup) -> bool:
-        """Whether the blocks of a row group still fit; then their space is taken."""
-        assert self._store is not None
-        needed = _slices_in(row_group, self._encoder.layout.block_rows) * self._store.region_bytes
-        with self._lock:
-            fits = needed <= self._left_bytes
-            self._left_bytes -= needed if fits else 0
-        return fits
-
-    def _write(self, region: int, block: Block) -> None:
-        assert self._store is not None
-        buffer = np.empty(self._store.layout.block_bytes(block.rows), np.uint8)
-        for into, array in zip(self._store.layout.views(buffer, block.rows).arrays(), block.arrays(), strict=True):
-            into[...] = array
-        self._store.write(region, 0, buffer)
-
-    def close(self) -> None:
-        if self._store is not None:
-            self._store.remove()
+        if kept is not None and keeps:
+            kept.complete(row_group, rows)
 
 
-def kept_bytes(blocks_max: int, folder: Path) -> int:
-    """What blocks in ``folder`` may take: ``--blocks-max``, and not all of the free space."""
-    return int(min(blocks_max, DISK_SHARE * free_bytes(folder)))
+class BlockMemory(threading.local):
+    """Memory for one block, the same in a thread whenever it asks."""
 
+    def __init__(self, layout: RecordLayout):
+        self._layout = layout
+        self._memory: np.ndarray | None = None
 
-def _slices_in(row_group: RowGroup, block_rows: int) -> int:
-    return -(-row_group.rows // block_rows)
+    def of_thread(self) -> np.ndarray:
+        """Uint8, enough for ``layout.block_rows`` rows."""
+        if self._memory is None:
+            self._memory = np.empty(self._layout.block_bytes(self._layout.block_rows), np.uint8)
+        return self._memory

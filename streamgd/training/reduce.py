@@ -15,12 +15,11 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.stopwatch import Stopwatch
+from streamgd.training.kept import Keep
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
@@ -41,18 +40,6 @@ FOLDED = 8
 
 def no_check() -> None:
     """Where nothing stops the work from inside."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Leave to keep encoded blocks on disk between passes.
-
-    ``partly`` says whether to keep as many as fit where not all of them do.
-    """
-
-    folder: Path
-    most_bytes: int
-    partly: bool
 
 
 class OpenWork(Protocol):

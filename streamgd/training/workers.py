@@ -36,8 +36,8 @@ from streamgd.errors import (
     from_os_error,
 )
 from streamgd.stopwatch import Stopwatch
-from streamgd.training.chunks import kept_bytes
-from streamgd.training.reduce import Keep, Work, folded_in_pairs
+from streamgd.training.kept import Keep, kept_bytes
+from streamgd.training.reduce import Work, folded_in_pairs
 
 #: Packages that decide bits, or whether processes understand each other.
 PACKAGES = ("streamgd", "numpy", "pyarrow", "numba", "dask", "distributed")

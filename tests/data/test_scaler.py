@@ -241,6 +241,21 @@ def test_gradients_and_their_squares_are_those_computed_from_scratch(move: Reexp
     assert (move.squares(squares, cross) >= 0.0).all()
 
 
+@settings(deadline=None)
+@given(move=moves, seed=st.integers(0, 1000))
+def test_products_are_those_computed_from_scratch(move: Reexpression, seed: int) -> None:
+    raw = raw_rows(move, seed)
+    before, after = design(raw, move.before), design(raw, move.after)
+    # What a column of the new features is made of, without signs: rounding is relative to that.
+    factor, delta = np.ones(N_DOF), np.zeros(N_DOF)
+    factor[:N_NUMERIC] = move.before.deviation / move.after.deviation
+    delta[:N_NUMERIC] = np.abs(move.before.mean - move.after.mean) / move.after.deviation
+    parts = np.abs(before) * factor + delta
+
+    error = np.abs(move.products(before.T @ before) - after.T @ after)
+    np.testing.assert_array_less(error, 1e-10 * (parts.T @ parts) + 1e-300)
+
+
 def test_scaling_the_diagonal_alone_would_be_far_off() -> None:
     """The cross products matter: without them the squares of this move are several times too small."""
     move = Reexpression(scaling_of([0.0] * 3, [1.0] * 3), scaling_of([-2.0] * 3, [1.0] * 3))

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from streamgd.data.source import Manifest
 from streamgd.errors import DataChangedError, DataError, NoInputError
 from streamgd.training import workers
-from streamgd.training.reduce import FOLDED, Keep, tree_reduce
+from streamgd.training.kept import Keep
+from streamgd.training.reduce import FOLDED, tree_reduce
 from streamgd.training.workers import Failure, Part, Sealed, fold, other_versions
 
 STAGES = {"decode": 0.5, "compute": 0.25}
