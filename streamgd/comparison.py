@@ -210,7 +210,7 @@ class _Pairs:
             prediction = [model.loss.inverse_link(each) for model, each in zip(self._models, raw, strict=True)]
             losses = np.empty((2, len(target)))
             for model, each, out in zip(self._models, raw, losses, strict=True):
-                model.loss.losses_of_rows(target, each, out)
+                model.loss.losses_of_rows(target, each, model.loss.settings, out)
             differences = _moments(losses[1] - losses[0], weight)
             yield _Piece(batch.num_rows, dropped, target, raw, prediction, weight, differences)
             start += batch.num_rows

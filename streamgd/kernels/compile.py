@@ -17,12 +17,15 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: The type of a loss's value, derivative and curvature per row: ``f(y_true, raw_prediction)``.
-POINTWISE = types.float64(types.float64, types.float64)
+#: The type of a function of one number.
+UNARY = types.float64(types.float64)
+
+#: The type of a loss's value, derivative and curvature per row: ``f(y_true, raw_prediction, settings)``.
+POINTWISE = types.float64(types.float64, types.float64, types.float64[::1])
 POINTWISE_FUNCTION = types.FunctionType(POINTWISE)
 
-#: The type of the same of many rows at once: ``f(y_true, raw_prediction, out)``.
-ROWS = types.void(types.float64[::1], types.float64[::1], types.float64[::1])
+#: The type of the same of many rows at once: ``f(y_true, raw_prediction, settings, out)``.
+ROWS = types.void(types.float64[::1], types.float64[::1], types.float64[::1], types.float64[::1])
 ROWS_FUNCTION = types.FunctionType(ROWS)
 
 #: The type of an optimizer's update; see ``streamgd.optim.stochastic``.
@@ -71,12 +74,12 @@ class Argument(types.WrapperAddressProtocol):
 
 
 def pointwise(function: Any) -> Argument:
-    """Compile ``f(y_true, raw_prediction) -> float`` so that the training loops can take it as an argument."""
+    """Compile ``f(y_true, raw_prediction, settings) -> float`` so that training loops can take it as an argument."""
     return Argument(compiled(POINTWISE)(function), POINTWISE)
 
 
 def over_rows(function: Any) -> Argument:
-    """Compile ``f(y_true, raw_prediction, out)``, which works on many rows at once, for the mini-batch loop."""
+    """Compile ``f(y_true, raw_prediction, settings, out)``, which works on many rows at once, for mini-batches."""
     return Argument(compiled(ROWS)(function), ROWS)
 
 

@@ -18,11 +18,11 @@ _HALF_WAY = 4.0
 _SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)
 
 _f8 = types.float64
-_SUMS = types.void(POINTWISE_FUNCTION, _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1])
+_SUMS = types.void(POINTWISE_FUNCTION, _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1])
 
 
 @compiled(_SUMS)
-def classifier_sums(loss_value, target, raw, probability, weight, totals):
+def classifier_sums(loss_value, settings, target, raw, probability, weight, totals):
     """``totals`` (7,) receives weight, loss, log loss, squared error, weight of right and of positive rows, prediction.
 
     All are sums over the rows times their weight; the targets are 0 and 1.
@@ -32,7 +32,7 @@ def classifier_sums(loss_value, target, raw, probability, weight, totals):
         row_weight, p = weight[i], probability[i]
         clipped = min(max(p, _SMALLEST_PROBABILITY), 1.0 - _SMALLEST_PROBABILITY)
         totals[0] += row_weight
-        totals[1] += row_weight * loss_value(target[i], raw[i])
+        totals[1] += row_weight * loss_value(target[i], raw[i], settings)
         totals[2] -= row_weight * (math.log(clipped) if target[i] == 1.0 else math.log1p(-clipped))
         totals[3] += row_weight * (p - target[i]) * (p - target[i])
         totals[4] += row_weight if (p > 0.5) == (target[i] == 1.0) else 0.0
@@ -41,7 +41,7 @@ def classifier_sums(loss_value, target, raw, probability, weight, totals):
 
 
 @compiled(_SUMS)
-def regression_sums(loss_value, target, raw, prediction, weight, totals):
+def regression_sums(loss_value, settings, target, raw, prediction, weight, totals):
     """``totals`` (7,) receives weight, loss, squared and absolute error, prediction; mean and squares of the target.
 
     The first five are sums over the rows times their weight, the last two the weighted mean and the weighted sum of
@@ -56,7 +56,7 @@ def regression_sums(loss_value, target, raw, prediction, weight, totals):
     for i in range(target.shape[0]):
         row_weight, error = weight[i], prediction[i] - target[i]
         totals[0] += row_weight
-        totals[1] += row_weight * loss_value(target[i], raw[i])
+        totals[1] += row_weight * loss_value(target[i], raw[i], settings)
         totals[2] += row_weight * error * error
         totals[3] += row_weight * abs(error)
         totals[4] += row_weight * prediction[i]

@@ -150,7 +150,7 @@ def _minibatch_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
         types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[:, ::1], _f8[::1], _f8[::1], _i4[::1], _i4[::1],
-        ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
+        _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def _minibatch_signature(feature):
 def train_minibatches(
     features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
     averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched,
-    losses_of_rows, residuals_of_rows, update,
+    loss_settings, losses_of_rows, residuals_of_rows, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
 
@@ -186,6 +186,8 @@ def train_minibatches(
         Rows are the numeric coordinates of theta in terms of the features; l1 must then be 0.
     losses : float64, (3,)
         Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
+    settings, loss_settings : float64, (n_settings,)
+        Of the optimizer and of the loss.
     place, touched : int32, (n_dof,) and (most_touched(n_dof, n_numeric, n_categorical, rows of a mini-batch),)
         Memory to work with, zeros at first, that is used again for the next block.
 
@@ -249,14 +251,14 @@ def train_minibatches(
             for i in range(count if offset.shape[0] > 0 else 0):
                 raw[i] += offset[first + i]
             # Compare.
-            residuals_of_rows(target[first : first + count], raw, residual)
+            residuals_of_rows(target[first : first + count], raw, loss_settings, residual)
             for i in range(count if weighted else 0):
                 residual[i] *= weight[first + i]
             begin, n_watched = first + (loss_phase - first) % LOSS_EVERY_ROWS, 0
             for i in range(begin, first + count, LOSS_EVERY_ROWS):
                 watched[0, n_watched], watched[1, n_watched] = target[i], raw[i - first]
                 n_watched += 1
-            losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], watched[2, :n_watched])
+            losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], loss_settings, watched[2, :n_watched])
             _add_losses(watched[2, :n_watched], weight, begin, losses)
             # Gradient.
             _gradient_of_tile(features, first, count, residual, tile_gradient)
@@ -300,14 +302,14 @@ def train_minibatches(
 def _rows_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], ROWS_FUNCTION, POINTWISE_FUNCTION,
+        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION, POINTWISE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(
     features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, coordinates, level_ranges, level_sums, losses, losses_of_rows, loss_derivative,
+    averaging, coordinates, level_ranges, level_sums, losses, loss_settings, losses_of_rows, loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
@@ -338,7 +340,7 @@ def train_rows(
             raw += offset[i]
         # Compare.
         row_weight = weight[i] if weighted else 1.0
-        residual = row_weight / mean_weight * loss_derivative(target[i], raw)
+        residual = row_weight / mean_weight * loss_derivative(target[i], raw, loss_settings)
         if i % LOSS_EVERY_ROWS == loss_phase:
             watched[0, n_watched], watched[1, n_watched] = target[i], raw
             n_watched += 1
@@ -379,7 +381,7 @@ def train_rows(
         intercept[THETA] -= alpha * residual
         if averaging:
             intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])
-    losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], watched[2, :n_watched])
+    losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], loss_settings, watched[2, :n_watched])
     _add_losses(watched[2, :n_watched], weight, loss_phase, losses)
     last = steps_before + features.shape[0]
     for j in range(n_numeric):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import types
 
-from streamgd.kernels.compile import POINTWISE_FUNCTION, ROWS_FUNCTION, compiled
+from streamgd.kernels.compile import ROWS_FUNCTION, compiled
 
 #: Rows that are predicted, compared and summed together: few enough to stay in the nearest cache between the three.
 #: Fixed, so that the bits of a sum depend on nothing but the block.
@@ -66,15 +66,15 @@ def add_gradient(features, codes, residual, gradient):
 
 def _sums_signature(feature):
     return types.UniTuple(_f8, 2)(
-        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION,
-        ROWS_FUNCTION, _f8[::1], _f8[::1], _f8[::1],
+        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION,
+        ROWS_FUNCTION, ROWS_FUNCTION, _f8[::1], _f8[::1], _f8[::1],
     )  # fmt: skip
 
 
 @compiled([_sums_signature(types.float32), _sums_signature(_f8)])
 def add_sums(
-    features, codes, target, weight, offset, theta, losses_of_rows, residuals_of_rows, curvatures_of_rows,
-    gradient, curvature, squares,
+    features, codes, target, weight, offset, theta, settings, losses_of_rows, residuals_of_rows,
+    curvatures_of_rows, gradient, curvature, squares,
 ):  # fmt: skip
     """Predict, compare, gradient: one call for all rows of a block, so that no thread waits for Python in between.
 
@@ -82,6 +82,8 @@ def add_sums(
     ----------
     weight, offset : float64, (n_rows,) or (0,)
         Empty: 1 and 0.
+    settings : float64, (n_settings,)
+        Of the loss.
     gradient : float64, (n_dof,) or (0,)
         The gradient of the summed loss is added to it, unless it is empty.
     curvature, squares : float64, (n_rows,) or (0,)
@@ -103,17 +105,17 @@ def add_sums(
         raw_prediction(features[start:stop], codes[start:stop], offset[start:stop], theta, raw)
         # Compare.
         y_true, row_weight = target[start:stop], weight[start:stop]
-        losses_of_rows(y_true, raw, out)
+        losses_of_rows(y_true, raw, settings, out)
         loss += (row_weight * out).sum() if weighted else out.sum()
         sum_of_weights += row_weight.sum() if weighted else stop - start
         if curvature.shape[0] > 0:
             here = curvature[start:stop]
-            curvatures_of_rows(y_true, raw, here)
+            curvatures_of_rows(y_true, raw, settings, here)
             if weighted:
                 here *= row_weight
         if gradient.shape[0] == 0:
             continue
-        residuals_of_rows(y_true, raw, out)
+        residuals_of_rows(y_true, raw, settings, out)
         if squares.shape[0] > 0:
             here = squares[start:stop]
             here[:] = out * out
@@ -213,13 +215,6 @@ def mirror_codes(products, n_numeric):
         for other in range(row):
             products[other, row] = products[row, other]
         products[last, row] = products[row, last]
-
-
-@compiled(types.void(POINTWISE_FUNCTION, _f8[::1], _f8[::1], _f8[::1]))
-def map_pointwise(function, y_true, raw, out):
-    """``out[i] = function(y_true[i], raw[i])``."""
-    for i in range(out.shape[0]):
-        out[i] = function(y_true[i], raw[i])
 
 
 def _norm_signature(feature):

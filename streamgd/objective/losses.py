@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from streamgd.kernels import sums
-from streamgd.kernels.compile import POINTWISE, compiled, over_rows, pointwise
+from streamgd.kernels.compile import UNARY, compiled, over_rows, pointwise
 from streamgd.kernels.exponential import exp_of_negative, log1p_of_fraction
 
 
-@compiled(POINTWISE)
-def _softplus(_: float, raw: float) -> float:
+@compiled(UNARY)
+def _softplus(raw: float) -> float:
     """``log1p(exp(raw))`` without overflow: Mächler (2012), "Accurately Computing log(1 - exp(-|a|))", eq. 10."""
     if raw <= -37.0:
         return math.exp(raw)
@@ -29,19 +29,27 @@ def _softplus(_: float, raw: float) -> float:
     return raw
 
 
-@compiled(POINTWISE)
-def _expit(_: float, raw: float) -> float:
+@compiled(UNARY)
+def _expit(raw: float) -> float:
     """``1 / (1 + exp(-raw))`` without overflow."""
     power = math.exp(-abs(raw))
     return (1.0 if raw >= 0.0 else power) / (1.0 + power)
 
 
+@over_rows
+def _probabilities_of_rows(_: np.ndarray, raw: np.ndarray, _settings: np.ndarray, out: np.ndarray) -> None:
+    for i in range(out.shape[0]):
+        out[i] = _expit(raw[i])
+
+
 class Loss(ABC):
     """One loss. Subclasses give compiled functions and the link.
 
-    ``pointwise_loss`` and ``pointwise_gradient`` are ``f(y_true, raw_prediction)`` of a row. ``losses_of_rows``,
-    ``residuals_of_rows`` and ``curvatures_of_rows`` are ``f(y_true, raw_prediction, out)``: the loss, its first and its
-    second derivative of many rows at once, the same but for the last digits.
+    ``pointwise_loss`` and ``pointwise_gradient`` are ``f(y_true, raw_prediction, settings)`` of a row.
+    ``losses_of_rows``, ``residuals_of_rows`` and ``curvatures_of_rows`` are ``f(y_true, raw_prediction, settings,
+    out)``: the loss, its first and its second derivative of many rows at once, the same but for the last digits.
+
+    ``settings``, float64 ``(n_settings,)``, are the parameters of a loss that has some; see ``loss_of``.
 
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
     are derived from it. That of a quadratic loss is the same everywhere. ``target_curvature`` is the second derivative
@@ -60,6 +68,9 @@ class Loss(ABC):
     is_classifier: ClassVar[bool] = False
     is_quadratic: ClassVar[bool] = False
 
+    def __init__(self, *settings: float):
+        self.settings = np.array(settings, np.float64)
+
     @abstractmethod
     def link(self, prediction: np.ndarray) -> np.ndarray:
         """Raw prediction of a prediction."""
@@ -70,15 +81,15 @@ class Loss(ABC):
 
     def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Loss of each row, new, float64, shape ``(n,)``."""
-        return _of_rows(self.losses_of_rows, y_true, raw_prediction)
+        return self._of_rows(self.losses_of_rows, y_true, raw_prediction)
 
     def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """First derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
-        return _of_rows(self.residuals_of_rows, y_true, raw_prediction)
+        return self._of_rows(self.residuals_of_rows, y_true, raw_prediction)
 
     def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Second derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
-        return _of_rows(self.curvatures_of_rows, y_true, raw_prediction)
+        return self._of_rows(self.curvatures_of_rows, y_true, raw_prediction)
 
     def mean_loss_of_constant(self, raw: float, mean: float, variance: float) -> float:
         """Mean loss of rows that all have the raw prediction ``raw``, by the moments of their targets.
@@ -87,19 +98,11 @@ class Loss(ABC):
         """
         return float(self.loss(np.array([mean]), np.array([raw]))[0]) + 0.5 * self.target_curvature * variance
 
-
-def _of_rows(function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-    out = np.empty(len(y_true))
-    function(np.ascontiguousarray(y_true, np.float64), np.ascontiguousarray(raw_prediction, np.float64), out)
-    return out
-
-
-def _mapped(function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-    out = np.empty(len(y_true), np.float64)
-    sums.map_pointwise(
-        function, np.ascontiguousarray(y_true, np.float64), np.ascontiguousarray(raw_prediction, np.float64), out
-    )
-    return out
+    def _of_rows(self, function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+        y_true, raw_prediction = (np.ascontiguousarray(each, np.float64) for each in (y_true, raw_prediction))
+        out = np.empty(len(y_true))
+        function(y_true, raw_prediction, self.settings, out)
+        return out
 
 
 class HalfSquaredError(Loss):
@@ -121,29 +124,29 @@ class HalfSquaredError(Loss):
 
     @staticmethod
     @pointwise
-    def pointwise_loss(y_true: float, raw: float) -> float:
+    def pointwise_loss(y_true: float, raw: float, settings: np.ndarray) -> float:
         return 0.5 * (raw - y_true) * (raw - y_true)
 
     @staticmethod
     @pointwise
-    def pointwise_gradient(y_true: float, raw: float) -> float:
+    def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return raw - y_true
 
     @staticmethod
     @over_rows
-    def losses_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+    def losses_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
             out[i] = 0.5 * (raw[i] - y_true[i]) * (raw[i] - y_true[i])
 
     @staticmethod
     @over_rows
-    def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+    def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
             out[i] = raw[i] - y_true[i]
 
     @staticmethod
     @over_rows
-    def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+    def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         out[:] = 1.0
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
@@ -174,20 +177,20 @@ class HalfBinomialLoss(Loss):
 
     @staticmethod
     @pointwise
-    def pointwise_loss(y_true: float, raw: float) -> float:
+    def pointwise_loss(y_true: float, raw: float, settings: np.ndarray) -> float:
         # softplus(raw) - y * raw, written so that nothing cancels for confident, right predictions.
         if raw > 0.0:
-            return (1.0 - y_true) * raw + _softplus(0.0, -raw)
-        return _softplus(0.0, raw) - y_true * raw
+            return (1.0 - y_true) * raw + _softplus(-raw)
+        return _softplus(raw) - y_true * raw
 
     @staticmethod
     @pointwise
-    def pointwise_gradient(y_true: float, raw: float) -> float:
-        return _expit(0.0, raw) - y_true
+    def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
+        return _expit(raw) - y_true
 
     @staticmethod
     @over_rows
-    def losses_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+    def losses_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
             # As above: max(raw, 0) - y * raw is (1 - y) * raw or -y * raw.
             y_or_rest = 1.0 - y_true[i] if raw[i] > 0.0 else -y_true[i]
@@ -195,14 +198,14 @@ class HalfBinomialLoss(Loss):
 
     @staticmethod
     @over_rows
-    def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+    def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
             power = exp_of_negative(-abs(raw[i]))
             out[i] = (1.0 if raw[i] >= 0.0 else power) / (1.0 + power) - y_true[i]
 
     @staticmethod
     @over_rows
-    def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, out: np.ndarray) -> None:
+    def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
             # p (1 - p), written so that it keeps its digits where p is nearly 0 or 1.
             power = exp_of_negative(-abs(raw[i]))
@@ -212,8 +215,21 @@ class HalfBinomialLoss(Loss):
         return np.asarray(np.log(prediction) - np.log1p(-prediction))
 
     def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
-        return _mapped(_expit, np.zeros(len(raw_prediction)), raw_prediction)
+        return self._of_rows(_probabilities_of_rows, raw_prediction, raw_prediction)
 
 
-#: Every loss by its name on the command line.
-LOSSES: dict[str, Loss] = {loss.name: loss for loss in (HalfSquaredError(), HalfBinomialLoss())}
+_CLASSES: tuple[type[Loss], ...] = (HalfSquaredError, HalfBinomialLoss)
+
+#: Every loss by its name on the command line, with its usual settings.
+LOSSES: dict[str, Loss] = {each.name: each() for each in _CLASSES}
+
+
+def loss_of(name: str, settings: Sequence[float] = ()) -> Loss:
+    """The loss called ``name`` with ``settings``, as a run and its model have them stored; none: its usual ones.
+
+    Raises
+    ------
+    KeyError
+        There is no such loss.
+    """
+    return type(LOSSES[name])(*settings) if len(settings) else LOSSES[name]

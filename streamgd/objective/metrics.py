@@ -72,7 +72,7 @@ class ClassifierMetrics(Metrics):
     def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
         weight = np.ones(len(target)) if weight is None else weight
         totals = np.empty(7)
-        kernels.classifier_sums(self._loss.pointwise_loss, target, raw, prediction, weight, totals)
+        kernels.classifier_sums(self._loss.pointwise_loss, self._loss.settings, target, raw, prediction, weight, totals)
         kernels.add_ranks(target, raw, weight, self._bins)
         self._totals += totals
         self.rows += len(target)
@@ -134,7 +134,7 @@ class RegressionMetrics(Metrics):
     def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
         weight = np.ones(len(target)) if weight is None else weight
         totals = np.empty(7)
-        kernels.regression_sums(self._loss.pointwise_loss, target, raw, prediction, weight, totals)
+        kernels.regression_sums(self._loss.pointwise_loss, self._loss.settings, target, raw, prediction, weight, totals)
         self._totals += totals[:5]
         self._target = self._target.merge(Moments(totals[:1], totals[5:6], totals[6:], np.zeros(1)))
         self.rows += len(target)

@@ -97,7 +97,7 @@ class Objective:
     ) -> tuple[float, float]:
         loss, weight = sums.add_sums(
             block.features, block.codes, block.target, block.weight, block.offset,
-            np.ascontiguousarray(theta[:, 0]), self.loss.losses_of_rows,
+            np.ascontiguousarray(theta[:, 0]), self.loss.settings, self.loss.losses_of_rows,
             self.loss.residuals_of_rows, self.loss.curvatures_of_rows, gradient, curvature, squares,
         )  # fmt: skip
         return float(loss), float(weight)

@@ -41,7 +41,7 @@ def constant_loss(loss: Loss, block: Block, constant: float, steps_before: int) 
     target = block.target[rows]
     raw = constant + block.offset[rows] if len(block.offset) else np.full(len(target), constant)
     losses = np.empty(len(target))
-    loss.losses_of_rows(np.ascontiguousarray(target), raw, losses)
+    loss.losses_of_rows(np.ascontiguousarray(target), raw, loss.settings, losses)
     return float(block.weight[rows] @ losses if len(block.weight) else losses.sum())
 
 

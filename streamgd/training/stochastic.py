@@ -180,7 +180,7 @@ class StochasticTrainer:
                 block.features, block.codes, block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.coordinates, self._level_ranges, state.level_sums, losses,
-                loss.losses_of_rows, loss.pointwise_gradient,
+                loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
             )  # fmt: skip
         else:
             # Cut into mini-batches of nearly equal size.
@@ -189,7 +189,8 @@ class StochasticTrainer:
                 block.features, block.codes, block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.coordinates, self._level_ranges, state.level_sums, state.rotation, self._settings, losses,
-                self._place, self._touched, loss.losses_of_rows, loss.residuals_of_rows, self._optimizer.update,
+                self._place, self._touched, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
+                self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps
         return bool(finite)

@@ -67,7 +67,8 @@ class Compiled:
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset, bounds,
             rates, self.step, mean_weight, l1, l2, averaging, self.coordinates, self._level_ranges(level_ranges),
             self.level_sums, self.rotation, np.array(self.optimizer.settings), self.losses, self.place, self.touched,
-            LOSSES[loss].losses_of_rows, LOSSES[loss].residuals_of_rows, self.optimizer.update,
+            LOSSES[loss].settings, LOSSES[loss].losses_of_rows, LOSSES[loss].residuals_of_rows,
+            self.optimizer.update,
         )  # fmt: skip
         self.step += len(rates)
 
@@ -78,7 +79,8 @@ class Compiled:
         self.finite = kernels.train_rows(
             np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset,
             rates, self.step, mean_weight, l1, l2, averaging, self.coordinates, self._level_ranges(level_ranges),
-            self.level_sums, self.losses, LOSSES[loss].losses_of_rows, LOSSES[loss].pointwise_gradient,
+            self.level_sums, self.losses, LOSSES[loss].settings, LOSSES[loss].losses_of_rows,
+            LOSSES[loss].pointwise_gradient,
         )  # fmt: skip
         self.step += len(rates)
 

@@ -159,9 +159,9 @@ def test_many_rows_at_once_agree_with_the_pointwise_functions(name: str) -> None
     loss = LOSSES[name]
     y_true, raw = pairs(name, np.concatenate([EXTREMES, np.linspace(-40.0, 40.0, 81)]))
 
-    one_by_one = np.array([loss.pointwise_loss(y, r) for y, r in zip(y_true, raw, strict=True)])
+    one_by_one = np.array([loss.pointwise_loss(y, r, loss.settings) for y, r in zip(y_true, raw, strict=True)])
     np.testing.assert_allclose(loss.loss(y_true, raw), one_by_one, rtol=1e-13, atol=1e-15)
-    one_by_one = np.array([loss.pointwise_gradient(y, r) for y, r in zip(y_true, raw, strict=True)])
+    one_by_one = np.array([loss.pointwise_gradient(y, r, loss.settings) for y, r in zip(y_true, raw, strict=True)])
     np.testing.assert_allclose(loss.gradient(y_true, raw), one_by_one, rtol=1e-13, atol=1e-15)
 
 
@@ -169,7 +169,7 @@ def test_many_rows_at_once_agree_with_the_pointwise_functions(name: str) -> None
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so_with_many_rows_at_once(name: str, bad: float) -> None:
     loss, raw, y_true = LOSSES[name], np.array([0.5, bad, 1.0]), np.ones(3)
-    loss.losses_of_rows(y_true, raw, out := np.empty(3))
-    expected = [loss.pointwise_loss(y, r) for y, r in zip(y_true, raw, strict=True)]
+    loss.losses_of_rows(y_true, raw, loss.settings, out := np.empty(3))
+    expected = [loss.pointwise_loss(y, r, loss.settings) for y, r in zip(y_true, raw, strict=True)]
 
     np.testing.assert_allclose(out, expected, rtol=1e-14)

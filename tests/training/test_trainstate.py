@@ -74,7 +74,8 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
         state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
         state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3),
         np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
-        LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows, OPTIMIZERS[optimizer].update,
+        LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
+        OPTIMIZERS[optimizer].update,
     )  # fmt: skip
     state.steps += steps
 
@@ -140,7 +141,8 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
             np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
             state.rotation, np.array(rule.settings), np.zeros(3),
             np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
-            LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows, rule.update,
+            LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
+            rule.update,
         )  # fmt: skip
         state.steps += 1
     state.reexpress(encoding, rule)
