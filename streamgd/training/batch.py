@@ -24,6 +24,7 @@ from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
+from streamgd.training.sample_start import EVERY, begun_on_sample
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import largest_eigenvalue, second_moments
 from streamgd.training.trainstate import check_entries, check_types
@@ -129,6 +130,17 @@ class BatchTrainer:
         if hessian:
             self._latest = theta, total
         return total
+
+    def begin_on_sample(self, state: BatchState, base_loss: float) -> None:
+        """Have ``state``, of Newton's method at the best constant, begin with a trial at the optimum of a sample."""
+
+        def evaluate(theta: np.ndarray) -> Evaluation:
+            sums = partial(self._objective.chunk_sums, hessian=True)
+            return self._objective.evaluate(theta, self._blocks((sums, theta), every=EVERY))
+
+        base = state.optimizer["theta"]
+        state.optimizer = begun_on_sample(evaluate, base, base_loss, self._objective.penalty)
+        state.base_loss = state.mean_loss = base_loss
 
     def smoothness(self, n_dof: int) -> float:
         """A bound on the curvature of J, from a few passes over all rows."""

@@ -22,6 +22,7 @@ from streamgd.training.kept import Keep, kept_bytes
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Reduction, ThreadReduction
 from streamgd.training.reexpressed import ReexpressedPass
+from streamgd.training.sample_start import sample_is_worth_it
 from streamgd.training.session import Session, common_facts, scaled, tell_hashed
 from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import column_squares, mean_row_norm
@@ -73,6 +74,8 @@ class BatchSession(Session):
                 state = state_of(saved, task.optimizer, squares)
             else:
                 state = _new_state(task, context, survey, encoding, trainer, squares)
+                if state.base_loss is None and task.optimizer == "newton" and not task.loss.is_quadratic:
+                    _begin_on_sample(task, survey, state, trainer, len(work.chunks))
             return cls(task, context, survey, trainer, state, squares, reduction)
         except BaseException:
             reduction.close()
@@ -191,6 +194,14 @@ def _new_state(
     base_loss = None if (theta == base).all() else trainer.total(base).mean_loss
     optimizer = FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate, squares)
     return BatchState(encoding, optimizer, rate, base_loss, task.key)
+
+
+def _begin_on_sample(task: Task, survey: Survey, state: BatchState, trainer: BatchTrainer, n_chunks: int) -> None:
+    """The first steps of a run that begins at the best constant; an offset leaves its loss to a pass."""
+    encoding = state.encoding
+    if encoding.columns.offset is None and sample_is_worth_it(survey, encoding, n_chunks):
+        constant = float(state.optimizer["theta"][-1, 0])
+        trainer.begin_on_sample(state, task.mean_loss_of_constant(survey, encoding, constant))
 
 
 def _learning_rate(task: Task, context: RunContext, survey: Survey, encoding: Encoding, trainer: BatchTrainer) -> float:

@@ -227,25 +227,26 @@ class _ClusterPass(Pass):
         self._homes = [""] * len(chunks)
         self._number = 0
 
-    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> Any:
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None, every: int = 1) -> Any:
         workers = self._cluster.workers()
         with _loss_told():
             self._cluster.hold(self._key, workers)
             self._homes = assigned(self._homes, workers)
             self._number += 1
             shared = self._cluster.sealed(common, "common", f"{self._key}-{self._number}")
-            total, milestones = self._submit(shared)
+            total, milestones = self._submit(shared, every)
             part = self._wait(total, milestones, done)
         for stage, seconds in part.thread_s.items():
             self._context.stopwatch.add(stage, seconds)  # type: ignore[arg-type]
         return part.value
 
-    def _submit(self, shared: Future[Any]) -> tuple[Future[Any], dict[Future[Any], int]]:
+    def _submit(self, shared: Future[Any], every: int) -> tuple[Future[Any], dict[Future[Any], int]]:
         """All tasks of a pass: the sum, and the folds over eight chunks with the rows of these."""
         client, token = self._cluster.client, f"{self._key}-{self._number}"
+        chosen = range(0, len(self._chunks), every)
         leaves: dict[int, Future[Any]] = {}
         for home in dict.fromkeys(self._homes):
-            indices = [index for index, each in enumerate(self._homes) if each == home]
+            indices = [index for index in chosen if self._homes[index] == home]
             many = len(indices)
             futures = client.map(
                 sums_of_chunk, [self._spec] * many, [shared] * many,
@@ -254,7 +255,7 @@ class _ClusterPass(Pass):
                 workers=[home], allow_other_workers=True, pure=False,
             )  # fmt: skip
             leaves |= dict(zip(indices, futures, strict=True))
-        level = [leaves[index] for index in range(len(self._chunks))]
+        level = [leaves[index] for index in chosen]
         milestones: dict[Future[Any], int] = {}
         depth = 0
         while len(level) > 1 or not depth:
@@ -263,7 +264,7 @@ class _ClusterPass(Pass):
             keys = [("streamgd-fold", token, depth, index) for index in range(len(groups))]
             level = client.map(fold, groups, key=keys, pure=False)
             if depth == 1:
-                rows = [sum(row_group.rows for row_group in chunk) for chunk in self._chunks]
+                rows = [sum(row_group.rows for row_group in chunk) for chunk in self._chunks[::every]]
                 milestones = {
                     future: sum(rows[index * FOLDED : (index + 1) * FOLDED]) for index, future in enumerate(level)
                 }

@@ -41,7 +41,7 @@ class PreparedPass(Pass):
         self._check = check
         self._stopwatch = stopwatch
 
-    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> ChunkSums:
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None, every: int = 1) -> ChunkSums:
         """The sum over all blocks of ``sums_of_block(theta, block)``, for ``common = (sums_of_block, theta)``."""
 
         def result_of(shared: tuple[SumsOfBlock, Any], indices: range) -> ChunkSums:
@@ -58,7 +58,7 @@ class PreparedPass(Pass):
             assert total is not None
             return total
 
-        chunks = chunks_of(self._prepared.n_blocks)
+        chunks = chunks_of(self._prepared.n_blocks)[::every]
         total: ChunkSums = tree_reduce(result_of, common, chunks, operator.add, self._threads)
         return total
 

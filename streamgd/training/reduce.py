@@ -78,7 +78,7 @@ class Pass(ABC):
     """Runs one kind of work over all chunks, as often as it is called."""
 
     @abstractmethod
-    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> Any:
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None, every: int = 1) -> Any:
         """The sum of ``work.result(common, chunk)`` over all chunks.
 
         Parameters
@@ -87,6 +87,8 @@ class Pass(ABC):
             What every task needs (theta).
         done : callable, optional
             Told the rows of chunks that are done.
+        every : int
+            Only each so-manieth chunk counts, the first one too.
 
         Raises
         ------
@@ -149,7 +151,7 @@ class _ThreadPass(Pass):
         self._threads = threads
         self._check = check
 
-    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> Any:
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None, every: int = 1) -> Any:
         def result_of(shared: Any, chunk: RowGroups) -> Any:
             self._check()
             result = self._work.result(shared, chunk)
@@ -157,7 +159,7 @@ class _ThreadPass(Pass):
                 done(sum(row_group.rows for row_group in chunk))
             return result
 
-        return tree_reduce(result_of, common, self._chunks, operator.add, self._threads)
+        return tree_reduce(result_of, common, self._chunks[::every], operator.add, self._threads)
 
 
 def grouped(manifest: Manifest, n_columns: int) -> tuple[RowGroups, ...]:

@@ -29,11 +29,11 @@ class ReexpressedPass(Pass):
         self._into_blocks = Reexpression(after, before)
         self._from_blocks = Reexpression(before, after)
 
-    def __call__(self, common: Any, done: Callable[[int], None] | None = None) -> ChunkSums:
+    def __call__(self, common: Any, done: Callable[[int], None] | None = None, every: int = 1) -> ChunkSums:
         """The sum over all blocks of ``sums_of_block(theta, block)``, for ``common = (sums_of_block, theta)``."""
         sums_of_block, theta = common
         there = self._into_blocks.displacement(theta[:, 0])[:, None]
-        total: ChunkSums = self._blocks((sums_of_block, there), done)
+        total: ChunkSums = self._blocks((sums_of_block, there), done, every)
         gradient = total.gradient
         if len(gradient):  # sums of losses alone have none
             gradient = self._from_blocks.gradient(gradient[:, 0])[:, None]

@@ -266,6 +266,12 @@ class Task:
             return 0.5
         return (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
 
+    def mean_loss_of_constant(self, survey: Survey, encoding: Encoding, constant: float) -> float:
+        """Mean loss over the training rows where all have the raw prediction ``constant``; they have no offset."""
+        target = survey.target_moments
+        variance = float(target.squares[0] / target.weight[0]) / encoding.target_scale**2
+        return self.loss.mean_loss_of_constant(constant, self.target_mean(survey, encoding), variance)
+
     def _check_range(self, survey: Survey, scaling: Scaling) -> None:
         """Refuse what cannot be computed with in float64: differences of features, squares of the target."""
         beyond = np.flatnonzero(~(np.isfinite(scaling.shift) & np.isfinite(scaling.scale)))

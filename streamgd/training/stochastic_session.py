@@ -305,10 +305,7 @@ class StochasticSession(Session):
         """Mean loss of the best constant over the training rows."""
         loss, constant, encoding = self._objective.loss, self.state.best_constant, self._encoding
         if not self.task.layout.has_offset:
-            target = self.survey.target_moments
-            mean = (float(target.mean[0]) - encoding.target_shift) / encoding.target_scale
-            variance = float(target.squares[0] / target.weight[0]) / encoding.target_scale**2
-            return loss.mean_loss_of_constant(constant, mean, variance)
+            return self.task.mean_loss_of_constant(self.survey, encoding, constant)
 
         def summed(block: Block) -> float:
             losses = loss.loss(block.target, constant + block.offset)

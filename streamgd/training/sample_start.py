@@ -1,0 +1,62 @@
+"""Newton's method on some of the chunks, before the first pass over all of them.
+
+Far from the optimum a step needs few rows; near it, each step over all rows squares the distance. So the first steps
+come from each n-th chunk, and the first pass over all rows is at the theta they end at. It is a trial from the best
+constant like any other: where J over all rows does not fall, the step is shortened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from streamgd.data.encoder import Survey
+from streamgd.data.encoding import Encoding
+from streamgd.objective.objective import Evaluation
+from streamgd.objective.penalties import ElasticNet
+from streamgd.optim.base import State
+from streamgd.optim.newton import Newton
+
+#: Of so many chunks one is in the sample, and it has so many of them at least.
+EVERY, FEWEST_CHUNKS = 8, 2
+#: Rows a coefficient: with fewer, the optimum of the sample is as far from that of all rows as the best constant.
+ROWS_PER_COEFFICIENT = 100
+#: Distance to the optimum of the sample, as a part of the loss of the best constant, at which its last step is taken.
+ENOUGH = 1e-4
+MOST_PASSES = 12
+
+
+def sample_is_worth_it(survey: Survey, encoding: Encoding, n_chunks: int) -> bool:
+    """Whether a sample tells where the optimum is about, by the data alone.
+
+    A level may be missing in it, or be of one class there: with categorical columns all rows are asked from the start.
+    """
+    enough = survey.train_rows >= EVERY * ROWS_PER_COEFFICIENT * encoding.n_dof
+    return enough and n_chunks >= EVERY * FEWEST_CHUNKS and not encoding.categorical
+
+
+def begun_on_sample(
+    evaluate: Callable[[np.ndarray], Evaluation], base: np.ndarray, base_value: float, penalty: ElasticNet
+) -> State:
+    """The state of Newton's method before a pass over all rows at the optimum of the sample.
+
+    Parameters
+    ----------
+    evaluate : callable
+        J over the sample, with the Hessian.
+    base : float64, (n_dof, 1)
+        The best constant, where J over all rows is ``base_value``.
+    """
+    newton = Newton()
+    state = before = newton.update(newton.init(base, 1.0, base), evaluate(base), penalty)
+    if before["value"] is None:
+        return before
+    for _ in range(MOST_PASSES):
+        if state["excess"] <= ENOUGH * base_value:
+            break
+        state = newton.update(state, evaluate(state["trial"]), penalty)
+    there = state["trial"] if state["excess"] <= ENOUGH * base_value else state["theta"]
+    # J falls by less than its slope promises, so this asks no more of all rows than the slope would.
+    fall = state["value"] - before["value"]
+    return {**before, "trial": there, "theta": base, "value": base_value, "slope": fall, "direction": there - base}
