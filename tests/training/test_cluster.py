@@ -113,6 +113,15 @@ def test_three_threads_and_two_workers_give_the_bits_of_one_thread(
     assert outcome(data, tmp_path / "workers", cluster=running.address) == on_threads
 
 
+def test_workers_take_the_first_steps_on_the_sample_that_threads_take(
+    generated: Generated, running: Cluster, tmp_path: Path
+) -> None:
+    data = str(generated(rows=20_000, features=5, row_group_rows=1_000, seed=11))
+    on_threads = outcome(data, tmp_path / "threads")
+    assert len(on_threads["losses"]) <= 4
+    assert outcome(data, tmp_path / "workers", cluster=running.address) == on_threads
+
+
 @pytest.mark.slow
 def test_one_two_and_four_workers_give_the_bits_of_threads(
     data: str, on_threads: dict[str, Any], tmp_path: Path
