@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
+from streamgd.column_options import parse_bins, parse_clips, shown
 from streamgd.credentials import take_credentials
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 
@@ -116,6 +117,9 @@ Rate = Annotated[float | Literal["auto"], BeforeValidator(parse_rate)]
 Fraction = Annotated[float, BeforeValidator(parse_fraction)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+Clips = Annotated[dict[str, tuple[float | None, float | None]], BeforeValidator(parse_clips)]
+Bins = Annotated[dict[str, list[float]], BeforeValidator(parse_bins)]
+
 CHANGEABLE: JsonDict = {"identity": False}
 
 #: The default of l2: above it, coefficients are no estimates by maximum likelihood.
@@ -150,6 +154,15 @@ class TrainConfig(BaseModel):
     categorical: Names = Field([], description="Number columns that are labels, comma-separated.")
     timestamps: Names = Field(
         [], description="What date and time columns become: any of epoch,hour,weekday,month,yearday."
+    )
+    clip: Clips | None = Field(
+        None, description="Numbers held between two bounds, e.g. BonusMalus=50:150,DrivAge=:90; either may be left out."
+    )
+    log: Names | None = Field(
+        None, description="Number columns of which the natural logarithm is learned from, after --clip."
+    )
+    bins: Bins | None = Field(
+        None, description="Numbers that become levels, one for each bin between edges, e.g. DrivAge=18,25,40,65."
     )
     encode: Literal["onehot", "hash"] = Field("onehot", description="How categorical columns are encoded.")
     max_levels: int = Field(65_536, ge=2, description="Above this many levels a categorical column is hashed.")
@@ -344,15 +357,17 @@ def differing_options(now: dict[str, Any], before: dict[str, Any], names: Iterab
     '--exclude was id, now none'
     """
     return "; ".join(
-        f"{option_name(name)} was {_shown(before.get(name))}, now {_shown(now[name])}"
+        f"{option_name(name)} was {_shown(name, before.get(name))}, now {_shown(name, now[name])}"
         for name in names
         if now[name] != before.get(name)
     )
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return shown(value, ":" if name == "clip" else ",")
     return "not given" if value is None else str(value)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -45,7 +45,7 @@ __all__ = ["GDClassifier", "GDRegressor"]
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (
     "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "shuffle", "scale", "categorical", "max_levels",
-    "null_indicators", "seed", "memory", "threads",
+    "null_indicators", "log", "clip", "bins", "seed", "memory", "threads",
 )  # fmt: skip
 
 
@@ -69,6 +69,9 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
         null_indicators: bool = False,
+        log: Sequence[str] | None = None,
+        clip: Mapping[str, Sequence[float | None]] | None = None,
+        bins: Mapping[str, Sequence[float]] | None = None,
         scale: str = "standard",
         shuffle: str = "auto",
         dtype: str = "auto",
@@ -87,6 +90,9 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         self.categorical = categorical
         self.max_levels = max_levels
         self.null_indicators = null_indicators
+        self.log = log
+        self.clip = clip
+        self.bins = bins
         self.scale = scale
         self.shuffle = shuffle
         self.dtype = dtype
@@ -307,6 +313,9 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
         null_indicators: bool = False,
+        log: Sequence[str] | None = None,
+        clip: Mapping[str, Sequence[float | None]] | None = None,
+        bins: Mapping[str, Sequence[float]] | None = None,
         scale: str = "standard",
         shuffle: str = "auto",
         dtype: str = "auto",
@@ -318,8 +327,8 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
             l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels,
-            null_indicators=null_indicators, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory,
-            threads=threads,
+            null_indicators=null_indicators, log=log, clip=clip, bins=bins, scale=scale, shuffle=shuffle, dtype=dtype,
+            seed=seed, memory=memory, threads=threads,
         )  # fmt: skip
         self.class_weight = class_weight
 

@@ -19,6 +19,8 @@ from streamgd.data.columns import Label
 from streamgd.data.encoder import Origin, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.kinds import python_values
+from streamgd.data.transforms.numbers import steps_state
+from streamgd.data.transforms.registry import labels_state
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError, NoInputError
 from streamgd.inference import ClosingSums, Errors, Inference, infer
@@ -252,6 +254,10 @@ class Model:
         raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is ``logit``. Where ``nulls`` is not ``impute``, a row with a
         null in ``numeric`` or ``categorical`` has none.
 
+        Where ``format_version`` is 2 there are transforms: the value of an entry of ``numeric`` with ``steps`` is what
+        these make of the column ``source``, one after another, and the level of an entry of ``categorical`` with
+        ``made`` is made of other columns than the one it is named after.
+
         ``standardised_intercept`` and ``standardised`` are those of ``(value - shift) / scale``: the same sum, without
         cancellation where values lie far from zero. A coefficient beyond float64 is None.
         """
@@ -265,12 +271,15 @@ class Model:
                 "name": column.name,
                 "source": column.source,
                 "part": column.part,
+                **({"steps": steps_state(column.steps)} if column.steps else {}),
                 **{name: plain_number(number) for name, number in zip(names, numbers, strict=True)},
             }
             for column, numbers in zip(encoding.columns.numeric, each, strict=True)
         ]
+        transforms = any(c.steps for c in encoding.columns.numeric) or any(c.column.made for c in encoding.categorical)
         return {
-            "format": "streamgd", "format_version": 1, "loss": self.loss_name, "link": self.loss.link_name,
+            "format": "streamgd", "format_version": 2 if transforms else 1,
+            "loss": self.loss_name, "link": self.loss.link_name,
             "target": target.name if target else None, "classes": list(self.classes) if self.classes else None,
             "nulls": encoding.nulls, "offset": encoding.columns.offset,
             "intercept": plain_number(values[-1]), "standardised_intercept": plain_number(self.theta[-1, 0]),
@@ -328,6 +337,8 @@ def _categorical_json(column: CategoricalEncoding, theta: np.ndarray) -> dict[st
     """A categorical column of :meth:`Model.to_json`."""
     coefficients, unseen = column.coefficients(theta)
     fields: dict[str, Any] = {"name": column.column.name, "values": column.column.values}
+    if column.column.made is not None:
+        fields["made"] = labels_state(column.column.made)
     if column.hashed:
         return fields | {"coefficients": coefficients.tolist()}
     levels = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from streamgd.data.columns import IS_NULL, CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import IS_NULL, Columns, NumericColumn, TargetColumn
 from streamgd.data.kinds import NUMBERS, Kind, kind_of, type_name
 from streamgd.data.source import Manifest
 from streamgd.data.timestamps import parts_of
@@ -55,7 +55,8 @@ def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
     for numeric in columns.numeric:
         _check(schema, name, numeric.source, *_expected_number(schema, numeric))
     for categorical in columns.categorical:
-        _check(schema, name, categorical.name, *_expected_label(schema, categorical))
+        for source, values in categorical.reads.items():
+            _check(schema, name, source, *_expected_label(schema, source, values))
     if columns.target is not None:
         _check(schema, name, columns.target.name, *_expected_target(schema, columns.target))
     for side in (columns.weight, columns.offset):
@@ -74,8 +75,10 @@ def _expected_number(schema: pa.Schema, column: NumericColumn) -> tuple[bool, st
     return fits, f"a date or time that has '{column.part}'"
 
 
-def _expected_label(schema: pa.Schema, column: CategoricalColumn) -> tuple[bool, str]:
-    return _kind(schema, column.name) in _LABEL_KINDS[column.values], f"{_LABEL_WORDS[column.values]} as labels"
+def _expected_label(schema: pa.Schema, name: str, values: str) -> tuple[bool, str]:
+    if values == "number":
+        return _kind(schema, name) in NUMBERS, "a number"
+    return _kind(schema, name) in _LABEL_KINDS[values], f"{_LABEL_WORDS[values]} as labels"
 
 
 def _expected_target(schema: pa.Schema, column: TargetColumn) -> tuple[bool, str]:

@@ -10,6 +10,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from streamgd.data.transforms.labels import Labels
+from streamgd.data.transforms.numbers import Steps, check_steps, steps_from_state, steps_state
+from streamgd.data.transforms.registry import labels_from_state, labels_state
+
 Label = str | int | float | bool
 
 #: The part of a number that is 1 where the number is null or NaN, else 0.
@@ -22,22 +26,61 @@ class NumericColumn:
 
     ``name`` is the feature's name (``"dep_time"``, ``"when.hour"``), ``source`` the column it is read from,
     ``part`` the part of a timestamp (``epoch|hour|weekday|month|yearday``), ``IS_NULL`` or None, ``integer``
-    whether the values are whole numbers in the file (they lose precision beyond 2**53).
+    whether the values are whole numbers in the file (they lose precision beyond 2**53). ``steps`` are applied to the
+    numbers of the column.
     """
 
     name: str
     source: str
     part: str | None = None
     integer: bool = False
+    steps: Steps = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; without transforms those that builds before them wrote."""
+        fields: dict[str, Any] = {
+            "name": self.name, "source": self.source, "part": self.part, "integer": self.integer
+        }  # fmt: skip
+        return fields | {"steps": steps_state(self.steps)} if self.steps else fields
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> NumericColumn:
+        """The inverse of :meth:`to_json`."""
+        return cls(**fields | {"steps": steps_from_state(fields.get("steps", []))})
 
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """A column whose values are labels; ``values`` is the type they are compared as."""
+    """A column whose values are labels; ``values`` is the type they are compared as.
+
+    It is the column ``name`` of the data, or ``made`` of others.
+    """
 
     name: str
     values: Literal["string", "int", "float", "bool"]
     hashed: bool = False
+    made: Labels | None = None
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """Each column of the data that is read, with the type of its labels, or ``number``."""
+        return {self.name: self.values} if self.made is None else self.made.reads
+
+    @property
+    def separator(self) -> str:
+        """What stands between the name and a level in the name of a coefficient."""
+        return "=" if self.made is None else " "
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; without transforms those that builds before them wrote."""
+        fields: dict[str, Any] = {"name": self.name, "values": self.values, "hashed": self.hashed}
+        return fields if self.made is None else fields | {"made": labels_state(self.made)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> CategoricalColumn:
+        """The inverse of :meth:`to_json`."""
+        made = fields.get("made")
+        return cls(**fields | {"made": None if made is None else labels_from_state(made)})
 
 
 @dataclass(frozen=True)
@@ -66,7 +109,8 @@ class Columns:
     @property
     def sources(self) -> list[str]:
         """Columns to read from the files, each once."""
-        names = [column.source for column in self.numeric] + [column.name for column in self.categorical]
+        names = [column.source for column in self.numeric]
+        names += [name for column in self.categorical for name in column.reads]
         names += [name for name in (self.target and self.target.name, self.weight, self.offset) if name]
         return list(dict.fromkeys(names))
 
@@ -87,10 +131,19 @@ class Columns:
             raise ValueError("classes that are not two labels")
         if classes is not None and type(classes[0]) is not type(classes[1]):
             raise ValueError("classes of two types")
+        for numeric in self.numeric:
+            check_steps(numeric.steps)
+        for categorical in self.categorical:
+            if categorical.made is not None:
+                categorical.made.check()
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values; :meth:`from_json` is its inverse."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        fields = asdict(self) | {
+            "numeric": [column.to_json() for column in self.numeric],
+            "categorical": [column.to_json() for column in self.categorical],
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(fields))
         return plain
 
     @classmethod
@@ -101,8 +154,8 @@ class Columns:
             classes = target["classes"]
             target = TargetColumn(target["name"], tuple(classes) if classes is not None else None)  # type: ignore[arg-type]
         return cls(
-            tuple(NumericColumn(**column) for column in fields["numeric"]),
-            tuple(CategoricalColumn(**column) for column in fields["categorical"]),
+            tuple(NumericColumn.from_json(column) for column in fields["numeric"]),
+            tuple(CategoricalColumn.from_json(column) for column in fields["categorical"]),
             target,
             fields["weight"],
             fields["offset"],

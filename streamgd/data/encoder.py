@@ -16,17 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamgd.data.blocks import Places, RecordLayout
-from streamgd.data.columns import IS_NULL, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import Columns, NumericColumn, TargetColumn
+from streamgd.data.derived import UsedRows, doubles, level_codes, part_of
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import Where
 from streamgd.data.kinds import python_values
-from streamgd.data.levels import null_mask
-from streamgd.data.numbers import as_float64, null_indicator
+from streamgd.data.levels import as_dictionary, null_mask
+from streamgd.data.numbers import as_float64
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.ranges import BatchMoments, Piece
 from streamgd.data.scaler import Moments
-from streamgd.data.timestamps import timestamp_part
-from streamgd.data.vocabulary import Vocabulary, as_dictionary
+from streamgd.data.vocabulary import Vocabulary
 from streamgd.errors import DataError, TargetError
 from streamgd.kernels import encode as kernels
 
@@ -209,7 +209,8 @@ class Encoder:
     @property
     def dictionary_columns(self) -> list[str]:
         """Text columns that are best read as dictionary codes."""
-        return [column.name for column in self.columns.categorical if column.values == "string"]
+        reads = [item for column in self.columns.categorical for item in column.reads.items()]
+        return list(dict.fromkeys(name for name, values in reads if values == "string"))
 
     def encode(
         self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None = None
@@ -278,7 +279,8 @@ class Encoder:
             places.row_numbers[:] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
         has_null = np.zeros(batch.num_rows, np.bool_)
-        found = [self._levels_met(batch, c, kept, theta_rows) for c in range(len(self.columns.categorical))]
+        used = UsedRows(batch, kept, origin.row)
+        found = [self._levels_met(used, c, theta_rows) for c in range(len(self.columns.categorical))]
         for levels in found:
             if len(levels.is_null):
                 has_null |= levels.is_null
@@ -296,10 +298,11 @@ class Encoder:
             for column, levels in zip(self.columns.categorical, found, strict=True)
             if len(levels.is_null)
         }
-        arrays = [_readable(batch.column(column.source), column) for column in self.columns.numeric]
+        arrays = [_readable(used, column) for column in self.columns.numeric]
         ranges = BatchMoments.room(origin.first_row, batch.num_rows, len(arrays), self.range_rows)
         numbers = self._write_numeric(arrays, places, learned, kept, has_null, ranges, learn)
-        self._check_finite(arrays, numbers[:, 0], kept, origin)
+        for j in np.flatnonzero(np.isinf(numbers[:, 0])):
+            used.check_finite(doubles(arrays[j]), self.columns.numeric[j].source)
         nulls |= {each.name: int(n) for each, n in zip(self.columns.numeric, numbers[:, 1], strict=True) if n}
         moments, target_moments = Moments.empty(len(arrays)), Moments.empty(1)
         if learn and self.range_rows:
@@ -331,15 +334,6 @@ class Encoder:
         )  # fmt: skip
         return found
 
-    def _check_finite(self, arrays: list[pa.Array], largest: np.ndarray, kept: np.ndarray, origin: Origin) -> None:
-        for j in np.flatnonzero(np.isinf(largest)):
-            values = _doubles(arrays[j])
-            row = int(np.flatnonzero(np.isinf(values) & kept)[0])
-            raise DataError(
-                f"{origin.row(row)}, column '{self.columns.numeric[j].source}': found {values[row]}, expected a"
-                f" finite number. Mend the data, or leave it out with --exclude or --where."
-            )
-
     def moments_of(self, rows: Piece) -> np.ndarray:
         """Moments ``(n_numeric + 1, 3)`` of the rows of a range, by the kernels that encode it as part of a batch."""
         n_columns, n_rows = rows.columns.shape
@@ -355,13 +349,11 @@ class Encoder:
         room.take_target(rows.target, rows.weight)
         return np.asarray(room.tiles[0])
 
-    def _levels_met(
-        self, batch: pa.RecordBatch, column: int, kept: np.ndarray, theta_rows: ThetaRows | None
-    ) -> _LevelsMet:
+    def _levels_met(self, used: UsedRows, column: int, theta_rows: ThetaRows | None) -> _LevelsMet:
         vocabulary, described = self.vocabularies[column], self.columns.categorical[column]
-        array = as_dictionary(batch.column(described.name), described.values)
-        if theta_rows is None and self.choice.leaves_out and not kept.all():
-            table = _codes_of_kept(vocabulary, array, kept)
+        array = level_codes(used.batch, described, used.finite)
+        if theta_rows is None and self.choice.leaves_out and not used.kept.all():
+            table = _codes_of_kept(vocabulary, array, used.kept)
         else:
             table = vocabulary.codes(array.dictionary)
         indices = array.indices
@@ -378,7 +370,7 @@ class Encoder:
         """The target as float64, NaN where null; 0 and 1 if it has classes."""
         array = batch.column(column.name)
         if column.classes is None:
-            numbers = _doubles(array)
+            numbers = doubles(array)
             infinite = np.isinf(numbers) & kept
             if infinite.any():
                 row = int(np.flatnonzero(infinite)[0])
@@ -393,7 +385,7 @@ class Encoder:
             table = np.array([known.get(value, np.inf) for value in values] + [np.nan])
             target = table[pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy(zero_copy_only=False)]
         else:
-            numbers = _doubles(array)
+            numbers = doubles(array)
             is_positive = numbers == float(positive)
             target = is_positive.astype(np.float64)
             other = ~(is_positive | (numbers == float(negative)))
@@ -422,7 +414,7 @@ class Encoder:
         self, batch: pa.RecordBatch, name: str, kept: np.ndarray, origin: Origin, minimum: float = -np.inf
     ) -> np.ndarray:
         """A weight or offset, which must be a finite number in every row that is used."""
-        values = _doubles(batch.column(name))
+        values = doubles(batch.column(name))
         bad = kept & ~(np.isfinite(values) & (values >= minimum))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -436,7 +428,8 @@ class Encoder:
 
     def _null_error(self, batch: pa.RecordBatch, rows: np.ndarray, origin: Origin) -> DataError:
         row = int(np.flatnonzero(rows)[0])
-        names = [column.source for column in self.columns.numeric] + [c.name for c in self.columns.categorical]
+        names = [column.source for column in self.columns.numeric]
+        names += [name for column in self.columns.categorical for name in column.reads]
         name = next(name for name in names if _is_null(batch.column(name))[row])
         return DataError(f"{origin.row(row)}, column '{name}': null. Choose --nulls impute or drop, or mend the data.")
 
@@ -462,16 +455,14 @@ def _buffers(arrays: list[pa.Array]) -> tuple[np.ndarray, ...]:
     return tuple(found)
 
 
-def _readable(array: pa.Array, column: NumericColumn) -> pa.Array:
-    """An array of one of the element types that the kernel reads."""
+def _readable(used: UsedRows, column: NumericColumn) -> pa.Array:
+    """The values of a feature as an array of one of the element types that the kernel reads."""
+    array = used.batch.column(column.source)
     if column.part is not None:
-        return null_indicator(array) if column.part == IS_NULL else timestamp_part(array, column.part)
+        return part_of(array, column.part)
+    if column.steps:
+        return pa.array(used.after(column.source, column.steps))
     return array if str(array.type) in _KIND_OF_TYPE else as_float64(array)
-
-
-def _doubles(array: pa.Array) -> np.ndarray:
-    """A numeric array as float64, NaN where null."""
-    return np.asarray(as_float64(array).to_numpy(zero_copy_only=False))
 
 
 def _is_null(array: pa.Array) -> np.ndarray:

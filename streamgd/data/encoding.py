@@ -149,8 +149,8 @@ class Encoding:
         for array in (scaling.shift0, scaling.scale0, scaling.mean, scaling.deviation, scaling.fill):
             if array.shape != (self.n_numeric,) or array.dtype != np.float64:
                 raise ValueError(f"a scaling of {array.dtype} {array.shape} for {self.n_numeric} columns")
-        described = [(each.column.name, each.column.values) for each in self.categorical]
-        if described != [(column.name, column.values) for column in self.columns.categorical]:
+        described = [replace(each.column, hashed=False) for each in self.categorical]
+        if described != [replace(column, hashed=False) for column in self.columns.categorical]:
             raise ValueError("levels of other columns than those that are categorical")
         for column in self.categorical:
             if not all(isinstance(flag, bool) for flag in (column.column.hashed, column.other, column.base_row)):

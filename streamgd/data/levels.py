@@ -26,6 +26,18 @@ def no_levels(values: str) -> pa.Array:
     return pa.array([], ARROW_TYPES[values])
 
 
+def as_dictionary(array: pa.Array, values: str) -> pa.DictionaryArray:
+    """The array as dictionary codes over values of the column's type; NaN is null."""
+    target = ARROW_TYPES[values]
+    if values == "float":
+        array = pc.if_else(pc.is_nan(array), None, array)
+    if not pa.types.is_dictionary(array.type):
+        array = pc.dictionary_encode(array if array.type == target else pc.cast(array, target))
+    if array.dictionary.type != target:
+        array = pa.DictionaryArray.from_arrays(array.indices, pc.cast(array.dictionary, target))
+    return array
+
+
 def null_mask(array: pa.Array) -> np.ndarray:
     """Which values are null, bool; empty where none is."""
     if not array.null_count:

@@ -16,11 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamgd.config import TrainConfig
-from streamgd.data.columns import IS_NULL, CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.derived import level_codes, number_values
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, screened_auc
-from streamgd.data.numbers import as_float64, null_indicator
 from streamgd.data.outcomes import (
     LARGEST_EXACT_INTEGER,
     Outcome,
@@ -34,7 +34,7 @@ from streamgd.data.provisional import shift_and_scale
 from streamgd.data.sample import Sample, first_rows, read_sample
 from streamgd.data.source import Manifest
 from streamgd.data.target import check_target_type, resolve_target
-from streamgd.data.timestamps import timestamp_part
+from streamgd.data.transformed import check_transforms, transformed_names, with_transforms
 from streamgd.errors import ConfigError, NoInputError, SchemaError, did_you_mean
 
 #: Of so many refused columns the reasons are told; the names of all of them are in the way out.
@@ -101,6 +101,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     roles = [name for name in (config.target, config.weight, config.offset) if name is not None]
     manifest.check_same([*candidates, *roles, *(where.columns if where is not None else ())])
     _check_roles(manifest, config, candidates)
+    check_transforms(manifest, config, candidates)
     outcomes = [outcome_by_type(manifest.schema.field(name), config) for name in candidates]
     _check_refused(manifest, outcomes, config)
 
@@ -112,11 +113,12 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     left_out: list[tuple[str, str]] = []
     kept: list[Outcome] = []
     for outcome in outcomes:
-        reason = "" if config.features is not None else id_reason(outcome, manifest, sample)
+        is_asked_for = config.features is not None or outcome.name in transformed_names(config)
+        reason = "" if is_asked_for else id_reason(outcome, manifest, sample)
         if reason:
             left_out.append((outcome.name, f"{reason}: taken for an id. Name it in --features to use it."))
         else:
-            kept.append(outcome)
+            kept.append(with_transforms(outcome, config))
     if not kept:
         others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
         raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")
@@ -130,7 +132,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         config.offset,
     )
     _check_feature_names(columns)
-    numbers = [_numeric_values(column, sample) for column in columns.numeric]
+    numbers = [_values(column, sample.rows) for column in columns.numeric]
     moments = [(0.0, 1.0)] * len(numbers)
     if config.scale == "standard" and numbers:
         moments = _provisional(manifest, columns, where, sample, numbers)
@@ -242,23 +244,14 @@ def _repeated(names: list[str]) -> list[str]:
 def _description(outcome: Outcome, sample: Sample) -> str:
     if outcome.categorical is None:
         return outcome.description
-    levels = count_levels(sample.rows.column(outcome.name))
+    levels = count_levels(level_codes(sample.rows, outcome.categorical))
     noun = "level" if levels == 1 else "levels"
     return f"{outcome.description}, {levels:,} {noun}" + ("" if sample.complete else " in a sample")
 
 
-def _numeric_values(column: NumericColumn, sample: Sample) -> NDArray[np.float64]:
-    """The sampled values of a feature, NaN for null."""
-    return _values(column, sample.rows)
-
-
 def _values(column: NumericColumn, rows: pa.RecordBatch) -> NDArray[np.float64]:
-    array = rows.column(column.source)
-    if column.part == IS_NULL:
-        numbers = null_indicator(array)
-    else:
-        numbers = as_float64(array) if column.part is None else timestamp_part(array, column.part)
-    return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.float64)
+    """The values of a feature, NaN for null."""
+    return number_values(rows.column(column.source), column)
 
 
 def _provisional(
@@ -283,9 +276,8 @@ def _provisional(
 
 def _codes(column: CategoricalColumn, sample: Sample) -> NDArray[np.int64]:
     """The sampled levels of a feature, numbered from 0; -1 for null."""
-    array = sample.rows.column(column.name)
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    codes = level_codes(sample.rows, column).indices.fill_null(-1)
+    return np.asarray(codes.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _inexact_integers(columns: Columns, sample: Sample) -> list[str]:

@@ -25,18 +25,6 @@ from streamgd.kernels import levels as kernels
 UNKNOWN = -1
 
 
-def as_dictionary(array: pa.Array, values: str) -> pa.DictionaryArray:
-    """The array as dictionary codes over values of the column's type; NaN is null."""
-    target = ARROW_TYPES[values]
-    if values == "float":
-        array = pc.if_else(pc.is_nan(array), None, array)
-    if not pa.types.is_dictionary(array.type):
-        array = pc.dictionary_encode(array if array.type == target else pc.cast(array, target))
-    if array.dictionary.type != target:
-        array = pa.DictionaryArray.from_arrays(array.indices, pc.cast(array.dictionary, target))
-    return array
-
-
 def hash_buckets(levels: pa.Array, buckets: int) -> np.ndarray:
     """Bucket of each level, int32: FNV-1a of its text, modulo ``buckets``; null hashes as the text U+0000."""
     texts = pc.fill_null(pc.cast(levels, pa.string()), "\0")
@@ -180,20 +168,21 @@ class CategoricalEncoding:
         if self.hashed:
             return [f"{name}#{bucket}" for bucket in range(self.buckets)]
         levels = self.levels if self.base_row else self.levels[1:]
-        names = [f"{name}={'null' if level is None else level}" for level in python_values(levels)]
-        return [*names, f"{name}=(other)"] if self.other else names
+        start = name + self.column.separator
+        names = [f"{start}{'null' if level is None else level}" for level in python_values(levels)]
+        return [*names, f"{start}(other)"] if self.other else names
 
     def state(self) -> dict[str, Any]:
         levels = levels_state(self.levels, self.column.values)
-        return {
-            "name": self.column.name, "values": self.column.values, "hashed": self.column.hashed,
+        return self.column.to_json() | {
             "first_row": self.first_row, "levels": levels, "other": self.other, "buckets": self.buckets,
             "base_row": self.base_row,
         }  # fmt: skip
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        column = CategoricalColumn(state["name"], state["values"], state["hashed"])
+        described = ("name", "values", "hashed", "made")
+        column = CategoricalColumn.from_json({name: state[name] for name in described if name in state})
         levels = levels_from_state(state["levels"])
         return cls(column, state["first_row"], levels, state["other"], state["buckets"], state["base_row"])
 

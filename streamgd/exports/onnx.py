@@ -10,6 +10,8 @@ a date is an input of its own, named as the feature (``when.hour``). All is comp
 
 Labels that are dates, times or decimals in the data are texts, those that Arrow makes of them (``2026-01-05``,
 ``1.50``): ``column.cast(pyarrow.string())``.
+
+Transforms are part of the graph. A value that a transform cannot take, which ``predict`` refuses, has no meaning here.
 """
 
 from __future__ import annotations
@@ -25,20 +27,18 @@ from onnx import TensorProto, helper, numpy_helper
 from streamgd.data.columns import IS_NULL, NumericColumn
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import LevelIndex
+from streamgd.data.transforms.bins import Bins
 from streamgd.data.vocabulary import UNKNOWN, CategoricalEncoding
 from streamgd.errors import ConfigError
 from streamgd.exports.labels import check_told_apart
+from streamgd.exports.onnx_graph import LABELS, Graph
+from streamgd.exports.onnx_transforms import looked_up, stepped
 from streamgd.model import Model
-from streamgd.version import version
 
 #: What stands for null in a column of text.
 NULL_TEXT = "<null>"
 
 _INVERSE_LINKS = {"identity": "Identity", "logit": "Sigmoid"}
-_LABELS = "ai.onnx.ml"
-# LabelEncoder has doubles from version 4 of its domain on: ONNX 1.15, onnxruntime 1.17.
-_OPSETS = (("", 17), (_LABELS, 4))
-_IR_VERSION = 9
 
 
 def exported(model: Model) -> onnx.ModelProto:
@@ -50,9 +50,10 @@ def exported(model: Model) -> onnx.ModelProto:
         A column is hashed, which no operator of ONNX does; or a level cannot be told from another one or from null.
     """
     encoding = model.encoding
-    if "" in [*encoding.columns.feature_names, encoding.columns.offset]:
+    names = [*encoding.columns.feature_names, *encoding.columns.sources]
+    if "" in names:
         raise ConfigError("--to onnx: a column has no name, and inputs need one. Name it in the data.")
-    graph = _Graph([*encoding.columns.feature_names, encoding.columns.offset or ""])
+    graph = Graph(names)
     terms = [graph.constant("intercept", model.theta[-1:, 0])]
     if encoding.n_numeric:
         terms.append(_numeric_term(graph, model))
@@ -72,7 +73,7 @@ def to_bytes(exported: onnx.ModelProto) -> bytes:
     return bytes(exported.SerializeToString())
 
 
-def _numeric_term(graph: _Graph, model: Model) -> str:
+def _numeric_term(graph: Graph, model: Model) -> str:
     """What the numbers add to the raw prediction, ``(n_rows,)``, in the model's own two steps of scaling."""
     encoding, scaling, n = model.encoding, model.encoding.scaling, model.encoding.n_numeric
     last = graph.constant("last_axis", np.array([1]))
@@ -88,24 +89,31 @@ def _numeric_term(graph: _Graph, model: Model) -> str:
     return graph.add("MatMul", [features, graph.constant("theta", model.theta[:n, 0])], "of_numbers")
 
 
-def _number(graph: _Graph, column: NumericColumn) -> str:
+def _number(graph: Graph, column: NumericColumn) -> str:
     """The values of a feature, doubles ``(n_rows,)``."""
+    if column.part is None:
+        return stepped(graph, graph.input(column.source, TensorProto.DOUBLE), column.steps)
     if column.part != IS_NULL:
         return graph.input(column.name, TensorProto.DOUBLE)
     is_null = graph.add("IsNaN", [graph.input(column.source, TensorProto.DOUBLE)])
     return graph.add("Cast", [is_null], to=TensorProto.DOUBLE)
 
 
-def _categorical_term(graph: _Graph, model: Model, column: CategoricalEncoding) -> str:
+def _categorical_term(graph: Graph, model: Model, column: CategoricalEncoding) -> str:
     """What a column of labels adds, ``(n_rows,)``: its coefficients, looked up."""
-    name, is_text = column.column.name, column.column.values == "string"
+    name, is_text, made = column.column.name, column.column.values == "string", column.column.made
     if column.hashed:
         raise ConfigError(
             f"--to onnx: column '{name}' is hashed, and ONNX has no operator that does this. Choose --to json, or train"
             f" with more --max-levels."
         )
-    source = graph.input(name, TensorProto.STRING if is_text else TensorProto.DOUBLE)
     coefficients, unseen = column.coefficients(model.theta)
+    if isinstance(made, Bins):
+        numbers = stepped(graph, graph.input(made.source, TensorProto.DOUBLE), made.steps)
+        of_level = dict(zip(python_values(column.levels), coefficients.tolist(), strict=True))
+        of_bins = np.array([of_level.get(level, unseen) for level in made.names])
+        return looked_up(graph, numbers, made, of_bins, _of_null(model, column, coefficients, unseen))
+    source = graph.input(name, TensorProto.STRING if is_text else TensorProto.DOUBLE)
     known = column.levels.is_valid().to_numpy(zero_copy_only=False)
     levels = python_values(column.levels.drop_null())
     if is_text:
@@ -117,7 +125,7 @@ def _categorical_term(graph: _Graph, model: Model, column: CategoricalEncoding) 
         keys = numpy_helper.from_array(np.array([*levels, np.nan], np.float64), "keys")
     values = np.append(coefficients[known], _of_null(model, column, coefficients, unseen))
     return graph.add(
-        "LabelEncoder", [source], f"of_{name}", domain=_LABELS, keys_tensor=keys,
+        "LabelEncoder", [source], f"of_{name}", domain=LABELS, keys_tensor=keys,
         values_tensor=numpy_helper.from_array(values, "values"),
         default_tensor=numpy_helper.from_array(np.array([unseen]), "default"),
     )  # fmt: skip
@@ -146,54 +154,3 @@ def _facts(model: Model) -> dict[str, str]:
     if model.classes is not None:
         facts |= {"negative_class": str(model.classes[0]), "positive_class": str(model.classes[1])}
     return facts
-
-
-class _Graph:
-    """A graph in the making; names of values inside are kept apart from those of columns.
-
-    Attributes
-    ----------
-    inputs : dict
-        Name of each column that is read, with its description.
-    """
-
-    def __init__(self, columns: Sequence[str]):
-        self.inputs: dict[str, Any] = {}
-        self._taken = {*columns, "probability", "prediction"}
-        self._nodes: list[Any] = []
-        self._constants: list[Any] = []
-
-    def input(self, column: str, element_type: int) -> str:
-        """A column, as a tensor of rows."""
-        self.inputs[column] = helper.make_tensor_value_info(column, element_type, ["rows"])
-        return column
-
-    def constant(self, name: str, values: np.ndarray) -> str:
-        name = self._new_name(name)
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def add(
-        self, operator: str, inputs: Sequence[str], name: str | None = None, exact_name: bool = False, **attributes: Any
-    ) -> str:
-        """A node; gives the name of its value."""
-        name = name or operator.lower()
-        name = name if exact_name else self._new_name(name)
-        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
-
-    def model(self, output: str, facts: dict[str, str]) -> onnx.ModelProto:
-        outputs = [helper.make_tensor_value_info(output, TensorProto.DOUBLE, ["rows"])]
-        graph = helper.make_graph(self._nodes, "streamgd", list(self.inputs.values()), outputs, self._constants)
-        opsets = [helper.make_opsetid(*opset) for opset in _OPSETS]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="streamgd")
-        model.producer_version = version()
-        helper.set_model_props(model, facts)
-        onnx.checker.check_model(model)
-        return model
-
-    def _new_name(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name

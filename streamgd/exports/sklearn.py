@@ -6,6 +6,9 @@
     labels    OneHotEncoder, of numbers ─────────┤
     offset    passed through ────────────────────┘
 
+A number with transforms is a part of its own: functions of numpy first, then as above, or OneHotEncoder of its bins.
+What a transform cannot take, which ``predict`` refuses, has no meaning there.
+
 Nothing is learned from data: each part is fitted to made-up rows that give it its shape, and then told the model's own
 numbers. Null is None or NaN, as in the frames of ``table.to_pandas()``, or pandas.NA in pandas' own types of numbers
 and truth values; among texts pandas.NA counts as a level that is not listed. A part of a date is a column of its own,
@@ -31,9 +34,11 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from streamgd.data.columns import IS_NULL
 from streamgd.data.kinds import python_values
+from streamgd.data.transforms.bins import Bins
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError
 from streamgd.exports.labels import check_told_apart
+from streamgd.exports.sklearn_transforms import places_of, steps_of
 from streamgd.model import Model
 
 
@@ -53,26 +58,35 @@ def exported(model: Model) -> Pipeline:
     numeric = encoding.columns.numeric
     of_numbers, of_nulls = [SimpleImputer(keep_empty_features=True)], [_as_numbers(), MissingIndicator(features="all")]
     groups = {
-        "numbers": ([k for k, c in enumerate(numeric) if c.part != IS_NULL], of_numbers),
+        "numbers": ([k for k, c in enumerate(numeric) if c.part != IS_NULL and not c.steps], of_numbers),
         "nulls": ([k for k, c in enumerate(numeric) if c.part == IS_NULL], of_nulls),
     }
+    # Each has a part of its own, as its steps are told.
+    for k, number in enumerate(numeric):
+        if number.steps:
+            groups[f"number {k}"] = ([k], [_as_numbers(), *steps_of(number.steps), *of_numbers])
     labels = [column for column in encoding.categorical if len(column.levels)]
     intercept = float(theta[-1]) + sum(column.coefficients(model.theta)[1] for column in encoding.categorical)
     parts: list[tuple[str, object, list[str]]] = []
     coefficients = []
     for name, (places, first) in groups.items():
         if places:
-            read = [numeric[k].source if name == "nulls" else numeric[k].name for k in places]
+            read = [numeric[k].name if name == "numbers" else numeric[k].source for k in places]
             parts.append((name, make_pipeline(*first, StandardScaler()), read))
             coefficients.append(theta[places])
     for name, first in (("texts", []), ("labels", [_as_numbers()])):
         chosen = [column for column in labels if (column.column.values == "string") == (name == "texts")]
+        chosen = [column for column in chosen if column.column.made is None]
         if chosen:
             # A level that is not listed gets zeros, so the intercept takes up its coefficient, and all levels are told
             # against it.
             encoder = OneHotEncoder(categories=[_categories(column) for column in chosen], handle_unknown="ignore")
             parts.append((name, make_pipeline(*first, encoder), [column.column.name for column in chosen]))
             coefficients += [_of_categories(column, model) for column in chosen]
+    for k, column in enumerate(labels):
+        if isinstance(made := column.column.made, Bins):
+            parts.append((f"bins {k}", make_pipeline(_as_numbers(), *places_of(made)), [made.source]))
+            coefficients.append(_of_bins(column, made, model))
     if encoding.columns.offset is not None:
         parts.append(("offset", "passthrough", [encoding.columns.offset]))
         coefficients.append(np.ones(1))
@@ -135,14 +149,21 @@ def _of_categories(column: CategoricalEncoding, model: Model) -> np.ndarray:
     return np.concatenate([of_levels, of_null])
 
 
+def _of_bins(column: CategoricalEncoding, bins: Bins, model: Model) -> np.ndarray:
+    """The coefficient of each bin and of null, against a level that is not listed."""
+    coefficients, unseen = column.coefficients(model.theta)
+    known = dict(zip(python_values(column.levels), coefficients.tolist(), strict=True))
+    return np.array([known.get(level, unseen) - unseen for level in (*bins.names, None)])
+
+
 def _made_up_rows(model: Model, labels: list[CategoricalEncoding]) -> pd.DataFrame:
     """Two rows that have every column, of the type that it has in the model."""
     columns = model.encoding.columns
-    names = [column.name for column in columns.numeric if column.part != IS_NULL]
-    names += [column.source for column in columns.numeric if column.part == IS_NULL]
+    names = [column.source if column.part in (None, IS_NULL) else column.name for column in columns.numeric]
+    names += [name for column in labels if column.column.made is not None for name in column.column.reads]
     names += [columns.offset] if columns.offset is not None else []
-    rows: dict[str, object] = {name: [0.0, 1.0] for name in names}
-    for column in labels:
+    rows: dict[str, object] = {name: [1.0, 2.0] for name in names}
+    for column in (each for each in labels if each.column.made is None):
         level = _categories(column)[0]
         rows[column.column.name] = pd.Series([level] * 2, dtype=object if column.column.values == "string" else float)
     return pd.DataFrame(rows)
@@ -152,9 +173,9 @@ def _tell_scaling(numbers: Pipeline, model: Model, places: list[int]) -> None:
     """Give the fitted parts the model's own numbers, those of some of its numeric columns."""
     scaling = model.encoding.scaling
     shift, scale = scaling.shift[places], scaling.scale[places]
-    first, scaler = numbers[0], numbers[-1]
-    if isinstance(first, SimpleImputer):
-        first.statistics_ = shift + scale * scaling.fill[places]
+    imputer, scaler = numbers[-2], numbers[-1]
+    if isinstance(imputer, SimpleImputer):
+        imputer.statistics_ = shift + scale * scaling.fill[places]
     scaler.mean_, scaler.scale_, scaler.var_ = shift, scale, scale**2
     scaler.n_samples_seen_ = int(model.facts.get("train_rows", 0))
 

@@ -272,7 +272,7 @@ class _Observer:
             return {}
         columns = self._model.encoding.columns
         sources = {column.name: (column.source, column.part) for column in columns.numeric}
-        sources |= {column.name: (column.name, None) for column in columns.categorical}
+        sources |= {column.name: (next(iter(column.reads)), None) for column in columns.categorical}
         masks = {}
         for name in found.survey.nulls:
             source, part = sources[name]

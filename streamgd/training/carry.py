@@ -24,9 +24,9 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
     theta = theta[:, 0] * before.target_scale
     carried = np.zeros(after.n_dof)
     intercept = theta[-1] + before.target_shift
-    numeric = {column.name: row for row, column in enumerate(before.columns.numeric)}
+    numeric = {(column.name, column.steps): row for row, column in enumerate(before.columns.numeric)}
     for row, column in enumerate(after.columns.numeric):
-        if (old := numeric.get(column.name)) is not None:
+        if (old := numeric.get((column.name, column.steps))) is not None:
             slope = theta[old] / before.scaling.scale[old]
             carried[row] = slope * after.scaling.scale[row]
             intercept += slope * (after.scaling.shift[row] - before.scaling.shift[old])

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgd.data.columns import CategoricalColumn, Label
-from streamgd.data.levels import no_levels
+from streamgd.data.levels import as_dictionary, no_levels
 from streamgd.data.vocabulary import (
     UNKNOWN,
     CategoricalEncoding,
     Vocabulary,
-    as_dictionary,
     final_levels,
     hash_buckets,
 )

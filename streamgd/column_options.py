@@ -1,0 +1,106 @@
+"""Options that say something of each of several columns, such as ``--clip BonusMalus=50:150,DrivAge=:90``.
+
+Text of the command line and values of TOML and Python become the same plain dictionaries. Items are separated by
+commas; one with ``=`` begins a new column, so that ``DrivAge=18,25,40,VehAge=1,5`` is two columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+#: A spline of fewer columns could not be a cubic; of more, its columns tell apart what no data do.
+FEWEST_DEGREES, MOST_DEGREES = 3, 100
+
+
+def parse_clips(value: Any) -> Any:
+    """Lower and upper bound of each column, None for one that is left out.
+
+    >>> parse_clips("BonusMalus=50:150,DrivAge=:90")
+    {'BonusMalus': (50.0, 150.0), 'DrivAge': (None, 90.0)}
+    """
+    return _by_column(value, _bounds, "COL=LOW:HIGH")
+
+
+def parse_bins(value: Any) -> Any:
+    """Edges between the bins of each column, ascending.
+
+    >>> parse_bins("DrivAge=18,25,VehAge=1")
+    {'DrivAge': [18.0, 25.0], 'VehAge': [1.0]}
+    """
+    return _by_column(value, _edges, "COL=18,25,40")
+
+
+def shown(value: Mapping[str, Any], between: str) -> str:
+    """Such an option as it is written on the command line, with ``between`` between the numbers of a column.
+
+    >>> shown({"DrivAge": [None, 90.0]}, ":"), shown({"DrivAge": [18.0, 25.0, 40.0]}, ",")
+    ('DrivAge=:90', 'DrivAge=18,25,40')
+    """
+    return ",".join(f"{name}={_shown_numbers(numbers, between)}" for name, numbers in value.items())
+
+
+def _shown_numbers(numbers: Any, between: str) -> str:
+    if not isinstance(numbers, list):
+        return str(numbers)
+    return between.join("" if number is None else f"{number:.15g}" for number in numbers)
+
+
+def _by_column(value: Any, read: Callable[[str, Any], Any], expected: str) -> Any:
+    """What ``read`` makes of the items of each column."""
+    if value is None:
+        return None
+    items = _text_items(value, expected) if isinstance(value, str) else value
+    if not isinstance(items, Mapping):
+        raise ValueError(f"expected {expected}, found {value!r}")
+    return {str(name): read(str(name), given) for name, given in items.items()}
+
+
+def _text_items(text: str, expected: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, is_new, first = item.rpartition("=")
+        if is_new:
+            name = name.strip()
+            if not name or name in found:
+                raise ValueError(f"expected {expected} once for each column, found {text!r}")
+            found[name] = first.strip()
+        elif found:
+            found[list(found)[-1]] += f",{item}"
+        else:
+            raise ValueError(f"expected {expected}, found {text!r}")
+    return found
+
+
+def _bounds(name: str, given: Any) -> tuple[float | None, float | None]:
+    parts = [part.strip() or None for part in given.split(":")] if isinstance(given, str) else given
+    if not isinstance(parts, list | tuple) or len(parts) != 2:
+        raise ValueError(f"expected {name}=LOW:HIGH, either of them left out or a number, found {given!r}")
+    low, high = (None if part is None else _number(name, part) for part in parts)
+    if low is None and high is None:
+        raise ValueError(f"expected a lower bound, an upper one or both for '{name}', found neither")
+    if low is not None and high is not None and low >= high:
+        raise ValueError(f"expected a lower bound of '{name}' below the upper one, found {low:g} and {high:g}")
+    return low, high
+
+
+def _edges(name: str, given: Any) -> list[float]:
+    parts: Iterable[Any] = given.split(",") if isinstance(given, str) else given
+    if not isinstance(parts, list | tuple):
+        raise ValueError(f"expected edges between the bins of '{name}', found {given!r}")
+    edges = [_number(name, part) for part in parts]
+    if not edges or any(low >= high for low, high in pairwise(edges)):
+        raise ValueError(f"expected edges of '{name}' in ascending order, found {given!r}")
+    return edges
+
+
+def _number(name: str, given: Any) -> float:
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a number for '{name}', found {given!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number for '{name}', found {given!r}")
+    return number

@@ -1,0 +1,84 @@
+"""Which transforms the options ask for: refusals before any row is read, and what a column becomes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from streamgd.config import TrainConfig, option_name
+from streamgd.data.columns import CategoricalColumn
+from streamgd.data.kinds import NUMBERS, kind_of, type_name
+from streamgd.data.outcomes import Outcome
+from streamgd.data.source import Manifest
+from streamgd.data.transforms.bins import Bins
+from streamgd.data.transforms.clip import Clip
+from streamgd.data.transforms.log import Log
+from streamgd.data.transforms.numbers import Steps, description, label
+from streamgd.errors import ConfigError, did_you_mean
+
+#: Options that transform numbers, by field, in the order in which they are applied.
+_OF_NUMBERS = ("clip", "log", "bins")
+
+
+def transformed_names(config: TrainConfig) -> set[str]:
+    """The columns that a transform names: nobody takes them for ids."""
+    return {name for field in _OF_NUMBERS for name in _named(config, field)}
+
+
+def check_transforms(manifest: Manifest, config: TrainConfig, candidates: list[str]) -> None:
+    """Refuse transforms of columns that do not exist, are no feature, or are no numbers.
+
+    Raises
+    ------
+    ConfigError
+        Names option and column.
+    """
+    roles = {config.target: "the target", config.weight: "the weight", config.offset: "the offset"}
+    for field in _OF_NUMBERS:
+        option = option_name(field)
+        for name in _named(config, field):
+            if name not in manifest.schema.names:
+                hint = did_you_mean(name, manifest.schema.names)
+                raise ConfigError(f"{option}: the data have no column '{name}'. {hint}")
+            if name in roles:
+                raise ConfigError(f"{option}: '{name}' is {roles[name]}; features alone are transformed. Leave it out.")
+            if name not in candidates:
+                raise ConfigError(f"{option}: '{name}' is not among the features. Add it, or leave it out there too.")
+            arrow_type = manifest.schema.field(name).type
+            if name in config.categorical:
+                raise ConfigError(
+                    f"{option}: '{name}' is categorical, a number is needed. Leave it out of one of them."
+                )
+            if kind_of(arrow_type) not in NUMBERS:
+                found = type_name(arrow_type)
+                raise ConfigError(f"{option}: '{name}' is of type {found}, a number is needed. Leave it out.")
+
+
+def with_transforms(outcome: Outcome, config: TrainConfig) -> Outcome:
+    """What a column becomes with the transforms that the options name for it."""
+    name = outcome.name
+    if name not in transformed_names(config):
+        return outcome
+    steps = _steps(name, config)
+    named = label(name, steps)
+    described = ", ".join(filter(None, [outcome.description, description(steps)]))
+    edges = (config.bins or {}).get(name)
+    if edges is not None:
+        made = Bins(name, tuple(edges), steps)
+        column = CategoricalColumn(named, "string", config.encode == "hash", made)
+        said = ", ".join(filter(None, ["categorical", description(steps), made.description]))
+        return Outcome(name, categorical=column, description=said)
+    (number,) = outcome.numeric
+    return replace(outcome, numeric=(replace(number, name=named, steps=steps),), description=described)
+
+
+def _steps(name: str, config: TrainConfig) -> Steps:
+    steps: Steps = ()
+    if name in (config.clip or {}):
+        low, high = (config.clip or {})[name]
+        steps += (Clip(low, high),)
+    return (*steps, Log()) if name in (config.log or []) else steps
+
+
+def _named(config: TrainConfig, field: str) -> Iterable[str]:
+    return getattr(config, field) or ()

@@ -1,0 +1,43 @@
+"""Transforms of columns as operators of ONNX, in double precision; NaN, which stands for null, stays NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamgd.data.transforms.bins import Bins
+from streamgd.data.transforms.clip import Clip
+from streamgd.data.transforms.log import Log
+from streamgd.data.transforms.numbers import Steps
+from streamgd.errors import ConfigError
+from streamgd.exports.onnx_graph import Graph
+
+
+def stepped(graph: Graph, values: str, steps: Steps) -> str:
+    """The values after the steps, ``(n_rows,)``."""
+    for step in steps:
+        if isinstance(step, Clip):
+            values = _clipped(graph, values, step)
+        elif isinstance(step, Log):
+            values = graph.add("Log", [values])
+        else:
+            raise ConfigError(f"--to onnx: there is no operator for the transform '{step.kind}'. Choose --to json.")
+    return values
+
+
+def _clipped(graph: Graph, values: str, clip: Clip) -> str:
+    # Not the operator Clip: what it makes of NaN is not said.
+    for operator, bound in (("Less", clip.low), ("Greater", clip.high)):
+        if bound is not None:
+            limit = graph.constant("bound", np.array([bound]))
+            values = graph.add("Where", [graph.add(operator, [values, limit]), limit, values])
+    return values
+
+
+def looked_up(graph: Graph, values: str, bins: Bins, of_bins: np.ndarray, of_null: float) -> str:
+    """The coefficient of the bin of each value, ``(n_rows,)``."""
+    found = graph.constant("of_bin", of_bins[:1])
+    for edge, coefficient in zip(bins.edges, of_bins[1:], strict=True):
+        begins = graph.add("GreaterOrEqual", [values, graph.constant("edge", np.array([edge]))])
+        found = graph.add("Where", [begins, graph.constant("of_bin", np.array([coefficient])), found])
+    is_null = graph.add("IsNaN", [values])
+    return graph.add("Where", [is_null, graph.constant("of_null", np.array([of_null])), found])
