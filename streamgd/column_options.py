@@ -33,6 +33,15 @@ def parse_bins(value: Any) -> Any:
     return _by_column(value, _edges, "COL=18,25,40")
 
 
+def parse_splines(value: Any) -> Any:
+    """How many columns the spline of each column has.
+
+    >>> parse_splines("X=5,Y=4")
+    {'X': 5, 'Y': 4}
+    """
+    return _by_column(value, _degrees, "COL=5")
+
+
 def shown(value: Mapping[str, Any], between: str) -> str:
     """Such an option as it is written on the command line, with ``between`` between the numbers of a column.
 
@@ -94,6 +103,15 @@ def _edges(name: str, given: Any) -> list[float]:
     if not edges or any(low >= high for low, high in pairwise(edges)):
         raise ValueError(f"expected edges of '{name}' in ascending order, found {given!r}")
     return edges
+
+
+def _degrees(name: str, given: Any) -> int:
+    number = _number(name, given)
+    if number != int(number) or not FEWEST_DEGREES <= number <= MOST_DEGREES:
+        raise ValueError(
+            f"expected {FEWEST_DEGREES} to {MOST_DEGREES} columns for the spline of '{name}', found {given!r}"
+        )
+    return int(number)
 
 
 def _number(name: str, given: Any) -> float:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
-from streamgd.column_options import parse_bins, parse_clips, shown
+from streamgd.column_options import parse_bins, parse_clips, parse_splines, shown
 from streamgd.credentials import take_credentials
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 
@@ -118,6 +118,7 @@ Fraction = Annotated[float, BeforeValidator(parse_fraction)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Clips = Annotated[dict[str, tuple[float | None, float | None]], BeforeValidator(parse_clips)]
+Splines = Annotated[dict[str, int], BeforeValidator(parse_splines)]
 Bins = Annotated[dict[str, list[float]], BeforeValidator(parse_bins)]
 
 CHANGEABLE: JsonDict = {"identity": False}
@@ -163,6 +164,9 @@ class TrainConfig(BaseModel):
     )
     bins: Bins | None = Field(
         None, description="Numbers that become levels, one for each bin between edges, e.g. DrivAge=18,25,40,65."
+    )
+    spline: Splines | None = Field(
+        None, description="Numbers that become a cubic spline of so many columns, knots at quantiles, e.g. VehAge=5."
     )
     encode: Literal["onehot", "hash"] = Field("onehot", description="How categorical columns are encoded.")
     max_levels: int = Field(65_536, ge=2, description="Above this many levels a categorical column is hashed.")
@@ -407,6 +411,8 @@ def _check_combinations(config: TrainConfig) -> None:
         both = sorted(set(config.features) & set(config.exclude))
         if both:
             raise ConfigError(f"--features and --exclude both name {', '.join(both)}. Name each column in one of them.")
+    for name in {*(config.bins or ())} & {*(config.spline or ())}:
+        raise ConfigError(f"--bins and --spline both name '{name}'. Choose one of them for each column.")
     if config.validation and config.holdout:
         raise ConfigError("--validation and --holdout both given. Choose one source of the holdout loss.")
     if config.patience and not (config.validation or config.holdout):

@@ -13,7 +13,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from streamgd import completion
-from streamgd.column_options import parse_bins, parse_clips
+from streamgd.column_options import parse_bins, parse_clips, parse_splines
 from streamgd.config import (
     TrainConfig,
     identity_fields,
@@ -33,6 +33,7 @@ _METAVARS: dict[Any, str] = {
     parse_bytes: "SIZE",
     parse_clips: "COL=LOW:HIGH",
     parse_bins: "COL=EDGES",
+    parse_splines: "COL=N",
     parse_duration_s: "TIME",
     parse_fraction: "FRACTION",
     parse_names: "A,B",
@@ -104,7 +105,7 @@ def _option(name: str) -> click.Option:
     if field.annotation is bool:
         return click.Option([name, f"{flag}/--no-{flag[2:]}"], default=None, help=help_text, hidden=hidden)
     # A list takes one comma-separated value; given twice, both count rather than the last alone.
-    several = bool({parse_names, parse_sources, parse_clips, parse_bins} & set(_traits(field)))
+    several = bool({parse_names, parse_sources, parse_clips, parse_bins, parse_splines} & set(_traits(field)))
     return click.Option(
         [name, flag],
         type=str,

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.preprocessing import SplineTransformer
 
 from streamgd.config import differing_options, make_config
 from streamgd.errors import ConfigError, DataError
@@ -23,7 +24,9 @@ from streamgd.prediction import predict
 from streamgd.training.train import Result, train
 
 ROWS = 2_000
-TRANSFORMS: dict[str, Any] = {"log": "density", "clip": "malus=50:150,density=2:", "bins": "age=18,25,40"}
+TRANSFORMS: dict[str, Any] = {
+    "log": "density", "clip": "malus=50:150,density=2:,years=:30", "bins": "age=18,25,40", "spline": "years=5"
+}  # fmt: skip
 
 
 def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
@@ -31,11 +34,14 @@ def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
     random = np.random.default_rng(seed)
     density, malus, age = random.lognormal(5.0, 2.0, rows), random.normal(90.0, 40.0, rows), random.normal(35, 15, rows)
     city = np.array(["Rome", "Oslo", "Bern"])[random.integers(0, 3, rows)]
-    y = np.log(density) + 0.02 * malus + np.abs(age - 40.0) / 20.0 + (city == "Oslo") + random.normal(size=rows)
+    years = random.gamma(2.0, 5.0, rows)
+    y = np.log(density) + 0.02 * malus + np.abs(age - 40.0) / 20.0 + np.sin(years / 5.0) + (city == "Oslo")
+    y += random.normal(size=rows)
     return pa.table({
         "density": pa.array(density, mask=random.random(rows) < 0.1),
         "malus": np.where(random.random(rows) < 0.1, np.nan, malus),
-        "age": pa.array(age.round(), mask=random.random(rows) < 0.1), "city": city, "y": y,
+        "age": pa.array(age.round(), mask=random.random(rows) < 0.1), "city": city,
+        "years": pa.array(years, mask=random.random(rows) < 0.1), "y": y,
     })  # fmt: skip
 
 
@@ -47,6 +53,13 @@ def beforehand(rows: pa.Table) -> pa.Table:
     names = ["< 18", "[18, 25)", "[25, 40)", ">= 40"]
     ages = pd.cut(frame["age"], [-np.inf, 18.0, 25.0, 40.0, np.inf], right=False, labels=names)
     frame["age"] = ages.astype(object).where(ages.notna(), None)
+    years = frame.pop("years").clip(None, 30.0)
+    known = years.notna()
+    spline = SplineTransformer(4, knots="quantile", extrapolation="linear", include_bias=False)
+    made = np.full((len(frame), 5), np.nan)
+    made[known] = spline.fit_transform(years[known].to_numpy()[:, None])
+    for number in range(5):
+        frame.insert(len(frame.columns) - 1, f"years {number}", made[:, number])
     return pa.Table.from_pandas(frame, preserve_index=False)
 
 
@@ -89,9 +102,8 @@ def test_coefficients_are_named_plainly(trained: tuple[str, Result]) -> None:
 
     names = {each.name for each in result.model.coefficients()}
 
-    assert {"log(density)", "malus", "age < 18", "age [18, 25)", "age null", "city=Rome", "(intercept)"} - names <= {
-        "city=Rome"  # the base level may be any of three
-    }
+    expected = {"log(density)", "malus", "years spline 5", "age < 18", "age [18, 25)", "age null", "(intercept)"}
+    assert expected <= names
     assert result.model.base_levels()["age"] == "[25, 40)" or "age [25, 40)" in names
     became = json.loads((Path(data).parent / "run" / "config.json").read_text())["resolved"]["columns"]
     assert became["density"] == "number, clipped below 2, natural logarithm"
@@ -121,7 +133,7 @@ def test_onnxruntime_predicts_as_the_model(trained: tuple[str, Result]) -> None:
     model = trained[1].model
     session = onnxruntime.InferenceSession(export(model, "onnx").SerializeToString())
     rows = new_rows()
-    inputs = {name: rows[name].to_pandas().to_numpy() for name in ("density", "malus", "age", "city")}
+    inputs = {name: rows[name].to_pandas().to_numpy() for name in ("density", "malus", "age", "city", "years")}
 
     (found,) = session.run(None, inputs)
 
@@ -149,7 +161,8 @@ def test_json_tells_the_steps(trained: tuple[str, Result]) -> None:
 
 def test_estimators_take_transforms_and_partial_fit_keeps_them() -> None:
     transforms: dict[str, Any] = {
-        "log": ["density"], "clip": {"malus": (50, 150), "density": (2, None)}, "bins": {"age": [18, 25, 40]}
+        "log": ["density"], "clip": {"malus": (50, 150), "density": (2, None)}, "bins": {"age": [18, 25, 40]},
+        "spline": {"years": 4},
     }  # fmt: skip
     rows = table()
     whole = GDRegressor(**transforms).fit(rows, target="y")
@@ -159,7 +172,8 @@ def test_estimators_take_transforms_and_partial_fit_keeps_them() -> None:
         stream.partial_fit(rows.slice(start, 1000), target="y")
 
     assert "log(density)" in whole.coef_names_
-    assert [column.name for column in stream.model_.encoding.columns.numeric] == ["log(density)", "malus"]
+    names = ["log(density)", "malus", *(f"years spline {number}" for number in (1, 2, 3, 4))]
+    assert [column.name for column in stream.model_.encoding.columns.numeric] == names
     assert stream.model_.encoding.categorical[0].column.name == "age"
     assert whole.score(rows.drop_columns("y"), rows["y"].to_numpy()) > 0.5
 
@@ -195,17 +209,18 @@ REFUSED = {
     "the target": ({"clip": "y=1:2"}, "--clip: 'y' is the target"),
     "the weight": ({"log": "density", "weight": "density"}, "--log: 'density' is the weight"),
     "what is left out": ({"log": "age", "exclude": "age"}, "--log: 'age' is not among the features"),
+    "a spline of few values": ({"spline": "few=5"}, "more than 5 different values are needed, it has 4. Choose fewer"),
     "text": ({"bins": "city=1,2"}, "--bins: 'city' is of type string, a number is needed"),
     "a label": ({"bins": "age=1,2", "categorical": "age"}, "--bins: 'age' is categorical, a number is needed"),
 }
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_transformed_is_refused(
-    options: dict[str, Any], message: str, trained: tuple[str, Result]
-) -> None:
+def test_what_cannot_be_transformed_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    data = written(table().append_column("few", pa.array(np.arange(ROWS) % 4)), tmp_path / "data.parquet")
+
     with pytest.raises(ConfigError) as caught:
-        fit(trained[0], "refused", **options)
+        fit(data, "refused", **options)
 
     assert message in str(caught.value)
 
@@ -221,6 +236,9 @@ def test_what_cannot_be_transformed_is_refused(
         ({"bins": "age=3,1"}, "--bins: expected edges of 'age' in ascending order"),
         ({"bins": "age=1,nan"}, "--bins: expected a finite number for 'age', found 'nan'."),
         ({"bins": "age=1,age=2"}, "--bins: expected COL=18,25,40 once for each column"),
+        ({"bins": "age=3", "spline": "age=4"}, "--bins and --spline both name 'age'."),
+        ({"spline": "age=2"}, "--spline: expected 3 to 100 columns for the spline of 'age', found '2'."),
+        ({"spline": "age=2.5"}, "--spline: expected 3 to 100 columns for the spline of 'age', found '2.5'."),
         ({"bins": "3,4"}, "--bins: expected COL=18,25,40, found '3,4'."),
     ],
 )
@@ -236,8 +254,8 @@ def test_other_transforms_are_another_run() -> None:
     before = make_config(data="x", target="y", bins="age=18").identity
 
     assert differing_options(now, before, now) == (
-        "--clip was not given, now malus=50:150,density=2:; --log was not given, now density;"
-        " --bins was age=18, now age=18,25,40"
+        "--clip was not given, now malus=50:150,density=2:,years=:30; --log was not given, now density;"
+        " --bins was age=18, now age=18,25,40; --spline was not given, now years=5"
     )
     stored = {name: value for name, value in make_config(data="x", target="y").identity.items() if name != "bins"}
     assert not differing_options(make_config(data="x", target="y").identity, stored, now)  # an earlier build's run

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamgd.config import TrainConfig
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
-from streamgd.data.derived import level_codes, number_values
+from streamgd.data.derived import doubles, level_codes, number_values
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, screened_auc
@@ -118,7 +118,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         if reason:
             left_out.append((outcome.name, f"{reason}: taken for an id. Name it in --features to use it."))
         else:
-            kept.append(with_transforms(outcome, config))
+            kept.append(with_transforms(outcome, config, sample))
     if not kept:
         others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
         raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")
@@ -294,7 +294,11 @@ def _leaks(columns: Columns, target: TargetColumn, numbers: list[NDArray[np.floa
     if target.classes is None:
         return []
     known, positive = class_rows(sample.rows.column(target.name), target.classes)
-    aucs = [(c.name, screened_auc(x[known], positive)) for c, x in zip(columns.numeric, numbers, strict=True)]
+    plain = [(c.name, x) for c, x in zip(columns.numeric, numbers, strict=True) if not c.steps]
+    # A transform may hide what the column tells.
+    raw = dict.fromkeys(column.source for column in columns.numeric if column.steps)
+    plain += [(name, doubles(sample.rows.column(name))) for name in raw]
+    aucs = [(name, screened_auc(values[known], positive)) for name, values in plain]
     aucs += [(c.name, categorical_auc(_codes(c, sample)[known], positive)) for c in columns.categorical]
     return [
         f"feature '{name}' alone predicts the target '{target.name}' (AUC {auc:.4f} on a sample)."

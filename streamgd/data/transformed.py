@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
+
 from streamgd.config import TrainConfig, option_name
 from streamgd.data.columns import CategoricalColumn
+from streamgd.data.derived import stepped
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.outcomes import Outcome
+from streamgd.data.sample import Sample
 from streamgd.data.source import Manifest
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps, description, label
+from streamgd.data.transforms.spline import Spline, chosen_knots
 from streamgd.errors import ConfigError, did_you_mean
 
 #: Options that transform numbers, by field, in the order in which they are applied.
-_OF_NUMBERS = ("clip", "log", "bins")
+_OF_NUMBERS = ("clip", "log", "bins", "spline")
 
 
 def transformed_names(config: TrainConfig) -> set[str]:
@@ -54,8 +59,14 @@ def check_transforms(manifest: Manifest, config: TrainConfig, candidates: list[s
                 raise ConfigError(f"{option}: '{name}' is of type {found}, a number is needed. Leave it out.")
 
 
-def with_transforms(outcome: Outcome, config: TrainConfig) -> Outcome:
-    """What a column becomes with the transforms that the options name for it."""
+def with_transforms(outcome: Outcome, config: TrainConfig, sample: Sample) -> Outcome:
+    """What a column becomes with the transforms that the options name for it.
+
+    Raises
+    ------
+    ConfigError
+        The sample has too few different values for the spline that is asked for.
+    """
     name = outcome.name
     if name not in transformed_names(config):
         return outcome
@@ -69,7 +80,26 @@ def with_transforms(outcome: Outcome, config: TrainConfig) -> Outcome:
         said = ", ".join(filter(None, ["categorical", description(steps), made.description]))
         return Outcome(name, categorical=column, description=said)
     (number,) = outcome.numeric
-    return replace(outcome, numeric=(replace(number, name=named, steps=steps),), description=described)
+    columns = (config.spline or {}).get(name)
+    if columns is None:
+        return replace(outcome, numeric=(replace(number, name=named, steps=steps),), description=described)
+    splines = _splines(name, steps, columns, sample)
+    numeric = tuple(replace(number, name=each.label(named), steps=(*steps, each)) for each in splines)
+    return replace(outcome, numeric=numeric, description=f"{described}, {splines[0].description}")
+
+
+def _splines(name: str, steps: Steps, columns: int, sample: Sample) -> list[Spline]:
+    """The columns of the spline of a column."""
+    values = stepped(sample.rows.column(name), steps)
+    knots = chosen_knots(values, columns)
+    if knots is None:
+        n_values = len(np.unique(values[np.isfinite(values)]))
+        looked_at = "it has" if sample.complete else "a sample of it has"
+        raise ConfigError(
+            f"--spline {name}={columns}: more than {columns} different values are needed, {looked_at} {n_values:,}."
+            f" Choose fewer columns, or --bins."
+        )
+    return [Spline(knots, basis) for basis in range(columns)]
 
 
 def _steps(name: str, config: TrainConfig) -> Steps:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps
+from streamgd.data.transforms.spline import Spline
 from streamgd.errors import ConfigError
 from streamgd.exports.onnx_graph import Graph
 
@@ -19,6 +21,8 @@ def stepped(graph: Graph, values: str, steps: Steps) -> str:
             values = _clipped(graph, values, step)
         elif isinstance(step, Log):
             values = graph.add("Log", [values])
+        elif isinstance(step, Spline):
+            values = _of_spline(graph, values, step)
         else:
             raise ConfigError(f"--to onnx: there is no operator for the transform '{step.kind}'. Choose --to json.")
     return values
@@ -31,6 +35,23 @@ def _clipped(graph: Graph, values: str, clip: Clip) -> str:
             limit = graph.constant("bound", np.array([bound]))
             values = graph.add("Where", [graph.add(operator, [values, limit]), limit, values])
     return values
+
+
+def _of_spline(graph: Graph, values: str, spline: Spline) -> str:
+    """As the kernel ``piecewise_cubic`` does it: the piece of each value, and the polynomial there."""
+    last = graph.constant("last_axis", np.array([1]))
+    column = graph.add("Unsqueeze", [values, last])
+    reached = graph.add("GreaterOrEqual", [column, graph.constant("knots", np.array([spline.knots]))])
+    counted = graph.add("Cast", [reached], to=TensorProto.INT64)
+    piece = graph.add("ReduceSum", [counted, last], keepdims=0)
+    origin, width, *coefficients = (
+        graph.add("Gather", [graph.constant("pieces", numbers), piece]) for numbers in spline.pieces.T
+    )
+    t = graph.add("Div", [graph.add("Sub", [values, origin]), width])
+    found = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        found = graph.add("Add", [graph.add("Mul", [found, t]), coefficient])
+    return found
 
 
 def looked_up(graph: Graph, values: str, bins: Bins, of_bins: np.ndarray, of_null: float) -> str:
