@@ -42,6 +42,23 @@ def parse_splines(value: Any) -> Any:
     return _by_column(value, _degrees, "COL=5")
 
 
+def parse_crosses(value: Any) -> Any:
+    """The columns of each cross, joined by ``:``.
+
+    >>> parse_crosses("carrier:origin, month:dest")
+    ['carrier:origin', 'month:dest']
+    """
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        return value
+    found = [":".join(part.strip() for part in str(name).split(":")) for name in names if str(name).strip()]
+    for cross in found:
+        parts = cross.split(":")
+        if len(parts) < 2 or "" in parts or len(set(parts)) < len(parts):
+            raise ValueError(f"expected different columns joined by ':', such as carrier:origin, found {cross!r}")
+    return found
+
+
 def shown(value: Mapping[str, Any], between: str) -> str:
     """Such an option as it is written on the command line, with ``between`` between the numbers of a column.
 

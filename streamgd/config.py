@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
-from streamgd.column_options import parse_bins, parse_clips, parse_splines, shown
+from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_splines, shown
 from streamgd.credentials import take_credentials
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 
@@ -119,6 +119,7 @@ Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Clips = Annotated[dict[str, tuple[float | None, float | None]], BeforeValidator(parse_clips)]
 Splines = Annotated[dict[str, int], BeforeValidator(parse_splines)]
+Crosses = Annotated[list[str], BeforeValidator(parse_crosses)]
 Bins = Annotated[dict[str, list[float]], BeforeValidator(parse_bins)]
 
 CHANGEABLE: JsonDict = {"identity": False}
@@ -168,6 +169,7 @@ class TrainConfig(BaseModel):
     spline: Splines | None = Field(
         None, description="Numbers that become a cubic spline of so many columns, knots at quantiles, e.g. VehAge=5."
     )
+    cross: Crosses | None = Field(None, description="Columns whose levels count together as well, e.g. carrier:origin.")
     encode: Literal["onehot", "hash"] = Field("onehot", description="How categorical columns are encoded.")
     max_levels: int = Field(65_536, ge=2, description="Above this many levels a categorical column is hashed.")
     hash_buckets: int = Field(2**18, ge=2, le=2**24, description="Coefficients of one hashed column.")

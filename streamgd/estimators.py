@@ -45,7 +45,7 @@ __all__ = ["GDClassifier", "GDRegressor"]
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (
     "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "shuffle", "scale", "categorical", "max_levels",
-    "null_indicators", "log", "clip", "bins", "spline", "seed", "memory", "threads",
+    "null_indicators", "log", "clip", "bins", "spline", "cross", "seed", "memory", "threads",
 )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         clip: Mapping[str, Sequence[float | None]] | None = None,
         bins: Mapping[str, Sequence[float]] | None = None,
         spline: Mapping[str, int] | None = None,
+        cross: Sequence[str] | None = None,
         scale: str = "standard",
         shuffle: str = "auto",
         dtype: str = "auto",
@@ -95,6 +96,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         self.clip = clip
         self.bins = bins
         self.spline = spline
+        self.cross = cross
         self.scale = scale
         self.shuffle = shuffle
         self.dtype = dtype
@@ -319,6 +321,7 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         clip: Mapping[str, Sequence[float | None]] | None = None,
         bins: Mapping[str, Sequence[float]] | None = None,
         spline: Mapping[str, int] | None = None,
+        cross: Sequence[str] | None = None,
         scale: str = "standard",
         shuffle: str = "auto",
         dtype: str = "auto",
@@ -330,8 +333,8 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
             l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels,
-            null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline, scale=scale, shuffle=shuffle,
-            dtype=dtype, seed=seed, memory=memory, threads=threads,
+            null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline, cross=cross, scale=scale,
+            shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
         )  # fmt: skip
         self.class_weight = class_weight
 

@@ -13,7 +13,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from streamgd import completion
-from streamgd.column_options import parse_bins, parse_clips, parse_splines
+from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_splines
 from streamgd.config import (
     TrainConfig,
     identity_fields,
@@ -34,6 +34,7 @@ _METAVARS: dict[Any, str] = {
     parse_clips: "COL=LOW:HIGH",
     parse_bins: "COL=EDGES",
     parse_splines: "COL=N",
+    parse_crosses: "A:B",
     parse_duration_s: "TIME",
     parse_fraction: "FRACTION",
     parse_names: "A,B",
@@ -42,6 +43,9 @@ _METAVARS: dict[Any, str] = {
     int: "N",
     float: "F",
 }
+
+#: What reads several values from one text.
+_LISTS = {parse_names, parse_sources, parse_clips, parse_bins, parse_splines, parse_crosses}
 
 
 @cache  # click compares parameters by identity
@@ -105,7 +109,7 @@ def _option(name: str) -> click.Option:
     if field.annotation is bool:
         return click.Option([name, f"{flag}/--no-{flag[2:]}"], default=None, help=help_text, hidden=hidden)
     # A list takes one comma-separated value; given twice, both count rather than the last alone.
-    several = bool({parse_names, parse_sources, parse_clips, parse_bins, parse_splines} & set(_traits(field)))
+    several = bool(_LISTS & set(_traits(field)))
     return click.Option(
         [name, flag],
         type=str,

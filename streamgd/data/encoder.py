@@ -26,6 +26,7 @@ from streamgd.data.numbers import as_float64
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.ranges import BatchMoments, Piece
 from streamgd.data.scaler import Moments
+from streamgd.data.transforms.cross import Cross
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.errors import DataError, TargetError
 from streamgd.kernels import encode as kernels
@@ -212,6 +213,12 @@ class Encoder:
         reads = [item for column in self.columns.categorical for item in column.reads.items()]
         return list(dict.fromkeys(name for name, values in reads if values == "string"))
 
+    @property
+    def _crossed(self) -> list[str]:
+        """Columns whose nulls are levels of a cross."""
+        crosses = [column.made for column in self.columns.categorical if isinstance(column.made, Cross)]
+        return list(dict.fromkeys(name for cross in crosses for name in cross.reads))
+
     def encode(
         self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None = None
     ) -> EncodedRows:
@@ -284,6 +291,8 @@ class Encoder:
         for levels in found:
             if len(levels.is_null):
                 has_null |= levels.is_null
+        for name in self._crossed if self.nulls != "impute" else ():
+            has_null |= _is_null(batch.column(name))
         if self.nulls != "impute" and not self.every_row:
             for column in self.columns.numeric:
                 has_null |= _is_null(batch.column(column.source))

@@ -34,7 +34,13 @@ from streamgd.data.provisional import shift_and_scale
 from streamgd.data.sample import Sample, first_rows, read_sample
 from streamgd.data.source import Manifest
 from streamgd.data.target import check_target_type, resolve_target
-from streamgd.data.transformed import check_transforms, transformed_names, with_transforms
+from streamgd.data.transformed import (
+    check_transforms,
+    crossed_columns,
+    crosses,
+    transformed_names,
+    with_transforms,
+)
 from streamgd.errors import ConfigError, NoInputError, SchemaError, did_you_mean
 
 #: Of so many refused columns the reasons are told; the names of all of them are in the way out.
@@ -99,13 +105,14 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     _check_names(manifest, config)
     candidates = _candidates(manifest, config)
     roles = [name for name in (config.target, config.weight, config.offset) if name is not None]
-    manifest.check_same([*candidates, *roles, *(where.columns if where is not None else ())])
+    crossed = crossed_columns(manifest, config)
+    manifest.check_same([*candidates, *crossed, *roles, *(where.columns if where is not None else ())])
     _check_roles(manifest, config, candidates)
     check_transforms(manifest, config, candidates)
     outcomes = [outcome_by_type(manifest.schema.field(name), config) for name in candidates]
     _check_refused(manifest, outcomes, config)
 
-    sample = read_sample(manifest, list(dict.fromkeys([*candidates, config.target])), where)
+    sample = read_sample(manifest, list(dict.fromkeys([*candidates, *crossed, config.target])), where)
     if not len(sample.rows):
         raise NoInputError(f"no row passes --where {config.where!r}. Choose a wider condition.")
     loss, target = resolve_target(manifest, config, where, sample)
@@ -119,6 +126,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
             left_out.append((outcome.name, f"{reason}: taken for an id. Name it in --features to use it."))
         else:
             kept.append(with_transforms(outcome, config, sample))
+    kept += crosses(manifest, config)
     if not kept:
         others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
         raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")

@@ -11,11 +11,12 @@ from streamgd.config import TrainConfig, option_name
 from streamgd.data.columns import CategoricalColumn
 from streamgd.data.derived import stepped
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
-from streamgd.data.outcomes import Outcome
+from streamgd.data.outcomes import Outcome, outcome_by_type
 from streamgd.data.sample import Sample
 from streamgd.data.source import Manifest
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
+from streamgd.data.transforms.cross import Cross, Part
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps, description, label
 from streamgd.data.transforms.spline import Spline, chosen_knots
@@ -57,6 +58,52 @@ def check_transforms(manifest: Manifest, config: TrainConfig, candidates: list[s
             if kind_of(arrow_type) not in NUMBERS:
                 found = type_name(arrow_type)
                 raise ConfigError(f"{option}: '{name}' is of type {found}, a number is needed. Leave it out.")
+
+
+def crossed_columns(manifest: Manifest, config: TrainConfig) -> list[str]:
+    """The columns that crosses are made of, each once, features or not.
+
+    Raises
+    ------
+    ConfigError
+        One does not exist, is the target, weight or offset, or is no label: a number without bins.
+    """
+    roles = {config.target: "the target", config.weight: "the weight", config.offset: "the offset"}
+    for cross in config.cross or []:
+        for name in cross.split(":"):
+            if name not in manifest.schema.names:
+                hint = did_you_mean(name, manifest.schema.names)
+                raise ConfigError(f"--cross {cross}: the data have no column '{name}'. {hint}")
+            if name in roles:
+                raise ConfigError(f"--cross {cross}: '{name}' is {roles[name]}, not a feature. Leave it out.")
+            kind = kind_of(manifest.schema.field(name).type)
+            if kind in NUMBERS and name not in [*config.categorical, *(config.bins or {})]:
+                raise ConfigError(
+                    f"--cross {cross}: '{name}' is a number, and levels are crossed. Make levels of it with --bins"
+                    f" {name}=… or --categorical {name}."
+                )
+            if kind not in NUMBERS | {"text"} and name not in config.categorical:
+                found = type_name(manifest.schema.field(name).type)
+                raise ConfigError(f"--cross {cross}: '{name}' is of type {found}, not of levels. Leave it out.")
+    return list(dict.fromkeys(name for cross in config.cross or [] for name in cross.split(":")))
+
+
+def crosses(manifest: Manifest, config: TrainConfig) -> list[Outcome]:
+    """What crosses become."""
+    found = []
+    for name in config.cross or []:
+        made = Cross(tuple(_part(manifest, config, each) for each in name.split(":")))
+        column = CategoricalColumn(name, "string", config.encode == "hash", made)
+        found.append(Outcome(name, categorical=column, description=f"categorical, {made.description}"))
+    return found
+
+
+def _part(manifest: Manifest, config: TrainConfig, name: str) -> Part:
+    if name in (config.bins or {}):
+        return Part(name, "number", Bins(name, tuple((config.bins or {})[name]), _steps(name, config)))
+    outcome = outcome_by_type(manifest.schema.field(name), config)
+    assert outcome.categorical is not None
+    return Part(name, outcome.categorical.values)
 
 
 def with_transforms(outcome: Outcome, config: TrainConfig, sample: Sample) -> Outcome:

@@ -1,6 +1,6 @@
 """The model as an ONNX graph: one input for each column, as it stands in the data, and one output.
 
-    number ── concat ── (x - shift) / scale, nulls filled ── @ theta ─┐
+    number ── concat ── (x - shift) / scale, nulls filled ── · theta ─┐
     label  ── LabelEncoder: level -> its coefficient ─────────────────┼── sum ── inverse link ── probability, prediction
     offset ───────────────────────────────────────────────────────────┘
 
@@ -16,7 +16,6 @@ Transforms are part of the graph. A value that a transform cannot take, which ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,15 +27,14 @@ from streamgd.data.columns import IS_NULL, NumericColumn
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import LevelIndex
 from streamgd.data.transforms.bins import Bins
+from streamgd.data.transforms.cross import Cross
 from streamgd.data.vocabulary import UNKNOWN, CategoricalEncoding
 from streamgd.errors import ConfigError
 from streamgd.exports.labels import check_told_apart
-from streamgd.exports.onnx_graph import LABELS, Graph
+from streamgd.exports.onnx_cross import of_cross
+from streamgd.exports.onnx_graph import LABELS, NULL_TEXT, Graph, check_texts
 from streamgd.exports.onnx_transforms import looked_up, stepped
 from streamgd.model import Model
-
-#: What stands for null in a column of text.
-NULL_TEXT = "<null>"
 
 _INVERSE_LINKS = {"identity": "Identity", "logit": "Sigmoid"}
 
@@ -86,7 +84,9 @@ def _numeric_term(graph: Graph, model: Model) -> str:
     if encoding.nulls == "impute":
         is_null = graph.add("IsNaN", [features])
         features = graph.add("Where", [is_null, graph.constant("fill", scaling.fill), features])
-    return graph.add("MatMul", [features, graph.constant("theta", model.theta[:n, 0])], "of_numbers")
+    # Not MatMul: of one column, onnxruntime fuses the scaling into it, in single precision.
+    terms = graph.add("Mul", [features, graph.constant("theta", model.theta[:n, 0])])
+    return graph.add("ReduceSum", [terms, last], "of_numbers", keepdims=0)
 
 
 def _number(graph: Graph, column: NumericColumn) -> str:
@@ -113,11 +113,15 @@ def _categorical_term(graph: Graph, model: Model, column: CategoricalEncoding) -
         of_level = dict(zip(python_values(column.levels), coefficients.tolist(), strict=True))
         of_bins = np.array([of_level.get(level, unseen) for level in made.names])
         return looked_up(graph, numbers, made, of_bins, _of_null(model, column, coefficients, unseen))
+    if isinstance(made, Cross):
+        levels_met = dict(zip(python_values(column.levels), coefficients.tolist(), strict=True))
+        of_null = None if model.encoding.nulls == "impute" else np.nan
+        return of_cross(graph, made, name, levels_met, unseen, of_null)
     source = graph.input(name, TensorProto.STRING if is_text else TensorProto.DOUBLE)
     known = column.levels.is_valid().to_numpy(zero_copy_only=False)
     levels = python_values(column.levels.drop_null())
     if is_text:
-        _check_texts(name, levels)
+        check_texts(name, levels)
         texts: Any = [*levels, NULL_TEXT]
         keys = helper.make_tensor("keys", TensorProto.STRING, [len(texts)], texts)
     else:
@@ -138,14 +142,6 @@ def _of_null(model: Model, column: CategoricalEncoding, coefficients: np.ndarray
     null = pa.nulls(1, column.levels.type)
     place = int(LevelIndex(column.column.values, column.levels).codes(null, growing=False)[0])
     return unseen if place == UNKNOWN else float(coefficients[place])
-
-
-def _check_texts(name: str, levels: Sequence[str]) -> None:
-    if NULL_TEXT in levels:
-        raise ConfigError(
-            f"--to onnx: column '{name}' has the level {NULL_TEXT!r}, which stands for null in ONNX. Rename it in the"
-            f" data, or choose --to json."
-        )
 
 
 def _facts(model: Model) -> dict[str, str]:

@@ -9,12 +9,24 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from streamgd.errors import ConfigError
 from streamgd.version import version
 
+#: What stands for null in a column of text.
+NULL_TEXT = "<null>"
 #: The domain of LabelEncoder, which has doubles from version 4 on: ONNX 1.15, onnxruntime 1.17.
 LABELS = "ai.onnx.ml"
 _OPSETS = (("", 17), (LABELS, 4))
 _IR_VERSION = 9
+
+
+def check_texts(name: str, levels: Sequence[str]) -> None:
+    """Refuse a column with the level that stands for null."""
+    if NULL_TEXT in levels:
+        raise ConfigError(
+            f"--to onnx: column '{name}' has the level {NULL_TEXT!r}, which stands for null in ONNX. Rename it in the"
+            f" data, or choose --to json."
+        )
 
 
 class Graph:

@@ -35,6 +35,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from streamgd.data.columns import IS_NULL
 from streamgd.data.kinds import python_values
 from streamgd.data.transforms.bins import Bins
+from streamgd.data.transforms.cross import Cross
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError
 from streamgd.exports.labels import check_told_apart
@@ -117,6 +118,12 @@ def _check(model: Model) -> None:
         raise ConfigError(
             f"--to sklearn: column '{hashed[0]}' is hashed, and scikit-learn hashes in another way. Choose --to json,"
             f" or train with more --max-levels."
+        )
+    crossed = [column.column.name for column in model.encoding.categorical if isinstance(column.column.made, Cross)]
+    if crossed:
+        raise ConfigError(
+            f"--to sklearn: the cross '{crossed[0]}' has no transformer there. Choose --to onnx or json, or train"
+            f" without it."
         )
     if model.encoding.nulls != "impute":
         raise ConfigError(

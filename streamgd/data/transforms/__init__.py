@@ -2,7 +2,8 @@
 
     column ── clip ── log ──┬── number
                             ├── spline ── several numbers
-                            └── bins ── levels
+                            └── bins ── levels ──┐
+    column of labels ────────────────────────────┴── cross ── levels
 
 One class in one file each: a number becomes a number by a ``NumberTransform`` (registered in ``numbers``), columns
 become levels by a ``Labels`` (registered in ``labels``). They are frozen, decided once by ``data.resolve``, and stored

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from streamgd.data.transforms.bins import Bins
+from streamgd.data.transforms.cross import Cross
 from streamgd.data.transforms.labels import Labels
 
-LABELS: dict[str, type[Labels]] = {each.kind: each for each in (Bins,)}
+LABELS: dict[str, type[Labels]] = {each.kind: each for each in (Bins, Cross)}
 
 
 def labels_state(labels: Labels) -> dict[str, Any]:

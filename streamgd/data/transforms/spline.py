@@ -24,7 +24,7 @@ DEGREE = 3
 class Spline(NumberTransform):
     """Column ``basis`` (from 0) of the spline on ``knots``, of which there are two or more.
 
-    >>> Spline((0.0, 1.0), 0).apply(np.array([0.0, 1.0, np.nan]))
+    >>> Spline((0.0, 1.0), 0).apply(np.array([0.0, 1.0, np.nan])).round(12)
     array([0.16666667, 0.        ,        nan])
     """
 

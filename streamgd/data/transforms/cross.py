@@ -1,0 +1,144 @@
+"""``--cross``: levels of several columns together, such as carrier and origin of a flight."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamgd.data.levels import as_dictionary
+from streamgd.data.transforms.bins import Bins
+from streamgd.data.transforms.labels import Labels, NumbersOf
+
+BETWEEN, NULL = ":", "null"
+#: Up to so many pairs a row they are told apart by a table, which is faster than by sorting.
+_TABLE_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """A column that is crossed: its labels, of the type ``values``, or the bins of its numbers."""
+
+    source: str
+    values: str
+    bins: Bins | None = None
+
+    def state(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"source": self.source, "values": self.values, "bins": self.bins and self.bins.state()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Part:
+        """The inverse of :meth:`state`."""
+        bins = state["bins"]
+        return cls(state["source"], state["values"], None if bins is None else Bins.from_state(bins))
+
+
+class _Met(NamedTuple):
+    """Places of the rows' levels among texts: int64 ``(n_rows,)``, and the texts."""
+
+    places: np.ndarray
+    texts: pa.StringArray
+
+
+@dataclass(frozen=True)
+class Cross(Labels):
+    """The levels of the parts, joined by ``:``, such as ``AA:JFK``.
+
+    A null is the text ``null``. A level of a part that has ``:`` or ``\\`` in it has ``\\`` before them, and so has a
+    level ``null``: no two combinations have the same text.
+    """
+
+    parts: tuple[Part, ...]
+
+    kind: ClassVar[str] = "cross"
+
+    @property
+    def reads(self) -> dict[str, str]:
+        return {part.source: part.values for part in self.parts}
+
+    def labels(self, rows: pa.RecordBatch, numbers: NumbersOf) -> pa.DictionaryArray:
+        met = reduce(_joined, (_met(part, rows, numbers) for part in self.parts))
+        return pa.DictionaryArray.from_arrays(pa.array(met.places.astype(np.int32)), met.texts)
+
+    @property
+    def description(self) -> str:
+        return " crossed with ".join(part.source for part in self.parts)
+
+    def check(self) -> None:
+        if len(self.parts) < 2 or len({part.source for part in self.parts}) != len(self.parts):
+            raise ValueError("a cross of something else than two columns or more")
+        for part in self.parts:
+            if part.values not in (("number",) if part.bins else ("string", "int", "float", "bool")):
+                raise ValueError("a cross of labels of an unknown type")
+            if part.bins is not None:
+                part.bins.check()
+
+    def state(self) -> dict[str, Any]:
+        return {"parts": [part.state() for part in self.parts]}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Cross:
+        return cls(tuple(Part.from_state(part) for part in state["parts"]))
+
+
+def _met(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> _Met:
+    """The levels of one part; null is the last of the texts."""
+    if part.bins is not None:
+        array = part.bins.labels(rows, numbers)
+    else:
+        array = as_dictionary(rows.column(part.source), part.values)
+    levels = array.dictionary
+    if part.values == "float":
+        levels = pc.add(levels, 0.0)  # -0.0 is 0.0
+    texts = pa.concat_arrays([escaped(levels.cast(pa.string())), pa.array([NULL])])
+    places = pc.fill_null(array.indices.cast(pa.int64()), len(levels))
+    # A dictionary may have null among its values.
+    places = np.where(_is_null(levels)[places.to_numpy(zero_copy_only=False)], len(levels), places)
+    return _Met(places.astype(np.int64), texts)
+
+
+def _is_null(levels: pa.Array) -> np.ndarray:
+    return np.append(np.asarray(levels.is_null().to_numpy(zero_copy_only=False)), True)
+
+
+def escaped(levels: pa.StringArray) -> pa.StringArray:
+    """The text that each level has in a cross.
+
+    >>> escaped(pa.array(["AA", "a:b", "null"])).to_pylist()
+    ['AA', 'a\\\\:b', '\\\\null']
+    """
+    texts = pc.replace_substring(pc.replace_substring(levels, "\\", "\\\\"), BETWEEN, "\\" + BETWEEN)
+    return pc.if_else(pc.equal(texts, NULL), "\\" + NULL, texts)
+
+
+def taken_apart(text: str) -> list[str | None]:
+    """The level of each part of a text, as text; None is null. The inverse of :func:`escaped` and joining.
+
+    >>> taken_apart("AA:null"), taken_apart("a\\\\:b:\\\\null")
+    (['AA', None], ['a:b', 'null'])
+    """
+    parts = [part[:-1] for part in re.findall(r"(?:[^:\\]|\\.)*:", text + BETWEEN, re.DOTALL)]
+    return [None if part == NULL else re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts]
+
+
+def _joined(first: _Met, second: _Met) -> _Met:
+    """The combinations that occur."""
+    n_second = len(second.texts)
+    pairs, size = first.places * n_second + second.places, len(first.texts) * n_second
+    if size <= _TABLE_SHARE * max(len(pairs), 1_024):
+        occurs = np.zeros(size, np.bool_)
+        occurs[pairs] = True
+        found = np.flatnonzero(occurs)
+        table = np.empty(size, np.int64)
+        table[found] = np.arange(len(found))
+        places = table[pairs]
+    else:
+        found, places = np.unique(pairs, return_inverse=True)
+    texts = [first.texts.take(pa.array(found // n_second)), second.texts.take(pa.array(found % n_second))]
+    return _Met(places, pc.binary_join_element_wise(*texts, BETWEEN))

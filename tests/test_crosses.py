@@ -1,0 +1,150 @@
+"""``--cross`` in training, prediction and exports: the same as a column of combinations that was made beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streamgd.errors import ConfigError
+from streamgd.exports.export import export
+from streamgd.model import Model
+from streamgd.prediction import predict
+from streamgd.training.train import Result, train
+
+ROWS = 2_000
+CROSS: dict[str, Any] = {"cross": "city:kind,kind:age", "bins": "age=18,40", "categorical": "kind"}
+
+
+def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
+    """Labels and a binned number, all with nulls, and a target that depends on combinations."""
+    random = np.random.default_rng(seed)
+    city = np.array(["Rome", "Oslo", "Bern"])[random.choice(3, rows, p=[0.5, 0.3, 0.2])]
+    kind, age = random.integers(1, 4, rows), random.uniform(5.0, 60.0, rows)
+    y = (city == "Oslo") * kind + (kind == 2) * (age > 18.0) + random.normal(size=rows)
+    return pa.table({
+        "city": pa.array(city, mask=random.random(rows) < 0.1), "kind": pa.array(kind, mask=random.random(rows) < 0.1),
+        "age": pa.array(age, mask=random.random(rows) < 0.1), "x": random.normal(size=rows), "y": y,
+    })  # fmt: skip
+
+
+def beforehand(rows: pa.Table) -> pa.Table:
+    """The same with columns of combinations, made by Python."""
+    found = []
+    for row in rows.to_pylist():
+        age = row["age"]
+        row["age"] = None if age is None else "< 18" if age < 18.0 else "[18, 40)" if age < 40.0 else ">= 40"
+        text = {name: "null" if row[name] is None else str(row[name]) for name in ("city", "kind", "age")}
+        target = row.pop("y")
+        crosses = {"city:kind": f"{text['city']}:{text['kind']}", "kind:age": f"{text['kind']}:{text['age']}"}
+        found.append(row | crosses | {"y": target})
+    return pa.Table.from_pylist(found)
+
+
+def written(rows: pa.Table, path: Path) -> str:
+    pq.write_table(rows, path, row_group_size=300)
+    return str(path)
+
+
+def fit(data: str, run: str, **options: Any) -> Result:
+    return train(data, "y", **{"dtype": "float64", "run": Path(data).parent / run, "l2": 1e-3, **options})
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "batch": {"method": "batch"},
+    "mini-batches": {"method": "minibatch", "epochs": 2},
+    "windows": {"method": "minibatch", "epochs": 2, "shuffle": "window"},
+    "rows": {"method": "sgd", "epochs": 1},
+    "hashed": {"method": "minibatch", "epochs": 1, "encode": "hash", "hash_buckets": 64},
+    "too many levels": {"method": "batch", "max_levels": 10, "hash_buckets": 64},
+}
+
+
+@pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+def test_theta_is_that_of_combinations_made_beforehand(options: dict[str, Any], tmp_path: Path) -> None:
+    here = fit(written(table(), tmp_path / "data.parquet"), "here", **options, **CROSS)
+    before = fit(written(beforehand(table()), tmp_path / "before.parquet"), "before", **options, categorical="kind")
+
+    np.testing.assert_allclose(here.model.theta, before.model.theta, rtol=1e-7, atol=1e-9)
+
+
+def test_rows_with_a_null_in_a_part_are_dropped(tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+    options = {"cross": "city:kind", "categorical": "kind", "nulls": "drop", "method": "batch", "features": "x,kind"}
+
+    result = fit(data, "run", **options)
+
+    known = table().select(["city", "kind"]).drop_null()
+    assert result.facts["train_rows"] == len(known)
+    found = np.concatenate([result.model.predict_batch(batch) for batch in table().to_batches()])
+    assert int(np.isnan(found).sum()) == ROWS - len(known)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Result]:
+    data = written(table(), tmp_path_factory.mktemp("crosses") / "data.parquet")
+    return data, fit(data, "run", method="batch", **CROSS)
+
+
+def test_coefficients_are_named_plainly(trained: tuple[str, Result], tmp_path: Path) -> None:
+    data, result = trained
+    names = {each.name for each in result.model.coefficients()} | {
+        f"{name} {level}" for name, level in result.model.base_levels().items()
+    }
+
+    assert {"city:kind Oslo:2", "city:kind null:null", "kind:age 2:>= 40", "kind:age null:[18, 40)"} <= names
+
+    predict(Model.load(Path(data).parent / "run"), data, str(tmp_path / "out"))
+    expected = np.concatenate([result.model.predict_batch(batch) for batch in table().to_batches()])
+    np.testing.assert_array_equal(pq.read_table(tmp_path / "out")["prediction"].to_numpy(), expected)
+
+
+@pytest.mark.parametrize("nulls", ["impute", "drop"])
+def test_onnxruntime_predicts_as_the_model(nulls: str, tmp_path: Path) -> None:
+    model = fit(written(table(), tmp_path / "data.parquet"), "run", method="batch", nulls=nulls, **CROSS).model
+    session = onnxruntime.InferenceSession(export(model, "onnx").SerializeToString())
+    rows = table(500, seed=1).to_pandas()
+    rows.loc[:20, "city"] = "Paris"
+    rows.loc[10:30, "kind"] = 9
+    rows["city"] = rows["city"].astype(object).where(rows["city"].notna(), None)
+    inputs = {"city": rows["city"].fillna("<null>").to_numpy(object)}
+    inputs |= {name: rows[name].to_numpy(np.float64) for name in ("kind", "age", "x")}
+
+    (found,) = session.run(None, inputs)
+
+    batch = pa.RecordBatch.from_pandas(rows.astype({"kind": "Int64"}), preserve_index=False)
+    np.testing.assert_allclose(found, model.predict_batch(batch), rtol=1e-10, atol=1e-10)
+
+
+def test_scikit_learn_has_no_word_for_it(trained: tuple[str, Result]) -> None:
+    with pytest.raises(ConfigError, match="--to sklearn: the cross 'city:kind' has no transformer there"):
+        export(trained[1].model, "sklearn")
+
+
+REFUSED = {
+    "an unknown column": (
+        {"cross": "city:knd"},
+        "--cross city:knd: the data have no column 'knd'. Did you mean 'kind'?",
+    ),
+    "the target": ({"cross": "city:y"}, "--cross city:y: 'y' is the target"),
+    "a number": (
+        {"cross": "city:x"},
+        "--cross city:x: 'x' is a number, and levels are crossed. Make levels of it with",
+    ),
+    "one column": ({"cross": "city"}, "--cross: expected different columns joined by ':'"),
+    "itself": ({"cross": "city:city"}, "--cross: expected different columns joined by ':'"),
+    "twice": ({"cross": "city:kind,city:kind", "categorical": "kind"}, "two features would be called 'city:kind'"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_crossed_is_refused(options: dict[str, Any], message: str, trained: tuple[str, Result]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fit(trained[0], "refused", **options)
+
+    assert message in str(caught.value)
