@@ -155,7 +155,9 @@ class TrainConfig(BaseModel):
     exclude: Names = Field([], description="Columns to leave out, comma-separated.")
     categorical: Names = Field([], description="Number columns that are labels, comma-separated.")
     timestamps: Names = Field(
-        [], description="What date and time columns become: any of epoch,hour,weekday,month,yearday."
+        [],
+        description="What date and time columns become: any of epoch,hour,weekday,month,yearday; hour-cycle and the"
+        " like: sine and cosine.",
     )
     clip: Clips | None = Field(
         None, description="Numbers held between two bounds, e.g. BonusMalus=50:150,DrivAge=:90; either may be left out."
@@ -439,7 +441,8 @@ def _check_combinations(config: TrainConfig) -> None:
             f"--average on contradicts --l1 {config.l1:g}: averages have no zeros. Leave one of the two out."
         )
     _check_workers(config)
-    parts = {"epoch", "hour", "weekday", "month", "yearday"}
+    cycles = {"hour", "weekday", "month", "yearday"}
+    parts = {"epoch", *cycles, *(f"{part}-cycle" for part in cycles)}
     unknown = [part for part in config.timestamps if part not in parts]
     if unknown:
         raise ConfigError(f"--timestamps: no such part {unknown[0]!r}. {did_you_mean(unknown[0], sorted(parts))}")

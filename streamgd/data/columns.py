@@ -27,7 +27,7 @@ class NumericColumn:
     ``name`` is the feature's name (``"dep_time"``, ``"when.hour"``), ``source`` the column it is read from,
     ``part`` the part of a timestamp (``epoch|hour|weekday|month|yearday``), ``IS_NULL`` or None, ``integer``
     whether the values are whole numbers in the file (they lose precision beyond 2**53). ``steps`` are applied to the
-    numbers of the column.
+    numbers of the column or part.
     """
 
     name: str
@@ -35,6 +35,11 @@ class NumericColumn:
     part: str | None = None
     integer: bool = False
     steps: Steps = ()
+
+    @property
+    def read_as(self) -> str:
+        """The name of the number before the steps: that of the column, or of a part of it."""
+        return self.source if self.part in (None, IS_NULL) else f"{self.source}.{self.part}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; without transforms those that builds before them wrote."""

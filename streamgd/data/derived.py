@@ -38,9 +38,7 @@ def stepped(array: pa.Array, steps: Steps, check: Check | None = None) -> np.nda
 
 def number_values(array: pa.Array, column: NumericColumn) -> np.ndarray:
     """The values of a feature, float64 ``(n_rows,)``, NaN for null and for what a transform cannot take."""
-    if column.part is None:
-        return stepped(array, column.steps)
-    return doubles(part_of(array, column.part))
+    return stepped(array if column.part is None else part_of(array, column.part), column.steps)
 
 
 def part_of(array: pa.Array, part: str) -> pa.DoubleArray:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from streamgd.data.blocks import Places, RecordLayout
 from streamgd.data.columns import Columns, NumericColumn, TargetColumn
-from streamgd.data.derived import UsedRows, doubles, level_codes, part_of
+from streamgd.data.derived import UsedRows, doubles, level_codes, part_of, stepped
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import Where
 from streamgd.data.kinds import python_values
@@ -468,7 +468,8 @@ def _readable(used: UsedRows, column: NumericColumn) -> pa.Array:
     """The values of a feature as an array of one of the element types that the kernel reads."""
     array = used.batch.column(column.source)
     if column.part is not None:
-        return part_of(array, column.part)
+        part = part_of(array, column.part)
+        return pa.array(stepped(part, column.steps)) if column.steps else part
     if column.steps:
         return pa.array(used.after(column.source, column.steps))
     return array if str(array.type) in _KIND_OF_TYPE else as_float64(array)

@@ -14,6 +14,7 @@ from streamgd.data.kinds import kind_of, type_name
 from streamgd.data.sample import Sample
 from streamgd.data.source import Manifest
 from streamgd.data.timestamps import parts_of
+from streamgd.data.transforms.cycle import SUFFIX, cycle_of
 
 # In fewer rows than this all values may differ by chance.
 FEWEST_ROWS_FOR_AN_ID = 20
@@ -52,12 +53,21 @@ def outcome_by_type(field: pa.Field, config: TrainConfig | None) -> Outcome:
 
 
 def _moment(field: pa.Field, parts: list[str]) -> Outcome:
-    known = [part for part in parts if part in parts_of(field.type)]
+    known = [part for part in dict.fromkeys(parts) if part.removesuffix(SUFFIX) in parts_of(field.type)]
     if not known:
         possible = ",".join(parts_of(field.type))
         return Outcome(field.name, refused=f"{type_name(field.type)} needs a mapping, --timestamps {possible}")
-    columns = tuple(NumericColumn(f"{field.name}.{part}", field.name, part) for part in dict.fromkeys(known))
+    columns = tuple(column for part in known for column in _of_part(field.name, part))
     return Outcome(field.name, columns, description="numbers: " + ", ".join(column.name for column in columns))
+
+
+def _of_part(name: str, part: str) -> list[NumericColumn]:
+    """One number, or sine and cosine of one."""
+    number = NumericColumn(f"{name}.{part.removesuffix(SUFFIX)}", name, part.removesuffix(SUFFIX))
+    if not part.endswith(SUFFIX):
+        return [number]
+    assert number.part is not None
+    return [replace(number, name=step.label(number.name), steps=(step,)) for step in cycle_of(number.part)]
 
 
 def id_reason(outcome: Outcome, manifest: Manifest, sample: Sample) -> str:

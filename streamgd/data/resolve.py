@@ -302,9 +302,9 @@ def _leaks(columns: Columns, target: TargetColumn, numbers: list[NDArray[np.floa
     if target.classes is None:
         return []
     known, positive = class_rows(sample.rows.column(target.name), target.classes)
-    plain = [(c.name, x) for c, x in zip(columns.numeric, numbers, strict=True) if not c.steps]
+    plain = [(c.name, x) for c, x in zip(columns.numeric, numbers, strict=True) if not c.steps or c.part]
     # A transform may hide what the column tells.
-    raw = dict.fromkeys(column.source for column in columns.numeric if column.steps)
+    raw = dict.fromkeys(column.source for column in columns.numeric if column.steps and column.part is None)
     plain += [(name, doubles(sample.rows.column(name))) for name in raw]
     aucs = [(name, screened_auc(values[known], positive)) for name, values in plain]
     aucs += [(c.name, categorical_auc(_codes(c, sample)[known], positive)) for c in columns.categorical]

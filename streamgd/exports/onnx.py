@@ -49,6 +49,7 @@ def exported(model: Model) -> onnx.ModelProto:
     """
     encoding = model.encoding
     names = [*encoding.columns.feature_names, *encoding.columns.sources]
+    names += [column.read_as for column in encoding.columns.numeric]
     if "" in names:
         raise ConfigError("--to onnx: a column has no name, and inputs need one. Name it in the data.")
     graph = Graph(names)
@@ -91,10 +92,8 @@ def _numeric_term(graph: Graph, model: Model) -> str:
 
 def _number(graph: Graph, column: NumericColumn) -> str:
     """The values of a feature, doubles ``(n_rows,)``."""
-    if column.part is None:
-        return stepped(graph, graph.input(column.source, TensorProto.DOUBLE), column.steps)
     if column.part != IS_NULL:
-        return graph.input(column.name, TensorProto.DOUBLE)
+        return stepped(graph, graph.input(column.read_as, TensorProto.DOUBLE), column.steps)
     is_null = graph.add("IsNaN", [graph.input(column.source, TensorProto.DOUBLE)])
     return graph.add("Cast", [is_null], to=TensorProto.DOUBLE)
 

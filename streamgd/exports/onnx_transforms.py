@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
+from streamgd.data.transforms.cycle import Cycle
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps
 from streamgd.data.transforms.spline import Spline
@@ -21,6 +22,8 @@ def stepped(graph: Graph, values: str, steps: Steps) -> str:
             values = _clipped(graph, values, step)
         elif isinstance(step, Log):
             values = graph.add("Log", [values])
+        elif isinstance(step, Cycle):
+            values = _on_circle(graph, values, step)
         elif isinstance(step, Spline):
             values = _of_spline(graph, values, step)
         else:
@@ -35,6 +38,13 @@ def _clipped(graph: Graph, values: str, clip: Clip) -> str:
             limit = graph.constant("bound", np.array([bound]))
             values = graph.add("Where", [graph.add(operator, [values, limit]), limit, values])
     return values
+
+
+def _on_circle(graph: Graph, values: str, cycle: Cycle) -> str:
+    # The cosine is the sine a quarter of a circle later; onnxruntime has no other one in double precision.
+    angle = graph.add("Mul", [values, graph.constant("factor", np.array([cycle.factor]))])
+    start = graph.constant("start", np.array([np.pi / 2.0 if cycle.cosine else 0.0]))
+    return graph.add("Sin", [graph.add("Add", [angle, start])])
 
 
 def _of_spline(graph: Graph, values: str, spline: Spline) -> str:

@@ -72,7 +72,7 @@ def exported(model: Model) -> Pipeline:
     coefficients = []
     for name, (places, first) in groups.items():
         if places:
-            read = [numeric[k].name if name == "numbers" else numeric[k].source for k in places]
+            read = [numeric[k].read_as for k in places]
             parts.append((name, make_pipeline(*first, StandardScaler()), read))
             coefficients.append(theta[places])
     for name, first in (("texts", []), ("labels", [_as_numbers()])):
@@ -166,7 +166,7 @@ def _of_bins(column: CategoricalEncoding, bins: Bins, model: Model) -> np.ndarra
 def _made_up_rows(model: Model, labels: list[CategoricalEncoding]) -> pd.DataFrame:
     """Two rows that have every column, of the type that it has in the model."""
     columns = model.encoding.columns
-    names = [column.source if column.part in (None, IS_NULL) else column.name for column in columns.numeric]
+    names = [column.read_as for column in columns.numeric]
     names += [name for column in labels if column.column.made is not None for name in column.column.reads]
     names += [columns.offset] if columns.offset is not None else []
     rows: dict[str, object] = {name: [1.0, 2.0] for name in names}

@@ -8,6 +8,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
+from streamgd.data.transforms.cycle import Cycle
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps
 from streamgd.data.transforms.spline import Spline
@@ -22,6 +23,9 @@ def steps_of(steps: Steps) -> list[FunctionTransformer]:
             made.append(FunctionTransformer(np.clip, kw_args={"a_min": step.low, "a_max": step.high}))
         elif isinstance(step, Log):
             made.append(FunctionTransformer(np.log))
+        elif isinstance(step, Cycle):
+            start = np.pi / 2.0 if step.cosine else 0.0
+            made += [FunctionTransformer(PPoly([[step.factor], [start]], [0.0, 1.0])), FunctionTransformer(np.sin)]
         elif isinstance(step, Spline):
             made.append(FunctionTransformer(_polynomials(step)))
         else:

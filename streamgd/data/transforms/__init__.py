@@ -3,6 +3,7 @@
     column ── clip ── log ──┬── number
                             ├── spline ── several numbers
                             └── bins ── levels ──┐
+    part of a date ── cycle ── number
     column of labels ────────────────────────────┴── cross ── levels
 
 One class in one file each: a number becomes a number by a ``NumberTransform`` (registered in ``numbers``), columns

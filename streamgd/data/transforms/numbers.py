@@ -6,10 +6,11 @@ from typing import Any
 
 from streamgd.data.transforms.base import NumberTransform
 from streamgd.data.transforms.clip import Clip
+from streamgd.data.transforms.cycle import Cycle
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.spline import Spline
 
-NUMBER_TRANSFORMS: dict[str, type[NumberTransform]] = {each.kind: each for each in (Clip, Log, Spline)}
+NUMBER_TRANSFORMS: dict[str, type[NumberTransform]] = {each.kind: each for each in (Clip, Cycle, Log, Spline)}
 
 #: Transforms of one column, one after another.
 Steps = tuple[NumberTransform, ...]
