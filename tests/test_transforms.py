@@ -181,7 +181,7 @@ def test_estimators_take_transforms_and_partial_fit_keeps_them() -> None:
 def test_a_logarithm_of_zero_names_the_row(tmp_path: Path) -> None:
     rows = table().to_pandas()
     rows.loc[700, "density"] = 0.0
-    rows.loc[900, "density"] = -1.0
+    rows.loc[850, "density"] = -1.0
     data = written(pa.Table.from_pandas(rows), tmp_path / "data.parquet")
 
     message = (
