@@ -132,6 +132,11 @@ def compare(
     return Comparison(metrics[0].rows, weight, dropped, results, float(differences.mean[0]), error)
 
 
+def _loss_and_settings(model: Model) -> str:
+    settings = zip(model.loss.setting_names, model.loss_settings, strict=True)
+    return ", ".join([model.loss_name, *(f"{name} {value:g}" for name, value in settings)])
+
+
 def _check_comparable(first: Model, second: Model) -> None:
     """Refuse models whose losses on a row cannot be set side by side."""
     told = [
@@ -139,7 +144,7 @@ def _check_comparable(first: Model, second: Model) -> None:
         for what, one, other in (
             ("target", _target_name(first), _target_name(second)),
             ("classes", first.classes, second.classes),
-            ("loss", first.loss_name, second.loss_name),
+            ("loss", _loss_and_settings(first), _loss_and_settings(second)),
             ("weight column", first.encoding.columns.weight, second.encoding.columns.weight),
         )
         if one != other
@@ -207,7 +212,7 @@ class _Pairs:
             target, weight = blocks[0].target, blocks[0].weight
             weight = weight if self._encoders[0].layout.has_weight else np.ones(len(target))
             raw = [model.raw_prediction(block) for model, block in zip(self._models, blocks, strict=True)]
-            prediction = [model.loss.inverse_link(each) for model, each in zip(self._models, raw, strict=True)]
+            prediction = [model.compared_prediction(each) for model, each in zip(self._models, raw, strict=True)]
             losses = np.empty((2, len(target)))
             for model, each, out in zip(self._models, raw, losses, strict=True):
                 model.loss.losses_of_rows(target, each, model.loss.settings, out)

@@ -122,6 +122,13 @@ Splines = Annotated[dict[str, int], BeforeValidator(parse_splines)]
 Crosses = Annotated[list[str], BeforeValidator(parse_crosses)]
 Bins = Annotated[dict[str, list[float]], BeforeValidator(parse_bins)]
 
+LossName = Literal["auto", "squared", "logistic", "poisson", "gamma", "tweedie", "huber", "squared_hinge"]
+
+#: Losses of two classes.
+CLASSIFIER_LOSSES = ("logistic", "squared_hinge")
+#: Losses of which numbers are asked.
+NUMBER_LOSSES = ("squared", "poisson", "gamma", "tweedie", "huber")
+
 CHANGEABLE: JsonDict = {"identity": False}
 
 #: The default of l2: above it, coefficients are no estimates by maximum likelihood.
@@ -204,7 +211,11 @@ class TrainConfig(BaseModel):
     dtype: Literal["float32", "float64"] = Field("float32", description="Type of the encoded features.")
 
     # model
-    loss: Literal["auto", "squared", "logistic"] = Field("auto", description="Loss; auto looks at the target.")
+    loss: LossName = Field("auto", description="Loss; auto looks at the target: squared or logistic.")
+    power: float = Field(1.5, ge=1, le=2, description="tweedie: power of the variance; 1: poisson, 2: gamma.")
+    delta: Rate = Field(
+        "auto", description="huber: error from which on it counts linearly; auto: by the spread of the target."
+    )
     l1: Finite = Field(0.0, description="L1 penalty on the standardised coefficients.")
     l2: Finite = Field(1e-6, description="L2 penalty on the standardised coefficients.")
 
@@ -332,6 +343,10 @@ class TrainConfig(BaseModel):
         """Why coefficients trained with these options have no standard errors; None where passes give them."""
         if self.method in ("minibatch", "sgd"):
             return NO_CLOSING_PASS
+        if self.loss == "squared_hinge":
+            return "the squared hinge loss is of no likelihood"
+        if self.loss == "huber" and self.errors != "robust":
+            return "the huber loss has robust errors alone: --errors robust"
         if self.l1 > 0:
             return f"with --l1 {self.l1:g} coefficients are shrunk and set to zero, and errors have no meaning"
         if self.class_weight != "none":
@@ -426,6 +441,9 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.from_ is not None and config.init != "best":
         raise ConfigError(f"--from and --init {config.init} both say where theta starts. Leave one out.")
     _check_optimizer(config)
+    for option, loss in (("power", "tweedie"), ("delta", "huber")):
+        if config.loss != loss and getattr(config, option) != TrainConfig.model_fields[option].default:
+            raise ConfigError(f"--{option} is for --loss {loss}, the loss is {config.loss}. Leave one of them out.")
     if config.errors == "robust" and config.no_errors:
         penalty = "--l1 0" if config.l1 > 0 else f"--l2 {MOST_L2_WITH_ERRORS:g}"
         way = penalty if config.method == "batch" else "--method batch"
@@ -465,7 +483,7 @@ def _check_optimizer(config: TrainConfig) -> None:
         raise ConfigError(f"--learning-rate has no meaning for {name}. Choose --optimizer plain, or leave it out.")
     if name in ("lbfgs", "normal") and config.l1 > 0:
         raise ConfigError(f"--optimizer {name} knows no --l1. Choose newton, backtracking or plain.")
-    if name == "normal" and config.loss == "logistic":
+    if name == "normal" and config.loss not in ("auto", "squared"):
         raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
     _check_tolerances(config)
 

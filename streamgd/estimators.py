@@ -24,6 +24,7 @@ from streamgd.model import Model
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils.metaestimators import available_if
     from sklearn.utils.multiclass import check_classification_targets, type_of_target
     from sklearn.utils.validation import (
         _check_sample_weight,
@@ -52,7 +53,7 @@ _OPTIONS = (
 class _GradientDescent(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor have in common."""
 
-    _loss: str
+    loss: str
     _fitted: Fitted
 
     def __init__(
@@ -145,7 +146,11 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         """The options that the arguments give."""
         options = {name: getattr(self, name) for name in _OPTIONS}
         options |= {name: getattr(self, name) for name in ("method", "dtype") if getattr(self, name) != "auto"}
-        return {name: value for name, value in options.items() if value is not None} | {"loss": self._loss}
+        return {name: value for name, value in options.items() if value is not None} | self._loss_options()
+
+    def _loss_options(self) -> dict[str, Any]:
+        """The loss and its parameters."""
+        return {"loss": self.loss}
 
     def _class_option(self) -> dict[str, Any]:
         """The option of ``TrainConfig`` for weights of classes, if it is wanted."""
@@ -264,11 +269,20 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+def _has_probability(estimator: Any) -> bool:
+    """Whether the classifier has ``predict_proba``; raises AttributeError where it has not."""
+    if estimator.loss != "logistic":
+        raise AttributeError(f"probabilities are there with loss='logistic', it is {estimator.loss!r}")
+    return True
+
+
 class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
-    """Logistic regression of two classes.
+    """Logistic regression of two classes, or a support vector machine.
 
     Parameters
     ----------
+    loss : {"logistic", "squared_hinge"}
+        The squared hinge loss has no probabilities: ``predict_proba`` is there with the logistic loss alone.
     method : {"auto", "batch", "minibatch", "sgd"}
         ``auto``: full batch to the optimum below 100,000 rows, unless an optimizer, a learning rate or a shuffle is
         asked for; from there on what ``train`` does by default.
@@ -301,11 +315,10 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
     array(['no', 'yes'], dtype='<U3')
     """
 
-    _loss = "logistic"
-
     def __init__(
         self,
         *,
+        loss: str = "logistic",
         method: str = "auto",
         optimizer: str = "auto",
         learning_rate: float | str = "auto",
@@ -336,6 +349,7 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
             null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline, cross=cross, scale=scale,
             shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
         )  # fmt: skip
+        self.loss = loss
         self.class_weight = class_weight
 
     def partial_fit(
@@ -356,9 +370,10 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         return self._partial_fit(X, y, sample_weight, target, None if classes is None else np.unique(classes))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """The log-odds of ``classes_[1]``, float64, shape (n_rows,)."""
+        """The raw prediction, with the logistic loss the log-odds of ``classes_[1]``, float64, shape (n_rows,)."""
         return self._raw_prediction(X)
 
+    @available_if(_has_probability)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, float64, shape (n_rows, 2)."""
         raw = self._raw_prediction(X)
@@ -425,16 +440,64 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
 
 
 class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
-    """Linear regression by the squared loss. Parameters and attributes are those of :class:`GDClassifier`.
+    """Linear regression of numbers. Parameters and attributes are those of :class:`GDClassifier`, but for these.
 
-    ``coef_`` has shape (n_coefficients,), and ``intercept_`` is a number.
+    Parameters
+    ----------
+    loss : {"squared", "huber", "poisson", "gamma", "tweedie"}
+        The last three predict ``exp`` of the linear part.
+    power : float
+        Of the tweedie loss, from 1 (poisson) to 2 (gamma).
+    delta : float or "auto"
+        Of the huber loss.
+
+    Attributes
+    ----------
+    coef_ : float64, (n_coefficients,)
+    intercept_ : float
 
     >>> X = np.array([[0.0], [1.0], [2.0]])
     >>> GDRegressor(l2=0.0).fit(X, [1.0, 3.0, 5.0]).predict([[3.0]]).round(6)
     array([7.])
     """
 
-    _loss = "squared"
+    def __init__(
+        self,
+        *,
+        loss: str = "squared",
+        power: float = 1.5,
+        delta: float | str = "auto",
+        method: str = "auto",
+        optimizer: str = "auto",
+        learning_rate: float | str = "auto",
+        batch_size: int = 256,
+        epochs: int | None = None,
+        l1: float = 0.0,
+        l2: float = 1e-6,
+        features: Sequence[str] | None = None,
+        categorical: Sequence[str] | None = None,
+        max_levels: int = 65_536,
+        null_indicators: bool = False,
+        scale: str = "standard",
+        shuffle: str = "auto",
+        dtype: str = "auto",
+        seed: int = 0,
+        memory: int | str = "512MB",
+        threads: int | None = None,
+    ):
+        super().__init__(
+            method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
+            l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels,
+            null_indicators=null_indicators, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory,
+            threads=threads,
+        )  # fmt: skip
+        self.loss, self.power, self.delta = loss, power, delta
+
+    def _loss_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"loss": self.loss}
+        if self.loss == "tweedie":
+            options["power"] = self.power
+        return options | ({"delta": self.delta} if self.loss == "huber" else {})
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, target: str | None = None) -> Self:
         """Go on as one stream with more rows, in one pass over them; see :meth:`fit` for the arguments.
@@ -445,7 +508,8 @@ class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """The expected value of each row, float64, shape (n_rows,)."""
-        return self._raw_prediction(X)
+        raw = self._raw_prediction(X)
+        return self.model_.loss.inverse_link(raw)
 
     def _checked_target(self, y: Any, reset: bool, classes: np.ndarray | None) -> np.ndarray:  # noqa: ARG002
         return np.asarray(_check_y(y, y_numeric=True, estimator=self), np.float64)

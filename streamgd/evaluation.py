@@ -346,7 +346,7 @@ class _Compared:
             if self._by is not None:
                 levels, level = _levels_of(batch.column(self._by), self._by)
                 level = level[kept]
-            prediction = model.loss.inverse_link(raw)
+            prediction = model.compared_prediction(raw)
             observed = self._observe(batch, found, kept, block, prediction, weight) if self._observe else None
             yield Piece(
                 file, batch.num_rows, found.survey.dropped, block.target, prediction, raw, weight, levels, level,

@@ -21,8 +21,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding
-from streamgd.objective.losses import Loss
+from streamgd.objective.losses import LogLinkLoss, Loss
+from streamgd.objective.objective import ChunkSums, outer_products, raw_prediction
 from streamgd.optim.quadratic import SINGULAR
 
 Errors = Literal["classical", "robust"]
@@ -51,6 +53,10 @@ class ClosingSums:
         ``sum w_i loss'_i x_i``; nothing but the penalty and rounding keeps it from zero at the optimum.
     weight, loss, base_loss : float
         ``sum w_i``, ``sum w_i loss_i``, and the latter of the best constant.
+    pearson : float or None
+        ``sum w_i (y_i - mu_i)^2 / mu_i^power`` of a loss with the log link.
+    expected : float64, (n_dof, n_dof), or None
+        What the information is expected to be, ``sum w_i mu_i^(2 - power) x_i x_i'``, where it depends on the targets.
     """
 
     information: np.ndarray
@@ -59,6 +65,8 @@ class ClosingSums:
     weight: float
     loss: float
     base_loss: float
+    pearson: float | None = None
+    expected: np.ndarray | None = None
 
     def for_target(self, scale: float) -> Self:
         """The sums for theta and target in units that are ``1 / scale`` as large, for the squared loss."""
@@ -74,10 +82,12 @@ class ClosingSums:
         arrays = [("information", self.information, square), ("gradient", self.gradient, (n_dof, 1))]
         if self.meat is not None:
             arrays.append(("meat", self.meat, square))
+        if self.expected is not None:
+            arrays.append(("expected information", self.expected, square))
         for name, array, shape in arrays:
             if array.shape != shape or array.dtype != np.float64:
                 raise ValueError(f"{name} of {array.dtype} {array.shape} for {n_dof} coefficients")
-        if any(type(number) is not float for number in (self.weight, self.loss, self.base_loss)):
+        if any(type(number) is not float for number in (self.weight, self.loss, self.base_loss, self.pearson or 0.0)):
             raise ValueError("sums over rows that are no numbers")
         if not self.is_finite or self.weight <= 0.0:
             raise ValueError("sums over rows that are not finite, or over none")
@@ -95,6 +105,15 @@ class ClosingSums:
         return cls(**state)
 
 
+def expected_sums(loss: LogLinkLoss, theta: np.ndarray, block: Block) -> ChunkSums:
+    """Sums of ``ClosingSums`` over the rows of a block: ``pearson`` as the loss, ``expected`` as the Hessian."""
+    prediction = loss.inverse_link(raw_prediction(block, theta))
+    weight = block.weight if len(block.weight) else np.ones(block.rows)
+    pearson = float(weight @ ((block.target - prediction) ** 2 / prediction**loss.power))
+    expected = outer_products(block, weight * prediction ** (2.0 - loss.power), len(theta))
+    return ChunkSums(pearson, np.empty((0, 1)), float(weight.sum()), block.rows, expected)
+
+
 @dataclass(frozen=True)
 class Fit:
     """How well the model fits, as statsmodels defines it (GLM; AIC of a squared loss as OLS).
@@ -110,10 +129,14 @@ class Fit:
     least_deviance : float or None
         The deviance at the maximum of the likelihood, by a Newton step; None where that is too far away.
     dispersion : float or None
-        Squared loss: ``least_deviance / (observations - rank)``, the variance of the residuals. Logistic loss: 1.
+        Squared loss: ``least_deviance / (observations - rank)``, the variance of the residuals. Gamma and tweedie:
+        ``pearson / (observations - rank)``. Logistic and poisson: 1, and huber, whose errors need none.
     log_likelihood, aic : float or None
         The maximum, and ``2 rank - 2 log_likelihood``. The likelihood is the Bernoulli one of the logistic loss; of
-        the squared loss the normal one at its best variance, which counts for no coefficient.
+        the squared loss the normal one at its best variance, which counts for no coefficient. None for other losses.
+    pearson : float or None
+        Pearson's chi-squared of a loss with the log link: the summed squares of the residuals, each divided by the
+        variance that the prediction implies. Beside ``observations - rank`` it tells of overdispersion.
     """
 
     observations: float
@@ -124,6 +147,7 @@ class Fit:
     dispersion: float | None
     log_likelihood: float | None
     aic: float | None
+    pearson: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +157,8 @@ class Inference:
     Attributes
     ----------
     errors : "classical" or "robust"
-        Classical: ``dispersion * information^-1``. Robust: the sandwich ``information^-1 meat information^-1`` (HC0).
+        Classical: ``dispersion * information^-1``, the expected information where the log link is not the canonical
+        one (gamma, tweedie: as statsmodels has it). Robust: the sandwich ``information^-1 meat information^-1`` (HC0).
     estimate : float64
         The coefficients that maximise the likelihood; without a penalty, those of the model.
     covariance : float64, (n_dof, n_dof)
@@ -175,7 +200,7 @@ def infer(
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         solved = _Solved(sums, encoding)
         fit = _fit(sums, solved, loss)
-        covariance = _covariance(sums, solved, fit, errors)
+        covariance = _covariance(sums, encoding, solved, fit, errors)
         deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
         if not fit.dispersion:  # there are no more observations than coefficients, or the model fits them all
             deviation[:] = 0.0
@@ -191,11 +216,13 @@ def infer(
     )
 
 
-def _covariance(sums: ClosingSums, solved: _Solved, fit: Fit, errors: Errors) -> np.ndarray:
+def _covariance(sums: ClosingSums, encoding: Encoding, solved: _Solved, fit: Fit, errors: Errors) -> np.ndarray:
     if errors == "robust":
         assert sums.meat is not None
         spread = (solved.directions / solved.eigenvalues) @ solved.vectors.T
         return np.asarray(spread @ sums.meat @ spread.T)
+    if sums.expected is not None:
+        solved = _Solved(replace(sums, information=sums.expected), encoding)
     return np.asarray((solved.directions / solved.eigenvalues) @ solved.directions.T * (fit.dispersion or 0.0))
 
 
@@ -234,14 +261,16 @@ def _fit(sums: ClosingSums, solved: _Solved, loss: Loss) -> Fit:
     least = max(deviance - solved.gain, 0.0)
     if not loss.is_quadratic and solved.gain > NEARBY * null_deviance:
         least = math.nan
-    dispersion, likelihood = 1.0, -0.5 * least
+    dispersion, likelihood = 1.0, -0.5 * least if loss.name == "logistic" else math.nan
+    freedom, variance = sums.weight - solved.rank, least / sums.weight
+    if isinstance(loss, LogLinkLoss) and loss.has_dispersion:
+        dispersion = (sums.pearson or 0.0) / freedom if freedom > 0.0 else math.nan
     if loss.name == "squared":
-        freedom, variance = sums.weight - solved.rank, least / sums.weight
         dispersion = least / freedom if freedom > 0.0 else math.nan
         likelihood = -0.5 * sums.weight * (math.log(2.0 * math.pi * variance) + 1.0) if variance > 0.0 else math.nan
     return Fit(
         sums.weight, solved.rank, deviance, null_deviance, _finite(least), _finite(dispersion),
-        _finite(likelihood), _finite(2.0 * solved.rank - 2.0 * likelihood),
+        _finite(likelihood), _finite(2.0 * solved.rank - 2.0 * likelihood), sums.pearson,
     )  # fmt: skip
 
 

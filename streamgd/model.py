@@ -25,7 +25,7 @@ from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError, NoInputError
 from streamgd.inference import ClosingSums, Errors, Inference, infer
 from streamgd.markup import details, table
-from streamgd.objective.losses import LOSSES, Loss
+from streamgd.objective.losses import LOSSES, Loss, loss_of
 from streamgd.objective.objective import raw_prediction
 from streamgd.plain import plain, plain_number
 
@@ -67,6 +67,8 @@ class Model:
         What is worth knowing of the run: rows, steps, epochs, losses, how it ended.
     closing : ClosingSums or None
         What errors of the coefficients are made from; ``facts["no_errors"]`` says why there is none.
+    loss_settings : tuple of float
+        Parameters of the loss, as ``Loss.setting_names`` orders them.
     """
 
     loss_name: str
@@ -74,6 +76,7 @@ class Model:
     encoding: Encoding
     facts: dict[str, Any] = field(default_factory=dict)
     closing: ClosingSums | None = None
+    loss_settings: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
         return f"Model({self.loss_name}, {len(self.theta)} coefficients, theta_sha256={self.theta_sha256[:12]!r})"
@@ -99,19 +102,19 @@ class Model:
 
     @classmethod
     def of_training(
-        cls, loss_name: str, theta: np.ndarray, encoding: Encoding, facts: dict[str, Any],
+        cls, loss: Loss, theta: np.ndarray, encoding: Encoding, facts: dict[str, Any],
         closing: ClosingSums | None = None,
     ) -> Self:  # fmt: skip
-        """The model of a theta that was trained on the standardised target."""
+        """The model of a theta that was trained on the standardised target; ``loss`` is that of the original one."""
         theta = theta * encoding.target_scale
         theta[-1] += encoding.target_shift
         closing = closing and closing.for_target(encoding.target_scale)
         encoding = replace(encoding, target_shift=0.0, target_scale=1.0, class_weights=None)
-        return cls(loss_name, theta, encoding, facts, closing)
+        return cls(loss.name, theta, encoding, facts, closing, tuple(loss.settings.tolist()))
 
     @property
     def loss(self) -> Loss:
-        return LOSSES[self.loss_name]
+        return loss_of(self.loss_name, self.loss_settings)
 
     @property
     def classes(self) -> tuple[Label, Label] | None:
@@ -143,7 +146,8 @@ class Model:
         return raw_prediction(block, self.theta)
 
     def predict_batch(self, batch: pa.RecordBatch, origin: Origin | None = None) -> np.ndarray:
-        """Predictions (probabilities for a classifier) of a record batch, float64, NaN where none can be made."""
+        """Predictions (probabilities for a classifier that has some) of a record batch, float64, NaN where none can be
+        made."""
         return self.predict_with(self.encoder(with_target=False), batch, origin or Origin("the batch", 0, 0, 0))
 
     def predict_with(self, encoder: BlockEncoder, batch: pa.RecordBatch, origin: Origin) -> np.ndarray:
@@ -153,6 +157,15 @@ class Model:
         if self.encoding.nulls != "impute":
             prediction[rows.has_null] = np.nan
         return prediction
+
+    def compared_prediction(self, raw: np.ndarray) -> np.ndarray:
+        """What is set beside the target, of raw predictions ``(n_rows,)``: 0 or 1 of a classifier without probability.
+
+        Else it is the prediction, ``raw`` through the inverse link. Float64, ``(n_rows,)``.
+        """
+        if self.loss.is_classifier and not self.loss.has_probability:
+            return (raw > 0.0).astype(np.float64)
+        return self.loss.inverse_link(raw)
 
     def coefficients(self) -> list[Coefficient]:
         """Every row of theta by name, in original units, the intercept last."""
@@ -251,8 +264,8 @@ class Model:
         ``coefficient`` of the level of each entry of ``categorical`` (``unseen`` for a level that is not listed, null
         among them), plus the value of column ``offset``. A hashed column has ``coefficients`` of buckets: that of a
         level is FNV-1a (64 bit) of its UTF-8 text, modulo their number; null is hashed as U+0000. The prediction is the
-        raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is ``logit``. Where ``nulls`` is not ``impute``, a row with a
-        null in ``numeric`` or ``categorical`` has none.
+        raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is ``logit``, or ``exp(raw)`` where it is ``log``. Where
+        ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
 
         Where ``format_version`` is 2 there are transforms: the value of an entry of ``numeric`` with ``steps`` is what
         these make of the column ``source``, one after another, and the level of an entry of ``categorical`` with
@@ -279,7 +292,9 @@ class Model:
         transforms = any(c.steps for c in encoding.columns.numeric) or any(c.column.made for c in encoding.categorical)
         return {
             "format": "streamgd", "format_version": 2 if transforms else 1,
-            "loss": self.loss_name, "link": self.loss.link_name,
+            "loss": self.loss_name,
+            "loss_settings": dict(zip(self.loss.setting_names, self.loss_settings, strict=True)),
+            "link": self.loss.link_name,
             "target": target.name if target else None, "classes": list(self.classes) if self.classes else None,
             "nulls": encoding.nulls, "offset": encoding.columns.offset,
             "intercept": plain_number(values[-1]), "standardised_intercept": plain_number(self.theta[-1, 0]),
@@ -290,7 +305,8 @@ class Model:
     def to_bytes(self) -> bytes:
         return states.serialize(
             {
-                "loss": self.loss_name, "theta": self.theta, "encoding": self.encoding.state(), "facts": self.facts,
+                "loss": self.loss_name, "loss_settings": list(self.loss_settings),
+                "theta": self.theta, "encoding": self.encoding.state(), "facts": self.facts,
                 "closing": self.closing.state() if self.closing else None,
             },
             "model",
@@ -303,7 +319,7 @@ class Model:
             closing = state["closing"]
             model = cls(
                 state["loss"], state["theta"], Encoding.from_state(state["encoding"]), dict(state["facts"]),
-                None if closing is None else ClosingSums.from_state(closing),
+                None if closing is None else ClosingSums.from_state(closing), tuple(state.get("loss_settings", ())),
             )  # fmt: skip
             _check(model)
         return model
@@ -353,6 +369,10 @@ def _check(model: Model) -> None:
     model.encoding.check()
     if model.loss_name not in LOSSES:
         raise ValueError(f"its loss is {model.loss_name!r}")
+    settings = model.loss_settings
+    n_settings = len(LOSSES[model.loss_name].setting_names)
+    if len(settings) != n_settings or not all(isinstance(each, float) and 0.0 < each < math.inf for each in settings):
+        raise ValueError(f"its loss has the settings {settings}")
     if model.theta.shape != (model.encoding.n_dof, 1) or model.theta.dtype != np.float64:
         raise ValueError(f"theta is {model.theta.dtype} {model.theta.shape} for {model.encoding.n_dof} coefficients")
     if model.closing is not None:

@@ -22,7 +22,6 @@ from streamgd.config import parse_names, parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import in_order
 from streamgd.data.block_encoder import BlockEncoder
-from streamgd.data.columns import Label
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import origin_of
@@ -34,7 +33,7 @@ from streamgd.parquet_output import ParquetOutput, remove_leftovers
 from streamgd.training.display import Display, Silent
 
 #: Columns that are written beside the kept ones.
-WRITTEN = ("probability", "prediction")
+WRITTEN = ("probability", "raw_prediction", "prediction")
 
 # A slice of very wide kept columns has fewer rows.
 _SLICE_BYTES = 8_000_000
@@ -163,7 +162,8 @@ class _Predictor:
         if classes is None:
             return pa.schema([*fields, pa.field("prediction", pa.float64())])
         label = pa.field("prediction", _ARROW_TYPES[type(classes[1])])
-        return pa.schema([*fields, pa.field("probability", pa.float64()), label])
+        number = "probability" if self._model.loss.has_probability else "raw_prediction"
+        return pa.schema([*fields, pa.field(number, pa.float64()), label])
 
     def batches(self, row_group: RowGroup) -> Iterator[pa.RecordBatch]:
         """The output rows of one row group, slice by slice."""
@@ -171,18 +171,19 @@ class _Predictor:
         for batch in read_batches(self._manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows):
             origin = origin_of(self._manifest, row_group, start)
             prediction = self._model.predict_with(self._encoder, batch, origin)
-            columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model.classes)
+            columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model)
             yield pa.RecordBatch.from_arrays(columns, schema=self.schemas[row_group.file_index])
             start += batch.num_rows
 
 
-def _written(prediction: np.ndarray, classes: tuple[Label, Label] | None) -> list[pa.Array]:
-    unknown = np.isnan(prediction)
+def _written(prediction: np.ndarray, model: Model) -> list[pa.Array]:
+    unknown, classes = np.isnan(prediction), model.classes
     values = pa.array(prediction, mask=unknown)
     if classes is None:
         return [values]
     labels = pa.array(classes, _ARROW_TYPES[type(classes[1])])
-    return [values, labels.take(pa.array((prediction > 0.5).astype(np.int8), mask=unknown))]
+    threshold = 0.5 if model.loss.has_probability else 0.0
+    return [values, labels.take(pa.array((prediction > threshold).astype(np.int8), mask=unknown))]
 
 
 def _kept_names(manifest: Manifest, keep: Sequence[str]) -> list[str]:

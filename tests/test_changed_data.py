@@ -148,7 +148,7 @@ def test_coefficients_are_carried_over_in_decorrelated_coordinates(tmp_path: Pat
     assert len(state.rotation) == 4
     encoding, theta = state.encoding.without_base_rows(state.result(True, ElasticNet()))
     batch = table.drop_columns("y").to_batches()[0]
-    found = Model.of_training(old.loss_name, theta, encoding, {}).predict_batch(batch)
+    found = Model.of_training(old.loss, theta, encoding, {}).predict_batch(batch)
     np.testing.assert_allclose(found, old.predict_batch(batch), atol=1e-9)
 
 

@@ -163,6 +163,8 @@ class TestInvariance:
         moved = sample.sums(encoding, values).for_target(100.0)
         expected = in_cents.sums(encoding, values * 100.0)
         for name, value in expected.state().items():
+            if value is None:
+                continue
             np.testing.assert_allclose(getattr(moved, name), value, rtol=1e-9, atol=1e-6, err_msg=name)
 
 

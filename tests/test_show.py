@@ -209,7 +209,7 @@ class TestErrors:
         assert facts["inference"] == {
             "errors": "classical", "level": 0.9, "observations": 1000.0, "rank": 3, "deviance": 900.0,
             "null_deviance": 1000.0, "least_deviance": 900.0, "dispersion": 1.0, "log_likelihood": -450.0,
-            "aic": 906.0,
+            "aic": 906.0, "pearson": None,
         }  # fmt: skip
         text = format_show(facts)
         assert "fit, with classical errors\nobservations    1,000\n" in text

@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from streamgd.data.transforms.labels import Labels
 from streamgd.data.transforms.numbers import Steps, check_steps, steps_from_state, steps_state
 from streamgd.data.transforms.registry import labels_from_state, labels_state
@@ -90,10 +92,25 @@ class CategoricalColumn:
 
 @dataclass(frozen=True)
 class TargetColumn:
-    """The column to predict. ``classes`` is (the value that counts as 0, the value that counts as 1), or None."""
+    """The column to predict. ``classes`` is (the value that counts as 0, the value that counts as 1), or None.
+
+    ``domain`` says which numbers the loss has: ``real``, ``not negative`` or ``positive``.
+    """
 
     name: str
     classes: tuple[Label, Label] | None = None
+    domain: Literal["real", "not negative", "positive"] = "real"
+
+    def outside(self, numbers: np.ndarray) -> np.ndarray:
+        """Which of ``numbers`` (n_rows,) are not of the domain; NaN is of each."""
+        if self.domain == "real":
+            return np.asarray(np.isinf(numbers))
+        return np.asarray(np.isinf(numbers) | (numbers < 0.0 if self.domain == "not negative" else numbers <= 0.0))
+
+    @property
+    def expected(self) -> str:
+        """What is expected of a value, for messages."""
+        return {"real": "a finite number", "not negative": "a number >= 0", "positive": "a number > 0"}[self.domain]
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,8 @@ class Columns:
         if self.target is not None:
             names.append(self.target.name)
             classes = self.target.classes
+            if self.target.domain not in ("real", "not negative", "positive"):
+                raise ValueError("a target of an unknown domain")
         if not all(isinstance(name, str) for name in names) or not all(isinstance(flag, bool) for flag in flags):
             raise ValueError("a column whose name is no text")
         if any(column.values not in ("string", "int", "float", "bool") for column in self.categorical):
@@ -149,6 +168,8 @@ class Columns:
             "categorical": [column.to_json() for column in self.categorical],
         }
         plain: dict[str, Any] = json.loads(json.dumps(fields))
+        if plain["target"] is not None and plain["target"]["domain"] == "real":
+            del plain["target"]["domain"]  # as it was written before there were others
         return plain
 
     @classmethod
@@ -157,7 +178,8 @@ class Columns:
         target = fields["target"]
         if target is not None:
             classes = target["classes"]
-            target = TargetColumn(target["name"], tuple(classes) if classes is not None else None)  # type: ignore[arg-type]
+            classes = tuple(classes) if classes is not None else None
+            target = TargetColumn(target["name"], classes, target.get("domain", "real"))
         return cls(
             tuple(NumericColumn.from_json(column) for column in fields["numeric"]),
             tuple(CategoricalColumn.from_json(column) for column in fields["categorical"]),

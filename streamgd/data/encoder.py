@@ -380,10 +380,13 @@ class Encoder:
         array = batch.column(column.name)
         if column.classes is None:
             numbers = doubles(array)
-            infinite = np.isinf(numbers) & kept
-            if infinite.any():
-                row = int(np.flatnonzero(infinite)[0])
-                raise TargetError(f"{origin.row(row)}, target '{column.name}': found {numbers[row]}. Mend the data.")
+            outside = column.outside(numbers) & kept
+            if outside.any():
+                row = int(np.flatnonzero(outside)[0])
+                raise TargetError(
+                    f"{origin.row(row)}, target '{column.name}': found {numbers[row]}, expected {column.expected}. Mend"
+                    f" the data, leave such rows out with --where, or choose another --loss."
+                )
             return numbers
         negative, positive = column.classes
         target: np.ndarray

@@ -33,7 +33,7 @@ from streamgd.data.outcomes import (
 from streamgd.data.provisional import shift_and_scale
 from streamgd.data.sample import Sample, first_rows, read_sample
 from streamgd.data.source import Manifest
-from streamgd.data.target import check_target_type, resolve_target
+from streamgd.data.target import check_target_type, resolve_target, robust_units
 from streamgd.data.transformed import (
     check_transforms,
     crossed_columns,
@@ -59,7 +59,9 @@ class Resolved:
     columns : Columns
         Features, target, weight and offset.
     loss : str
-        ``squared`` or ``logistic``.
+        Its name in ``LOSSES``.
+    target_units : tuple of float
+        Shift and scale of the target for a loss that is to know no outliers (huber); 0 and 1 for others.
     shift, scale : float64 array, shape (n_numeric,)
         Provisional moments of the numeric columns, in original units; finite, scales above zero.
     left_out : tuple of (name, reason)
@@ -76,6 +78,7 @@ class Resolved:
     left_out: tuple[tuple[str, str], ...]
     became: dict[str, str]
     warnings: tuple[str, ...]
+    target_units: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         tuple(left_out),
         _became(kept, columns, loss, sample),
         tuple(warnings),
+        robust_units(target.name, sample) if loss == "huber" else (0.0, 1.0),
     )
 
 

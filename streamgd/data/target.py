@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamgd.config import TrainConfig
+from streamgd.config import CLASSIFIER_LOSSES, NUMBER_LOSSES, TrainConfig
 from streamgd.data.columns import Label, TargetColumn
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, Kind, kind_of, python_values, type_name
@@ -18,6 +20,13 @@ from streamgd.errors import ConfigError, TargetError
 
 # More distinct values than this are a number to predict, not classes.
 MOST_CLASSES = 100
+# The deviation of normal numbers, as a multiple of the median and of the mean of the absolute deviations.
+OF_MEDIAN, OF_MEAN = 1.482602218505602, 1.2533141373155003
+#: What numbers a loss can have, where it cannot have all.
+DOMAINS: dict[str, Literal["not negative", "positive"]] = {
+    "poisson": "not negative", "tweedie": "not negative", "gamma": "positive",
+}  # fmt: skip
+_CHOICES = "|".join((*NUMBER_LOSSES, *CLASSIFIER_LOSSES))
 
 
 def check_target_type(manifest: Manifest, config: TrainConfig) -> None:
@@ -26,9 +35,9 @@ def check_target_type(manifest: Manifest, config: TrainConfig) -> None:
     Raises
     ------
     TargetError
-        The type is neither number, bool nor text, or it is text and the loss is squared.
+        The type is neither number, bool nor text, or it is text and the loss needs numbers.
     ConfigError
-        ``--positive`` with the squared loss.
+        ``--positive`` with such a loss.
     """
     arrow_type = manifest.schema.field(config.target).type
     kind = kind_of(arrow_type)
@@ -37,16 +46,20 @@ def check_target_type(manifest: Manifest, config: TrainConfig) -> None:
             f"target '{config.target}' is of type {type_name(arrow_type)}; a number, a bool or text is needed."
             " Choose another --target, or convert the column."
         )
-    if config.loss == "squared" and kind == "text":
-        raise TargetError(f"target '{config.target}' is text; --loss squared needs numbers. Choose --loss logistic.")
-    if config.loss == "squared" and config.positive is not None:
-        raise ConfigError("--positive has no meaning for --loss squared. Leave it out, or choose --loss logistic.")
+    if config.loss in NUMBER_LOSSES and kind == "text":
+        raise TargetError(
+            f"target '{config.target}' is text; --loss {config.loss} needs numbers. Choose --loss logistic."
+        )
+    if config.loss in NUMBER_LOSSES and config.positive is not None:
+        raise ConfigError(
+            f"--positive has no meaning for --loss {config.loss}. Leave it out, or choose --loss logistic."
+        )
 
 
 def resolve_target(
     manifest: Manifest, config: TrainConfig, where: Where | None, sample: Sample
 ) -> tuple[str, TargetColumn]:
-    """The loss, and the target with its classes if the loss is logistic.
+    """The loss, and the target with its classes, or with the domain of the loss.
 
     Two values are looked for in the sample, then in the footers' bounds, then in the whole column; whether there is a
     third one that none of these show is found when all rows are encoded. Nulls and NaN do not count.
@@ -62,7 +75,7 @@ def resolve_target(
     kind = kind_of(manifest.schema.field(name).type)
     values = _labels(sample.rows.column(name), kind)
     bounds = _footer_bounds(manifest, name, kind) if where is None else set()
-    if len(values) < 2 and config.loss != "squared" and not sample.complete and not _says_all(bounds, kind):
+    if len(values) < 2 and config.loss not in NUMBER_LOSSES and not sample.complete and not _says_all(bounds, kind):
         values |= _scan(manifest, name, where, kind, values)
     values |= bounds
     if any(isinstance(value, float) and math.isinf(value) for value in values):
@@ -71,10 +84,11 @@ def resolve_target(
         raise TargetError(f"target '{name}' holds no value, only nulls. Choose another --target.")
 
     loss = config.loss if config.loss != "auto" else _choose_loss(name, kind, values, config.positive)
-    if loss == "squared":
-        return loss, TargetColumn(name)
+    loss = canonical_loss(loss, config.power)
+    if loss in NUMBER_LOSSES:
+        return loss, TargetColumn(name, None, DOMAINS.get(loss, "real"))
     if len(values) != 2:
-        raise _not_two_classes(name, kind, values)
+        raise _not_two_classes(name, kind, values, loss)
     negative, positive = sorted(values)  # type: ignore[type-var]
     if config.positive is not None and not _spells(config.positive, positive):
         if not _spells(config.positive, negative):
@@ -84,6 +98,32 @@ def resolve_target(
             )
         negative, positive = positive, negative
     return loss, TargetColumn(name, (negative, positive))
+
+
+def canonical_loss(loss: str, power: float) -> str:
+    """The name of a loss that goes by two: at its ends, Tweedie's is that of Poisson or Gamma."""
+    if loss == "tweedie" and power in (1.0, 2.0):
+        return "poisson" if power == 1.0 else "gamma"
+    return loss
+
+
+def robust_units(name: str, sample: Sample) -> tuple[float, float]:
+    """Where the target lies and how widely it is spread, by its median and the absolute deviations from it.
+
+    Returns
+    -------
+    shift, scale : float
+        Median; 1.4826 times the median of the absolute deviations, which is the standard deviation of normal numbers;
+        of their mean, where more than half of them are zero.
+    """
+    numbers = as_float64(sample.rows.column(name)).to_numpy(zero_copy_only=False)
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return 0.0, 1.0
+    shift = float(np.median(numbers))
+    deviations = np.abs(numbers - shift)
+    scale = OF_MEDIAN * float(np.median(deviations)) or OF_MEAN * float(deviations.mean())
+    return shift, scale or 1.0
 
 
 def _labels(values: pa.Array, kind: Kind) -> set[Label]:
@@ -128,11 +168,11 @@ def _choose_loss(name: str, kind: Kind, values: set[Label], positive: str | None
         return "squared"
     raise TargetError(
         f"target '{name}' has at least {len(values)} different whole numbers ({_some(values)}): classes or amounts?"
-        " Choose --loss squared|logistic (logistic: first keep two values with --where)."
+        f" Choose --loss {_CHOICES} (the last two: first keep two values with --where)."
     )
 
 
-def _not_two_classes(name: str, kind: Kind, values: set[Label]) -> TargetError:
+def _not_two_classes(name: str, kind: Kind, values: set[Label], loss: str) -> TargetError:
     if len(values) == 1:
         return TargetError(
             f"target '{name}' has only one value, {next(iter(values))!r}, in all rows that are used; two are needed."
@@ -140,8 +180,8 @@ def _not_two_classes(name: str, kind: Kind, values: set[Label]) -> TargetError:
         )
     otherwise = "only targets of two classes can be text." if kind == "text" else "or choose --loss squared."
     return TargetError(
-        f"target '{name}' has at least {len(values)} different values ({_some(values)}); the logistic loss needs two."
-        f" Keep two of them with --where; {otherwise}"
+        f"target '{name}' has at least {len(values)} different values ({_some(values)}); the"
+        f" {loss.replace('_', ' ')} loss needs two. Keep two of them with --where; {otherwise}"
     )
 
 

@@ -36,7 +36,7 @@ from streamgd.exports.onnx_graph import LABELS, NULL_TEXT, Graph, check_texts
 from streamgd.exports.onnx_transforms import looked_up, stepped
 from streamgd.model import Model
 
-_INVERSE_LINKS = {"identity": "Identity", "logit": "Sigmoid"}
+_INVERSE_LINKS = {"identity": "Identity", "logit": "Sigmoid", "log": "Exp"}
 
 
 def exported(model: Model) -> onnx.ModelProto:
@@ -60,7 +60,7 @@ def exported(model: Model) -> onnx.ModelProto:
     if encoding.columns.offset is not None:
         terms.append(graph.input(encoding.columns.offset, TensorProto.DOUBLE))
     raw = graph.add("Sum", terms, "raw_prediction")
-    output = "probability" if model.classes is not None else "prediction"
+    output = "probability" if model.loss.has_probability else "prediction"
     if output in graph.inputs:
         raise ConfigError(f"--to onnx: the output is named '{output}', and so is a column. Rename that in the data.")
     graph.add(_INVERSE_LINKS[model.loss.link_name], [raw], output, exact_name=True)

@@ -1,7 +1,7 @@
 """The model as a fitted scikit-learn Pipeline over the columns of a data frame, as they stand in the data.
 
     numbers   SimpleImputer, StandardScaler ─────┐
-    nulls     MissingIndicator, StandardScaler ──┼── LogisticRegression, LinearRegression
+    nulls     MissingIndicator, StandardScaler ──┼── LogisticRegression, LinearRegression, PoissonRegressor, …
     texts     OneHotEncoder ─────────────────────┤
     labels    OneHotEncoder, of numbers ─────────┤
     offset    passed through ────────────────────┘
@@ -22,15 +22,23 @@ Labels that are dates, times or decimals in the data are texts to the model, tho
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import MissingIndicator, SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import (
+    GammaRegressor,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    TweedieRegressor,
+)
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
 
 from streamgd.data.columns import IS_NULL
 from streamgd.data.kinds import python_values
@@ -41,6 +49,7 @@ from streamgd.errors import ConfigError
 from streamgd.exports.labels import check_told_apart
 from streamgd.exports.sklearn_transforms import places_of, steps_of
 from streamgd.model import Model
+from streamgd.objective.losses import LogLinkLoss, Loss
 
 
 def exported(model: Model) -> Pipeline:
@@ -187,12 +196,22 @@ def _tell_scaling(numbers: Pipeline, model: Model, places: list[int]) -> None:
     scaler.n_samples_seen_ = int(model.facts.get("train_rows", 0))
 
 
-def _linear(model: Model, coefficients: np.ndarray, intercept: float) -> LogisticRegression | LinearRegression:
+def _regressor(loss: Loss) -> Any:
+    if not isinstance(loss, LogLinkLoss):
+        return LinearRegression()
+    kinds = {"poisson": PoissonRegressor, "gamma": GammaRegressor}
+    regression = kinds[loss.name]() if loss.name in kinds else TweedieRegressor(power=loss.power, link="log")
+    # What ``predict`` takes the link from; ``fit`` makes it.
+    regression._base_loss = regression._get_loss()
+    return regression
+
+
+def _linear(model: Model, coefficients: np.ndarray, intercept: float) -> Any:
     if model.classes is None:
-        regression = LinearRegression()
+        regression = _regressor(model.loss)
         regression.coef_, regression.intercept_ = coefficients, intercept
     else:
-        regression = LogisticRegression()
+        regression = LogisticRegression() if model.loss.has_probability else LinearSVC()
         regression.coef_, regression.intercept_ = coefficients[None, :], np.array([intercept])
         regression.classes_, regression.n_iter_ = np.array(model.classes), np.zeros(1, np.int32)
     regression.n_features_in_ = len(coefficients)

@@ -19,6 +19,8 @@ _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.4286068203094172e-06
 #: Below, exp is too small for a number with all its digits.
 _SMALLEST = -708.0
+#: Products and sums of numbers up to exp of this, squared too, are finite.
+LARGEST_EXPONENT = 300.0
 
 
 @intrinsic
@@ -32,9 +34,8 @@ def _number_of_bits(typing_context, bits):
 
 
 @compiled(_f8(_f8))
-def exp_of_negative(x):
-    """``exp(x)`` for ``x <= 0``: ``2^n exp(r)``, exp(r) by Taylor's series up to r^12 with ``|r| <= ln(2) / 2``."""
-    x = _SMALLEST if x < _SMALLEST else x
+def _exp(x):
+    """``2^n exp(r)``, exp(r) by Taylor's series up to r^12 with ``|r| <= ln(2) / 2``; for ``|x| <= 708``."""
     n = np.floor(x * _LOG2_E + 0.5)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     r2 = r * r
@@ -44,6 +45,19 @@ def exp_of_negative(x):
     last = (1.0 / 40320.0 + r * (1.0 / 362880.0)) + r2 * (1.0 / 3628800.0 + r * (1.0 / 39916800.0))
     series += (r4 * r4) * (last + r4 * (1.0 / 479001600.0))
     return series * _number_of_bits((np.int64(n) + 1023) << 52)
+
+
+@compiled(_f8(_f8))
+def exp_of_negative(x):
+    """``exp(x)`` for ``x <= 0``: see ``_exp``."""
+    return _exp(_SMALLEST if x < _SMALLEST else x)
+
+
+@compiled(_f8(_f8))
+def exp_within(x):
+    """``exp(x)`` for ``|x| <= LARGEST_EXPONENT``, beyond it that of the nearer end: never infinite."""
+    x = LARGEST_EXPONENT if x > LARGEST_EXPONENT else x
+    return _exp(-LARGEST_EXPONENT if x < -LARGEST_EXPONENT else x)
 
 
 @compiled(_f8(_f8))

@@ -17,6 +17,9 @@ from streamgd.objective.losses import Loss
 
 Result = dict[str, float | None]
 
+#: Metrics of probabilities alone.
+_OF_CHANCE = ("log_loss", "base_log_loss", "brier", "base_brier", "mean_prediction")
+
 
 class Metrics(ABC):
     """Sums over rows from which the metrics follow."""
@@ -30,7 +33,8 @@ class Metrics(ABC):
         Parameters
         ----------
         target, prediction, raw : float64, (n_rows,), C-contiguous
-            ``prediction`` is ``raw`` through the inverse link.
+            ``prediction`` is ``raw`` through the inverse link; of a classifier without probabilities 1 where ``raw`` is
+        above zero, else 0.
         weight : float64, (n_rows,), or None
             None: 1 for each row.
         """
@@ -51,7 +55,7 @@ def metrics_of(loss: Loss) -> Metrics:
 
 
 class ClassifierMetrics(Metrics):
-    """Metrics of probabilities: loss, log loss, AUC, Brier score, accuracy, positive rate.
+    """Metrics of two classes: loss, AUC, accuracy, positive rate; of probabilities also log loss and Brier score.
 
     ``loss`` is the mean of the loss as it was trained on. ``log_loss`` is that of the probabilities, which are clipped
     as in scikit-learn. ``accuracy`` counts a row as positive where the probability is above one half.
@@ -88,14 +92,23 @@ class ClassifierMetrics(Metrics):
         rate = positive / weight
         entropy = -sum(share * math.log(share) for share in (rate, 1.0 - rate) if share > 0.0)
         auc, bound = self._auc() if math.isfinite(loss) else (None, None)
-        return {
-            "loss": loss / weight, "base_loss": entropy,
+        found: Result = {
+            "loss": loss / weight, "base_loss": entropy if self._loss.has_probability else self._base_loss(rate),
             "log_loss": log_loss / weight, "base_log_loss": entropy,
             "auc": auc, "base_auc": 0.5, "auc_error_bound": bound,
             "brier": squares / weight, "base_brier": rate * (1.0 - rate),
             "accuracy": right / weight, "base_accuracy": max(rate, 1.0 - rate),
             "positive_rate": rate, "mean_prediction": predicted / weight,
         }  # fmt: skip
+        return found if self._loss.has_probability else {name: found[name] for name in found if name not in _OF_CHANCE}
+
+    def _base_loss(self, rate: float) -> float | None:
+        """The loss of the best constant, by the share of positive rows."""
+        constant = self._loss.best_constant(rate)
+        if constant is None:
+            return None
+        of_both = self._loss.loss(np.array([1.0, 0.0]), np.full(2, constant))
+        return float(of_both @ [rate, 1.0 - rate])
 
     def ranks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weight of negative rows, of positive rows, and raw prediction of each bin that has rows, rising.
@@ -121,8 +134,9 @@ class ClassifierMetrics(Metrics):
 class RegressionMetrics(Metrics):
     """Metrics of real predictions: loss, R², RMSE, MAE, mean of target and prediction.
 
-    The base is the mean of the target, so ``base_rmse`` is its standard deviation. There is no base beside ``mae``: the
-    mean absolute error of a constant follows only from a second pass, when the constant is known.
+    The base is the mean of the target, so ``base_rmse`` is its standard deviation; of a loss that is not squared there
+    is no ``base_loss``, as moments do not tell it. There is no base beside ``mae``: the mean absolute error of a
+    constant follows only from a second pass, when the constant is known.
     """
 
     def __init__(self, loss: Loss):
@@ -147,11 +161,12 @@ class RegressionMetrics(Metrics):
         weight, loss, squares, absolute, predicted = self._totals.tolist()
         if weight == 0.0:
             return {}
-        spread = float(self._target.squares[0])
+        spread, mean = float(self._target.squares[0]), float(self._target.mean[0])
         return {
-            "loss": loss / weight, "base_loss": 0.5 * spread / weight,
+            "loss": loss / weight,
+            "base_loss": self._loss.mean_loss_of_constant(mean, mean, spread / weight),
             "r2": 1.0 - squares / spread if spread > 0.0 else None, "base_r2": 0.0,
             "rmse": math.sqrt(squares / weight), "base_rmse": math.sqrt(spread / weight),
             "mae": absolute / weight,
-            "mean_target": float(self._target.mean[0]), "mean_prediction": predicted / weight,
+            "mean_target": mean, "mean_prediction": predicted / weight,
         }  # fmt: skip

@@ -141,7 +141,9 @@ def diagnose(
     evaluation = Evaluation(metrics.rows, metrics.weight, dropped, metrics.result())
     along, roc = observer.by_prediction(found), None
     if isinstance(metrics, ClassifierMetrics):
-        along, roc = _along_ranks(model, *metrics.ranks()), _roc(*metrics.ranks()[:2])
+        roc = _roc(*metrics.ranks()[:2])
+        if model.loss.has_probability:
+            along = _along_ranks(model, *metrics.ranks())
     residuals, beyond = observer.residuals(found)
     numbers, levels = observer.profiles(found)
     return Diagnosis(
@@ -241,8 +243,8 @@ class _Observer:
         )
 
     def _regression(self, block: Block, prediction: np.ndarray, weight: np.ndarray) -> tuple[Sums, np.ndarray]:
-        """Sums by prediction and weight by residual; a classifier has the ranks of its metrics instead."""
-        if self._model.loss.is_classifier:
+        """Sums by prediction and weight by residual; probabilities have the ranks of their metrics instead."""
+        if self._model.loss.has_probability:
             return Sums.empty(), np.zeros(RESIDUAL_BINS + 2)
         by_prediction = bin_of((prediction - self._centre) / self._spread)
         residual = (block.target - prediction) / self._residual_unit
@@ -399,6 +401,9 @@ def _along_levels(column: CategoricalEncoding, sums: Sums) -> Along:
 
 def _prediction_units(model: Model) -> tuple[float, float]:
     """Where predictions of a regression are, and how far they spread, about."""
+    if model.loss.link_name == "log":
+        centre = float(model.loss.inverse_link(model.theta[-1])[0])
+        return centre, (centre * float(np.linalg.norm(model.theta[:-1, 0]))) or 1.0
     base, train = model.facts.get("base_loss"), model.facts.get("train_loss")
     explained = base - train if isinstance(base, float) and isinstance(train, float) else 0.0
     spread = math.sqrt(2.0 * explained) if explained > 0.0 else float(np.linalg.norm(model.theta[:-1, 0]))
@@ -407,6 +412,8 @@ def _prediction_units(model: Model) -> tuple[float, float]:
 
 def _residual_unit(model: Model) -> float:
     """Root mean square of the residuals in training, about: from the mean of ``1/2 (raw - y)^2``."""
+    if model.loss.link_name == "log":
+        return _prediction_units(model)[0] or 1.0
     for name in ("train_loss", "progressive_loss", "base_loss"):
         loss = model.facts.get(name)
         if isinstance(loss, float) and loss > 0.0:

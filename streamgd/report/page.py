@@ -191,7 +191,6 @@ def _charts(*charts: Chart | None) -> list[Chart]:
 def _summary(facts: RunFacts) -> str:
     """What was trained on what, in a sentence or two."""
     shown, config, resolved = facts.shown, facts.stored["config"], facts.stored["resolved"]
-    kind = {"logistic": "A logistic model", "squared": "A linear model with squared loss"}
     model = shown["model"]
     if model is None:
         return (
@@ -202,11 +201,13 @@ def _summary(facts: RunFacts) -> str:
     if model["classes"]:
         negative, positive = model["classes"]
         of_class = f" ({positive} against {negative})"
-    method = model.get("method", shown["method"])
+    method, loss = model.get("method", shown["method"]), resolved["loss"].replace("_", " ")
+    kind = "A logistic model" if loss == "logistic" else f"A linear model with {loss} loss"
     return (
-        f"{kind.get(resolved['loss'], 'A model')} of {config['target']}{of_class} from {number(model['columns'])}"
-        f" columns: {shown['n_coefficients']:,} coefficients, trained on {number(model['train_rows'])} of"
-        f" {number(model['rows'])} rows by gradient descent on {_METHODS.get(method, method)} ({model['optimizer']}),"
+        f"{kind} of {config['target']}{of_class} from"
+        f" {number(model['columns'])} columns: {shown['n_coefficients']:,} coefficients, trained on"
+        f" {number(model['train_rows'])} of {number(model['rows'])} rows by gradient descent on"
+        f" {_METHODS.get(method, method)} ({model['optimizer']}),"
         f" {_rounds_made(facts)}; stopped by {number(shown['stopped_by'])}."
     )
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from streamgd.data.encoding import Encoding
 from streamgd.errors import DivergenceError, StreamgdError
-from streamgd.inference import ClosingSums
+from streamgd.inference import ClosingSums, expected_sums
+from streamgd.objective.losses import LogLinkLoss
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import count_noun
@@ -26,12 +27,10 @@ from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
 from streamgd.training.sample_start import EVERY, begun_on_sample
 from streamgd.training.setup import Task
-from streamgd.training.stepsize import largest_eigenvalue, second_moments
+from streamgd.training.stepsize import constant_sums, largest_eigenvalue, minimum_by_slope, second_moments, slopes_of
 from streamgd.training.trainstate import check_entries, check_types
 from streamgd.training.unidentified import collinear_columns, one_class_levels, shares_by_class
 
-#: Passes that the best constant under an offset may take.
-BEST_CONSTANT_PASSES = 12
 #: Where no tolerance is given: the largest component of the gradient …
 GRADIENT = 1e-6
 #: … and, with a Hessian, the distance to the optimum as a part of the loss of the best constant.
@@ -142,29 +141,25 @@ class BatchTrainer:
         state.optimizer = begun_on_sample(evaluate, base, base_loss, self._objective.penalty)
         state.base_loss = state.mean_loss = base_loss
 
-    def smoothness(self, n_dof: int) -> float:
-        """A bound on the curvature of J, from a few passes over all rows."""
+    def smoothness(self, n_dof: int, curvature: float) -> float:
+        """A bound on the curvature of J, from a few passes over all rows, by that of the loss."""
 
         def product(vector: np.ndarray) -> np.ndarray:
             total = self._blocks((second_moments, vector))
             return np.asarray(total.gradient / total.weight)
 
-        loss, penalty = self._objective.loss, self._objective.penalty
-        return largest_eigenvalue(product, n_dof) * loss.max_curvature + penalty.l2
+        return largest_eigenvalue(product, n_dof) * curvature + self._objective.penalty.l2
 
-    def best_constant(self, start: np.ndarray) -> np.ndarray:
-        """The theta (n_dof, 1) of the best constant under an offset: secant steps from ``start``, one pass each."""
-        theta, slope = start.copy(), 0.0
-        step = None
-        for _ in range(BEST_CONSTANT_PASSES):
-            total = self.total(theta)
-            before, slope = slope, float(total.gradient[-1, 0]) / total.weight
-            if abs(slope) < 1e-12:
-                break
-            curvature = self._objective.loss.max_curvature if step is None else (slope - before) / step
-            step = -slope / curvature if curvature > 0.0 else -slope
-            theta[-1, 0] += step
-        return theta
+    def best_constant(self, start: float, n_dof: int) -> float:
+        """The best constant where the mean target does not tell it: Newton's steps from ``start``, one pass each."""
+        sums = partial(constant_sums, self._objective.loss)
+
+        def slope(constant: float) -> tuple[float, float]:
+            theta = np.zeros((n_dof, 1))
+            theta[-1, 0] = constant
+            return slopes_of(self._blocks((sums, theta)))
+
+        return minimum_by_slope(slope, start)
 
     def run(self, state: BatchState) -> None:
         """Pass after pass; ``state.stopped_by`` says what ended it.
@@ -209,8 +204,14 @@ class BatchTrainer:
             total = self.total(theta, hessian=True, meat=robust)
         assert total.hessian is not None
         assert state.base_loss is not None
-        base_loss = state.base_loss * total.weight
-        return ClosingSums(total.hessian, total.meat, total.gradient, float(total.weight), total.loss, base_loss)
+        base_loss, pearson, expected = state.base_loss * total.weight, None, None
+        loss = self._objective.loss
+        if isinstance(loss, LogLinkLoss):
+            more: ChunkSums = self._blocks((partial(expected_sums, loss), theta))
+            pearson, expected = float(more.loss), more.hessian if loss.has_dispersion else None
+        return ClosingSums(
+            total.hessian, total.meat, total.gradient, float(total.weight), total.loss, base_loss, pearson, expected
+        )
 
     def _total_or_saved(self, state: BatchState, theta: np.ndarray, hessian: bool) -> ChunkSums:
         """A pass at ``theta``; the state is saved where it fails, so that only the pass is repeated."""
@@ -267,7 +268,7 @@ class BatchTrainer:
         if evaluation.hessian is None or (state.warnings is not None and state.passes > 0):
             return
         self._warn(state, "collinear", collinear_columns(state.encoding, evaluation.hessian))
-        if state.passes == 0 and not theta[:-1].any():
+        if state.passes == 0 and not theta[:-1].any() and self._objective.loss.has_probability:
             # The curvature is the same for all rows, so the diagonal tells the weight of each level.
             curvature = float(self._objective.loss.curvature(np.zeros(1), theta[-1])[0])
             self._look_at_levels(state, theta, evaluation, np.diag(evaluation.hessian) / curvature)
@@ -277,7 +278,7 @@ class BatchTrainer:
     ) -> None:
         """Tell of levels of one class only, from a pass at a constant; under an offset it does not show them."""
         loss, encoding = self._objective.loss, state.encoding
-        if loss.is_classifier and encoding.columns.offset is None:
+        if loss.has_probability and encoding.columns.offset is None:
             found = one_class_levels(encoding, loss, float(constant[-1, 0]), evaluation.gradient[:, 0], weight)
             self._warn(state, "separated", found)
 

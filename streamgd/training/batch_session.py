@@ -25,7 +25,7 @@ from streamgd.training.reexpressed import ReexpressedPass
 from streamgd.training.sample_start import sample_is_worth_it
 from streamgd.training.session import Session, common_facts, scaled, tell_hashed
 from streamgd.training.setup import Task, first_theta
-from streamgd.training.stepsize import column_squares, mean_row_norm
+from streamgd.training.stepsize import column_squares, mean_row_norm, usual_curvature
 
 #: Why a run that ``--max-time`` ended has no errors of coefficients yet.
 NO_TIME_FOR_ERRORS = "--max-time was over before the pass that they come from; the same command goes on"
@@ -180,8 +180,10 @@ def state_of(saved: dict[str, Any], optimizer: str, squares: np.ndarray) -> Batc
 def best_constant_theta(task: Task, survey: Survey, encoding: Encoding, trainer: BatchTrainer) -> np.ndarray:
     """The theta (n_dof, 1) that predicts the best constant."""
     base = np.zeros((encoding.n_dof, 1))
-    base[-1, 0] = float(task.loss.link(np.array([task.target_mean(survey, encoding)]))[0])
-    return base if encoding.columns.offset is None else trainer.best_constant(base)
+    known = task.loss_of(encoding).best_constant(task.target_mean(survey, encoding))
+    told = known is not None and encoding.columns.offset is None
+    base[-1, 0] = known if told else trainer.best_constant(known or 0.0, encoding.n_dof)
+    return base
 
 
 def _new_state(
@@ -197,11 +199,13 @@ def _new_state(
 
 
 def _begin_on_sample(task: Task, survey: Survey, state: BatchState, trainer: BatchTrainer, n_chunks: int) -> None:
-    """The first steps of a run that begins at the best constant; an offset leaves its loss to a pass."""
+    """The first steps of a run that begins at the best constant; its loss must be known without a pass."""
     encoding = state.encoding
     if encoding.columns.offset is None and sample_is_worth_it(survey, encoding, n_chunks):
         constant = float(state.optimizer["theta"][-1, 0])
-        trainer.begin_on_sample(state, task.mean_loss_of_constant(survey, encoding, constant))
+        base_loss = task.mean_loss_of_constant(survey, encoding, constant)
+        if base_loss is not None:
+            trainer.begin_on_sample(state, base_loss)
 
 
 def _learning_rate(task: Task, context: RunContext, survey: Survey, encoding: Encoding, trainer: BatchTrainer) -> float:
@@ -215,11 +219,12 @@ def _learning_rate(task: Task, context: RunContext, survey: Survey, encoding: En
         )
     if task.optimizer not in ("plain", "backtracking"):
         return 1.0
+    curvature = usual_curvature(task.loss_of(encoding), task.target_mean(survey, encoding))
     if rate == "auto" and task.optimizer == "backtracking":
         # It finds its own steps; no pass is spent on the first.
         mean = mean_row_norm(survey.moments, encoding.scaling, len(encoding.categorical))
-        rate = 1.0 / (mean * task.loss.max_curvature + task.config.l2)
+        rate = 1.0 / (mean * curvature + task.config.l2)
     elif rate == "auto":
-        rate = 1.0 / trainer.smoothness(encoding.n_dof)
+        rate = 1.0 / trainer.smoothness(encoding.n_dof, curvature)
     context.display.message(f"learning rate: {rate:.6g} ({task.optimizer})")
     return rate

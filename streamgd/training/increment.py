@@ -22,6 +22,7 @@ from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
+from streamgd.data.target import canonical_loss
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import look_at_all
 from streamgd.errors import ConfigError, RunMismatchError, SchemaError
@@ -82,9 +83,14 @@ def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manif
     for each in encoding.categorical:
         levels = "hashed" if each.hashed else f"{len(each.levels):,} levels known"
         became[each.column.name] = f"categorical, {levels}"
-    loss = "logistic" if columns.target is not None and columns.target.classes is not None else "squared"
-    scaling = encoding.scaling
-    return Resolved(columns, loss, scaling.shift0, scaling.scale0, tuple(left_out.items()), became, ())
+    loss: str = config.loss
+    if loss == "auto":
+        loss = "logistic" if columns.target is not None and columns.target.classes is not None else "squared"
+    loss, scaling = canonical_loss(loss, config.power), encoding.scaling
+    return Resolved(
+        columns, loss, scaling.shift0, scaling.scale0, tuple(left_out.items()), became, (),
+        (encoding.target_shift, encoding.target_scale) if loss == "huber" else (0.0, 1.0),
+    )  # fmt: skip
 
 
 def next_state(before: dict[str, Any], task: Task, context: RunContext) -> dict[str, Any]:
@@ -256,4 +262,9 @@ def _expected_squares(encoding: Encoding, survey: Survey, vocabularies: list[Voc
         rows = column.table(words)[: len(counts)]
         known = rows >= 0
         np.add.at(squares, rows[known], counts[known] / max(survey.weight, 1e-300))
+    if task.loss.link_name == "log":
+        # The gradient is linear in the target.
+        mean = float(survey.target_moments.mean[0])
+        constant = np.full(2, task.loss.best_constant(mean))
+        variance *= float(np.diff(task.loss.gradient(np.array([mean, 2.0 * mean]), constant))[0] / mean) ** 2
     return np.asarray(variance * squares / batch_size)

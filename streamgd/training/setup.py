@@ -34,7 +34,7 @@ from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_leve
 from streamgd.data.window import count_lanes
 from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
 from streamgd.limits import usable_cores
-from streamgd.objective.losses import LOSSES, Loss
+from streamgd.objective.losses import LOSSES, Loss, loss_of
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
@@ -64,6 +64,10 @@ NOT_OF_BLOCKS = {
 }  # fmt: skip
 #: Largest values of the target between which the squared loss, and sums of it, can be told from zero and infinity.
 SMALLEST_TARGET, LARGEST_TARGET = 1e-145, 1e145
+
+#: delta of the Huber loss as a multiple of the target's spread: were that the spread of normal residuals, the
+#: coefficients would be 95 % as exact as those of the squared loss (Huber, Ronchetti 2009).
+HUBER_AUTO = 1.345
 
 DEFAULT_EPOCHS = 5
 DEFAULT_PASSES = 500
@@ -111,7 +115,18 @@ class Task:
 
     @property
     def loss(self) -> Loss:
-        return LOSSES[self.resolved.loss]
+        """The loss, in units of the target."""
+        settings = {"power": self.config.power, "delta": self._delta}
+        return loss_of(self.resolved.loss, [settings[name] for name in LOSSES[self.resolved.loss].setting_names])
+
+    def loss_of(self, encoding: Encoding) -> Loss:
+        """The loss, in units of the target as it is trained on."""
+        return self.loss.in_units_of(encoding.target_scale)
+
+    @property
+    def _delta(self) -> float:
+        delta = self.config.delta
+        return HUBER_AUTO * self.resolved.target_units[1] if delta == "auto" else float(delta)
 
     @property
     def key(self) -> str:
@@ -252,7 +267,12 @@ class Task:
             categorical.append(encoded)
             first_row += encoded.n_rows
         check_coefficients(config.memory, first_row + 1, _n_levels(categorical), config.on_workers)
-        shift, scale = (0.0, 1.0)
+        if self.loss.link_name == "log" and mean <= 0.0:
+            raise TargetError(
+                f"target '{config.target}' is 0 in all {survey.train_rows:,} rows that are used; the"
+                f" {self.loss.name} loss needs some above. Look at --where and --sample, or add data."
+            )
+        shift, scale = self.resolved.target_units
         if self.resolved.loss == "squared" and standardise:
             shift, scale = mean, float(survey.target_moments.deviation()[0])
         balanced = config.class_weight == "balanced"
@@ -266,11 +286,14 @@ class Task:
             return 0.5
         return (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
 
-    def mean_loss_of_constant(self, survey: Survey, encoding: Encoding, constant: float) -> float:
-        """Mean loss over the training rows where all have the raw prediction ``constant``; they have no offset."""
+    def mean_loss_of_constant(self, survey: Survey, encoding: Encoding, constant: float) -> float | None:
+        """Mean loss over the training rows where all have the raw prediction ``constant``; they have no offset.
+
+        None where the moments of the target do not tell it.
+        """
         target = survey.target_moments
         variance = float(target.squares[0] / target.weight[0]) / encoding.target_scale**2
-        return self.loss.mean_loss_of_constant(constant, self.target_mean(survey, encoding), variance)
+        return self.loss_of(encoding).mean_loss_of_constant(constant, self.target_mean(survey, encoding), variance)
 
     def _check_range(self, survey: Survey, scaling: Scaling) -> None:
         """Refuse what cannot be computed with in float64: differences of features, squares of the target."""
@@ -293,7 +316,7 @@ class Task:
 
     def objective(self, encoding: Encoding) -> Objective:
         """The objective in units of the standardised target, stated for the original one: l1 follows the unit."""
-        return Objective(self.loss, ElasticNet(self.config.l1 / encoding.target_scale, self.config.l2))
+        return Objective(self.loss_of(encoding), ElasticNet(self.config.l1 / encoding.target_scale, self.config.l2))
 
     def summary(self) -> dict[str, Any]:
         """What was resolved, as plain values, for ``config.json`` and ``--dry-run``."""
@@ -301,7 +324,9 @@ class Task:
         return {
             "rows": self.manifest.n_rows, "files": len(self.manifest.files),
             "row_groups": len(self.manifest.row_groups),
-            "loss": self.resolved.loss, "columns": self.resolved.became,
+            "loss": self.resolved.loss, "loss_settings": dict(
+                zip(self.loss.setting_names, self.loss.settings.tolist(), strict=True)
+            ), "columns": self.resolved.became,
             "left_out": dict(self.resolved.left_out), "method": self.method, "optimizer": self.optimizer,
             "schedule": self.schedule, "averaging": self.averaging, "epochs": self.epochs, "order": self.order,
             "blocks": blocks[0] if self.order == "full" else 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,12 @@ from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import Smoothness
 
 POWER_ITERATIONS = 12
+#: By how much curvatures may exceed those at the best constant, of a loss where they have no bound.
+CURVATURE_MARGIN = 2.0
+#: Slopes that are looked at for the best constant, at most, and the step that is the last.
+BEST_CONSTANT_STEPS, BEST_CONSTANT_TOLERANCE = 40, 1e-10
+#: A step to it is at most so long: four times the target's unit, or a factor of fifty.
+LONGEST_CONSTANT_STEP = 4.0
 
 
 def block_row_norms(block: Block) -> np.ndarray:
@@ -77,8 +84,32 @@ def second_moments(vector: np.ndarray, block: Block) -> ChunkSums:
     return Objective(LOSSES["squared"], ElasticNet()).chunk_sums(vector, rows)
 
 
+def usual_curvature(loss: Loss, target_mean: float) -> float:
+    """A bound on the loss's mean curvature; with a margin that near the best constant, where there is no bound."""
+    if math.isfinite(loss.max_curvature):
+        return loss.max_curvature
+    constant = np.array([loss.best_constant(target_mean)])
+    return CURVATURE_MARGIN * float(loss.curvature(np.array([target_mean]), constant)[0])
+
+
+def curvatures(loss: Loss, block: Block, constant: float, largest_target: float) -> tuple[float, float]:
+    """What the mean curvature of the rows of ``block``, and that of one row, may come to.
+
+    Both are the loss's bound where it has one; else they are taken at the best constant, with a margin, that of one row
+    also for the ``largest_target`` of all data.
+    """
+    if math.isfinite(loss.max_curvature):
+        return loss.max_curvature, loss.max_curvature
+    raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
+    found = loss.curvature(block.target, raw)
+    mean = float(np.average(found, weights=block.weight if len(block.weight) else None))
+    of_largest = loss.curvature(np.array([largest_target]), np.array([constant]))
+    row = max(float(found.max()), float(of_largest[0]))
+    return CURVATURE_MARGIN * mean, CURVATURE_MARGIN * row
+
+
 def smoothness(
-    block: Block, n_dof: int, loss: Loss, largest_row_norm: float, mean_weight: float, l2: float
+    block: Block, n_dof: int, curvature: tuple[float, float], largest_row_norm: float, mean_weight: float, l2: float
 ) -> Smoothness:
     """Smoothness constants of a data set.
 
@@ -86,6 +117,8 @@ def smoothness(
     ----------
     block : Block
         Rows that stand for all.
+    curvature : tuple of float
+        Of the mean, and of one row: see ``curvatures``.
     largest_row_norm : float
         Largest squared row norm times weight over all rows.
     """
@@ -94,29 +127,69 @@ def smoothness(
         total = second_moments(vector, block)
         return np.asarray(total.gradient / total.weight)
 
-    mean = largest_eigenvalue(product, n_dof) * loss.max_curvature + l2
-    row = largest_row_norm / mean_weight * loss.max_curvature + l2
+    mean = largest_eigenvalue(product, n_dof) * curvature[0] + l2
+    row = largest_row_norm / mean_weight * curvature[1] + l2
     return Smoothness(row=max(row, mean), mean=mean)
 
 
 def best_constant(loss: Loss, target_mean: float, block: Block) -> float:
     """The raw prediction that fits best without features.
 
-    Without an offset it is the link of the mean target; with one, a few Newton steps on the rows of ``block``.
+    It follows from the mean target; for losses where it does not, and with an offset, it is the best one of the rows
+    of ``block``.
     """
-    if not len(block.offset):
-        return float(loss.link(np.array([target_mean]))[0])
-    constant = float(loss.link(np.array([target_mean]))[0]) - float(block.offset.mean())
+    known = loss.best_constant(target_mean)
+    if known is not None and not len(block.offset):
+        return known
+
+    def slope(constant: float) -> tuple[float, float]:
+        return slopes_of(constant_sums(loss, np.array([[constant]]), block))
+
+    start = known or 0.0
+    return minimum_by_slope(slope, start - float(block.offset.mean()) if len(block.offset) else start)
+
+
+def constant_sums(loss: Loss, theta: np.ndarray, block: Block) -> ChunkSums:
+    """Sums for rows that all have the intercept of ``theta`` (n_dof, 1) as raw prediction, beside the offset.
+
+    The last entry of the gradient, (n_dof, 1), is the first derivative of the summed loss by that constant, the others
+    are zero; in the place of the loss is the second derivative.
+    """
+    constant, gradient = float(theta[-1, 0]), np.zeros_like(theta)
+    raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
     weight = block.weight if len(block.weight) else np.ones(block.rows)
-    for _ in range(30):
-        raw = block.offset + constant
-        slope = float(weight @ loss.gradient(block.target, raw))
-        curvature = float(weight @ loss.curvature(block.target, raw))
-        step = slope / max(curvature, 1e-12 * weight.sum())
-        constant -= float(np.clip(step, -2.0, 2.0))
-        if abs(step) < 1e-12:
+    gradient[-1, 0] = weight @ loss.gradient(block.target, raw)
+    return ChunkSums(float(weight @ loss.curvature(block.target, raw)), gradient, float(weight.sum()), block.rows)
+
+
+def slopes_of(total: ChunkSums) -> tuple[float, float]:
+    """First and second derivative of the mean loss, from :func:`constant_sums`."""
+    return float(total.gradient[-1, 0]) / total.weight, total.mean_loss
+
+
+def minimum_by_slope(slope: Callable[[float], tuple[float, float]], start: float) -> float:
+    """Where the slope of a convex function is zero: Newton's steps, kept between what is known to be too far.
+
+    Parameters
+    ----------
+    slope : callable
+        Gives first and second derivative at a place.
+    """
+    place, lowest, highest = start, -math.inf, math.inf
+    for _ in range(BEST_CONSTANT_STEPS):
+        first, second = slope(place)
+        if first > 0.0:
+            highest = place
+        else:
+            lowest = place
+        step = -first / second if second > 0.0 else math.copysign(LONGEST_CONSTANT_STEP, -first)
+        reached = place + min(max(step, -LONGEST_CONSTANT_STEP), LONGEST_CONSTANT_STEP)
+        if not lowest <= reached <= highest:
+            reached = 0.5 * (lowest + highest)
+        moved, place = abs(reached - place), reached
+        if first == 0.0 or moved <= BEST_CONSTANT_TOLERANCE:
             break
-    return constant
+    return place
 
 
 def expected_squares(

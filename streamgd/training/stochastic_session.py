@@ -37,6 +37,7 @@ from streamgd.training.stepsize import (
     best_constant,
     block_row_norms,
     column_squares,
+    curvatures,
     decorrelating_rotation,
     expected_squares,
     smoothness,
@@ -192,8 +193,10 @@ class StochasticSession(Session):
     def _new_state(self, sample: Block, largest_row_norm: float) -> TrainState:
         task, encoding, survey = self.task, self._encoding, self.survey
         optimizer, mean_weight = OPTIMIZERS[task.optimizer], survey.weight / survey.train_rows
-        constant = best_constant(task.loss, task.target_mean(survey, encoding), sample)
-        bounds = smoothness(sample, encoding.n_dof, task.loss, largest_row_norm, mean_weight, task.config.l2)
+        loss = task.loss_of(encoding)
+        constant = best_constant(loss, task.target_mean(survey, encoding), sample)
+        curvature = curvatures(loss, sample, constant, float(survey.target_moments.largest[0]))
+        bounds = smoothness(sample, encoding.n_dof, curvature, largest_row_norm, mean_weight, task.config.l2)
         batch_size = 1 if task.method == "sgd" else task.config.batch_size
         rate = task.config.learning_rate
         if rate == "auto":
@@ -204,7 +207,7 @@ class StochasticSession(Session):
         rotation = decorrelating_rotation(sample) if self._may_rotate() else np.empty((0, 0))
         if len(rotation):
             self.context.display.message("coordinates: correlated numeric columns are decorrelated for the steps")
-        squares = expected_squares(sample, encoding.n_dof, task.loss, constant, mean_weight, batch_size)
+        squares = expected_squares(sample, encoding.n_dof, loss, constant, mean_weight, batch_size)
         theta = first_theta(task, encoding, constant)
         if task.config.from_ is not None:
             theta = in_coordinates(theta, rotation)
@@ -305,10 +308,13 @@ class StochasticSession(Session):
         """Mean loss of the best constant over the training rows."""
         loss, constant, encoding = self._objective.loss, self.state.best_constant, self._encoding
         if not self.task.layout.has_offset:
-            return self.task.mean_loss_of_constant(self.survey, encoding, constant)
+            told = self.task.mean_loss_of_constant(self.survey, encoding, constant)
+            if told is not None:
+                return told
 
         def summed(block: Block) -> float:
-            losses = loss.loss(block.target, constant + block.offset)
+            raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
+            losses = loss.loss(block.target, raw)
             return float(losses @ block.weight if len(block.weight) else losses.sum())
 
         return sum(self._over_blocks(summed, prepared)) / self.survey.weight

@@ -290,7 +290,7 @@ def _train(
     if encoding.class_weights is not None and encoding.columns.target and encoding.columns.target.classes:
         labels = map(str, encoding.columns.target.classes)
         facts["class_weights"] = dict(zip(labels, encoding.class_weights, strict=True))
-    model = Model.of_training(task.resolved.loss, theta, encoding, facts, closing)
+    model = Model.of_training(task.loss, theta, encoding, facts, closing)
     directory.checkpoints.wait()  # a model without the state it comes from could not be gone on with
     model.save(directory.model_path)
     return facts, model
@@ -457,10 +457,11 @@ def _tell(task: Task, display: Display) -> None:
         display.message(f"  {name}: {text}")
     for name, reason in task.resolved.left_out:
         display.message(f"  {name}: left out, {reason}")
-    loss = {"squared": "1/2 (raw - y)^2", "logistic": "log(1 + exp(raw)) - y raw"}[task.resolved.loss]
+    loss = task.loss
+    settings = ", ".join(f"{name} = {value:.6g}" for name, value in zip(loss.setting_names, loss.settings, strict=True))
     display.message(
         f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1,"
-        f" {task.resolved.loss} loss {loss}"
+        f" {loss.name} loss {loss.formula}{', ' * bool(settings)}{settings}"
     )
     place = config.blocks_dir or task.blocks_dir  # which folder of it, is seen when it is locked
     order = {

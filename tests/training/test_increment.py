@@ -29,6 +29,7 @@ from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError, PausedError, RunMismatchError, SchemaError
 from streamgd.kernels import coordinates as kernels
 from streamgd.model import Model
+from streamgd.objective.losses import LOSSES
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.increment import extended, grown_coordinates, next_state, resolved_before
@@ -90,7 +91,7 @@ ROWS = pa.record_batch({
 
 
 def predictions(encoding: Encoding, theta: np.ndarray) -> np.ndarray:
-    found = Model.of_training("squared", *reversed(encoding.without_base_rows(theta)), {}).predict_batch(ROWS)
+    found = Model.of_training(LOSSES["squared"], *reversed(encoding.without_base_rows(theta)), {}).predict_batch(ROWS)
     return np.asarray(found, float)
 
 
@@ -229,7 +230,7 @@ def test_what_a_run_begins_with_predicts_what_the_run_before_predicted(way: str,
     averaging = way != "l1"
     task_penalty = ElasticNet(before.facts["l1"] / state.encoding.target_scale, before.facts["l2"])
     encoding, theta = state.encoding.without_base_rows(state.result(averaging, task_penalty))
-    after = Model.of_training("squared", theta, encoding, {})
+    after = Model.of_training(LOSSES["squared"], theta, encoding, {})
     for name in "abc":
         batch = pq.read_table(data / f"{name}.parquet").drop_columns(["y", "w"]).combine_chunks().to_batches()[0]
         found = after.predict_batch(batch)

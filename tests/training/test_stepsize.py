@@ -9,6 +9,7 @@ from streamgd.objective.losses import LOSSES
 from streamgd.training.stepsize import (
     best_constant,
     block_row_norms,
+    curvatures,
     decorrelating_rotation,
     expected_squares,
     smoothness,
@@ -25,10 +26,17 @@ def a_block(seed: int, rows: int = 400, weighted: bool = True, offset: bool = Fa
     codes = rng.integers(3, 7, (rows, 1)).astype(np.int32)
     target = features @ [1.0, -1.0, 0.5] + rng.normal(size=rows)
     return Block(
-        features, codes, (target > 0.8).astype(float) if loss == "logistic" else target + 5.0,
+        features, codes, _target(target, loss),
         rng.choice([0.5, 1.0, 3.0], rows) if weighted else np.empty(0),
         rng.normal(1.0, 2.0, rows) if offset else np.empty(0), np.empty(0, np.uint64),
     )  # fmt: skip
+
+
+def _target(numbers: np.ndarray, loss: str) -> np.ndarray:
+    """Numbers made into a target of the loss's domain."""
+    if LOSSES[loss].is_classifier:
+        return (numbers > 0.8).astype(float)
+    return np.exp(0.3 * numbers) if LOSSES[loss].link_name == "log" else numbers + 5.0
 
 
 def design(block: Block) -> np.ndarray:
@@ -42,14 +50,18 @@ def weights(block: Block) -> np.ndarray:
     return block.weight if len(block.weight) else np.ones(block.rows)
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+BOUNDED = sorted(name for name, loss in LOSSES.items() if np.isfinite(loss.max_curvature))
+
+
+@pytest.mark.parametrize("loss", BOUNDED)
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 def test_smoothness_bounds_the_curvature_closely(loss: str, weighted: bool, seed: int) -> None:
     block, l2 = a_block(seed, weighted=weighted), 0.01
     X, w = design(block), weights(block)
     largest_norm = block_row_norms(block)[0]
-    found = smoothness(block, N_DOF, LOSSES[loss], largest_norm, float(w.mean()), l2)
+    bounds = curvatures(LOSSES[loss], block, 0.0, 1.0)
+    found = smoothness(block, N_DOF, bounds, largest_norm, float(w.mean()), l2)
     eigenvalue = float(np.linalg.eigvalsh(X.T @ (w[:, None] * X) / w.sum()).max())
     curvature = LOSSES[loss].max_curvature
 
@@ -60,11 +72,24 @@ def test_smoothness_bounds_the_curvature_closely(loss: str, weighted: bool, seed
     assert found.row >= found.mean
 
 
+@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - set(BOUNDED)))
+def test_curvatures_without_a_bound_are_those_at_the_best_constant_with_a_margin(loss: str, offset: bool) -> None:
+    block, largest = a_block(3, offset=offset, loss=loss), 50.0
+    raw = 0.3 + (block.offset if offset else np.zeros(block.rows))
+    found = LOSSES[loss].curvature(block.target, raw)
+    mean, row = curvatures(LOSSES[loss], block, 0.3, largest)
+
+    assert mean == pytest.approx(2.0 * np.average(found, weights=block.weight), rel=1e-12)
+    of_largest = LOSSES[loss].curvature(np.array([largest]), np.array([0.3]))[0]
+    assert row == pytest.approx(2.0 * max(found.max(), of_largest), rel=1e-12)
+
+
 def test_smoothness_of_rows_that_are_all_alike_is_finite() -> None:
     block = Block(
         np.zeros((5, 3)), np.full((5, 1), -1, np.int32), np.zeros(5), np.empty(0), np.empty(0), np.empty(0, np.uint64)
     )
-    found = smoothness(block, N_DOF, LOSSES["squared"], 1.0, 1.0, 0.0)
+    found = smoothness(block, N_DOF, (1.0, 1.0), 1.0, 1.0, 0.0)
 
     assert 1.0 <= found.mean <= found.row <= 1.1 + 1e-9
 
@@ -82,7 +107,9 @@ def test_the_best_constant_is_the_minimum_over_constants(loss: str, weighted: bo
         raw = constant + shift
         if loss == "squared":
             return float(w @ (0.5 * (raw - block.target) ** 2))
-        return float(w @ (np.logaddexp(0.0, raw) - block.target * raw))
+        if loss == "logistic":
+            return float(w @ (np.logaddexp(0.0, raw) - block.target * raw))
+        return float(w @ LOSSES[loss].loss(block.target, raw + np.zeros(block.rows)))
 
     best = minimize_scalar(total, bounds=(-30.0, 30.0), method="bounded", options={"xatol": 1e-10})
     assert found == pytest.approx(best.x, abs=1e-5)

@@ -1,0 +1,40 @@
+"""Losses: pointwise functions of the target and the raw prediction, which know nothing of features or weights.
+
+A loss is one class in one file here, entered in ``LOSSES``. Its functions of a row, and of many rows at once, are
+compiled one by one and handed to the training loops as arguments, so nothing else changes when a loss is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamgd.objective.losses.base import Loss
+from streamgd.objective.losses.binomial import HalfBinomialLoss
+from streamgd.objective.losses.hinge import SquaredHingeLoss
+from streamgd.objective.losses.huber import HuberLoss
+from streamgd.objective.losses.squared import HalfSquaredError
+from streamgd.objective.losses.tweedie import HalfGammaLoss, HalfPoissonLoss, HalfTweedieLoss, LogLinkLoss
+
+__all__ = [
+    "LOSSES", "HalfBinomialLoss", "HalfGammaLoss", "HalfPoissonLoss", "HalfSquaredError", "HalfTweedieLoss",
+    "HuberLoss", "LogLinkLoss", "Loss", "SquaredHingeLoss", "loss_of",
+]  # fmt: skip
+
+_ALL: tuple[Loss, ...] = (
+    HalfSquaredError(), HalfBinomialLoss(), HalfPoissonLoss(), HalfGammaLoss(), HalfTweedieLoss(1.5), HuberLoss(1.345),
+    SquaredHingeLoss(),
+)  # fmt: skip
+
+#: Every loss by its name on the command line, with its usual settings.
+LOSSES: dict[str, Loss] = {each.name: each for each in _ALL}
+
+
+def loss_of(name: str, settings: Sequence[float] = ()) -> Loss:
+    """The loss called ``name`` with ``settings``, as a run and its model have them stored; none: its usual ones.
+
+    Raises
+    ------
+    KeyError
+        There is no such loss.
+    """
+    return type(LOSSES[name])(*settings) if len(settings) else LOSSES[name]
