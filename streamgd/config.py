@@ -126,6 +126,8 @@ LossName = Literal["auto", "squared", "logistic", "poisson", "gamma", "tweedie",
 
 #: Losses of two classes.
 CLASSIFIER_LOSSES = ("logistic", "squared_hinge")
+#: Losses whose prediction is exp of the raw one.
+LOG_LINK_LOSSES = ("poisson", "gamma", "tweedie")
 #: Losses of which numbers are asked.
 NUMBER_LOSSES = ("squared", "poisson", "gamma", "tweedie", "huber")
 
@@ -191,6 +193,10 @@ class TrainConfig(BaseModel):
         "none", description="Weights that follow from the class; balanced: both classes get the same total weight."
     )
     offset: str | None = Field(None, description="Column added to the raw prediction, with coefficient one.")
+    exposure: str | None = Field(
+        None,
+        description="poisson, gamma, tweedie: column (> 0) that the prediction is proportional to, as a log offset.",
+    )
     positive: str | None = Field(None, description="Value of the target that counts as 1 [default: the larger].")
     where: str | None = Field(
         None, description="Keep rows for which this holds, e.g. \"year >= 2013 and dest != 'X'\"."
@@ -444,6 +450,11 @@ def _check_combinations(config: TrainConfig) -> None:
     for option, loss in (("power", "tweedie"), ("delta", "huber")):
         if config.loss != loss and getattr(config, option) != TrainConfig.model_fields[option].default:
             raise ConfigError(f"--{option} is for --loss {loss}, the loss is {config.loss}. Leave one of them out.")
+    if config.exposure is not None and config.loss not in LOG_LINK_LOSSES:
+        raise ConfigError(
+            f"--exposure: the prediction of the {config.loss} loss is not proportional to it. Choose --loss"
+            f" {'|'.join(LOG_LINK_LOSSES)}, or leave it out."
+        )
     if config.errors == "robust" and config.no_errors:
         penalty = "--l1 0" if config.l1 > 0 else f"--l2 {MOST_L2_WITH_ERRORS:g}"
         way = penalty if config.method == "batch" else "--method batch"

@@ -137,7 +137,7 @@ class Model:
             columns = replace(columns, target=None, weight=None)
         layout = RecordLayout(
             len(columns.numeric), len(columns.categorical), "float64",
-            columns.weight is not None, columns.offset is not None, False,
+            columns.weight is not None, columns.has_offset, False,
         )  # fmt: skip
         return BlockEncoder(replace(self.encoding, columns=columns), layout, choice, every_row=not with_target)
 
@@ -262,9 +262,10 @@ class Model:
         The raw prediction is ``intercept``, plus ``coefficient * value`` of each entry of ``numeric`` (its ``null`` in
         place of null and NaN; of a part ``is_null`` the value is 1 where ``source`` is null or NaN, else 0), plus the
         ``coefficient`` of the level of each entry of ``categorical`` (``unseen`` for a level that is not listed, null
-        among them), plus the value of column ``offset``. A hashed column has ``coefficients`` of buckets: that of a
-        level is FNV-1a (64 bit) of its UTF-8 text, modulo their number; null is hashed as U+0000. The prediction is the
-        raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is ``logit``, or ``exp(raw)`` where it is ``log``. Where
+        among them), plus the value of column ``offset``, plus the logarithm of that of column ``exposure``. A hashed
+        column has ``coefficients`` of buckets: that of a level is FNV-1a (64 bit) of its UTF-8 text, modulo their
+        number; null is hashed as U+0000. The prediction is the raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is
+        ``logit``, or ``exp(raw)`` where it is ``log``. Where
         ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
 
         Where ``format_version`` is 2 there are transforms: the value of an entry of ``numeric`` with ``steps`` is what
@@ -297,6 +298,7 @@ class Model:
             "link": self.loss.link_name,
             "target": target.name if target else None, "classes": list(self.classes) if self.classes else None,
             "nulls": encoding.nulls, "offset": encoding.columns.offset,
+            "exposure": encoding.columns.exposure,
             "intercept": plain_number(values[-1]), "standardised_intercept": plain_number(self.theta[-1, 0]),
             "numeric": numeric, "categorical": [_categorical_json(c, self.theta) for c in encoding.categorical],
             "theta_sha256": self.theta_sha256,

@@ -22,6 +22,7 @@ from streamgd.config import parse_names, parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import in_order
 from streamgd.data.block_encoder import BlockEncoder
+from streamgd.data.numbers import as_float64
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import origin_of
@@ -31,9 +32,6 @@ from streamgd.model import Model
 from streamgd.notebook import notebook_display
 from streamgd.parquet_output import ParquetOutput, remove_leftovers
 from streamgd.training.display import Display, Silent
-
-#: Columns that are written beside the kept ones.
-WRITTEN = ("probability", "raw_prediction", "prediction")
 
 # A slice of very wide kept columns has fewer rows.
 _SLICE_BYTES = 8_000_000
@@ -56,8 +54,9 @@ def predict(
 
     For each input file there is one output file, under the input's relative path: first the columns ``keep``, as they
     are in the input; for a classifier ``probability`` (of the positive class) and ``prediction`` (the class: the
-    positive one where the probability is above one half), else ``prediction``. Both are null where a row cannot be
-    predicted. Each file is whole or absent; one that is there is replaced.
+    positive one where the probability is above one half), or ``raw_prediction`` where the loss has no probabilities;
+    with an exposure ``rate`` (for an exposure of 1) and ``count``; else ``prediction``. All are null where a row cannot
+    be predicted. Each file is whole or absent; one that is there is replaced.
 
     Parameters
     ----------
@@ -103,7 +102,7 @@ def predict(
     display = display or notebook_display() or Silent()
     model = model if isinstance(model, Model) else Model.load(model)
     manifest = discover(parse_sources(data), filesystem)
-    keep = _kept_names(manifest, keep)
+    keep = _kept_names(manifest, keep, model)
     paths = _output_paths(manifest, out)
     predictor = _Predictor(model, manifest, keep)
     remove_leftovers(paths)
@@ -158,12 +157,11 @@ class _Predictor:
             pa.field(name, (self._manifest.schema if name in file.partition else stored).field(name).type)
             for name in self._keep
         ]
-        classes = self._model.classes
-        if classes is None:
-            return pa.schema([*fields, pa.field("prediction", pa.float64())])
-        label = pa.field("prediction", _ARROW_TYPES[type(classes[1])])
-        number = "probability" if self._model.loss.has_probability else "raw_prediction"
-        return pa.schema([*fields, pa.field(number, pa.float64()), label])
+        written, classes = _written_names(self._model), self._model.classes
+        types = [pa.float64()] * len(written)
+        if classes is not None:
+            types[-1] = _ARROW_TYPES[type(classes[1])]
+        return pa.schema([*fields, *map(pa.field, written, types)])
 
     def batches(self, row_group: RowGroup) -> Iterator[pa.RecordBatch]:
         """The output rows of one row group, slice by slice."""
@@ -171,14 +169,29 @@ class _Predictor:
         for batch in read_batches(self._manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows):
             origin = origin_of(self._manifest, row_group, start)
             prediction = self._model.predict_with(self._encoder, batch, origin)
-            columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model)
+            columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model, batch)
             yield pa.RecordBatch.from_arrays(columns, schema=self.schemas[row_group.file_index])
             start += batch.num_rows
 
 
-def _written(prediction: np.ndarray, model: Model) -> list[pa.Array]:
+def _written_names(model: Model) -> list[str]:
+    if model.encoding.columns.exposure is not None:
+        return ["rate", "count"]
+    if model.classes is None:
+        return ["prediction"]
+    return ["probability" if model.loss.has_probability else "raw_prediction", "prediction"]
+
+
+def _written(prediction: np.ndarray, model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
     unknown, classes = np.isnan(prediction), model.classes
     values = pa.array(prediction, mask=unknown)
+    exposure = model.encoding.columns.exposure
+    if exposure is not None:
+        exposed = as_float64(batch.column(exposure)).to_numpy(zero_copy_only=False)
+        return [
+            pa.array(np.divide(prediction, exposed, out=np.zeros_like(prediction), where=~unknown), mask=unknown),
+            values,
+        ]
     if classes is None:
         return [values]
     labels = pa.array(classes, _ARROW_TYPES[type(classes[1])])
@@ -186,12 +199,12 @@ def _written(prediction: np.ndarray, model: Model) -> list[pa.Array]:
     return [values, labels.take(pa.array((prediction > threshold).astype(np.int8), mask=unknown))]
 
 
-def _kept_names(manifest: Manifest, keep: Sequence[str]) -> list[str]:
+def _kept_names(manifest: Manifest, keep: Sequence[str], model: Model) -> list[str]:
     names = list(dict.fromkeys(parse_names(keep)))
     for name in names:
         if name not in manifest.schema.names:
             raise ConfigError(f"--keep: the data have no column '{name}'. {did_you_mean(name, manifest.schema.names)}")
-        if name in WRITTEN:
+        if name in _written_names(model):
             raise ConfigError(f"--keep {name}: the output has a column of that name. Rename it in the data first.")
     return names
 

@@ -59,7 +59,7 @@ def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
             _check(schema, name, source, *_expected_label(schema, source, values))
     if columns.target is not None:
         _check(schema, name, columns.target.name, *_expected_target(schema, columns.target))
-    for side in (columns.weight, columns.offset):
+    for side in (columns.weight, columns.offset, columns.exposure):
         if side is not None:
             _check(schema, name, side, _kind(schema, side) in NUMBERS, "a number")
 

@@ -115,13 +115,19 @@ class TargetColumn:
 
 @dataclass(frozen=True)
 class Columns:
-    """All columns of a run and what they became."""
+    """All columns of a run and what they became; ``exposure`` is one whose logarithm is added to the offset."""
 
     numeric: tuple[NumericColumn, ...]
     categorical: tuple[CategoricalColumn, ...]
     target: TargetColumn | None = None
     weight: str | None = None
     offset: str | None = None
+    exposure: str | None = None
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether rows have something added to their raw prediction."""
+        return self.offset is not None or self.exposure is not None
 
     @property
     def feature_names(self) -> list[str]:
@@ -133,12 +139,12 @@ class Columns:
         """Columns to read from the files, each once."""
         names = [column.source for column in self.numeric]
         names += [name for column in self.categorical for name in column.reads]
-        names += [name for name in (self.target and self.target.name, self.weight, self.offset) if name]
+        names += [name for name in (self.target and self.target.name, self.weight, self.offset, self.exposure) if name]
         return list(dict.fromkeys(names))
 
     def check(self) -> None:
         """Raise ValueError where a value is not what it is declared to be, as in a file that was tampered with."""
-        optional = [self.weight, self.offset, *(column.part for column in self.numeric)]
+        optional = [self.weight, self.offset, self.exposure, *(column.part for column in self.numeric)]
         names = [*self.feature_names, *self.sources, *(name for name in optional if name is not None)]
         flags = [*(column.integer for column in self.numeric), *(column.hashed for column in self.categorical)]
         classes: tuple[Label, ...] | None = None
@@ -170,6 +176,8 @@ class Columns:
         plain: dict[str, Any] = json.loads(json.dumps(fields))
         if plain["target"] is not None and plain["target"]["domain"] == "real":
             del plain["target"]["domain"]  # as it was written before there were others
+        if self.exposure is None:
+            del plain["exposure"]
         return plain
 
     @classmethod
@@ -186,6 +194,7 @@ class Columns:
             target,
             fields["weight"],
             fields["offset"],
+            fields.get("exposure"),
         )
 
 

@@ -280,8 +280,8 @@ class Encoder:
         else:
             target = np.zeros(batch.num_rows)
             places.target[:] = np.nan
-        if self.columns.offset is not None:
-            places.offset[:] = self._offset(batch, self.columns.offset, kept, origin)
+        if self.columns.has_offset:
+            places.offset[:] = self._offset(batch, kept, origin)
         if len(places.row_numbers):
             places.row_numbers[:] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
@@ -413,25 +413,33 @@ class Encoder:
             )
         return target
 
-    def _offset(self, batch: pa.RecordBatch, name: str, kept: np.ndarray, origin: Origin) -> np.ndarray:
-        """The offset; for prediction a null one makes the prediction null."""
-        if not self.every_row:
-            return self._side_column(batch, name, kept, origin)
-        is_null = _is_null(batch.column(name))
-        values = self._side_column(batch, name, kept & ~is_null, origin)
-        values[is_null] = np.nan
-        return values
+    def _offset(self, batch: pa.RecordBatch, kept: np.ndarray, origin: Origin) -> np.ndarray:
+        """The offset, with the logarithm of the exposure; for prediction a null one makes the prediction null."""
+        offset = np.zeros(batch.num_rows)
+        for name in (self.columns.offset, self.columns.exposure):
+            if name is None:
+                continue
+            is_null = _is_null(batch.column(name)) if self.every_row else np.zeros(batch.num_rows, np.bool_)
+            if name == self.columns.exposure:
+                values = self._side_column(batch, name, kept & ~is_null, origin, above_zero=True)
+                values = np.log(np.where(values > 0.0, values, 1.0))
+            else:
+                values = self._side_column(batch, name, kept & ~is_null, origin)
+            values[is_null] = np.nan
+            offset += values
+        return offset
 
     def _side_column(
-        self, batch: pa.RecordBatch, name: str, kept: np.ndarray, origin: Origin, minimum: float = -np.inf
-    ) -> np.ndarray:
-        """A weight or offset, which must be a finite number in every row that is used."""
+        self, batch: pa.RecordBatch, name: str, kept: np.ndarray, origin: Origin, minimum: float = -np.inf,
+        above_zero: bool = False,
+    ) -> np.ndarray:  # fmt: skip
+        """A weight, offset or exposure, which must be a finite number in every row that is used."""
         values = doubles(batch.column(name))
-        bad = kept & ~(np.isfinite(values) & (values >= minimum))
+        bad = kept & ~(np.isfinite(values) & (values > 0.0 if above_zero else values >= minimum))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             found = batch.column(name)[row].as_py()
-            expected = "a finite number >= 0" if minimum == 0.0 else "a finite number"
+            expected = "a finite number" + (" > 0" if above_zero else " >= 0" if minimum == 0.0 else "")
             raise DataError(
                 f"{origin.row(row)}, column '{name}': found {found}, expected {expected}. Mend the data, or leave such"
                 f" rows out with --where."

@@ -107,7 +107,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     """
     _check_names(manifest, config)
     candidates = _candidates(manifest, config)
-    roles = [name for name in (config.target, config.weight, config.offset) if name is not None]
+    roles = [name for name in (config.target, config.weight, config.offset, config.exposure) if name is not None]
     crossed = crossed_columns(manifest, config)
     manifest.check_same([*candidates, *crossed, *roles, *(where.columns if where is not None else ())])
     _check_roles(manifest, config, candidates)
@@ -141,6 +141,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         target,
         config.weight,
         config.offset,
+        config.exposure,
     )
     _check_feature_names(columns)
     numbers = [_values(column, sample.rows) for column in columns.numeric]
@@ -191,6 +192,7 @@ def _check_names(manifest: Manifest, config: TrainConfig) -> None:
         "--categorical": config.categorical,
         "--weight": [config.weight] if config.weight is not None else [],
         "--offset": [config.offset] if config.offset is not None else [],
+        "--exposure": [config.exposure] if config.exposure is not None else [],
     }
     for option, names in named.items():
         for name in names:
@@ -202,13 +204,14 @@ def _check_names(manifest: Manifest, config: TrainConfig) -> None:
 def _candidates(manifest: Manifest, config: TrainConfig) -> list[str]:
     if config.features is not None:
         return config.features
-    taken = {config.target, config.weight, config.offset, *config.exclude}
+    taken = {config.target, config.weight, config.offset, config.exposure, *config.exclude}
     return [name for name in manifest.schema.names if name not in taken]
 
 
 def _check_roles(manifest: Manifest, config: TrainConfig, candidates: list[str]) -> None:
     """Refuse columns in two roles that contradict each other, and roles that a type cannot have."""
-    for option, names in (("--features", candidates), ("--weight", [config.weight]), ("--offset", [config.offset])):
+    sides = (("--weight", config.weight), ("--offset", config.offset), ("--exposure", config.exposure))
+    for option, names in (("--features", candidates), *((option, [name] if name else []) for option, name in sides)):
         if config.target in names:
             raise ConfigError(f"'{config.target}' is the target and cannot be in {option} too. Take it out of one.")
     repeated = _repeated(candidates)
@@ -218,7 +221,7 @@ def _check_roles(manifest: Manifest, config: TrainConfig, candidates: list[str])
         if name not in candidates:
             raise ConfigError(f"--categorical: '{name}' is not among the features. Add it, or take it out there too.")
     check_target_type(manifest, config)
-    for option, role in (("--weight", config.weight), ("--offset", config.offset)):
+    for option, role in sides:
         if role is not None and kind_of(manifest.schema.field(role).type) not in NUMBERS:
             found = type_name(manifest.schema.field(role).type)
             raise SchemaError(f"{option}: column '{role}' is of type {found}; a number is needed. Choose another one.")
@@ -327,7 +330,7 @@ def _became(kept: list[Outcome], columns: Columns, loss: str, sample: Sample) ->
     if target is not None:
         against = f": {target.classes[1]!r} against {target.classes[0]!r}" if target.classes else ""
         became[target.name] = f"target of the {loss} loss{against}"
-    for name, role in ((columns.weight, "weight"), (columns.offset, "offset")):
+    for name, role in ((columns.weight, "weight"), (columns.offset, "offset"), (columns.exposure, "exposure")):
         if name is not None:
             became[name] = f"{became[name]}, and {role}" if name in became else role
     return became

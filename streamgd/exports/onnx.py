@@ -59,6 +59,8 @@ def exported(model: Model) -> onnx.ModelProto:
     terms += [_categorical_term(graph, model, column) for column in encoding.categorical]
     if encoding.columns.offset is not None:
         terms.append(graph.input(encoding.columns.offset, TensorProto.DOUBLE))
+    if encoding.columns.exposure is not None:
+        terms.append(graph.add("Log", [graph.input(encoding.columns.exposure, TensorProto.DOUBLE)]))
     raw = graph.add("Sum", terms, "raw_prediction")
     output = "probability" if model.loss.has_probability else "prediction"
     if output in graph.inputs:

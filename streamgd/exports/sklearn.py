@@ -4,7 +4,8 @@
     nulls     MissingIndicator, StandardScaler ──┼── LogisticRegression, LinearRegression, PoissonRegressor, …
     texts     OneHotEncoder ─────────────────────┤
     labels    OneHotEncoder, of numbers ─────────┤
-    offset    passed through ────────────────────┘
+    offset    passed through ────────────────────┤
+    exposure  its logarithm ─────────────────────┘
 
 A number with transforms is a part of its own: functions of numpy first, then as above, or OneHotEncoder of its bins.
 What a transform cannot take, which ``predict`` refuses, has no meaning there.
@@ -37,7 +38,7 @@ from sklearn.linear_model import (
     TweedieRegressor,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from streamgd.data.columns import IS_NULL
@@ -99,6 +100,10 @@ def exported(model: Model) -> Pipeline:
             coefficients.append(_of_bins(column, made, model))
     if encoding.columns.offset is not None:
         parts.append(("offset", "passthrough", [encoding.columns.offset]))
+        coefficients.append(np.ones(1))
+    if encoding.columns.exposure is not None:
+        logarithm = FunctionTransformer(np.log, feature_names_out="one-to-one")
+        parts.append(("exposure", logarithm, [encoding.columns.exposure]))
         coefficients.append(np.ones(1))
     columns = ColumnTransformer(parts).fit(_made_up_rows(model, labels))
     for name, (places, _) in groups.items():
@@ -178,6 +183,7 @@ def _made_up_rows(model: Model, labels: list[CategoricalEncoding]) -> pd.DataFra
     names = [column.read_as for column in columns.numeric]
     names += [name for column in labels if column.column.made is not None for name in column.column.reads]
     names += [columns.offset] if columns.offset is not None else []
+    names += [columns.exposure] if columns.exposure is not None else []
     rows: dict[str, object] = {name: [1.0, 2.0] for name in names}
     for column in (each for each in labels if each.column.made is None):
         level = _categories(column)[0]

@@ -165,7 +165,7 @@ def check_columns_of(arrived: Iterable[Arrived], ledger: Ledger, config: TrainCo
             )
         missing = [name for name in ledger.columns if name not in left_out and name not in each.columns]
         if config.features is not None:
-            used = {*config.features, config.target, config.weight, config.offset}
+            used = {*config.features, config.target, config.weight, config.offset, config.exposure}
             missing = [name for name in missing if name in used]
         if missing:
             raise SchemaError(

@@ -278,7 +278,7 @@ class BatchTrainer:
     ) -> None:
         """Tell of levels of one class only, from a pass at a constant; under an offset it does not show them."""
         loss, encoding = self._objective.loss, state.encoding
-        if loss.has_probability and encoding.columns.offset is None:
+        if loss.has_probability and not encoding.columns.has_offset:
             found = one_class_levels(encoding, loss, float(constant[-1, 0]), evaluation.gradient[:, 0], weight)
             self._warn(state, "separated", found)
 

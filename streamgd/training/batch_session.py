@@ -181,7 +181,7 @@ def best_constant_theta(task: Task, survey: Survey, encoding: Encoding, trainer:
     """The theta (n_dof, 1) that predicts the best constant."""
     base = np.zeros((encoding.n_dof, 1))
     known = task.loss_of(encoding).best_constant(task.target_mean(survey, encoding))
-    told = known is not None and encoding.columns.offset is None
+    told = known is not None and not encoding.columns.has_offset
     base[-1, 0] = known if told else trainer.best_constant(known or 0.0, encoding.n_dof)
     return base
 
@@ -201,7 +201,7 @@ def _new_state(
 def _begin_on_sample(task: Task, survey: Survey, state: BatchState, trainer: BatchTrainer, n_chunks: int) -> None:
     """The first steps of a run that begins at the best constant; its loss must be known without a pass."""
     encoding = state.encoding
-    if encoding.columns.offset is None and sample_is_worth_it(survey, encoding, n_chunks):
+    if not encoding.columns.has_offset and sample_is_worth_it(survey, encoding, n_chunks):
         constant = float(state.optimizer["theta"][-1, 0])
         base_loss = task.mean_loss_of_constant(survey, encoding, constant)
         if base_loss is not None:

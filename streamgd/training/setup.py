@@ -368,7 +368,7 @@ def make_task(
         validation.check_same(where.columns if where is not None else ())
     layout = RecordLayout(
         len(columns.numeric), len(columns.categorical), config.dtype,
-        columns.weight is not None or config.class_weight != "none", columns.offset is not None,
+        columns.weight is not None or config.class_weight != "none", columns.has_offset,
         config.row_log is not None,
     )  # fmt: skip
     order, notes = (stored["order"], []) if stored else _order(config, manifest, resolved, layout)
