@@ -121,8 +121,8 @@ def compare(
     dropped: dict[str, int] = {}
     with closing(shown_pass("compare", manifest, pairs.pieces, threads, check, display)) as pieces:
         for piece in pieces:
-            for sums, prediction, raw in zip(metrics, piece.prediction, piece.raw, strict=True):
-                sums.add(piece.target, prediction, raw, piece.weight)
+            for sums, prediction, raw, offset in zip(metrics, piece.prediction, piece.raw, piece.offset, strict=True):
+                sums.add(piece.target, prediction, raw, piece.weight, offset)
             differences = differences.merge(piece.differences)
             add_counts(dropped, piece.dropped)
     weight = metrics[0].weight
@@ -161,7 +161,7 @@ def _target_name(model: Model) -> str | None:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, ``raw`` and ``prediction`` of each model.
+    """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, ``raw``, ``prediction`` and ``offset`` of each.
 
     ``differences`` are moments of the second model's loss less the first's.
     """
@@ -171,6 +171,7 @@ class _Piece:
     target: np.ndarray
     raw: list[np.ndarray]
     prediction: list[np.ndarray]
+    offset: list[np.ndarray]
     weight: np.ndarray
     differences: Moments
 
@@ -197,7 +198,14 @@ class _Pairs:
         if not can_hold_rows(manifest, row_group, self._encoders[0].encoder):
             none = np.empty(0)
             yield _Piece(
-                row_group.rows, {"where": row_group.rows}, none, [none] * 2, [none] * 2, none, Moments.empty(1)
+                row_group.rows,
+                {"where": row_group.rows},
+                none,
+                [none] * 2,
+                [none] * 2,
+                [none] * 2,
+                none,
+                Moments.empty(1),
             )
             return
         start = 0
@@ -217,7 +225,9 @@ class _Pairs:
             for model, each, out in zip(self._models, raw, losses, strict=True):
                 model.loss.losses_of_rows(target, each, model.loss.settings, out)
             differences = _moments(losses[1] - losses[0], weight)
-            yield _Piece(batch.num_rows, dropped, target, raw, prediction, weight, differences)
+            yield _Piece(
+                batch.num_rows, dropped, target, raw, prediction, [each.offset for each in blocks], weight, differences
+            )
             start += batch.num_rows
 
 

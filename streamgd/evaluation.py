@@ -156,8 +156,8 @@ def evaluate(
 class Piece:
     """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, and what was passed over.
 
-    They are of ``file``, a relative path. ``level`` has the index of each row's level in ``levels``; ``observed`` is
-    what the observer made of the rows.
+    They are of ``file``, a relative path; ``offset`` is empty where there is none. ``level`` has the index of each
+    row's level in ``levels``; ``observed`` is what the observer made of the rows.
     """
 
     file: str
@@ -167,6 +167,7 @@ class Piece:
     prediction: np.ndarray
     raw: np.ndarray
     weight: np.ndarray
+    offset: np.ndarray
     levels: list[Label | None]
     level: np.ndarray
     observed: Any = None
@@ -180,7 +181,7 @@ class Tally:
         self._dropped: dict[str, int] = {}
 
     def add(self, piece: Piece) -> None:
-        self._metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
+        self._metrics.add(piece.target, piece.prediction, piece.raw, piece.weight, piece.offset)
         add_counts(self._dropped, piece.dropped)
 
     def evaluation(self, by: str | None = None, levels: tuple[LevelRow, ...] = ()) -> Evaluation:
@@ -329,7 +330,7 @@ class _Compared:
         if not can_hold_rows(manifest, row_group, encoder.encoder):
             none = np.empty(0)
             counted = {"where": row_group.rows}
-            yield Piece(file, row_group.rows, counted, none, none, none, none, [], np.empty(0, np.int64))
+            yield Piece(file, row_group.rows, counted, none, none, none, none, none, [], np.empty(0, np.int64))
             return
         start = 0
         for batch in read_batches(
@@ -349,8 +350,8 @@ class _Compared:
             prediction = model.compared_prediction(raw)
             observed = self._observe(batch, found, kept, block, prediction, weight) if self._observe else None
             yield Piece(
-                file, batch.num_rows, found.survey.dropped, block.target, prediction, raw, weight, levels, level,
-                observed,
+                file, batch.num_rows, found.survey.dropped, block.target, prediction, raw, weight, block.offset,
+                levels, level,                observed,
             )  # fmt: skip
             start += batch.num_rows
 

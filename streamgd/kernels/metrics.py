@@ -67,18 +67,34 @@ def regression_sums(loss_value, settings, target, raw, prediction, weight, total
             totals[6] += weight[i] * (target[i] - totals[5]) * (target[i] - totals[5])
 
 
+@compiled(types.int64(_f8, types.int64))
+def _bin_of(raw, n_bins):
+    """A never falling function of the raw prediction, in floating point too: each of its steps is one."""
+    half = n_bins // 2
+    part = (1.0 - _HALF_WAY / (_HALF_WAY + abs(raw))) * half
+    return min(half + int(part), n_bins - 1) if raw >= 0.0 else max(half - 1 - int(part), 0)
+
+
 @compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8[:, ::1]))
 def add_ranks(target, raw, weight, bins):
-    """Add rows to ``bins`` (4, RANK_BINS): weight of negatives, of positives, lowest and highest raw prediction.
-
-    The bin is a never falling function of the raw prediction, in floating point too: each of its steps is one.
-    """
-    half = bins.shape[1] // 2
+    """Add rows to ``bins`` (4, RANK_BINS): weight of negatives, of positives, lowest and highest raw prediction."""
     for i in range(target.shape[0]):
         if not abs(raw[i]) >= 0.0:
             continue  # NaN has no rank; the loss is NaN then, and no area is given
-        part = (1.0 - _HALF_WAY / (_HALF_WAY + abs(raw[i]))) * half
-        k = min(half + int(part), bins.shape[1] - 1) if raw[i] >= 0.0 else max(half - 1 - int(part), 0)
+        k = _bin_of(raw[i], bins.shape[1])
         bins[1 if target[i] == 1.0 else 0, k] += weight[i]
         bins[2, k] = min(bins[2, k], raw[i])
         bins[3, k] = max(bins[3, k], raw[i])
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[:, ::1]))
+def add_amounts(rank, exposed, target, weight, bins):
+    """Add rows to ``bins`` (4, RANK_BINS): weighted exposure, weighted target, lowest and highest rank of each bin."""
+    for i in range(target.shape[0]):
+        if not abs(rank[i]) >= 0.0 or weight[i] == 0.0:
+            continue
+        k = _bin_of(rank[i], bins.shape[1])
+        bins[0, k] += weight[i] * exposed[i]
+        bins[1, k] += weight[i] * target[i]
+        bins[2, k] = min(bins[2, k], rank[i])
+        bins[3, k] = max(bins[3, k], rank[i])

@@ -13,7 +13,7 @@ import numpy as np
 
 from streamgd.data.scaler import Moments
 from streamgd.kernels import metrics as kernels
-from streamgd.objective.losses import Loss
+from streamgd.objective.losses import LogLinkLoss, Loss
 
 Result = dict[str, float | None]
 
@@ -27,7 +27,10 @@ class Metrics(ABC):
     rows: int
 
     @abstractmethod
-    def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
+    def add(
+        self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None,
+        offset: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """Add rows.
 
         Parameters
@@ -37,6 +40,8 @@ class Metrics(ABC):
         above zero, else 0.
         weight : float64, (n_rows,), or None
             None: 1 for each row.
+        offset : float64, (n_rows,), or None
+            What is added to the raw prediction, the logarithm of the exposure with it; None: 0.
         """
 
     @property
@@ -51,6 +56,8 @@ class Metrics(ABC):
 
 def metrics_of(loss: Loss) -> Metrics:
     """Empty sums for the predictions of a model with this loss."""
+    if isinstance(loss, LogLinkLoss):
+        return AmountMetrics(loss)
     return ClassifierMetrics(loss) if loss.is_classifier else RegressionMetrics(loss)
 
 
@@ -73,7 +80,10 @@ class ClassifierMetrics(Metrics):
         self._bins[2], self._bins[3] = np.inf, -np.inf
         self.rows = 0
 
-    def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
+    def add(
+        self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None,
+        offset: np.ndarray | None = None,  # noqa: ARG002
+    ) -> None:  # fmt: skip
         weight = np.ones(len(target)) if weight is None else weight
         totals = np.empty(7)
         kernels.classifier_sums(self._loss.pointwise_loss, self._loss.settings, target, raw, prediction, weight, totals)
@@ -145,7 +155,10 @@ class RegressionMetrics(Metrics):
         self._target = Moments.empty(1)
         self.rows = 0
 
-    def add(self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None) -> None:
+    def add(
+        self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None,
+        offset: np.ndarray | None = None,  # noqa: ARG002
+    ) -> None:  # fmt: skip
         weight = np.ones(len(target)) if weight is None else weight
         totals = np.empty(7)
         kernels.regression_sums(self._loss.pointwise_loss, self._loss.settings, target, raw, prediction, weight, totals)
@@ -170,3 +183,94 @@ class RegressionMetrics(Metrics):
             "mae": absolute / weight,
             "mean_target": mean, "mean_prediction": predicted / weight,
         }  # fmt: skip
+
+
+class AmountMetrics(Metrics):
+    """Metrics of counts and amounts with the log link: loss, deviance, D², Gini, lift, RMSE, MAE, means.
+
+    ``deviance`` is the weighted mean of the unit deviance, twice the loss, as in scikit-learn; ``d2`` the part of it
+    that the best constant has and the model has not. The constant is that of rates: it is multiplied by the exposure,
+    where there is one. It follows from sums over the rows, since the losses at two constants differ by a function that
+    is linear in the target.
+
+    ``gini`` is one less twice the area under the curve of Lorenz: the share of the target over the share of the
+    exposure, of rows by rising predicted rate. It is read from a histogram, so it may be off by ``gini_error_bound``.
+    ``top_decile_lift`` is the rate of the tenth of the exposure that has the highest predicted rates, divided by the
+    rate of all, ``bottom_decile_lift`` that of the lowest.
+    """
+
+    def __init__(self, loss: LogLinkLoss):
+        self._loss = loss
+        self._totals = np.zeros(5)
+        self._target = Moments.empty(1)
+        #: Loss of the constant 0, and the two sums by which that of others differs.
+        self._constant = np.zeros(3)
+        self._bins = np.zeros((4, kernels.RANK_BINS))
+        self._bins[2], self._bins[3] = np.inf, -np.inf
+        self.rows = 0
+
+    def add(
+        self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None,
+        offset: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        weight = np.ones(len(target)) if weight is None else weight
+        offset = np.zeros(len(target)) if offset is None or not len(offset) else offset
+        totals, power = np.empty(7), self._loss.power
+        kernels.regression_sums(self._loss.pointwise_loss, self._loss.settings, target, raw, prediction, weight, totals)
+        kernels.add_amounts(raw - offset, np.exp(offset), target, weight, self._bins)
+        self._totals += totals[:5]
+        self._target = self._target.merge(Moments(totals[:1], totals[5:6], totals[6:], np.zeros(1)))
+        of_targets, of_exposure = target * np.exp((1.0 - power) * offset), np.exp((2.0 - power) * offset)
+        losses = self._loss.loss(target, offset)
+        self._constant += [(weight * each).sum() for each in (losses, of_targets, of_exposure)]
+        self.rows += len(target)
+
+    @property
+    def weight(self) -> float:
+        return float(self._totals[0])
+
+    def result(self) -> Result:
+        weight, loss, squares, absolute, predicted = self._totals.tolist()
+        if weight == 0.0:
+            return {}
+        spread, base = float(self._target.squares[0]), self._base_loss()
+        gini, bound, lowest, highest = self._by_rate()
+        return {
+            "loss": loss / weight, "base_loss": base,
+            "deviance": 2.0 * loss / weight, "base_deviance": None if base is None else 2.0 * base,
+            "d2": 1.0 - loss / weight / base if base else None, "base_d2": 0.0,
+            "gini": gini, "base_gini": 0.0, "gini_error_bound": bound,
+            "top_decile_lift": highest, "base_top_decile_lift": 1.0,
+            "bottom_decile_lift": lowest, "base_bottom_decile_lift": 1.0,
+            "rmse": math.sqrt(squares / weight), "base_rmse": math.sqrt(spread / weight), "mae": absolute / weight,
+            "mean_target": float(self._target.mean[0]), "mean_prediction": predicted / weight,
+        }  # fmt: skip
+
+    def _base_loss(self) -> float | None:
+        """Mean loss of the best constant rate; None where all targets are zero."""
+        at_zero, of_targets, of_exposure = self._constant.tolist()
+        if of_targets <= 0.0 or not math.isfinite(at_zero):
+            return None
+        constant, power = math.log(of_targets / of_exposure), self._loss.power
+        more = of_exposure * _integral(2.0 - power, constant) - of_targets * _integral(1.0 - power, constant)
+        return max(at_zero + more, 0.0) / self.weight
+
+    def _by_rate(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Gini, its bound, lift of the lowest and of the highest tenth; None where all targets are zero."""
+        exposed, target, lowest, highest = self._bins[:, self._bins[0] > 0.0]
+        if not (exposed.sum() > 0.0 and target.sum() > 0.0 and math.isfinite(self._totals[1])):
+            return None, None, None, None
+        exposed, target = exposed / exposed.sum(), target / target.sum()
+        along, share = np.append(0.0, np.cumsum(exposed)), np.append(0.0, np.cumsum(target))
+        area = float((exposed * (share[1:] + share[:-1])).sum()) / 2.0
+        unsure = lowest < highest
+        ends = np.interp([0.1, 0.9], along, share)
+        return (
+            1.0 - 2.0 * area, float((exposed * target)[unsure].sum()), float(ends[0]) * 10.0,
+            (1.0 - float(ends[1])) * 10.0,
+        )  # fmt: skip
+
+
+def _integral(exponent: float, to: float) -> float:
+    """Of ``exp(exponent * x)`` from 0 to ``to``."""
+    return math.expm1(exponent * to) / exponent if exponent else to

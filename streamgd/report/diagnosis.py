@@ -133,7 +133,7 @@ def diagnose(
     rows = compared_pieces(model, sources, where=where, part=part, threads=threads, display=display, observe=observer)
     with closing(rows) as pieces:
         for piece in pieces:
-            metrics.add(piece.target, piece.prediction, piece.raw, piece.weight)
+            metrics.add(piece.target, piece.prediction, piece.raw, piece.weight, piece.offset)
             add_counts(dropped, piece.dropped)
             if piece.observed is not None:
                 found.add(piece.observed)

@@ -47,7 +47,9 @@ _METHODS = {
 }  # fmt: skip
 _METRICS = {
     "loss": "loss", "log_loss": "log loss", "auc": "AUC", "brier": "Brier score", "accuracy": "accuracy",
-    "r2": "R²", "rmse": "RMSE", "mae": "mean absolute error", "positive_rate": "positive rate",
+    "deviance": "mean deviance", "d2": "D²", "gini": "Gini", "top_decile_lift": "lift of the highest tenth",
+    "bottom_decile_lift": "lift of the lowest tenth", "r2": "R²", "rmse": "RMSE", "mae": "mean absolute error",
+    "positive_rate": "positive rate",
     "mean_target": "mean target", "mean_prediction": "mean prediction",
 }  # fmt: skip
 
@@ -243,7 +245,7 @@ def _cards(facts: RunFacts, diagnosis: Diagnosis | None) -> list[tuple[str, str,
         cards.append(("holdout loss", number(model["holdout_loss"]), f"{number(model.get('holdout_rows'))} rows"))
     if diagnosis:
         evaluated, metrics = f"on {diagnosis.evaluation.rows:,} rows", diagnosis.evaluation.metrics
-        found = [(name, metrics.get(name)) for name in ("auc", "r2")]
+        found = [(name, metrics.get(name)) for name in ("auc", "r2", "d2")]
         cards += [(_METRICS[name], f"{value:.4f}", evaluated) for name, value in found if value is not None]
     seconds = sum(line["seconds"] for line in facts.history if isinstance(line.get("seconds"), int | float))
     rows = sum(line["rows"] for line in facts.history if isinstance(line.get("rows"), int))

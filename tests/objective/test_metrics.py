@@ -188,3 +188,68 @@ def test_a_weight_of_two_is_the_row_twice_and_zero_its_absence(loss: str) -> Non
 def test_no_rows_give_no_metrics(loss: str) -> None:
     assert metrics_of(LOSSES[loss]).result() == {}
     assert added(loss, np.empty(0), np.empty(0), None).result() == {}
+
+
+GLMS = {"poisson": 1.0, "gamma": 2.0, "tweedie": 1.5}
+
+
+@pytest.mark.parametrize("with_offset", [False, True])
+@pytest.mark.parametrize("loss", GLMS)
+def test_amounts_are_judged_as_by_scikit_learn(loss: str, with_offset: bool) -> None:
+    random = np.random.default_rng(3)
+    rows = 5_000
+    exposure = random.uniform(0.2, 2.0, rows) if with_offset else np.ones(rows)
+    rate, weight = np.exp(random.normal(0.0, 0.6, rows)), random.choice([0.5, 1.0, 3.0], rows)
+    target = exposure * random.gamma(2.0, 0.5 * rate) if loss == "gamma" else random.poisson(exposure * rate) * 1.0
+    raw = 0.7 * np.log(rate) + np.log(exposure)
+    metrics = metrics_of(LOSSES[loss])
+    for part in (slice(0, 700), slice(700, 701), slice(701, rows)):
+        metrics.add(target[part], np.exp(raw[part]), raw[part], weight[part], np.log(exposure[part]))
+    found = metrics.result()
+    power = GLMS[loss]
+
+    assert found["deviance"] == pytest.approx(
+        oracle.mean_tweedie_deviance(target, np.exp(raw), power=power, sample_weight=weight), rel=1e-10
+    )
+    best = (weight * target * exposure ** (1 - power)).sum() / (weight * exposure ** (2 - power)).sum() * exposure
+    base = oracle.mean_tweedie_deviance(target, best, power=power, sample_weight=weight)
+    assert found["base_deviance"] == pytest.approx(base, rel=1e-10)
+    if not with_offset:
+        d2 = oracle.d2_tweedie_score(target, np.exp(raw), power=power, sample_weight=weight)
+        assert found["d2"] == pytest.approx(d2, rel=1e-9)
+    assert found["mae"] == pytest.approx(
+        oracle.mean_absolute_error(target, np.exp(raw), sample_weight=weight), rel=1e-12
+    )
+
+    # The curve of Lorenz as in scikit-learn's example on claims.
+    order = np.argsort(raw - np.log(exposure))
+    share = np.append(0.0, np.cumsum((weight * target)[order]) / (weight * target).sum())
+    along = np.append(0.0, np.cumsum((weight * exposure)[order]) / (weight * exposure).sum())
+    bound = found["gini_error_bound"]
+    assert bound is not None
+    assert bound < 1e-4
+    assert found["gini"] == pytest.approx(1.0 - 2.0 * oracle.auc(along, share), abs=bound + 1e-12)
+    ends = np.interp([0.1, 0.9], along, share)
+    assert found["top_decile_lift"] == pytest.approx(10.0 * (1.0 - ends[1]), rel=1e-3)
+    assert found["bottom_decile_lift"] == pytest.approx(10.0 * ends[0], rel=1e-3)
+
+
+def test_amounts_that_are_all_zero_have_no_base() -> None:
+    found = added("poisson", np.zeros(4), np.zeros(4), None).result()
+
+    assert found["base_deviance"] is None
+    assert found["d2"] is None
+    assert found["gini"] is None
+
+
+def test_a_margin_has_no_metrics_of_probabilities() -> None:
+    target, raw = np.array([0.0, 0.0, 1.0, 1.0]), np.array([-2.0, 0.5, -0.5, 3.0])
+    metrics = metrics_of(LOSSES["squared_hinge"])
+    metrics.add(target, (raw > 0.0).astype(float), raw, None)
+    found = metrics.result()
+
+    assert found["loss"] == pytest.approx((1.5**2 + 1.5**2) / 4.0)
+    assert found["base_loss"] == pytest.approx(1.0)
+    assert found["accuracy"] == 0.5
+    assert found["auc"] == 0.75
+    assert not {"log_loss", "brier", "mean_prediction"} & set(found)
