@@ -39,7 +39,10 @@ def check_transforms(manifest: Manifest, config: TrainConfig, candidates: list[s
     ConfigError
         Names option and column.
     """
-    roles = {config.target: "the target", config.weight: "the weight", config.offset: "the offset"}
+    roles = {
+        config.target: "the target", config.weight: "the weight", config.offset: "the offset",
+        config.exposure: "the exposure",
+    }  # fmt: skip
     for field in _OF_NUMBERS:
         option = option_name(field)
         for name in _named(config, field):
@@ -68,7 +71,10 @@ def crossed_columns(manifest: Manifest, config: TrainConfig) -> list[str]:
     ConfigError
         One does not exist, is the target, weight or offset, or is no label: a number without bins.
     """
-    roles = {config.target: "the target", config.weight: "the weight", config.offset: "the offset"}
+    roles = {
+        config.target: "the target", config.weight: "the weight", config.offset: "the offset",
+        config.exposure: "the exposure",
+    }  # fmt: skip
     for cross in config.cross or []:
         for name in cross.split(":"):
             if name not in manifest.schema.names:
