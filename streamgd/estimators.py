@@ -478,6 +478,11 @@ class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
         null_indicators: bool = False,
+        log: Sequence[str] | None = None,
+        clip: Mapping[str, Sequence[float | None]] | None = None,
+        bins: Mapping[str, Sequence[float]] | None = None,
+        spline: Mapping[str, int] | None = None,
+        cross: Sequence[str] | None = None,
         scale: str = "standard",
         shuffle: str = "auto",
         dtype: str = "auto",
@@ -488,8 +493,8 @@ class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
             l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels,
-            null_indicators=null_indicators, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory,
-            threads=threads,
+            null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline, cross=cross, scale=scale,
+            shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
         )  # fmt: skip
         self.loss, self.power, self.delta = loss, power, delta
 
