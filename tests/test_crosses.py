@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,18 @@ def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
 
 
 def beforehand(rows: pa.Table) -> pa.Table:
-    """The same with columns of combinations, made by Python."""
+    """The same with columns of combinations, made by Python: those with the most frequent level of a part are one."""
     found = []
+    most = {"city": "Rome", "kind": Counter(rows["kind"].to_pylist()).most_common(1)[0][0], "age": "[18, 40)"}
     for row in rows.to_pylist():
         age = row["age"]
         row["age"] = None if age is None else "< 18" if age < 18.0 else "[18, 40)" if age < 40.0 else ">= 40"
         text = {name: "null" if row[name] is None else str(row[name]) for name in ("city", "kind", "age")}
         target = row.pop("y")
-        crosses = {"city:kind": f"{text['city']}:{text['kind']}", "kind:age": f"{text['kind']}:{text['age']}"}
+        crosses = {}
+        for parts in (("city", "kind"), ("kind", "age")):
+            alone = any(row[part] == most[part] for part in parts)
+            crosses[":".join(parts)] = ":".join(str(most[part]) if alone else text[part] for part in parts)
         found.append(row | crosses | {"y": target})
     return pa.Table.from_pylist(found)
 
@@ -73,6 +78,42 @@ def test_theta_is_that_of_combinations_made_beforehand(options: dict[str, Any], 
     np.testing.assert_allclose(here.model.theta, before.model.theta, rtol=1e-7, atol=1e-9)
 
 
+def test_without_the_column_of_a_part_every_combination_counts(tmp_path: Path) -> None:
+    result = fit(written(table(), tmp_path / "data.parquet"), "run", cross="city:age", bins="age=18,40", exclude="city")
+
+    assert len(result.model.encoding.categorical[-1].levels) == 4 * 4
+
+
+def test_a_cross_is_not_collinear_with_its_parts_and_has_errors(tmp_path: Path) -> None:
+    """The estimates and errors are those of least squares on the products of indicators."""
+    data = written(table().drop_null(), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"cross": "city:kind", "categorical": "kind", "features": "city,kind"}
+
+    result = fit(data, "run", method="batch", l2=1e-9, **options)
+
+    assert not result.facts["warnings"]
+    found = {each["name"]: each for each in result.model.coefficient_rows()}
+    assert all(each["reason"] is None for each in found.values())
+    frame = pq.read_table(data).to_pandas().astype({"kind": int})
+    base = result.model.base_levels()
+    columns: dict[str, Any] = {"(intercept)": np.ones(len(frame))}
+    for name in found:
+        if name.startswith("city:kind "):
+            city, kind = name.removeprefix("city:kind ").split(":")
+            columns[name] = (frame["city"] == city) & (frame["kind"] == int(kind))
+        elif "=" in name:
+            columns[name] = frame[name.split("=")[0]].astype(str) == name.split("=")[1]
+    assert base["city"] == "Rome"
+    assert len(columns) == 3 * 3
+    design = np.stack([np.asarray(columns[name], np.float64) for name in found], axis=1)
+    expected, squares, rank, _ = np.linalg.lstsq(design, frame["y"].to_numpy(), rcond=None)
+    assert rank == 9
+    np.testing.assert_allclose([each["estimate"] for each in found.values()], expected, rtol=1e-6, atol=1e-8)
+    variance = squares[0] / (len(frame) - 9)
+    errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * variance)
+    np.testing.assert_allclose([each["standard_error"] for each in found.values()], errors, rtol=1e-6)
+
+
 def test_rows_with_a_null_in_a_part_are_dropped(tmp_path: Path) -> None:
     data = written(table(), tmp_path / "data.parquet")
     options = {"cross": "city:kind", "categorical": "kind", "nulls": "drop", "method": "batch", "features": "x,kind"}
@@ -97,7 +138,7 @@ def test_coefficients_are_named_plainly(trained: tuple[str, Result], tmp_path: P
         f"{name} {level}" for name, level in result.model.base_levels().items()
     }
 
-    assert {"city:kind Oslo:2", "city:kind null:null", "kind:age 2:>= 40", "kind:age null:[18, 40)"} <= names
+    assert {"city:kind Oslo:1", "city:kind null:null", "kind:age null:>= 40", "city:kind Bern:null"} <= names
 
     predict(Model.load(Path(data).parent / "run"), data, str(tmp_path / "out"))
     expected = np.concatenate([result.model.predict_batch(batch) for batch in table().to_batches()])

@@ -58,7 +58,12 @@ def level_codes(
     """
     if column.made is None:
         return as_dictionary(rows.column(column.name), column.values)
-    return column.made.labels(rows, numbers or (lambda name, steps: stepped(rows.column(name), steps)))
+    return column.made.labels(rows, numbers or numbers_of(rows))
+
+
+def numbers_of(rows: pa.RecordBatch) -> NumbersOf:
+    """The numbers of rows, of which none is refused."""
+    return lambda name, steps: stepped(rows.column(name), steps)
 
 
 @dataclass(frozen=True)

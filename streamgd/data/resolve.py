@@ -129,7 +129,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
             left_out.append((outcome.name, f"{reason}: taken for an id. Name it in --features to use it."))
         else:
             kept.append(with_transforms(outcome, config, sample))
-    kept += crosses(manifest, config)
+    kept += crosses(manifest, config, [outcome.name for outcome in kept], sample)
     if not kept:
         others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
         raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")

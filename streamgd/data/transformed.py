@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from streamgd.config import TrainConfig, option_name
 from streamgd.data.columns import CategoricalColumn
-from streamgd.data.derived import stepped
+from streamgd.data.derived import numbers_of, stepped
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.outcomes import Outcome, outcome_by_type
 from streamgd.data.sample import Sample
 from streamgd.data.source import Manifest
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
-from streamgd.data.transforms.cross import Cross, Part
+from streamgd.data.transforms.cross import Cross, Part, most_frequent
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps, description, label
 from streamgd.data.transforms.spline import Spline, chosen_knots
@@ -94,11 +94,21 @@ def crossed_columns(manifest: Manifest, config: TrainConfig) -> list[str]:
     return list(dict.fromkeys(name for cross in config.cross or [] for name in cross.split(":")))
 
 
-def crosses(manifest: Manifest, config: TrainConfig) -> list[Outcome]:
-    """What crosses become."""
+def crosses(manifest: Manifest, config: TrainConfig, features: Container[str], sample: Sample) -> list[Outcome]:
+    """What crosses become.
+
+    Parameters
+    ----------
+    features : container of str
+        Columns that are learned from themselves; a cross of two of them tells only what they do not.
+    """
     found = []
     for name in config.cross or []:
-        made = Cross(tuple(_part(manifest, config, each) for each in name.split(":")))
+        sources = name.split(":")
+        parts = tuple(_part(manifest, config, each) for each in sources)
+        made = Cross(parts)
+        if len(parts) == 2 and all(source in features for source in sources):
+            made = Cross(parts, tuple(most_frequent(part, sample.rows, numbers_of(sample.rows)) for part in parts))
         column = CategoricalColumn(name, "string", config.encode == "hash", made)
         found.append(Outcome(name, categorical=column, description=f"categorical, {made.description}"))
     return found

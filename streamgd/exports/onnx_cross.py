@@ -36,6 +36,7 @@ def of_cross(
         A level cannot be told from another one or from null, or there would be too many combinations.
     """
     taken = [taken_apart(text) for text in levels]
+    taken += [taken_apart(text) for text in (":".join(cross.references),) if cross.references]
     # The last place of a part is that of all levels that are not listed, the one before that of null.
     known = [list(dict.fromkeys(level for level in part if level is not None)) for part in zip(*taken, strict=True)]
     shape = [len(part) + 2 for part in known]
@@ -48,8 +49,12 @@ def of_cross(
     place_of: list[dict[str | None, int]] = [
         {level: place for place, level in enumerate([*listed, None])} for listed in known
     ]
-    for combination, coefficient in zip(taken, levels.values(), strict=True):
+    for combination, coefficient in zip(taken, levels.values(), strict=False):
         table[tuple(places[level] for places, level in zip(place_of, combination, strict=True))] = coefficient
+    if cross.references:
+        of_references = tuple(places[level] for places, level in zip(place_of, taken[-1], strict=True))
+        for axis, place in enumerate(of_references):
+            np.moveaxis(table, axis, 0)[place] = table[of_references]
     for axis, listed in enumerate(known) if of_null is not None else ():
         np.moveaxis(table, axis, 0)[len(listed)] = of_null
     total = graph.constant("start", np.array([0.0]))

@@ -52,9 +52,13 @@ class Cross(Labels):
 
     A null is the text ``null``. A level of a part that has ``:`` or ``\\`` in it has ``\\`` before them, and so has a
     level ``null``: no two combinations have the same text.
+
+    With ``references``, the text of one level of each part, a row that has one of them counts as the combination of
+    all references. So the cross adds to the effects of its parts only what these do not tell.
     """
 
     parts: tuple[Part, ...]
+    references: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "cross"
 
@@ -63,7 +67,10 @@ class Cross(Labels):
         return {part.source: part.values for part in self.parts}
 
     def labels(self, rows: pa.RecordBatch, numbers: NumbersOf) -> pa.DictionaryArray:
-        met = reduce(_joined, (_met(part, rows, numbers) for part in self.parts))
+        parts = [_met(part, rows, numbers) for part in self.parts]
+        if self.references:
+            parts = _referred(parts, self.references)
+        met = reduce(_joined, parts)
         return pa.DictionaryArray.from_arrays(pa.array(met.places.astype(np.int32)), met.texts)
 
     @property
@@ -73,6 +80,10 @@ class Cross(Labels):
     def check(self) -> None:
         if len(self.parts) < 2 or len({part.source for part in self.parts}) != len(self.parts):
             raise ValueError("a cross of something else than two columns or more")
+        if self.references and len(self.references) != len(self.parts):
+            raise ValueError("a cross with references of other parts")
+        if not all(isinstance(text, str) for text in self.references):
+            raise ValueError("a cross with references that are no text")
         for part in self.parts:
             if part.values not in (("number",) if part.bins else ("string", "int", "float", "bool")):
                 raise ValueError("a cross of labels of an unknown type")
@@ -80,11 +91,33 @@ class Cross(Labels):
                 part.bins.check()
 
     def state(self) -> dict[str, Any]:
-        return {"parts": [part.state() for part in self.parts]}
+        return {"parts": [part.state() for part in self.parts], "references": list(self.references)}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Cross:
-        return cls(tuple(Part.from_state(part) for part in state["parts"]))
+        return cls(tuple(Part.from_state(part) for part in state["parts"]), tuple(state["references"]))
+
+
+def most_frequent(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> str:
+    """The text of the most frequent level; of several the first one."""
+    met = _met(part, rows, numbers)
+    counts = np.bincount(met.places, minlength=len(met.texts))
+    return min(str(text) for text, count in zip(met.texts.to_pylist(), counts, strict=True) if count == counts.max())
+
+
+def _referred(parts: list[_Met], references: tuple[str, ...]) -> list[_Met]:
+    """The parts, where every row that has a reference has all of them."""
+    texts, places = [], []
+    for part, reference in zip(parts, references, strict=True):
+        found = pc.index(part.texts, reference).as_py()
+        places.append(len(part.texts) if found < 0 else found)
+        texts.append(pa.concat_arrays([part.texts, pa.array([reference])]) if found < 0 else part.texts)
+    of_parts = [part.places == place for part, place in zip(parts, places, strict=True)]
+    has_one = np.logical_or.reduce(of_parts)
+    return [
+        _Met(np.where(has_one, place, part.places), text)
+        for part, place, text in zip(parts, places, texts, strict=True)
+    ]
 
 
 def _met(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> _Met:

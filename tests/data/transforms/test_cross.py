@@ -49,6 +49,18 @@ def test_only_combinations_that_occur_are_levels(n_levels: int) -> None:
     assert found.to_pylist() == [f"{a}:{text[b]}" for a, b in pairs]
 
 
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from(["x", "y", "z"])), min_size=1))
+def test_rows_with_a_reference_are_one_level(rows: list[tuple[str | None, str]]) -> None:
+    columns = {name: pa.array(values, pa.string()) for name, values in zip("ab", zip(*rows, strict=True), strict=True)}
+    made = Cross((Part("a", "string"), Part("b", "string")), ("b", "y"))
+
+    found = level_codes(pa.record_batch(columns), CategoricalColumn("a:b", "string", made=made))
+
+    expected = ["b:y" if a == "b" or b == "y" else f"{a or 'null'}:{b}" for a, b in rows]
+    assert found.to_pylist() == expected
+    assert len(found.dictionary) == len(set(expected))
+
+
 def test_bins_truth_values_and_zeros_with_a_sign_are_crossed() -> None:
     columns = {"x": pa.array([5.0, 25.0, None]), "b": pa.array([True, False, True]), "z": pa.array([0.0, -0.0, 1.5])}
 
@@ -58,7 +70,7 @@ def test_bins_truth_values_and_zeros_with_a_sign_are_crossed() -> None:
 
 
 def test_a_cross_comes_back_as_it_was_stored() -> None:
-    made = Cross((Part("a", "string"), Part("x", "number", Bins("x", (1.0,), (Clip(0.0, None),)))))
+    made = Cross((Part("a", "string"), Part("x", "number", Bins("x", (1.0,), (Clip(0.0, None),)))), ("null", "< 1"))
     columns = Columns((), (CategoricalColumn("a:x", "string", made=made), CategoricalColumn("a", "string")))
 
     columns.check()
