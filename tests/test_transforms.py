@@ -124,6 +124,29 @@ def test_a_model_from_its_file_predicts_and_evaluates_the_same(trained: tuple[st
     assert evaluate(loaded, data).metrics["rmse"] == pytest.approx(rmse, rel=1e-9)
 
 
+EVERYTHING: dict[str, Any] = {**TRANSFORMS, "cross": "age:city"}
+
+
+@pytest.mark.parametrize("shuffle", ["full", "window"])
+def test_a_run_that_goes_on_has_the_bits_of_one_that_did_not_stop(shuffle: str, tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"method": "minibatch", "shuffle": shuffle, "batch_size": 64, **EVERYTHING}
+    fit(data, "stopped", epochs=1, **options)
+
+    stopped, whole = fit(data, "stopped", epochs=3, **options), fit(data, "whole", epochs=3, threads=1, **options)
+
+    assert stopped.model.theta_sha256 == whole.model.theta_sha256
+    assert stopped.model.encoding.columns == whole.model.encoding.columns
+
+
+def test_worker_processes_have_the_bits_of_threads(tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+
+    by_workers = fit(data, "workers", method="batch", workers=2, **EVERYTHING)
+
+    assert by_workers.model.theta_sha256 == fit(data, "threads", method="batch", **EVERYTHING).model.theta_sha256
+
+
 def new_rows() -> pa.Table:
     """Rows in bounds and beyond, with nulls in every number."""
     return table(500, seed=1)
