@@ -118,7 +118,7 @@ def target_of(data: Path, loss: str) -> np.ndarray:
 
 
 def test_the_table_has_every_loss() -> None:
-    assert set(LOSSES_UNDER_TEST) == set(LOSSES)
+    assert set(LOSSES_UNDER_TEST) == set(LOSSES) - {"multinomial"}  # see test_multinomial.py
 
 
 @pytest.mark.parametrize("optimizer", ["newton", "lbfgs", "backtracking"])

@@ -11,11 +11,11 @@ from streamgd.kernels.compile import compiled
 _f8, _i8 = types.float64, types.int64
 
 
-@compiled(_i8(_f8[:, ::1], _f8[::1], _f8, _f8, _i8, _f8[::1]))
-def minimise_by_coordinates(matrix, gradient, l1, tolerance, max_sweeps, theta):
+@compiled(_i8(_f8[:, ::1], _f8[::1], _f8, _i8, _f8, _i8, _f8[::1]))
+def minimise_by_coordinates(matrix, gradient, l1, n_intercepts, tolerance, max_sweeps, theta):
     """Move ``theta`` to the minimum of ``gradient' d + d' matrix d / 2 + l1 |theta_0 + d|_1``, d = theta - theta_0.
 
-    The last coordinate, the intercept, has no l1. Each coordinate in turn goes to its own minimum, until a sweep
+    The last coordinates, the intercepts, have no l1. Each coordinate in turn goes to its own minimum, until a sweep
     changes none by more than ``tolerance / sqrt(matrix_jj)``; returns the number of sweeps.
     """
     n = theta.shape[0]
@@ -27,7 +27,7 @@ def minimise_by_coordinates(matrix, gradient, l1, tolerance, max_sweeps, theta):
             if curvature <= 0.0:
                 continue
             wanted = theta[j] - slope[j] / curvature
-            if j < n - 1:
+            if j < n - n_intercepts:
                 shrunk = max(abs(wanted) - l1 / curvature, 0.0)
                 wanted = shrunk if wanted > 0.0 else -shrunk
             change = wanted - theta[j]

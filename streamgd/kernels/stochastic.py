@@ -57,11 +57,11 @@ def _dot_signature(feature):
 
 
 @compiled([_dot_signature(types.float32), _dot_signature(_f8)])
-def _predict(features, first, count, theta_numeric, intercept, raw):
+def predict_tile(features, first, count, theta_numeric, intercept, raw):
     """``raw[:count]`` = intercept and numeric part of the rows from ``first`` on; four rows at a time.
 
     These rows are in the cache already: meanwhile the first half of the next tile is fetched, and the rest by
-    :func:`_gradient_of_tile`.
+    :func:`gradient_of_tile`.
     """
     zero, half_row_bytes = theta_numeric.dtype.type(0.0), features.shape[1] * features.itemsize // 2
     next_half = features.ctypes.data + 2 * (first + count) * half_row_bytes
@@ -85,7 +85,7 @@ def _predict(features, first, count, theta_numeric, intercept, raw):
 
 
 @compiled(types.void(_i4[:, ::1], _i8, _f8[::1], _f8[::1]))
-def _predict_levels(levels, first, theta, raw):
+def predict_levels(levels, first, theta, raw):
     for c in range(levels.shape[0]):
         for i in range(raw.shape[0]):
             raw[i] += theta[levels[c, first + i]]
@@ -95,7 +95,7 @@ def _predict_levels(levels, first, theta, raw):
 
 
 @compiled(types.void(_f8[::1], _f8[::1], _i8, _f8[::1]))
-def _add_losses(row_losses, weight, begin, losses):
+def add_losses(row_losses, weight, begin, losses):
     """Add the losses of every n-th row, from ``begin`` on, to the sums ``losses`` of ``train_minibatches``."""
     for n in range(row_losses.shape[0]):
         row_weight = weight[begin + n * LOSS_EVERY_ROWS] if weight.shape[0] > 0 else 1.0
@@ -113,7 +113,7 @@ def _gradient_signature(feature):
 
 
 @compiled([_gradient_signature(types.float32), _gradient_signature(_f8)])
-def _gradient_of_tile(features, first, count, residual, gradient):
+def gradient_of_tile(features, first, count, residual, gradient):
     """``gradient[:]`` = residual times features, summed over the rows from ``first`` on; four rows at a time.
 
     Meanwhile the second half of the next tile is fetched.
@@ -140,7 +140,7 @@ def _gradient_of_tile(features, first, count, residual, gradient):
 
 
 @compiled(types.void(_i4[:, ::1], _i8, _f8[::1], _f8[::1]))
-def _add_gradient_of_levels(levels, first, residual, gradient):
+def add_gradient_of_levels(levels, first, residual, gradient):
     for c in range(levels.shape[0]):
         for i in range(residual.shape[0]):
             gradient[levels[c, first + i]] += residual[i]
@@ -246,8 +246,8 @@ def train_minibatches(
             count = min(TILE_ROWS, stop - first)
             raw, residual = raw_of_tile[:count], residual_of_tile[:count]
             # Predict.
-            _predict(features, first, count, theta_numeric, theta[end_of_levels], raw)
-            _predict_levels(levels, first - start, theta, raw)
+            predict_tile(features, first, count, theta_numeric, theta[end_of_levels], raw)
+            predict_levels(levels, first - start, theta, raw)
             for i in range(count if offset.shape[0] > 0 else 0):
                 raw[i] += offset[first + i]
             # Compare.
@@ -259,12 +259,12 @@ def train_minibatches(
                 watched[0, n_watched], watched[1, n_watched] = target[i], raw[i - first]
                 n_watched += 1
             losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], loss_settings, watched[2, :n_watched])
-            _add_losses(watched[2, :n_watched], weight, begin, losses)
+            add_losses(watched[2, :n_watched], weight, begin, losses)
             # Gradient.
-            _gradient_of_tile(features, first, count, residual, tile_gradient)
+            gradient_of_tile(features, first, count, residual, tile_gradient)
             for j in range(n_numeric):
                 gradient_numeric[j] += tile_gradient[j]
-            _add_gradient_of_levels(levels, first - start, residual, gradient)
+            add_gradient_of_levels(levels, first - start, residual, gradient)
             gradient[end_of_levels] += residual.sum()
 
         divisor = 1.0 / ((stop - start) * mean_weight)
@@ -382,7 +382,7 @@ def train_rows(
         if averaging:
             intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])
     losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], loss_settings, watched[2, :n_watched])
-    _add_losses(watched[2, :n_watched], weight, loss_phase, losses)
+    add_losses(watched[2, :n_watched], weight, loss_phase, losses)
     last = steps_before + features.shape[0]
     for j in range(n_numeric):
         coordinates[j, THETA], coordinates[j, AVERAGE], coordinates[j, CLOCK] = theta[j], average[j], last

@@ -14,6 +14,7 @@ import numpy as np
 
 from streamgd.data.blocks import Block
 from streamgd.kernels import sums
+from streamgd.objective import multinomial
 from streamgd.objective.losses import Loss
 from streamgd.objective.penalties import ElasticNet
 
@@ -22,6 +23,7 @@ from streamgd.objective.penalties import ElasticNet
 class ChunkSums:
     """Sums over the rows of a chunk: weighted loss, its gradient ``(n_dof, n_outputs)``, weight and rows.
 
+    Of several outputs the matrices are those of ``objective.multinomial``; of one,
     ``hessian``, float64 ``(n_dof, n_dof)``, is the sum of ``w_i * curvature_i * x_i x_i'``, x with a 1 for the
     intercept as its last entry; ``meat``, of the same shape, that of ``w_i * gradient_i^2 * x_i x_i'``, the middle of
     the sandwich of robust errors. None where they were not asked for; sums with and without one do not add up.
@@ -58,8 +60,8 @@ def _added(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | Non
 class Evaluation:
     """The objective at one theta: its value, the mean loss in it, and the gradient of all but the l1 part.
 
-    ``hessian``, float64 ``(n_dof, n_dof)``, is that of the mean loss alone, without the penalty; None where the sums
-    had none.
+    ``hessian``, float64 ``(theta.size, theta.size)``, is that of the mean loss alone, without the penalty; None where
+    the sums had none.
     """
 
     value: float
@@ -77,6 +79,8 @@ class Objective:
 
     def chunk_sums(self, theta: np.ndarray, block: Block, hessian: bool = False, meat: bool = False) -> ChunkSums:
         """Sums of loss, gradient and, where asked for, Hessian and meat over the rows of ``block`` at ``theta``."""
+        if self.loss.has_many_outputs:
+            return self._sums_of_classes(theta, block, hessian, meat)
         gradient = np.zeros(len(theta))
         curvature, squares = np.empty(block.rows if hessian else 0), np.empty(block.rows if meat else 0)
         loss, weight = self._add_sums(theta, block, gradient, curvature, squares)
@@ -88,9 +92,28 @@ class Objective:
 
     def loss_sums(self, theta: np.ndarray, block: Block) -> ChunkSums:
         """As :meth:`chunk_sums`, without the gradient: it is empty, ``(0, 1)``."""
+        if self.loss.has_many_outputs:
+            none = np.empty((0, 0))
+            loss, weight = multinomial.add_sums(theta, block, none, none, none)
+            return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
         nothing = np.empty(0)
         loss, weight = self._add_sums(theta, block, nothing, nothing, nothing)
         return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
+
+    def _sums_of_classes(self, theta: np.ndarray, block: Block, hessian: bool, meat: bool) -> ChunkSums:
+        n_dof, n_classes = theta.shape
+        gradient = np.zeros((n_classes, n_dof))
+        probabilities, residuals = (np.empty((n_classes if asked else 0, block.rows)) for asked in (hessian, meat))
+        loss, weight = multinomial.add_sums(theta, block, gradient, probabilities, residuals)
+
+        def products(row_weight: np.ndarray) -> np.ndarray:
+            return outer_products(block, row_weight, n_dof)
+
+        return ChunkSums(
+            loss, np.ascontiguousarray(gradient.T), weight, block.rows,
+            multinomial.hessian(probabilities, block.weight, products) if hessian else None,
+            multinomial.meat(residuals, block.weight, products) if meat else None,
+        )  # fmt: skip
 
     def _add_sums(
         self, theta: np.ndarray, block: Block, gradient: np.ndarray, curvature: np.ndarray, squares: np.ndarray
@@ -110,7 +133,9 @@ class Objective:
 
 
 def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:
-    """``X @ theta + offset`` of the rows of a block, float64, shape ``(n_rows,)``."""
+    """``X @ theta + offset`` of the rows of a block, float64, ``(n_rows,)``; ``(n_rows, n_outputs)`` of several."""
+    if theta.shape[1] > 1:
+        return multinomial.raw_prediction(block, theta)
     raw = np.empty(block.rows, np.float64)
     sums.raw_prediction(block.features, block.codes, block.offset, np.ascontiguousarray(theta[:, 0]), raw)
     return raw

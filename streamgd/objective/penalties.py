@@ -29,11 +29,23 @@ class ElasticNet:
         gradient[-1] = 0.0
         return gradient
 
-    def curvature(self, n_dof: int) -> np.ndarray:
-        """Second derivative of the l2 part by each coefficient, ``(n_dof,)``."""
-        curvature = np.full(n_dof, self.l2)
-        curvature[-1] = 0.0
+    def curvature(self, n_dof: int, n_outputs: int = 1) -> np.ndarray:
+        """Second derivative of the l2 part by each coefficient, theta taken row by row, ``(n_dof * n_outputs,)``."""
+        curvature = np.full(n_dof * n_outputs, self.l2)
+        curvature[-n_outputs:] = 0.0
         return curvature
+
+    def centred(self, theta: np.ndarray) -> np.ndarray:
+        """Theta ``(n_dof, n_outputs)`` of the least penalty among those of which the softmax is the same.
+
+        Adding a number to the coefficients of all classes changes no probability: the mean over classes becomes zero,
+        with l1 that of the intercepts alone, since others may be exact zeros. One output stays as it is.
+        """
+        if theta.shape[1] == 1:
+            return theta
+        moved, rows = theta.copy(), slice(-1 if self.l1 > 0.0 else 0, None)
+        moved[rows] -= moved[rows].mean(axis=1, keepdims=True)
+        return moved
 
     def subgradient(self, theta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """The smallest subgradient of J at ``theta``, zero at the optimum alone; shape of ``theta``.

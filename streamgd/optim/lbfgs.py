@@ -24,7 +24,7 @@ class LBFGS:
     column, in the coordinates of which rare levels learn as fast as others. J is convex, so a step that makes it fall
     enough has positive curvature, and no second condition of Wolfe costs a pass.
 
-    ``steps`` and ``changes`` (n_pairs, n_dof) are the history, oldest first; ``excess`` is ``1/2 gradient' B
+    ``steps`` and ``changes`` (n_pairs, theta.size) are the history, oldest first; ``excess`` is ``1/2 gradient' B
     gradient``, an estimate that is as good as B. ``least`` is the smallest residual so far, ``stalled`` the
     passes since.
     """
@@ -34,11 +34,11 @@ class LBFGS:
     needs_hessian = False
 
     def init(self, theta: np.ndarray, learning_rate: float, column_squares: np.ndarray) -> State:  # noqa: ARG002
-        nothing = np.zeros((0, len(theta)))
+        nothing = np.zeros((0, theta.size))
         return {
             "trial": theta.copy(), "theta": theta.copy(), "alpha": 1.0, "value": None, "residual": None,
             "excess": None, "slope": 0.0, "gradient": np.zeros_like(theta), "direction": np.zeros_like(theta),
-            "squares": np.maximum(column_squares, 1e-12), "steps": nothing, "changes": nothing,
+            "squares": np.maximum(column_squares, 1e-12) + np.zeros_like(theta), "steps": nothing, "changes": nothing,
             "least": np.inf, "stalled": 0.0,
         }  # fmt: skip
 
@@ -58,7 +58,7 @@ class LBFGS:
         steps, changes = state["steps"], state["changes"]
         if not first:
             steps, changes = _remember(steps, changes, theta - state["theta"], gradient - state["gradient"])
-        direction = -inverse_product(gradient[:, 0], steps, changes, state["squares"][:, 0])[:, None]
+        direction = -inverse_product(gradient.ravel(), steps, changes, state["squares"].ravel()).reshape(theta.shape)
         slope = float((gradient * direction).sum())
         return {
             "trial": theta + direction, "theta": theta, "alpha": 1.0, "value": evaluation.value,
@@ -71,7 +71,7 @@ class LBFGS:
 def _remember(
     steps: np.ndarray, changes: np.ndarray, step: np.ndarray, change: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    step, change = step[:, 0], change[:, 0]
+    step, change = step.ravel(), change.ravel()
     if step @ change <= SMALLEST_COSINE * np.sqrt((step @ step) * (change @ change)):
         return steps, changes
     return np.vstack([steps, step])[-MEMORY:], np.vstack([changes, change])[-MEMORY:]

@@ -3,6 +3,10 @@
     J(theta + d) ~ J + gradient' d + 1/2 d' H d,    H = Hessian of the mean loss + l2 D,  D without the intercept
 
 H is scaled to a unit diagonal first, so that a rare level or a column in other units is not taken for a singular one.
+
+Theta ``(n_dof, n_outputs)`` is taken row by row. The softmax of several outputs does not change where a number is added
+to one row of theta: J is flat in these directions, where no penalty bends it, and the gradient has no part in them. H
+is given a curvature there, so that it is regular; the step stays at right angles to them.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ class Step:
 
     Attributes
     ----------
-    direction : float64, (n_dof, 1)
+    direction : float64, (n_dof, n_outputs)
     slope : float
         Change of J along it to first order, l1 included; not above zero.
     decrease : float
@@ -49,24 +53,33 @@ def newton_step(theta: np.ndarray, evaluation: Evaluation, penalty: ElasticNet) 
     With l1 the minimum is found by coordinate descent, as in the proximal Newton method of Lee, Sun, Saunders (2014).
     """
     matrix = penalised_hessian(evaluation, penalty)
-    gradient = evaluation.gradient[:, 0]
+    gradient, here, n_outputs = evaluation.gradient.ravel(), theta.ravel(), theta.shape[1]
     if penalty.l1 == 0.0:
         direction = -solve(matrix, gradient)
     else:
-        there = theta[:, 0].copy()
-        sweeps = max(100, SWEEP_WORK // len(theta) ** 2)
-        minimise_by_coordinates(matrix, gradient.copy(), penalty.l1, SWEEP_TOLERANCE, sweeps, there)
-        direction = there - theta[:, 0]
-    grown = np.abs(theta[:-1, 0] + direction[:-1]).sum() - np.abs(theta[:-1, 0]).sum()
+        there = here.copy()
+        sweeps = max(100, SWEEP_WORK // len(here) ** 2)
+        minimise_by_coordinates(matrix, gradient.copy(), penalty.l1, n_outputs, SWEEP_TOLERANCE, sweeps, there)
+        direction = there - here
+    penalised = slice(0, len(here) - n_outputs)
+    grown = np.abs(here[penalised] + direction[penalised]).sum() - np.abs(here[penalised]).sum()
     slope = float(gradient @ direction + penalty.l1 * grown)
     decrease = -slope - 0.5 * float(direction @ (matrix @ direction))
-    return Step(direction[:, None], min(slope, 0.0), max(decrease, 0.0))
+    return Step(direction.reshape(theta.shape), min(slope, 0.0), max(decrease, 0.0))
 
 
 def penalised_hessian(evaluation: Evaluation, penalty: ElasticNet) -> np.ndarray:
-    """H, float64, ``(n_dof, n_dof)``."""
+    """H, float64, ``(theta.size, theta.size)``."""
     assert evaluation.hessian is not None
-    return evaluation.hessian + np.diag(penalty.curvature(len(evaluation.hessian)))
+    n_dof, n_outputs = evaluation.gradient.shape
+    matrix = evaluation.hessian + np.diag(penalty.curvature(n_dof, n_outputs))
+    if n_outputs > 1:
+        flat = slice(0 if penalty.l1 == penalty.l2 == 0.0 else n_dof - 1, n_dof)
+        blocks = matrix.reshape(n_dof, n_outputs, n_dof, n_outputs)
+        for row in range(n_dof)[flat]:
+            block = blocks[row, :, row, :]
+            block += np.trace(block) / n_outputs**2
+    return matrix
 
 
 def solve(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:

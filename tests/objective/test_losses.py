@@ -86,7 +86,7 @@ def pairs(name: str, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_table_has_every_loss() -> None:
-    assert set(TABLE) == set(LOSSES)
+    assert set(TABLE) == set(LOSSES) - {"multinomial"}  # see test_softmax.py
 
 
 @pytest.mark.parametrize("name", LOSS_NAMES)

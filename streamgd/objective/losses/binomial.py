@@ -97,7 +97,7 @@ class HalfBinomialLoss(Loss):
         return np.asarray(np.log(prediction) - np.log1p(-prediction))
 
     def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
-        return self._of_rows(_probabilities_of_rows, raw_prediction, raw_prediction)
+        return self._of_rows(_probabilities_of_rows, raw_prediction, raw_prediction, np.shape(raw_prediction))
 
     def best_constant(self, target_mean: float) -> float | None:
         return float(self.link(np.array([target_mean]))[0])

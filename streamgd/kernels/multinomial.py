@@ -1,0 +1,310 @@
+"""The softmax of several raw predictions a row, its sums over rows, and stochastic gradient descent on it.
+
+Everything is laid out class after class: raw predictions ``(n_classes, n_rows)``, theta ``(n_classes, n_dof)``, and one
+table of coordinates for each class. So each class is predicted, summed and moved by the loops for one output, and only
+the comparison sees all of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+
+from streamgd.kernels import sums
+from streamgd.kernels.compile import UPDATE_FUNCTION, compiled
+from streamgd.kernels.coordinates import (
+    AVERAGE,
+    CLOCK,
+    RATE,
+    SLOTS,
+    THETA,
+    bring_average_up,
+    gather,
+    meet_levels,
+    penalise_levels,
+    put_back,
+    shrink,
+)
+from streamgd.kernels.exponential import exp_of_negative
+from streamgd.kernels.stochastic import (
+    LOSS_EVERY_ROWS,
+    TILE_ROWS,
+    add_gradient_of_levels,
+    add_losses,
+    gradient_of_tile,
+    predict_levels,
+    predict_tile,
+)
+
+_f8, _i8, _i4 = types.float64, types.int64, types.int32
+
+
+# Compare
+
+
+@compiled(types.void(_f8[:, ::1], _i8, _f8[:, ::1]))
+def softmax(raw, count, out):
+    """``out = exp(raw) / sum over classes of exp(raw)`` of the first ``count`` rows; ``(n_classes, >= count)``."""
+    largest, total = np.empty(count), np.zeros(count)
+    for i in range(count):
+        largest[i] = raw[0, i]
+    for k in range(1, raw.shape[0]):
+        for i in range(count):
+            largest[i] = raw[k, i] if raw[k, i] > largest[i] else largest[i]
+    for k in range(raw.shape[0]):
+        here, into = raw[k], out[k]
+        for i in range(count):
+            into[i] = exp_of_negative(here[i] - largest[i])
+            total[i] += into[i]
+    for i in range(count):
+        total[i] = 1.0 / total[i]
+    for k in range(raw.shape[0]):
+        into = out[k]
+        for i in range(count):
+            into[i] *= total[i]
+
+
+@compiled(types.void(_f8[::1], _f8[:, ::1], _i8, _f8[::1]))
+def softmax_losses(y_true, raw, count, out):
+    """``out_i = log(sum over classes of exp(raw_ki)) - raw_yi`` of the first ``count`` rows, without overflow.
+
+    Written so that nothing cancels for confident, right predictions.
+    """
+    for i in range(count):
+        top = 0
+        for k in range(1, raw.shape[0]):
+            top = k if raw[k, i] > raw[top, i] else top
+        rest = 0.0
+        for k in range(raw.shape[0]):
+            rest += exp_of_negative(raw[k, i] - raw[top, i]) if k != top else 0.0
+        out[i] = math.log1p(rest)
+        if y_true[i] != top:
+            out[i] += raw[top, i] - raw[np.int64(y_true[i]), i]
+
+
+@compiled(types.void(_f8[::1], _f8[:, ::1], _i8, _f8[:, ::1]))
+def softmax_residuals(y_true, raw, count, out):
+    """First derivative of the loss by each raw prediction: the softmax less 1 for the class that it was."""
+    softmax(raw, count, out)
+    for i in range(count):
+        out[np.int64(y_true[i]), i] -= 1.0
+
+
+@compiled(types.void(_f8[:, ::1], _f8[:, ::1]))
+def log_odds(raw, out):
+    """``log(p_k / (1 - p_k))`` of each class, ``(n_classes, n_rows)``: an order of rows where p is rounded to 1 too."""
+    n_classes, before = raw.shape[0], np.empty(raw.shape[0])
+    for i in range(raw.shape[1]):
+        largest = raw[0, i]
+        for k in range(1, n_classes):
+            largest = raw[k, i] if raw[k, i] > largest else largest
+        total = 0.0
+        for k in range(n_classes):
+            before[k] = total
+            total += exp_of_negative(raw[k, i] - largest)
+        after = 0.0
+        for k in range(n_classes - 1, -1, -1):
+            out[k, i] = raw[k, i] - largest - math.log(before[k] + after)
+            after += exp_of_negative(raw[k, i] - largest)
+
+
+# Sums over rows
+
+
+def _sums_signature(feature):
+    return types.UniTuple(_f8, 2)(
+        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[:, ::1],
+    )  # fmt: skip
+
+
+@compiled([_sums_signature(types.float32), _sums_signature(_f8)])
+def add_sums(features, codes, target, weight, theta, gradient, probabilities, residuals):
+    """Predict, compare, gradient, as ``sums.add_sums`` does for one output.
+
+    Parameters
+    ----------
+    target, weight : float64, (n_rows,)
+        Numbers of classes; weight may be empty: 1.
+    theta, gradient : float64, (n_classes, n_dof)
+        The gradient of the summed loss is added to ``gradient``, unless it has no rows.
+    probabilities, residuals : float64, (n_classes, n_rows)
+        Softmax of each row, and first derivatives of its loss; not written where they have no rows.
+
+    Returns
+    -------
+    tuple of float
+        The weighted sum of the losses, and the sum of the weights.
+    """
+    n_rows, n_classes, weighted = features.shape[0], theta.shape[0], weight.shape[0] > 0
+    loss, sum_of_weights, no_offset = 0.0, 0.0, np.empty(0)
+    raw, residual, out = np.empty((n_classes, sums.TILE_ROWS)), np.empty((n_classes, sums.TILE_ROWS)), np.empty(n_rows)
+    for start in range(0, n_rows, sums.TILE_ROWS):
+        stop = min(start + sums.TILE_ROWS, n_rows)
+        count = stop - start
+        y_true, row_weight, losses = target[start:stop], weight[start:stop], out[:count]
+        # Predict.
+        for k in range(n_classes):
+            sums.raw_prediction(features[start:stop], codes[start:stop], no_offset, theta[k], raw[k, :count])
+        # Compare.
+        softmax_losses(y_true, raw, count, losses)
+        loss += (row_weight * losses).sum() if weighted else losses.sum()
+        sum_of_weights += row_weight.sum() if weighted else count
+        if gradient.shape[0] == 0:
+            continue
+        softmax(raw, count, residual)
+        for k in range(probabilities.shape[0]):
+            probabilities[k, start:stop] = residual[k, :count]
+        for i in range(count):
+            residual[np.int64(y_true[i]), i] -= 1.0
+        for k in range(residuals.shape[0]):
+            residuals[k, start:stop] = residual[k, :count]
+        # Gradient.
+        for k in range(n_classes):
+            of_class = residual[k, :count]
+            if weighted:
+                of_class *= row_weight
+            sums.add_gradient(features[start:stop], codes[start:stop], of_class, gradient[k])
+    return loss, sum_of_weights
+
+
+# Stochastic gradient descent
+
+
+def _minibatch_signature(feature):
+    return types.boolean(
+        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8, types.boolean,
+        _f8[:, :, ::1], _i8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[::1], _f8[::1], _i4[::1], _i4[::1], UPDATE_FUNCTION,
+    )  # fmt: skip
+
+
+@compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
+def train_minibatches(
+    features, codes, target, weight, bounds, learning_rates, steps_before, mean_weight, l1, l2,
+    averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched, update,
+):  # fmt: skip
+    """``stochastic.train_minibatches`` for the softmax: the update of each class by its own table of coordinates.
+
+    Parameters
+    ----------
+    target : float64, (n_rows,)
+        Numbers of classes.
+    coordinates : float64, (n_classes, n_dof, SLOTS + n_slots)
+    level_sums : float64, (n_classes, n_categorical)
+    others
+        As there.
+
+    Returns
+    -------
+    bool
+        Whether every theta that was put back is finite.
+    """
+    n_classes, n_dof, n_columns = coordinates.shape
+    n_numeric, n_categorical = features.shape[1], codes.shape[1]
+    intercept, largest_batch = n_dof - 1, 0
+    for batch in range(bounds.shape[0] - 1):
+        largest_batch = max(largest_batch, bounds[batch + 1] - bounds[batch])
+    most_here = touched.shape[0] - 1
+    here, gradient = np.zeros((n_classes, n_columns, most_here + 1)), np.zeros((n_classes, most_here + 1))
+    column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
+    levels = np.empty((n_categorical, largest_batch), np.int32)
+    touched[:n_numeric] = np.arange(n_numeric)
+    for k in range(n_classes):
+        gather(coordinates[k], touched, 0, n_numeric, here[k])
+
+    coefficients, theta_numeric = np.empty(n_numeric), np.empty((n_classes, n_numeric), features.dtype)
+    tile_gradient, gradient_numeric = np.empty(n_numeric, features.dtype), np.empty((n_classes, n_numeric))
+    raw, residual = np.empty((n_classes, TILE_ROWS)), np.empty((n_classes, TILE_ROWS))
+    most_watched = TILE_ROWS // LOSS_EVERY_ROWS + 1
+    raw_watched, y_watched, loss_watched = (
+        np.empty((n_classes, most_watched)), np.empty(most_watched), np.empty(most_watched)
+    )  # fmt: skip
+    weighted, rotated, finite = weight.shape[0] > 0, rotation.shape[0] > 0, True
+    loss_phase = steps_before % LOSS_EVERY_ROWS
+    l2_numeric = np.full(n_numeric, l2)
+    if rotated:
+        for j in range(n_numeric):
+            l2_numeric[j] = l2 * (rotation[j] * rotation[j]).sum()
+
+    for batch in range(bounds.shape[0] - 1):
+        step, start, stop = steps_before + batch + 1, bounds[batch], bounds[batch + 1]
+        end_of_levels = meet_levels(
+            codes, start, stop, n_numeric, coordinates[0], touched, place, most_here, levels, column_starts
+        )
+        touched[end_of_levels] = intercept
+        n_here = end_of_levels + 1
+        for k in range(n_classes):
+            gather(coordinates[k], touched, n_numeric, n_here, here[k])
+            gradient[k, n_numeric:n_here] = 0.0
+            gradient_numeric[k] = 0.0
+            theta = here[k, THETA]
+            coefficients[:] = theta[:n_numeric]
+            if rotated:
+                coefficients[:] = 0.0
+            for m in range(n_numeric if rotated else 0):
+                for j in range(n_numeric):
+                    coefficients[j] += rotation[m, j] * theta[m]
+            for j in range(n_numeric):
+                theta_numeric[k, j] = coefficients[j]
+
+        for first in range(start, stop, TILE_ROWS):
+            count = min(TILE_ROWS, stop - first)
+            # Predict.
+            for k in range(n_classes):
+                theta = here[k, THETA]
+                predict_tile(features, first, count, theta_numeric[k], theta[end_of_levels], raw[k, :count])
+                predict_levels(levels, first - start, theta, raw[k, :count])
+            # Compare.
+            softmax_residuals(target[first : first + count], raw, count, residual)
+            begin, n_watched = first + (loss_phase - first) % LOSS_EVERY_ROWS, 0
+            for i in range(begin, first + count, LOSS_EVERY_ROWS):
+                y_watched[n_watched] = target[i]
+                for k in range(n_classes):
+                    raw_watched[k, n_watched] = raw[k, i - first]
+                n_watched += 1
+            softmax_losses(y_watched, raw_watched, n_watched, loss_watched)
+            add_losses(loss_watched[:n_watched], weight, begin, losses)
+            # Gradient.
+            for k in range(n_classes):
+                of_class = residual[k, :count]
+                for i in range(count if weighted else 0):
+                    of_class[i] *= weight[first + i]
+                gradient_of_tile(features, first, count, of_class, tile_gradient)
+                for j in range(n_numeric):
+                    gradient_numeric[k, j] += tile_gradient[j]
+                add_gradient_of_levels(levels, first - start, of_class, gradient[k])
+                gradient[k, end_of_levels] += of_class.sum()
+
+        divisor = 1.0 / ((stop - start) * mean_weight)
+        for k in range(n_classes):
+            table, slope = here[k], gradient[k]
+            theta, average, clock, rate, slots = table[THETA], table[AVERAGE], table[CLOCK], table[RATE], table[SLOTS:]
+            for j in range(n_numeric):
+                slope[j] = gradient_numeric[k, j]
+                if rotated:
+                    slope[j] = (rotation[j] * gradient_numeric[k]).sum()
+            for j in range(n_here):
+                slope[j] *= divisor
+            # Update.
+            if averaging and step > 1:
+                levels_here = slice(n_numeric, n_here)
+                bring_average_up(theta[levels_here], average[levels_here], clock[levels_here], step - 1.0)
+            for c in range(n_categorical):
+                sums_before[c] = theta[column_starts[c] : column_starts[c + 1]].sum()
+            update(theta[:n_here], slope[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
+            for j in range(n_numeric):
+                theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2_numeric[j])
+            penalise_levels(
+                coordinates[k], table, touched, place, column_starts, sums_before, level_ranges, level_sums[k], step,
+                l1, l2,
+            )  # fmt: skip
+            if averaging:
+                share = 4.0 / (step + 3.0)
+                for j in range(n_here):
+                    average[j] += share * (theta[j] - average[j])
+            clock[:n_here] = step
+            finite &= put_back(coordinates[k], touched, n_numeric, n_here, table)
+    for k in range(n_classes):
+        finite &= put_back(coordinates[k], touched, 0, n_numeric, here[k])
+    return finite
