@@ -101,7 +101,7 @@ class ClassifierMetrics(Metrics):
             return {}
         rate = positive / weight
         entropy = -sum(share * math.log(share) for share in (rate, 1.0 - rate) if share > 0.0)
-        auc, bound = self._auc() if math.isfinite(loss) else (None, None)
+        auc, bound = area_under_curve(self._bins) if math.isfinite(loss) else (None, None)
         found: Result = {
             "loss": loss / weight, "base_loss": entropy if self._loss.has_probability else self._base_loss(rate),
             "log_loss": log_loss / weight, "base_log_loss": entropy,
@@ -129,16 +129,17 @@ class ClassifierMetrics(Metrics):
         filled = np.flatnonzero(negative + positive)
         return negative[filled], positive[filled], 0.5 * (lowest[filled] + highest[filled])
 
-    def _auc(self) -> tuple[float | None, float | None]:
-        """Area under the ROC curve and how far off it may be; None if all rows are of one class."""
-        negative, positive, lowest, highest = self._bins
-        pairs = negative.sum() * positive.sum()
-        if pairs == 0.0:
-            return None, None
-        together = negative * positive
-        ordered = (np.cumsum(negative) - negative) * positive
-        unsure = together[lowest < highest]
-        return float((ordered.sum() + 0.5 * together.sum()) / pairs), float(0.5 * unsure.sum() / pairs)
+
+def area_under_curve(bins: np.ndarray) -> tuple[float | None, float | None]:
+    """Area under the ROC curve by ``kernels.metrics.add_ranks``, and how far off it may be; None: a side is empty."""
+    negative, positive, lowest, highest = bins
+    pairs = negative.sum() * positive.sum()
+    if pairs == 0.0:
+        return None, None
+    together = negative * positive
+    ordered = (np.cumsum(negative) - negative) * positive
+    unsure = together[lowest < highest]
+    return float((ordered.sum() + 0.5 * together.sum()) / pairs), float(0.5 * unsure.sum() / pairs)
 
 
 class RegressionMetrics(Metrics):

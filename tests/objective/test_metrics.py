@@ -170,7 +170,7 @@ def test_a_constant_target_has_no_r2() -> None:
     assert found["base_rmse"] == 0.0
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"multinomial"}))
 def test_a_weight_of_two_is_the_row_twice_and_zero_its_absence(loss: str) -> None:
     target, raw, _ = classified(4, 300, 1.0, False)
     target = target if LOSSES[loss].is_classifier else target + 0.5
@@ -184,7 +184,7 @@ def test_a_weight_of_two_is_the_row_twice_and_zero_its_absence(loss: str) -> Non
     assert {name: weighted[name] for name in told} == pytest.approx(told, rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"multinomial"}))
 def test_no_rows_give_no_metrics(loss: str) -> None:
     assert metrics_of(LOSSES[loss]).result() == {}
     assert added(loss, np.empty(0), np.empty(0), None).result() == {}
