@@ -328,7 +328,8 @@ def _evaluation_text(facts: dict[str, Any]) -> str:
     from streamgd.console import format_facts, format_table
 
     about = ("rows", "weight", "dropped")
-    metrics = [name for name in facts if name not in (*about, "by", "levels") and not name.startswith("base_")]
+    tables = ("by", "levels", "classes", "confusion")
+    metrics = [name for name in facts if name not in (*about, *tables) and not name.startswith("base_")]
     rows = [[name.replace("_", " "), facts[name], facts.get(f"base_{name}")] for name in metrics]
     parts = [format_facts({name: facts[name] for name in about}), format_table(["metric", "model", "base rate"], rows)]
     if facts.get("levels"):
@@ -338,6 +339,12 @@ def _evaluation_text(facts: dict[str, Any]) -> str:
             for level in facts["levels"]
         ]
         parts.append(format_table([facts["by"], *names], levels))
+    if facts.get("classes"):
+        shown = ("class", "actual", "predicted", "recall", "precision", "f1", "auc")
+        classes = [[str(each["class"]), *(each[name] for name in shown[1:])] for each in facts["classes"]]
+        labels = [each[0] for each in classes]
+        confusion = [[label, *row] for label, row in zip(labels, facts["confusion"], strict=True)]
+        parts += [format_table(list(shown), classes), format_table(["actual \\ predicted", *labels], confusion)]
     return "\n\n".join(parts)
 
 

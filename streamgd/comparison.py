@@ -28,7 +28,8 @@ from streamgd.data.stream import can_hold_rows, origin_of
 from streamgd.errors import ConfigError
 from streamgd.evaluation import add_counts, check_any_left, shown_pass
 from streamgd.model import Model
-from streamgd.objective.metrics import Result, metrics_of
+from streamgd.objective.metrics import Result
+from streamgd.objective.multiclass import metrics_for
 from streamgd.plain import plain_number
 from streamgd.training.display import Display
 
@@ -117,7 +118,7 @@ def compare(
     _check_comparable(*models)
     manifest = discover(parse_sources(data))
     pairs = _Pairs(models, manifest, where)
-    metrics, differences = [metrics_of(model.loss) for model in models], Moments.empty(1)
+    metrics, differences = [metrics_for(model.loss, model.n_outputs) for model in models], Moments.empty(1)
     dropped: dict[str, int] = {}
     with closing(shown_pass("compare", manifest, pairs.pieces, threads, check, display)) as pieces:
         for piece in pieces:

@@ -122,7 +122,9 @@ Splines = Annotated[dict[str, int], BeforeValidator(parse_splines)]
 Crosses = Annotated[list[str], BeforeValidator(parse_crosses)]
 Bins = Annotated[dict[str, list[float]], BeforeValidator(parse_bins)]
 
-LossName = Literal["auto", "squared", "logistic", "poisson", "gamma", "tweedie", "huber", "squared_hinge"]
+LossName = Literal[
+    "auto", "squared", "logistic", "multinomial", "poisson", "gamma", "tweedie", "huber", "squared_hinge"
+]
 
 #: Losses of two classes.
 CLASSIFIER_LOSSES = ("logistic", "squared_hinge")
@@ -217,7 +219,11 @@ class TrainConfig(BaseModel):
     dtype: Literal["float32", "float64"] = Field("float32", description="Type of the encoded features.")
 
     # model
-    loss: LossName = Field("auto", description="Loss; auto looks at the target: squared or logistic.")
+    loss: LossName = Field("auto", description="Loss; auto looks at the target: squared, logistic or multinomial.")
+    max_classes: int = Field(
+        100, ge=3, description="Most classes of a target that is trained on with the multinomial loss.",
+        json_schema_extra=CHANGEABLE,
+    )  # fmt: skip
     power: float = Field(1.5, ge=1, le=2, description="tweedie: power of the variance; 1: poisson, 2: gamma.")
     delta: Rate = Field(
         "auto", description="huber: error from which on it counts linearly; auto: by the spread of the target."

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -30,7 +31,8 @@ from streamgd.data.stream import can_hold_rows, one_pass, origin_of
 from streamgd.errors import ConfigError, CorruptFileError, NoInputError, did_you_mean
 from streamgd.model import Model
 from streamgd.notebook import notebook_display
-from streamgd.objective.metrics import Result, metrics_of
+from streamgd.objective.metrics import Result
+from streamgd.objective.multiclass import ClassMetrics, MulticlassMetrics, metrics_for
 from streamgd.plain import plain
 from streamgd.training.display import Display, Silent
 
@@ -54,6 +56,17 @@ class LevelRow:
 
 
 @dataclass(frozen=True)
+class ClassRow:
+    """One of more than two classes against the rest."""
+
+    label: Label
+    metrics: ClassMetrics
+
+    def to_json(self) -> dict[str, Any]:
+        return {"class": plain(self.label), **asdict(self.metrics)}
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was found.
 
@@ -69,6 +82,10 @@ class Evaluation:
         The column that ``levels`` are of.
     levels : tuple of LevelRow
         In the order of their values, null last.
+    classes : tuple of ClassRow
+        Where there are more than two: each against the rest.
+    confusion : tuple of tuple of float
+        Then also the total weight of rows of one class (outer) that are predicted as another (inner).
     """
 
     rows: int
@@ -77,6 +94,8 @@ class Evaluation:
     metrics: Result
     by: str | None = None
     levels: tuple[LevelRow, ...] = field(default=())
+    classes: tuple[ClassRow, ...] = field(default=())
+    confusion: tuple[tuple[float, ...], ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the metrics stand beside ``rows``, and what is not finite is None."""
@@ -85,6 +104,9 @@ class Evaluation:
         if self.by is not None:
             levels = [{name: _finite(value) for name, value in asdict(row).items()} for row in self.levels]
             fields |= {"by": self.by, "levels": levels}
+        if self.classes:
+            classes = [{name: _finite(value) for name, value in row.to_json().items()} for row in self.classes]
+            fields |= {"classes": classes, "confusion": [list(row) for row in self.confusion]}
         return fields
 
 
@@ -156,8 +178,9 @@ def evaluate(
 class Piece:
     """Rows of a slice: arrays ``(n_rows,)`` of those that are compared, and what was passed over.
 
-    They are of ``file``, a relative path; ``offset`` is empty where there is none. ``level`` has the index of each
-    row's level in ``levels``; ``observed`` is what the observer made of the rows.
+    Of more than two classes ``prediction`` and ``raw`` have a column for each. They are of ``file``, a relative path;
+    ``offset`` is empty where there is none. ``level`` has the index of each row's level in ``levels``; ``observed`` is
+    what the observer made of the rows.
     """
 
     file: str
@@ -177,7 +200,8 @@ class Tally:
     """Sums of the pieces that are added, in the order of the rows."""
 
     def __init__(self, model: Model):
-        self._metrics = metrics_of(model.loss)
+        self._classes = model.classes or ()
+        self._metrics = metrics_for(model.loss, model.n_outputs)
         self._dropped: dict[str, int] = {}
 
     def add(self, piece: Piece) -> None:
@@ -194,7 +218,11 @@ class Tally:
         """
         metrics, dropped = self._metrics, self._dropped
         check_any_left(metrics.weight, dropped)
-        return Evaluation(metrics.rows, metrics.weight, dropped, metrics.result(), by, levels)
+        found = Evaluation(metrics.rows, metrics.weight, dropped, metrics.result(), by, levels)
+        if not isinstance(metrics, MulticlassMetrics):
+            return found
+        classes = tuple(starmap(ClassRow, zip(self._classes, metrics.of_classes(), strict=True)))
+        return replace(found, classes=classes, confusion=tuple(map(tuple, metrics.confusion.tolist())))
 
 
 class Observer(Protocol):
@@ -313,6 +341,11 @@ class _Compared:
         self._encoder = model.encoder(with_target=True, choice=_choice(model, condition, part))
         check_columns(self._encoder.columns, manifest)
         if by is not None:
+            if model.n_outputs > 1:
+                raise ConfigError(
+                    f"--by {by} sets mean target and mean prediction side by side, and {model.n_outputs} classes have"
+                    f" no mean. Leave it out, or choose rows with --where."
+                )
             _check_by(manifest, by)
             manifest.check_same([by])
         manifest.check_same(condition.columns if condition is not None else ())

@@ -3,6 +3,10 @@
 Sums are in the coordinates of theta (standardised features, the intercept last); everything told is in original
 units, by the linear map ``Encoding.in_original_units``. Coefficients of levels are contrasts to the base level.
 
+Of more than two classes, only differences between the coefficients of classes are decided by the data. They are told as
+differences to the mean over all classes, so that they sum to zero, and so are their errors; those against one class
+follow from the covariance.
+
 Even a small penalty may hold coefficients more than a standard error away from the maximum of the likelihood, where
 columns are nearly collinear and rows are many. Estimates, tests and intervals are therefore those of the maximum, one
 Newton step away: exact for the squared loss, as good as the maximum itself where the step is short (the one-step
@@ -45,11 +49,11 @@ class ClosingSums:
 
     Attributes
     ----------
-    information : float64, (n_dof, n_dof)
+    information : float64, (theta.size, theta.size)
         ``sum w_i loss''_i x_i x_i'``: the Hessian of the summed loss, without the penalty.
-    meat : float64, (n_dof, n_dof), or None
+    meat : float64, (theta.size, theta.size), or None
         ``sum w_i (loss'_i)^2 x_i x_i'``, for robust errors.
-    gradient : float64, (n_dof, 1)
+    gradient : float64, (n_dof, n_outputs)
         ``sum w_i loss'_i x_i``; nothing but the penalty and rounding keeps it from zero at the optimum.
     weight, loss, base_loss : float
         ``sum w_i``, ``sum w_i loss_i``, and the latter of the best constant.
@@ -76,10 +80,10 @@ class ClosingSums:
             loss=self.loss * unit, base_loss=self.base_loss * unit,
         )  # fmt: skip
 
-    def check(self, n_dof: int) -> None:
-        """Raise ValueError where the parts are not those of ``n_dof`` coefficients."""
-        square = (n_dof, n_dof)
-        arrays = [("information", self.information, square), ("gradient", self.gradient, (n_dof, 1))]
+    def check(self, n_dof: int, n_outputs: int) -> None:
+        """Raise ValueError where the parts are not those of a theta ``(n_dof, n_outputs)``."""
+        square = (n_dof * n_outputs, n_dof * n_outputs)
+        arrays = [("information", self.information, square), ("gradient", self.gradient, (n_dof, n_outputs))]
         if self.meat is not None:
             arrays.append(("meat", self.meat, square))
         if self.expected is not None:
@@ -132,8 +136,9 @@ class Fit:
         Squared loss: ``least_deviance / (observations - rank)``, the variance of the residuals. Gamma and tweedie:
         ``pearson / (observations - rank)``. Logistic and poisson: 1, and huber, whose errors need none.
     log_likelihood, aic : float or None
-        The maximum, and ``2 rank - 2 log_likelihood``. The likelihood is the Bernoulli one of the logistic loss; of
-        the squared loss the normal one at its best variance, which counts for no coefficient. None for other losses.
+        The maximum, and ``2 rank - 2 log_likelihood``. The likelihood is the Bernoulli one of the logistic loss, that
+        of the classes of the multinomial one; of the squared loss the normal one at its best variance, which counts for
+        no coefficient. None for other losses.
     pearson : float or None
         Pearson's chi-squared of a loss with the log link: the summed squares of the residuals, each divided by the
         variance that the prediction implies. Beside ``observations - rank`` it tells of overdispersion.
@@ -152,7 +157,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class Inference:
-    """Errors of all coefficients in original units, in the order of theta: float64, ``(n_dof,)``, NaN where refused.
+    """Errors of all coefficients in original units, in the order of theta, NaN where refused.
+
+    Float64, ``(theta.size,)``.
 
     Attributes
     ----------
@@ -161,7 +168,7 @@ class Inference:
         one (gamma, tweedie: as statsmodels has it). Robust: the sandwich ``information^-1 meat information^-1`` (HC0).
     estimate : float64
         The coefficients that maximise the likelihood; without a penalty, those of the model.
-    covariance : float64, (n_dof, n_dof)
+    covariance : float64, (theta.size, theta.size)
         Of the estimates, NaN in rows and columns of those that are refused.
     z, p_value : float64
         ``estimate / standard_error``, and how likely a normal number is to be at least as far from zero.
@@ -187,7 +194,7 @@ class Inference:
 def infer(
     sums: ClosingSums, encoding: Encoding, loss: Loss, values: np.ndarray, errors: Errors, level: float = 0.95
 ) -> Inference:
-    """Errors of coefficients ``values`` (n_dof,), in original units.
+    """Errors of coefficients ``values``, in original units, of the shape of theta.
 
     Parameters
     ----------
@@ -204,11 +211,11 @@ def infer(
         deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
         if not fit.dispersion:  # there are no more observations than coefficients, or the model fits them all
             deviation[:] = 0.0
-        reasons = _reasons(solved, deviation, loss, encoding.row_names())
+        reasons = _reasons(solved, deviation, loss, _names(encoding))
         refused = np.array([reason is not None for reason in reasons])
         covariance[refused], covariance[:, refused] = np.nan, np.nan
         deviation = np.where(refused, np.nan, deviation)
-        estimate = np.where(refused, np.nan, values + solved.step)
+        estimate = np.where(refused, np.nan, np.ravel(values) + solved.step)
         z, margin = estimate / deviation, deviation * NormalDist().inv_cdf(0.5 + 0.5 * level)
     p_value = np.array([math.erfc(abs(each) / math.sqrt(2.0)) for each in z])
     return Inference(
@@ -216,11 +223,19 @@ def infer(
     )
 
 
+def _names(encoding: Encoding) -> list[str]:
+    """A name for each number of theta."""
+    target, names = encoding.columns.target, encoding.row_names()
+    if encoding.n_outputs == 1 or target is None or target.classes is None:
+        return names
+    return [f"{name} ({label})" for name in names for label in target.classes]
+
+
 def _covariance(sums: ClosingSums, encoding: Encoding, solved: _Solved, fit: Fit, errors: Errors) -> np.ndarray:
     if errors == "robust":
         assert sums.meat is not None
         spread = (solved.directions / solved.eigenvalues) @ solved.vectors.T
-        return np.asarray(spread @ sums.meat @ spread.T)
+        return np.asarray(spread @ solved.contrasts.of_matrix(sums.meat) @ spread.T)
     if sums.expected is not None:
         solved = _Solved(replace(sums, information=sums.expected), encoding)
     return np.asarray((solved.directions / solved.eigenvalues) @ solved.directions.T * (fit.dispersion or 0.0))
@@ -230,30 +245,79 @@ class _Solved:
     """The information taken apart: its eigenvectors as directions in original units, and its null space.
 
     With d the square roots of the diagonal, ``information = d R d`` and ``R = Q diag(lambda) Q'``, the inverse (or,
-    where columns are collinear, a generalised one) is ``S diag(1 / lambda) S'`` with ``S = d^-1 Q``.
+    where columns are collinear, a generalised one) is ``S diag(1 / lambda) S'`` with ``S = d^-1 Q``. Of several outputs
+    it is that of their contrasts.
     """
 
     def __init__(self, sums: ClosingSums, encoding: Encoding):
-        diagonal = np.diagonal(sums.information)
+        contrasts = self.contrasts = _Contrasts(encoding)
+        information, gradient = contrasts.of_matrix(sums.information), contrasts.of_gradient(sums.gradient)
+        diagonal = np.diagonal(information)
+        untold = diagonal <= 0.0
         #: What no row tells is as if it were left out.
-        self.untold = diagonal <= 0.0
-        scale = np.divide(1.0, np.sqrt(diagonal), out=np.zeros_like(diagonal), where=~self.untold)
-        eigenvalues, vectors = np.linalg.eigh(sums.information * scale[:, None] * scale)
+        self.untold = contrasts.of_each_output(untold)
+        scale = np.divide(1.0, np.sqrt(diagonal), out=np.zeros_like(diagonal), where=~untold)
+        eigenvalues, vectors = np.linalg.eigh(information * scale[:, None] * scale)
         vectors *= scale[:, None]
         found = eigenvalues > SINGULAR
         self.rank = int(found.sum())
         self.eigenvalues = eigenvalues[found]
-        #: S without the null space, (n_dof, rank), and the same in original units.
-        self.vectors, original = vectors[:, found], encoding.in_original_units(vectors)
+        #: S without the null space, of contrasts, and the same in original units, (theta.size, rank).
+        self.vectors, original = vectors[:, found], contrasts.in_original_units(vectors)
         self.directions = original[:, found]
-        #: Share of each coefficient in the null space, by unit vectors in original units, (n_dof, n_dof - rank).
+        #: Share of each coefficient in the null space, by unit vectors in original units, (theta.size, …).
         self.null_space = np.nan_to_num(original[:, ~found] / np.linalg.norm(original, axis=1, keepdims=True))
-        along = self.vectors.T @ sums.gradient[:, 0]
+        along = self.vectors.T @ gradient
         #: Newton's step to the maximum of the likelihood, in coordinates of theta and in original units, (n_dof,).
-        self.theta_step = -self.vectors @ (along / self.eigenvalues)
+        self.theta_step = contrasts.of_theta(-self.vectors @ (along / self.eigenvalues))
         self.step = -self.directions @ (along / self.eigenvalues)
         #: How much the step lowers the deviance.
         self.gain = float(along @ (along / self.eigenvalues))
+
+
+class _Contrasts:
+    """Coordinates for what the data decide of theta: itself, or contrasts between the outputs where there are several.
+
+    The contrasts phi ``(n_dof, n_outputs - 1)`` are those of Helmert, an orthonormal basis B of what sums to zero:
+    ``theta = phi B'``. Vectors and matrices are taken row by row, as theta is.
+    """
+
+    def __init__(self, encoding: Encoding):
+        self._encoding, n = encoding, encoding.n_outputs
+        basis = np.zeros((n, max(n - 1, 1)))
+        for k in range(1, n):
+            basis[:k, k - 1], basis[k, k - 1] = 1.0, -float(k)
+        self._basis = basis / np.linalg.norm(basis, axis=0) if n > 1 else np.ones((1, 1))
+
+    def of_matrix(self, matrix: np.ndarray) -> np.ndarray:
+        """Second derivatives, or sums of products of gradients."""
+        n_dof, n = self._encoding.n_dof, self._encoding.n_outputs
+        if n == 1:
+            return matrix
+        by_outputs = matrix.reshape(n_dof, n, n_dof, n)
+        found = np.einsum("jkil,ka,lb->jaib", by_outputs, self._basis, self._basis, optimize=True)
+        return np.asarray(found.reshape(n_dof * (n - 1), -1))
+
+    def of_gradient(self, gradient: np.ndarray) -> np.ndarray:
+        """A gradient by theta ``(n_dof, n_outputs)``."""
+        return np.asarray((gradient @ self._basis).ravel())
+
+    def of_theta(self, vector: np.ndarray) -> np.ndarray:
+        """The step of theta of a step of the contrasts."""
+        return np.asarray((vector.reshape(self._encoding.n_dof, -1) @ self._basis.T).ravel())
+
+    def of_each_output(self, of_contrasts: np.ndarray) -> np.ndarray:
+        """For each number of theta, whether it holds of all contrasts of its row."""
+        rows = of_contrasts.reshape(self._encoding.n_dof, -1).all(axis=1)
+        return np.repeat(rows, self._encoding.n_outputs)
+
+    def in_original_units(self, vectors: np.ndarray) -> np.ndarray:
+        """Columns of ``vectors`` as changes of the coefficients in original units, ``(theta.size, any)``."""
+        if self._encoding.n_outputs == 1:
+            return self._encoding.in_original_units(vectors)
+        parts = vectors.reshape(self._encoding.n_dof, self._basis.shape[1], -1)
+        moved = [self._encoding.in_original_units(np.ascontiguousarray(part)) for part in parts.transpose(1, 0, 2)]
+        return np.asarray(np.einsum("ajm,ka->jkm", np.array(moved), self._basis).reshape(-1, vectors.shape[1]))
 
 
 def _fit(sums: ClosingSums, solved: _Solved, loss: Loss) -> Fit:
@@ -261,7 +325,7 @@ def _fit(sums: ClosingSums, solved: _Solved, loss: Loss) -> Fit:
     least = max(deviance - solved.gain, 0.0)
     if not loss.is_quadratic and solved.gain > NEARBY * null_deviance:
         least = math.nan
-    dispersion, likelihood = 1.0, -0.5 * least if loss.name == "logistic" else math.nan
+    dispersion, likelihood = 1.0, -0.5 * least if loss.has_probability else math.nan
     freedom, variance = sums.weight - solved.rank, least / sums.weight
     if isinstance(loss, LogLinkLoss) and loss.has_dispersion:
         dispersion = (sums.pearson or 0.0) / freedom if freedom > 0.0 else math.nan

@@ -42,15 +42,25 @@ COEFFICIENT_SCHEMA = pa.schema(
 )
 
 
+#: The type of a column of classes, by the type of one.
+ARROW_TYPES_OF_LABELS: dict[type, pa.DataType] = {
+    bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Coefficient:
-    """One row of theta. ``value`` is in original units: change of the raw prediction by one unit of the column."""
+    """One number of theta. ``value`` is in original units: change of the raw prediction by one unit of the column.
+
+    ``label`` is the class whose raw prediction it is, where there are more than two; their mean over classes is zero.
+    """
 
     name: str
     column: str
     level: str | None
     standardised: float
     value: float
+    label: Label | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,20 +89,25 @@ class Model:
     loss_settings: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Model({self.loss_name}, {len(self.theta)} coefficients, theta_sha256={self.theta_sha256[:12]!r})"
+        return f"Model({self.loss_name}, {self.theta.size} coefficients, theta_sha256={self.theta_sha256[:12]!r})"
 
     def _repr_html_(self) -> str:
         """What it predicts and its largest coefficients, for notebooks."""
-        *features, intercept = self.coefficients()
+        every = self.coefficients()
+        features, intercepts = every[: -self.n_outputs], every[-self.n_outputs :]
         features.sort(key=lambda coefficient: -abs(coefficient.standardised))
-        rows = [(each.name, each.value, each.standardised) for each in [intercept, *features[:MOST_SHOWN]]]
+        rows = [
+            (each.name if each.label is None else f"{each.name}, {each.label}", each.value, each.standardised)
+            for each in [*intercepts, *features[:MOST_SHOWN]]
+        ]
         target = self.encoding.columns.target
         about = [
             ("target", target.name if target else None),
             ("loss", self.loss_name),
-            ("coefficients", len(self.theta)),
+            ("coefficients", self.theta.size),
         ]
-        more = f"The intercept and the {len(rows) - 1} largest of {len(features):,} coefficients"
+        intercept = "The intercept" if len(intercepts) == 1 else "The intercepts"
+        more = f"{intercept} and the {len(rows) - len(intercepts)} largest of {len(features):,} coefficients"
         inner = table(["name", "original units", "standardised"], rows)
         return table(["model", self.theta_sha256[:12]], about) + details(more, inner)
 
@@ -117,10 +132,19 @@ class Model:
         return loss_of(self.loss_name, self.loss_settings)
 
     @property
-    def classes(self) -> tuple[Label, Label] | None:
-        """The values of the target that count as 0 and 1, for a classifier."""
+    def classes(self) -> tuple[Label, ...] | None:
+        """The values of the target that count as 0, 1, …, for a classifier."""
         target = self.encoding.columns.target
         return target.classes if target else None
+
+    @property
+    def n_outputs(self) -> int:
+        """Raw predictions of a row: one, or one for each of more than two classes."""
+        return int(self.theta.shape[1])
+
+    def outputs(self) -> list[Self]:
+        """A model of each raw prediction by itself, for what knows one: its loss and classes are still those of all."""
+        return [replace(self, theta=np.ascontiguousarray(output[:, None])) for output in self.theta.T]
 
     @property
     def theta_sha256(self) -> str:
@@ -142,12 +166,15 @@ class Model:
         return BlockEncoder(replace(self.encoding, columns=columns), layout, choice, every_row=not with_target)
 
     def raw_prediction(self, block: Block) -> np.ndarray:
-        """``X @ theta + offset``, float64, shape ``(n_rows,)``."""
+        """``X @ theta + offset``, float64, shape ``(n_rows,)``; ``(n_rows, n_classes)`` of more than two classes."""
         return raw_prediction(block, self.theta)
 
     def predict_batch(self, batch: pa.RecordBatch, origin: Origin | None = None) -> np.ndarray:
         """Predictions (probabilities for a classifier that has some) of a record batch, float64, NaN where none can be
-        made."""
+        made.
+
+        Shape ``(n_rows,)``; of more than two classes ``(n_rows, n_classes)``.
+        """
         return self.predict_with(self.encoder(with_target=False), batch, origin or Origin("the batch", 0, 0, 0))
 
     def predict_with(self, encoder: BlockEncoder, batch: pa.RecordBatch, origin: Origin) -> np.ndarray:
@@ -168,17 +195,19 @@ class Model:
         return self.loss.inverse_link(raw)
 
     def coefficients(self) -> list[Coefficient]:
-        """Every row of theta by name, in original units, the intercept last."""
+        """Every number of theta by name, in original units, the intercept last; of a row class after class."""
         encoding = self.encoding
-        theta, values = self.theta[:, 0], encoding.in_original_units(self.theta)[:, 0]
+        values = encoding.in_original_units(self.theta)
+        labels: tuple[Label | None, ...] = (self.classes or ()) if self.n_outputs > 1 else (None,)
         rows = [(column.name, column.name, None) for column in encoding.columns.numeric]
         for column in encoding.categorical:
             prefix = len(column.column.name) + 1
             rows += [(name, column.column.name, name[prefix:]) for name in column.row_names()]  # type: ignore[misc]
         rows.append(("(intercept)", "(intercept)", None))
         return [
-            Coefficient(name, source, level, float(standardised), float(value))
-            for (name, source, level), standardised, value in zip(rows, theta, values, strict=True)
+            Coefficient(name, source, level, float(standardised), float(value), label)
+            for (name, source, level), of_row, in_units in zip(rows, self.theta, values, strict=True)
+            for label, standardised, value in zip(labels, of_row, in_units, strict=True)
         ]
 
     @property
@@ -218,22 +247,28 @@ class Model:
             raise ConfigError(f"the coefficients have no errors: {self.no_errors}.")
         if errors == "robust" and not self.has_robust_errors:
             raise ConfigError("the run was not asked for robust errors. Run it again with --errors robust.")
-        values = self.encoding.in_original_units(self.theta)[:, 0]
+        values = self.encoding.in_original_units(self.theta)
         chosen = errors or ("robust" if self.has_robust_errors else "classical")
         return infer(self.closing, self.encoding, self.loss, values, chosen, level)
 
     def coefficient_table(self, errors: Errors | None = None, level: float = 0.95) -> pa.Table:
         """The coefficients with their errors, as :meth:`coefficients` orders them.
 
-        Columns ``name``, ``column``, ``level``, ``value``, ``standardised``, then ``estimate``, ``standard_error``,
-        ``z``, ``p_value``, ``lower``, ``upper``, null where ``reason`` says why. Parameters as for :meth:`inference`.
+        Columns ``name``, of more than two classes ``class``, ``column``, ``level``, ``value``, ``standardised``, then
+        ``estimate``, ``standard_error``, ``z``, ``p_value``, ``lower``, ``upper``, null where ``reason`` says why.
+        Parameters as for :meth:`inference`.
 
         Raises
         ------
         ConfigError
             ``errors`` were asked for by name, and the run gave none.
         """
-        return pa.Table.from_pylist(self.coefficient_rows(errors, level), COEFFICIENT_SCHEMA)
+        return pa.Table.from_pylist(self.coefficient_rows(errors, level), self._coefficient_schema())
+
+    def _coefficient_schema(self) -> pa.Schema:
+        if self.n_outputs == 1:
+            return COEFFICIENT_SCHEMA
+        return COEFFICIENT_SCHEMA.insert(1, pa.field("class", ARROW_TYPES_OF_LABELS[type(self.classes[0])]))  # type: ignore[index]
 
     def coefficient_rows(self, errors: Errors | None = None, level: float = 0.95) -> list[dict[str, Any]]:
         """As :meth:`coefficient_table`, as plain values; None for null."""
@@ -241,15 +276,15 @@ class Model:
 
     def rows_with(self, inference: Inference | None) -> list[dict[str, Any]]:
         """As :meth:`coefficient_rows`, with what :meth:`inference` gave, or without errors."""
-        rows = []
+        rows, names = [], self._coefficient_schema().names
         for number, coefficient in enumerate(self.coefficients()):
             errors = dict.fromkeys(_ERROR_COLUMNS) | {"reason": self.no_errors}
             if inference is not None:
                 found = {name: float(getattr(inference, name)[number]) for name in _ERROR_COLUMNS}
                 errors = {name: None if math.isnan(value) else value for name, value in found.items()}
                 errors["reason"] = inference.reasons[number]
-            row = vars(coefficient) | errors
-            rows.append({name: row[name] for name in COEFFICIENT_SCHEMA.names})
+            row = vars(coefficient) | {"class": coefficient.label} | errors
+            rows.append({name: row[name] for name in names})
         return rows
 
     def base_levels(self) -> dict[str, Label | None]:
@@ -265,8 +300,9 @@ class Model:
         among them), plus the value of column ``offset``, plus the logarithm of that of column ``exposure``. A hashed
         column has ``coefficients`` of buckets: that of a level is FNV-1a (64 bit) of its UTF-8 text, modulo their
         number; null is hashed as U+0000. The prediction is the raw one, or ``1 / (1 + exp(-raw))`` where ``link`` is
-        ``logit``, or ``exp(raw)`` where it is ``log``. Where
-        ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
+        ``logit``, or ``exp(raw)`` where it is ``log``. Where it is ``softmax``, each coefficient is a list with one for
+        each of ``classes``, and so is the raw prediction; the probability of a class is ``exp(raw)`` of it over the sum
+        of these. Where ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
 
         Where ``format_version`` is 2 there are transforms: the value of an entry of ``numeric`` with ``steps`` is what
         these make of the column ``source``, one after another, and the level of an entry of ``categorical`` with
@@ -276,9 +312,9 @@ class Model:
         cancellation where values lie far from zero. A coefficient beyond float64 is None.
         """
         encoding, target = self.encoding, self.encoding.columns.target
-        values, scaling, n = encoding.in_original_units(self.theta)[:, 0], encoding.scaling, encoding.n_numeric
+        values, scaling, n = encoding.in_original_units(self.theta), encoding.scaling, encoding.n_numeric
         null = scaling.shift + scaling.scale * scaling.fill
-        each = zip(values[:n], scaling.shift, scaling.scale, self.theta[:n, 0], null, strict=True)
+        each = zip(values[:n], scaling.shift, scaling.scale, self.theta[:n], null, strict=True)
         names = ("coefficient", "shift", "scale", "standardised", "null")
         numeric = [
             {
@@ -286,7 +322,7 @@ class Model:
                 "source": column.source,
                 "part": column.part,
                 **({"steps": steps_state(column.steps)} if column.steps else {}),
-                **{name: plain_number(number) for name, number in zip(names, numbers, strict=True)},
+                **{name: _plain_output(number) for name, number in zip(names, numbers, strict=True)},
             }
             for column, numbers in zip(encoding.columns.numeric, each, strict=True)
         ]
@@ -299,7 +335,7 @@ class Model:
             "target": target.name if target else None, "classes": list(self.classes) if self.classes else None,
             "nulls": encoding.nulls, "offset": encoding.columns.offset,
             "exposure": encoding.columns.exposure,
-            "intercept": plain_number(values[-1]), "standardised_intercept": plain_number(self.theta[-1, 0]),
+            "intercept": _plain_output(values[-1]), "standardised_intercept": _plain_output(self.theta[-1]),
             "numeric": numeric, "categorical": [_categorical_json(c, self.theta) for c in encoding.categorical],
             "theta_sha256": self.theta_sha256,
         }  # fmt: skip
@@ -351,19 +387,26 @@ class Model:
         return cls.from_bytes(states.read_file(file), str(file))
 
 
+def _plain_output(found: Any) -> Any:
+    """A number; of several outputs, which are an array, a list of numbers."""
+    numbers = [plain_number(float(number)) for number in np.atleast_1d(found)]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def _categorical_json(column: CategoricalEncoding, theta: np.ndarray) -> dict[str, Any]:
     """A categorical column of :meth:`Model.to_json`."""
-    coefficients, unseen = column.coefficients(theta)
+    parts = [column.coefficients(output[:, None]) for output in theta.T]
+    coefficients, unseen = np.stack([each for each, _ in parts], axis=1), np.array([each for _, each in parts])
     fields: dict[str, Any] = {"name": column.column.name, "values": column.column.values}
     if column.column.made is not None:
         fields["made"] = labels_state(column.column.made)
     if column.hashed:
-        return fields | {"coefficients": coefficients.tolist()}
+        return fields | {"coefficients": [_plain_output(each) for each in coefficients]}
     levels = [
-        {"level": plain(level), "coefficient": coefficient}
-        for level, coefficient in zip(python_values(column.levels), coefficients.tolist(), strict=True)
+        {"level": plain(level), "coefficient": _plain_output(coefficient)}
+        for level, coefficient in zip(python_values(column.levels), coefficients, strict=True)
     ]
-    return fields | {"levels": levels, "unseen": unseen}
+    return fields | {"levels": levels, "unseen": _plain_output(unseen)}
 
 
 def _check(model: Model) -> None:
@@ -375,10 +418,13 @@ def _check(model: Model) -> None:
     n_settings = len(LOSSES[model.loss_name].setting_names)
     if len(settings) != n_settings or not all(isinstance(each, float) and 0.0 < each < math.inf for each in settings):
         raise ValueError(f"its loss has the settings {settings}")
-    if model.theta.shape != (model.encoding.n_dof, 1) or model.theta.dtype != np.float64:
-        raise ValueError(f"theta is {model.theta.dtype} {model.theta.shape} for {model.encoding.n_dof} coefficients")
+    shape = (model.encoding.n_dof, model.encoding.n_outputs)
+    if model.theta.shape != shape or model.theta.dtype != np.float64:
+        raise ValueError(f"theta is {model.theta.dtype} {model.theta.shape}, expected float64 {shape}")
+    if model.loss.has_many_outputs != (model.encoding.n_outputs > 1):
+        raise ValueError(f"{model.encoding.n_outputs} outputs of the {model.loss_name} loss")
     if model.closing is not None:
-        model.closing.check(model.encoding.n_dof)
+        model.closing.check(*shape)
 
 
 def load(path: str | Path) -> Model:

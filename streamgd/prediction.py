@@ -28,7 +28,7 @@ from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import origin_of
 from streamgd.errors import ConfigError, did_you_mean
 from streamgd.limits import usable_cores
-from streamgd.model import Model
+from streamgd.model import ARROW_TYPES_OF_LABELS, Model
 from streamgd.notebook import notebook_display
 from streamgd.parquet_output import ParquetOutput, remove_leftovers
 from streamgd.training.display import Display, Silent
@@ -36,7 +36,6 @@ from streamgd.training.display import Display, Silent
 # A slice of very wide kept columns has fewer rows.
 _SLICE_BYTES = 8_000_000
 _FEWEST_ROWS = 1_024
-_ARROW_TYPES: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 def predict(
@@ -54,9 +53,10 @@ def predict(
 
     For each input file there is one output file, under the input's relative path: first the columns ``keep``, as they
     are in the input; for a classifier ``probability`` (of the positive class) and ``prediction`` (the class: the
-    positive one where the probability is above one half), or ``raw_prediction`` where the loss has no probabilities;
-    with an exposure ``rate`` (for an exposure of 1) and ``count``; else ``prediction``. All are null where a row cannot
-    be predicted. Each file is whole or absent; one that is there is replaced.
+    positive one where the probability is above one half), or ``raw_prediction`` where the loss has no probabilities; of
+    more than two classes ``probability_CLASS`` of each and ``prediction`` (the most probable one); with an exposure
+    ``rate`` (for an exposure of 1) and ``count``; else ``prediction``. All are null where a row cannot be predicted.
+    Each file is whole or absent; one that is there is replaced.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class _Predictor:
         written, classes = _written_names(self._model), self._model.classes
         types = [pa.float64()] * len(written)
         if classes is not None:
-            types[-1] = _ARROW_TYPES[type(classes[1])]
+            types[-1] = ARROW_TYPES_OF_LABELS[type(classes[1])]
         return pa.schema([*fields, *map(pa.field, written, types)])
 
     def batches(self, row_group: RowGroup) -> Iterator[pa.RecordBatch]:
@@ -179,24 +179,28 @@ def _written_names(model: Model) -> list[str]:
         return ["rate", "count"]
     if model.classes is None:
         return ["prediction"]
+    if model.n_outputs > 1:
+        return [*(f"probability_{label}" for label in model.classes), "prediction"]
     return ["probability" if model.loss.has_probability else "raw_prediction", "prediction"]
 
 
 def _written(prediction: np.ndarray, model: Model, batch: pa.RecordBatch) -> list[pa.Array]:
-    unknown, classes = np.isnan(prediction), model.classes
-    values = pa.array(prediction, mask=unknown)
+    outputs, classes = prediction.reshape(len(prediction), -1), model.classes
+    unknown = np.isnan(outputs[:, 0])
+    values = [pa.array(np.ascontiguousarray(output), mask=unknown) for output in outputs.T]
     exposure = model.encoding.columns.exposure
     if exposure is not None:
         exposed = as_float64(batch.column(exposure)).to_numpy(zero_copy_only=False)
         return [
             pa.array(np.divide(prediction, exposed, out=np.zeros_like(prediction), where=~unknown), mask=unknown),
-            values,
+            *values,
         ]
     if classes is None:
-        return [values]
-    labels = pa.array(classes, _ARROW_TYPES[type(classes[1])])
+        return values
+    labels = pa.array(classes, ARROW_TYPES_OF_LABELS[type(classes[1])])
     threshold = 0.5 if model.loss.has_probability else 0.0
-    return [values, labels.take(pa.array((prediction > threshold).astype(np.int8), mask=unknown))]
+    chosen = outputs.argmax(axis=1) if model.n_outputs > 1 else prediction > threshold
+    return [*values, labels.take(pa.array(chosen.astype(np.int64), mask=unknown))]
 
 
 def _kept_names(manifest: Manifest, keep: Sequence[str], model: Model) -> list[str]:

@@ -109,15 +109,16 @@ def show(
 def _model_facts(model: Model, all_coefficients: bool, errors: Errors | None, level: float) -> dict[str, Any]:
     """Coefficients in original units, the intercept first, then the largest of the standardised features."""
     inference = None if model.closing is None and errors is None else model.inference(errors, level)
-    *features, intercept = model.rows_with(inference)
+    rows = model.rows_with(inference)
+    features, intercepts = rows[: -model.n_outputs], rows[-model.n_outputs :]
     features.sort(key=lambda coefficient: -abs(coefficient["standardised"]))
     shown = features if all_coefficients else features[:MOST_COEFFICIENTS]
     return {
         "model": {"loss": model.loss_name, "classes": model.classes, **model.facts},
         "inference": _inference_facts(inference) if inference else {"refused": model.no_errors},
         "base_levels": model.base_levels(),
-        "n_coefficients": len(features) + 1,
-        "coefficients": [intercept, *shown],
+        "n_coefficients": len(rows),
+        "coefficients": [*intercepts, *shown],
     }
 
 
@@ -161,8 +162,10 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
         with no_other_content(f"the model of {facts['run']}", "certificate"):
             certificate = Certificate.from_json(facts["model"]["certificate"])
             parts.append(f"certificate: {certificate.text(float(facts['model']['base_loss'] or 0.0))}")
-    n_features = facts["n_coefficients"] - 1
-    of_all = f", the intercept and the {n_shown - 1} largest of {n_features:,} (--all)" if n_shown <= n_features else ""
+    n_intercepts = sum(each["column"] == "(intercept)" for each in facts["coefficients"])
+    n_features, n_largest = facts["n_coefficients"] - n_intercepts, n_shown - n_intercepts
+    intercept = "the intercept" if n_intercepts == 1 else "the intercepts"
+    of_all = f", {intercept} and the {n_largest} largest of {n_features:,} (--all)" if n_largest < n_features else ""
     parts.append(f"coefficients{of_all}\n{_coefficients(facts['coefficients'], facts['inference'])}")
     parts += _inference_parts(facts["coefficients"], facts["inference"])
     if facts["base_levels"]:
@@ -182,7 +185,9 @@ def _all_damaged(facts: dict[str, Any]) -> bool:
 
 
 def _coefficients(coefficients: list[dict[str, Any]], inference: dict[str, Any]) -> str:
-    columns = {"name": "name", "value": "original units", "standardised": "standardised"}
+    columns = {"name": "name", "class": "class", "value": "original units", "standardised": "standardised"}
+    if "class" not in coefficients[0]:
+        del columns["class"]
     if "refused" not in inference:
         tail = 50.0 * (1.0 - inference["level"])
         columns |= {"estimate": "estimate", "standard_error": "std error", "z": "z", "p_value": "p"}

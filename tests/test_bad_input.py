@@ -32,7 +32,9 @@ LISTED: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "three classes": (
         "targets.parquet --target three --features x --loss logistic", 65, ("'three'", "0, 1, 2", "needs two", "where")
     ),
-    "three texts": ("targets.parquet --target texts --features x", 65, ("'texts'", "'a', 'b', 'c'", "--where")),
+    "three texts": (
+        "targets.parquet --target texts --features x --loss logistic", 65, ("'texts'", "'a', 'b', 'c'", "--where")
+    ),
     "infinite": ("inf.parquet --target late", 65, ("inf.parquet", *INF)),
     "types that differ": ("differ --target late", 65, ("'z'", "double in {folder}/differ/a.parquet",
                                                       "string in {folder}/differ/b.parquet", "one schema")),

@@ -158,7 +158,7 @@ def test_the_default_method_comes_to_the_optimum(data: str) -> None:
 
 
 def test_it_is_for_two_classes(data: str) -> None:
-    with pytest.raises(ConfigError, match="--class-weight is for two classes, the loss is squared"):
+    with pytest.raises(ConfigError, match="--class-weight is for classes, the loss is squared"):
         train(data, "x", run=Path(data).parent / "run", features="z", class_weight="balanced")
     with pytest.raises(ConfigError, match="--errors robust"):
         fit(data, errors="robust")

@@ -21,6 +21,9 @@ Label = str | int | float | bool
 #: The part of a number that is 1 where the number is null or NaN, else 0.
 IS_NULL = "is_null"
 
+#: Classes that a message names.
+MOST_LISTED = 5
+
 
 @dataclass(frozen=True)
 class NumericColumn:
@@ -92,14 +95,25 @@ class CategoricalColumn:
 
 @dataclass(frozen=True)
 class TargetColumn:
-    """The column to predict. ``classes`` is (the value that counts as 0, the value that counts as 1), or None.
+    """The column to predict. ``classes`` are the values that count as 0, 1, …, or None; of two, 1 is positive.
 
     ``domain`` says which numbers the loss has: ``real``, ``not negative`` or ``positive``.
     """
 
     name: str
-    classes: tuple[Label, Label] | None = None
+    classes: tuple[Label, ...] | None = None
     domain: Literal["real", "not negative", "positive"] = "real"
+
+    @property
+    def n_outputs(self) -> int:
+        """Raw predictions of a row: one for each class where there are more than two."""
+        return len(self.classes) if self.classes is not None and len(self.classes) > 2 else 1
+
+    def listed(self) -> str:
+        """The first few classes, for messages."""
+        assert self.classes is not None
+        shown = ", ".join(map(repr, self.classes[:MOST_LISTED]))
+        return shown if len(self.classes) <= MOST_LISTED else f"{shown}, … ({len(self.classes)} classes)"
 
     def outside(self, numbers: np.ndarray) -> np.ndarray:
         """Which of ``numbers`` (n_rows,) are not of the domain; NaN is of each."""
@@ -157,10 +171,10 @@ class Columns:
             raise ValueError("a column whose name is no text")
         if any(column.values not in ("string", "int", "float", "bool") for column in self.categorical):
             raise ValueError("levels of an unknown type")
-        if classes is not None and (len(classes) != 2 or not all(map(_is_label, classes))):
-            raise ValueError("classes that are not two labels")
-        if classes is not None and type(classes[0]) is not type(classes[1]):
-            raise ValueError("classes of two types")
+        if classes is not None and not (2 <= len(classes) == len(set(classes)) and all(map(_is_label, classes))):
+            raise ValueError("classes that are not two labels or more")
+        if classes is not None and len({type(label) for label in classes}) > 1:
+            raise ValueError("classes of several types")
         for numeric in self.numeric:
             check_steps(numeric.steps)
         for categorical in self.categorical:

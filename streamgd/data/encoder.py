@@ -83,6 +83,8 @@ class Survey:
     target_moments: Moments
     level_counts: list[np.ndarray]
     nulls: dict[str, int] = field(default_factory=dict)
+    #: Total weight of the training rows of each class, (n_classes,); empty where there are no more than two.
+    class_counts: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def empty(cls, n_numeric: int, n_categorical: int) -> Self:
@@ -98,6 +100,7 @@ class Survey:
             self.target_moments.merge(later.target_moments),
             [_added(a, b) for a, b in zip(self.level_counts, later.level_counts, strict=True)],
             _summed(self.nulls, later.nulls),
+            _added(self.class_counts, later.class_counts),
         )
 
     @property
@@ -109,7 +112,7 @@ class Survey:
         return {
             "train_rows": self.train_rows, "holdout_rows": self.holdout_rows, "dropped": self.dropped,
             "moments": self.moments.state(), "target_moments": self.target_moments.state(),
-            "level_counts": self.level_counts, "nulls": self.nulls,
+            "level_counts": self.level_counts, "nulls": self.nulls, "class_counts": self.class_counts,
         }  # fmt: skip
 
     @classmethod
@@ -123,6 +126,7 @@ class Survey:
             target,
             list(state["level_counts"]),
             state["nulls"],
+            state.get("class_counts", np.zeros(0)),  # states of earlier builds do not have them
         )
 
 
@@ -321,7 +325,7 @@ class Encoder:
         moments.largest[:] = numbers[:, 0]
         survey = Survey(
             int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments, target_moments, level_counts,
-            nulls,
+            nulls, self._class_counts(target, learned) if learn else np.zeros(0),
         )  # fmt: skip
         return EncodedRows(kept, holdout, has_null, survey, (ranges, learned, target) if self.range_rows else None)
 
@@ -376,7 +380,7 @@ class Encoder:
         return _LevelsMet(places, table, null_mask(array.indices))
 
     def _target(self, batch: pa.RecordBatch, column: TargetColumn, kept: np.ndarray, origin: Origin) -> np.ndarray:
-        """The target as float64, NaN where null; 0 and 1 if it has classes."""
+        """The target as float64, NaN where null; 0, 1, … if it has classes."""
         array = batch.column(column.name)
         if column.classes is None:
             numbers = doubles(array)
@@ -388,30 +392,37 @@ class Encoder:
                     f" the data, leave such rows out with --where, or choose another --loss."
                 )
             return numbers
-        negative, positive = column.classes
+        classes = column.classes
         target: np.ndarray
-        if isinstance(positive, str):
+        if isinstance(classes[0], str):
             array = as_dictionary(array, "string")
             values = python_values(array.dictionary)
-            known = {negative: 0.0, positive: 1.0}
+            known = {label: float(number) for number, label in enumerate(classes)}
             table = np.array([known.get(value, np.inf) for value in values] + [np.nan])
             target = table[pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy(zero_copy_only=False)]
         else:
-            numbers = doubles(array)
-            is_positive = numbers == float(positive)
-            target = is_positive.astype(np.float64)
-            other = ~(is_positive | (numbers == float(negative)))
-            if other.any():
-                target[other] = np.where(np.isnan(numbers[other]), np.nan, np.inf)
+            target = _class_numbers(doubles(array), np.array(classes, np.float64))
         unknown = np.isinf(target) & kept
         if unknown.any():
             row = int(np.flatnonzero(unknown)[0])
             (found,) = python_values(batch.column(column.name)[row : row + 1])
+            if column.n_outputs > 1:
+                raise TargetError(
+                    f"{origin.row(row)}, target '{column.name}': found {found!r}, expected one of {column.listed()}."
+                    f" Leave such rows out with --where, or train a model that knows the class."
+                )
             raise TargetError(
-                f"{origin.row(row)}, target '{column.name}': found {found!r}, expected {negative!r} or"
-                f" {positive!r}. Keep two classes with --where, or choose --loss squared."
+                f"{origin.row(row)}, target '{column.name}': found {found!r}, expected {classes[0]!r} or"
+                f" {classes[1]!r}. Keep two classes with --where, or choose --loss multinomial"
+                f"{'' if isinstance(found, str) else ' or squared'}."
             )
         return target
+
+    def _class_counts(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Total weight of each class among rows that are learned from; empty where there are no more than two."""
+        n_classes = self.columns.target.n_outputs if self.columns.target is not None else 1
+        used = weight > 0.0
+        return np.bincount(target[used].astype(np.int64), weight[used], n_classes) if n_classes > 1 else np.zeros(0)
 
     def _offset(self, batch: pa.RecordBatch, kept: np.ndarray, origin: Origin) -> np.ndarray:
         """The offset, with the logarithm of the exposure; for prediction a null one makes the prediction null."""
@@ -473,6 +484,13 @@ def _buffers(arrays: list[pa.Array]) -> tuple[np.ndarray, ...]:
         found[1, j] = bitmap.address if bitmap is not None and array.null_count else 0
         found[2, j], found[3, j] = array.offset, _KIND_OF_TYPE[str(array.type)]
     return tuple(found)
+
+
+def _class_numbers(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The place of each value among the classes, float64; NaN stays, and inf is what is no class."""
+    order = np.argsort(classes)
+    places = order[np.minimum(np.searchsorted(classes, values, sorter=order), len(classes) - 1)]
+    return np.where(classes[places] == values, places, np.where(np.isnan(values), np.nan, np.inf))
 
 
 def _readable(used: UsedRows, column: NumericColumn) -> pa.Array:

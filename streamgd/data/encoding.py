@@ -24,9 +24,10 @@ MOST_BUCKETS = 2**24
 class Encoding:
     """Columns, scaling, levels and target of a model.
 
-    theta has one row for each numeric column, then those of the categorical columns, then the intercept. The target
+    theta has one row for each numeric column, then those of the categorical columns, then the intercept, and a column
+    for each output. The target
     is trained on as ``(y - target_shift) / target_scale``; offsets are divided by ``target_scale``. ``class_weights``
-    multiply the weights of rows whose target is 0 and 1; the layout of blocks then has weights.
+    multiply the weights of rows whose target is 0, 1, …; the layout of blocks then has weights.
     """
 
     columns: Columns
@@ -35,7 +36,7 @@ class Encoding:
     nulls: str
     target_shift: float = 0.0
     target_scale: float = 1.0
-    class_weights: tuple[float, float] | None = None
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def n_numeric(self) -> int:
@@ -45,6 +46,16 @@ class Encoding:
     def n_dof(self) -> int:
         """Rows of theta."""
         return self.n_numeric + sum(column.n_rows for column in self.categorical) + 1
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of theta."""
+        return self.columns.target.n_outputs if self.columns.target is not None else 1
+
+    @property
+    def n_coefficients(self) -> int:
+        """Numbers that theta has."""
+        return self.n_dof * self.n_outputs
 
     def row_names(self) -> list[str]:
         """A name for each row of theta."""
@@ -130,8 +141,9 @@ class Encoding:
     def weigh_classes(self, block: Block) -> None:
         """Multiply the weights of a block's rows by those of their classes, in place."""
         if self.class_weights is not None:
-            negative, positive = self.class_weights
-            block.weight[:] *= np.where(block.target == 1.0, positive, negative)
+            with np.errstate(invalid="ignore"):  # rows without a target are dropped later
+                classes = block.target.astype(np.int64)
+            block.weight[:] *= np.take(self.class_weights, classes, mode="clip")
 
     def with_scaling(self, scaling: Scaling) -> Encoding:
         return replace(self, scaling=scaling)
@@ -144,8 +156,10 @@ class Encoding:
             raise ValueError(f"a target in units of {self.target_scale} from {self.target_shift} on")
         if self.nulls not in ("impute", "drop", "error"):
             raise ValueError(f"nulls are to be treated by {self.nulls}")
-        if self.class_weights is not None and not all(0.0 < weight < np.inf for weight in self.class_weights):
-            raise ValueError(f"weights of classes of {self.class_weights}")
+        if self.class_weights is not None:
+            right = all(0.0 < weight < np.inf for weight in self.class_weights)
+            if not right or len(self.class_weights) != max(2, self.n_outputs):
+                raise ValueError(f"weights of classes of {self.class_weights}")
         for array in (scaling.shift0, scaling.scale0, scaling.mean, scaling.deviation, scaling.fill):
             if array.shape != (self.n_numeric,) or array.dtype != np.float64:
                 raise ValueError(f"a scaling of {array.dtype} {array.shape} for {self.n_numeric} columns")
@@ -173,11 +187,11 @@ class Encoding:
     def from_state(cls, state: dict[str, Any]) -> Self:
         scaling = Scaling(state["shift0"], state["scale0"], state["mean"], state["deviation"], state["fill"])
         categorical = tuple(CategoricalEncoding.from_state(column) for column in state["categorical"])
-        negative_positive = state.get("class_weights")  # files of earlier builds do not have them
+        class_weights = state.get("class_weights")  # files of earlier builds do not have them
         return cls(
             Columns.from_json(state["columns"]), scaling, categorical, state["nulls"],
             state["target_shift"], state["target_scale"],
-            (negative_positive[0], negative_positive[1]) if negative_positive else None,
+            tuple(class_weights) if class_weights else None,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ FEWEST_ROWS_PER_CLASS = 100
 FEWEST_ROWS_PER_LEVEL = 10
 
 
-def class_rows(target: pa.Array, classes: tuple[Label, Label]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def class_rows(target: pa.Array, classes: tuple[Label, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which rows of a sampled target have one of the two classes, and which of those rows are positive.
 
     Returns

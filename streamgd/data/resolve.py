@@ -306,7 +306,7 @@ def _inexact_integers(columns: Columns, sample: Sample) -> list[str]:
 
 def _leaks(columns: Columns, target: TargetColumn, numbers: list[NDArray[np.float64]], sample: Sample) -> list[str]:
     """A warning for each feature that alone predicts a two-class target."""
-    if target.classes is None:
+    if target.classes is None or len(target.classes) > 2:
         return []
     known, positive = class_rows(sample.rows.column(target.name), target.classes)
     plain = [(c.name, x) for c, x in zip(columns.numeric, numbers, strict=True) if not c.steps or c.part]
@@ -328,7 +328,10 @@ def _became(kept: list[Outcome], columns: Columns, loss: str, sample: Sample) ->
     became = {outcome.name: _description(outcome, sample) for outcome in kept}
     target = columns.target
     if target is not None:
-        against = f": {target.classes[1]!r} against {target.classes[0]!r}" if target.classes else ""
+        against = ""
+        if target.classes:
+            two = len(target.classes) == 2
+            against = f": {target.classes[1]!r} against {target.classes[0]!r}" if two else f": {target.listed()}"
         became[target.name] = f"target of the {loss} loss{against}"
     for name, role in ((columns.weight, "weight"), (columns.offset, "offset"), (columns.exposure, "exposure")):
         if name is not None:

@@ -1,4 +1,4 @@
-"""Decides the loss and the two classes from the target's values."""
+"""Decides the loss and the classes from the target's values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamgd.data.sample import Sample, scan_column
 from streamgd.data.source import Manifest
 from streamgd.errors import ConfigError, TargetError
 
-# More distinct values than this are a number to predict, not classes.
+# More distinct numbers than this are a number to predict, not classes.
 MOST_CLASSES = 100
 # The deviation of normal numbers, as a multiple of the median and of the mean of the absolute deviations.
 OF_MEDIAN, OF_MEAN = 1.482602218505602, 1.2533141373155003
@@ -26,7 +26,7 @@ OF_MEDIAN, OF_MEAN = 1.482602218505602, 1.2533141373155003
 DOMAINS: dict[str, Literal["not negative", "positive"]] = {
     "poisson": "not negative", "tweedie": "not negative", "gamma": "positive",
 }  # fmt: skip
-_CHOICES = "|".join((*NUMBER_LOSSES, *CLASSIFIER_LOSSES))
+_CHOICES = "|".join((*NUMBER_LOSSES, "multinomial", *CLASSIFIER_LOSSES))
 
 
 def check_target_type(manifest: Manifest, config: TrainConfig) -> None:
@@ -37,7 +37,7 @@ def check_target_type(manifest: Manifest, config: TrainConfig) -> None:
     TargetError
         The type is neither number, bool nor text, or it is text and the loss needs numbers.
     ConfigError
-        ``--positive`` with such a loss.
+        ``--positive`` with another loss than one of two classes.
     """
     arrow_type = manifest.schema.field(config.target).type
     kind = kind_of(arrow_type)
@@ -48,9 +48,10 @@ def check_target_type(manifest: Manifest, config: TrainConfig) -> None:
         )
     if config.loss in NUMBER_LOSSES and kind == "text":
         raise TargetError(
-            f"target '{config.target}' is text; --loss {config.loss} needs numbers. Choose --loss logistic."
+            f"target '{config.target}' is text; --loss {config.loss} needs numbers. Choose --loss logistic or"
+            f" multinomial."
         )
-    if config.loss in NUMBER_LOSSES and config.positive is not None:
+    if config.loss in (*NUMBER_LOSSES, "multinomial") and config.positive is not None:
         raise ConfigError(
             f"--positive has no meaning for --loss {config.loss}. Leave it out, or choose --loss logistic."
         )
@@ -62,7 +63,8 @@ def resolve_target(
     """The loss, and the target with its classes, or with the domain of the loss.
 
     Two values are looked for in the sample, then in the footers' bounds, then in the whole column; whether there is a
-    third one that none of these show is found when all rows are encoded. Nulls and NaN do not count.
+    third one that none of these show is found when all rows are encoded. For the multinomial loss the whole column is
+    looked at, unless the sample shows all that footers allow. Nulls and NaN do not count.
 
     Raises
     ------
@@ -87,6 +89,10 @@ def resolve_target(
     loss = canonical_loss(loss, config.power)
     if loss in NUMBER_LOSSES:
         return loss, TargetColumn(name, None, DOMAINS.get(loss, "real"))
+    if loss == "multinomial":
+        if len(values) <= config.max_classes and not sample.complete and not _says_all(bounds, kind, len(values)):
+            values = _scan(manifest, name, where, kind, values, config.max_classes + 1)
+        return loss, TargetColumn(name, _many_classes(config, values))
     if len(values) != 2:
         raise _not_two_classes(name, kind, values, loss)
     negative, positive = sorted(values)  # type: ignore[type-var]
@@ -143,26 +149,30 @@ def _footer_bounds(manifest: Manifest, name: str, kind: Kind) -> set[Label]:
     return _labels(pa.array(manifest.minimum_maximum(name) or (), arrow_type), kind)
 
 
-def _says_all(bounds: set[Label], kind: Kind) -> bool:
-    """Whether no other value can lie between the bounds."""
+def _says_all(bounds: set[Label], kind: Kind, n_values: int = 2) -> bool:
+    """Whether no other value than ``n_values`` that are known can lie between the bounds."""
     if kind in ("integer", "bool"):
-        return bool(bounds) and int(max(bounds)) - int(min(bounds)) <= 1
+        return bool(bounds) and int(max(bounds)) - int(min(bounds)) < n_values
     return len(bounds) == 1
 
 
-def _scan(manifest: Manifest, name: str, where: Where | None, kind: Kind, values: set[Label]) -> set[Label]:
-    """The values found up to the place in the whole column where there are two."""
+def _scan(
+    manifest: Manifest, name: str, where: Where | None, kind: Kind, values: set[Label], enough: int = 2
+) -> set[Label]:
+    """The values found up to the place in the whole column where there are ``enough``."""
     found = set(values)
     for array in scan_column(manifest, name, where):
         found |= _labels(array, kind)
-        if len(found) >= 2:
+        if len(found) >= enough:
             break
     return found
 
 
 def _choose_loss(name: str, kind: Kind, values: set[Label], positive: str | None) -> str:
-    if kind == "text" or positive is not None or len(values) <= 2:
+    if positive is not None or len(values) <= 2:
         return "logistic"
+    if kind == "text":
+        return "multinomial"
     fractional = any(isinstance(value, float) and not value.is_integer() for value in values)
     if fractional or len(values) > MOST_CLASSES:
         return "squared"
@@ -172,13 +182,35 @@ def _choose_loss(name: str, kind: Kind, values: set[Label], positive: str | None
     )
 
 
+def _many_classes(config: TrainConfig, values: set[Label]) -> tuple[Label, ...]:
+    """The classes of the multinomial loss in the order of their values."""
+    name = config.target
+    if len(values) > config.max_classes:
+        raise TargetError(
+            f"target '{name}' has at least {len(values):,} classes ({_some(values)}), --max-classes is"
+            f" {config.max_classes:,}. Raise it, keep fewer with --where, or choose another --target."
+        )
+    if len(values) < 3:
+        raise TargetError(
+            f"target '{name}' has {len(values)} different values ({_some(values)}); the multinomial loss needs three or"
+            f" more. Choose --loss logistic, which for two is the same model."
+        )
+    inexact = [value for value in values if not isinstance(value, str) and (value % 1 or abs(value) > 2**53)]
+    if inexact:
+        raise TargetError(
+            f"target '{name}' has the value {inexact[0]!r}; the multinomial loss needs text or whole numbers up to"
+            f" 2**53. Convert the column, or choose --loss squared."
+        )
+    return tuple(sorted(values))  # type: ignore[type-var]
+
+
 def _not_two_classes(name: str, kind: Kind, values: set[Label], loss: str) -> TargetError:
     if len(values) == 1:
         return TargetError(
             f"target '{name}' has only one value, {next(iter(values))!r}, in all rows that are used; two are needed."
             " Choose another --target, or more data."
         )
-    otherwise = "only targets of two classes can be text." if kind == "text" else "or choose --loss squared."
+    otherwise = "or choose --loss multinomial." if kind == "text" else "or choose --loss multinomial or squared."
     return TargetError(
         f"target '{name}' has at least {len(values)} different values ({_some(values)}); the"
         f" {loss.replace('_', ' ')} loss needs two. Keep two of them with --where; {otherwise}"

@@ -11,11 +11,15 @@ a date is an input of its own, named as the feature (``when.hour``). All is comp
 Labels that are dates, times or decimals in the data are texts, those that Arrow makes of them (``2026-01-05``,
 ``1.50``): ``column.cast(pyarrow.string())``.
 
+Of more than two classes there are such sums for each of them, in the order of ``classes`` among the facts that go with
+the graph, and the output has a column for each.
+
 Transforms are part of the graph. A value that a transform cannot take, which ``predict`` refuses, has no meaning here.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -36,7 +40,7 @@ from streamgd.exports.onnx_graph import LABELS, NULL_TEXT, Graph, check_texts
 from streamgd.exports.onnx_transforms import looked_up, stepped
 from streamgd.model import Model
 
-_INVERSE_LINKS = {"identity": "Identity", "logit": "Sigmoid", "log": "Exp"}
+_INVERSE_LINKS = {"identity": "Identity", "logit": "Sigmoid", "log": "Exp", "softmax": "Softmax"}
 
 
 def exported(model: Model) -> onnx.ModelProto:
@@ -53,6 +57,26 @@ def exported(model: Model) -> onnx.ModelProto:
     if "" in names:
         raise ConfigError("--to onnx: a column has no name, and inputs need one. Name it in the data.")
     graph = Graph(names)
+    raws = [_raw_prediction(graph, output) for output in model.outputs()]
+    if len(raws) > 1:
+        last = graph.constant("last_axis", np.array([1]))
+        raws = [graph.add("Concat", [graph.add("Unsqueeze", [raw, last]) for raw in raws], axis=1)]
+    output = "probability" if model.loss.has_probability else "prediction"
+    if output in graph.inputs:
+        raise ConfigError(f"--to onnx: the output is named '{output}', and so is a column. Rename that in the data.")
+    graph.add(_INVERSE_LINKS[model.loss.link_name], raws, output, exact_name=True)
+    shape = ["rows"] if model.n_outputs == 1 else ["rows", model.n_outputs]
+    return graph.model(output, shape, _facts(model))
+
+
+def to_bytes(exported: onnx.ModelProto) -> bytes:
+    """The file."""
+    return bytes(exported.SerializeToString())
+
+
+def _raw_prediction(graph: Graph, model: Model) -> str:
+    """The raw prediction of a model with one, ``(n_rows,)``."""
+    encoding = model.encoding
     terms = [graph.constant("intercept", model.theta[-1:, 0])]
     if encoding.n_numeric:
         terms.append(_numeric_term(graph, model))
@@ -61,17 +85,7 @@ def exported(model: Model) -> onnx.ModelProto:
         terms.append(graph.input(encoding.columns.offset, TensorProto.DOUBLE))
     if encoding.columns.exposure is not None:
         terms.append(graph.add("Log", [graph.input(encoding.columns.exposure, TensorProto.DOUBLE)]))
-    raw = graph.add("Sum", terms, "raw_prediction")
-    output = "probability" if model.loss.has_probability else "prediction"
-    if output in graph.inputs:
-        raise ConfigError(f"--to onnx: the output is named '{output}', and so is a column. Rename that in the data.")
-    graph.add(_INVERSE_LINKS[model.loss.link_name], [raw], output, exact_name=True)
-    return graph.model(output, _facts(model))
-
-
-def to_bytes(exported: onnx.ModelProto) -> bytes:
-    """The file."""
-    return bytes(exported.SerializeToString())
+    return graph.add("Sum", terms, "raw_prediction")
 
 
 def _numeric_term(graph: Graph, model: Model) -> str:
@@ -148,6 +162,8 @@ def _of_null(model: Model, column: CategoricalEncoding, coefficients: np.ndarray
 def _facts(model: Model) -> dict[str, str]:
     """What is told with the graph."""
     facts = {"loss": model.loss_name, "theta_sha256": model.theta_sha256, "null_text": NULL_TEXT}
-    if model.classes is not None:
+    if model.n_outputs > 1:
+        facts["classes"] = json.dumps(model.classes)
+    elif model.classes is not None:
         facts |= {"negative_class": str(model.classes[0]), "positive_class": str(model.classes[1])}
     return facts

@@ -63,8 +63,8 @@ class Graph:
         self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
 
-    def model(self, output: str, facts: dict[str, str]) -> onnx.ModelProto:
-        outputs = [helper.make_tensor_value_info(output, TensorProto.DOUBLE, ["rows"])]
+    def model(self, output: str, shape: list[Any], facts: dict[str, str]) -> onnx.ModelProto:
+        outputs = [helper.make_tensor_value_info(output, TensorProto.DOUBLE, shape)]
         graph = helper.make_graph(self._nodes, "streamgd", list(self.inputs.values()), outputs, self._constants)
         opsets = [helper.make_opsetid(*opset) for opset in _OPSETS]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="streamgd")

@@ -65,6 +65,16 @@ def exported(model: Model) -> Pipeline:
         Or a level is an integer that a double does not hold.
     """
     _check(model)
+    pipelines = [_of_output(output) for output in model.outputs()]
+    regressions = [pipeline.named_steps["model"] for pipeline in pipelines]
+    if len(pipelines) > 1:
+        regressions[0].coef_ = np.concatenate([each.coef_ for each in regressions])
+        regressions[0].intercept_ = np.concatenate([each.intercept_ for each in regressions])
+    return pipelines[0]
+
+
+def _of_output(model: Model) -> Pipeline:
+    """The pipeline of a model with one raw prediction."""
     encoding, theta = model.encoding, model.theta[:, 0]
     numeric = encoding.columns.numeric
     of_numbers, of_nulls = [SimpleImputer(keep_empty_features=True)], [_as_numbers(), MissingIndicator(features="all")]

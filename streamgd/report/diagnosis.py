@@ -25,6 +25,7 @@ from streamgd.data.encoder import EncodedRows
 from streamgd.data.kinds import python_values
 from streamgd.data.timestamps import timestamp_part
 from streamgd.data.vocabulary import CategoricalEncoding
+from streamgd.errors import ConfigError
 from streamgd.evaluation import Evaluation, add_counts, check_any_left, compared_pieces
 from streamgd.model import Model
 from streamgd.objective.metrics import ClassifierMetrics, metrics_of
@@ -127,6 +128,11 @@ def diagnose(
 ) -> Diagnosis:
     """Read ``data`` once; parameters and errors as for :func:`streamgd.evaluation.evaluate`."""
     model = model if isinstance(model, Model) else Model.load(model)
+    if model.n_outputs > 1:
+        raise ConfigError(
+            f"--data: curves of predictions are drawn for numbers and two classes, this model has {model.n_outputs}"
+            f" classes. Leave it out, and take streamgd evaluate."
+        )
     sources, observer = parse_sources(data), _Observer(model)
     metrics, found = metrics_of(model.loss), observer.nothing()
     dropped: dict[str, int] = {}

@@ -200,7 +200,9 @@ def _summary(facts: RunFacts) -> str:
             f"Go on with: streamgd resume {shown['run']}"
         )
     of_class = ""
-    if model["classes"]:
+    if model["classes"] and len(model["classes"]) > 2:
+        of_class = f" ({len(model['classes'])} classes)"
+    elif model["classes"]:
         negative, positive = model["classes"]
         of_class = f" ({positive} against {negative})"
     method, loss = model.get("method", shown["method"]), resolved["loss"].replace("_", " ")

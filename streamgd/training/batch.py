@@ -29,7 +29,13 @@ from streamgd.training.sample_start import EVERY, begun_on_sample
 from streamgd.training.setup import Task
 from streamgd.training.stepsize import constant_sums, largest_eigenvalue, minimum_by_slope, second_moments, slopes_of
 from streamgd.training.trainstate import check_entries, check_types
-from streamgd.training.unidentified import collinear_columns, one_class_levels, shares_by_class
+from streamgd.training.unidentified import (
+    collinear_columns,
+    levels_lacking_a_class,
+    one_class_levels,
+    shares_by_class,
+    shares_of_classes,
+)
 
 #: Where no tolerance is given: the largest component of the gradient …
 GRADIENT = 1e-6
@@ -100,7 +106,7 @@ class BatchState:
                 check_entries(restored.closing, value=float, mean_loss=float)
             if restored.certificate is not None:
                 Certificate.from_json(restored.certificate)
-            _check_parts(restored.optimizer, restored.encoding.n_dof)
+            _check_parts(restored.optimizer, restored.encoding.n_dof, restored.encoding.n_outputs)
         return restored
 
 
@@ -231,7 +237,7 @@ class BatchTrainer:
         """How far the result is from the optimum: by what the last pass told, or by one more, if there is time."""
         theta, optimizer = state.result(self._task.config.patience), state.optimizer
         scale, penalty = state.encoding.target_scale, self._objective.penalty
-        told, affordable = self.is_evaluated(state), hessian_is_affordable(len(theta))
+        told, affordable = self.is_evaluated(state), hessian_is_affordable(theta.size)
         if told and self._optimizer.needs_hessian:
             return Certificate(optimizer["residual"] * scale, optimizer["excess"] * scale**2, "newton", None)
         if told and not affordable:
@@ -250,15 +256,17 @@ class BatchTrainer:
 
         Parameters
         ----------
-        base, shares : float64, (n_dof, 1)
+        base, shares : float64, (n_dof, n_outputs) and (n_dof, 1)
             Theta of the best constant, and the share of the weight that each level has; not known of hashed ones.
         """
         evaluation = self._objective.evaluate(base, self.total(base))
         state.base_loss = evaluation.mean_loss
-        weight = shares[:, 0].copy()
-        if state.encoding.class_weights is not None:
-            prediction = float(self._objective.loss.inverse_link(base[-1])[0])
-            weight = shares_by_class(weight, evaluation.gradient[:, 0], prediction, state.encoding.class_weights)
+        weight, loss, class_weights = shares[:, 0].copy(), self._objective.loss, state.encoding.class_weights
+        if class_weights is not None and loss.has_many_outputs:
+            weight = shares_of_classes(weight, evaluation.gradient, loss.inverse_link(base[-1:])[0], class_weights)
+        elif class_weights is not None:
+            prediction = float(loss.inverse_link(base[-1])[0])
+            weight = shares_by_class(weight, evaluation.gradient[:, 0], prediction, class_weights)
         for column in (each for each in state.encoding.categorical if each.hashed):
             weight[column.first_row : column.first_row + column.n_rows] = 0.0
         self._look_at_levels(state, base, evaluation, weight)
@@ -267,18 +275,25 @@ class BatchTrainer:
         """Tell, by the first Hessian, of coefficients that the data do not decide."""
         if evaluation.hessian is None or (state.warnings is not None and state.passes > 0):
             return
-        self._warn(state, "collinear", collinear_columns(state.encoding, evaluation.hessian))
+        n_dof, n_outputs = theta.shape
+        # Of several outputs, each has the same columns: their matrices are added up.
+        of_columns = np.einsum("jkik->ji", evaluation.hessian.reshape(n_dof, n_outputs, n_dof, n_outputs))
+        self._warn(state, "collinear", collinear_columns(state.encoding, np.ascontiguousarray(of_columns)))
         if state.passes == 0 and not theta[:-1].any() and self._objective.loss.has_probability:
             # The curvature is the same for all rows, so the diagonal tells the weight of each level.
-            curvature = float(self._objective.loss.curvature(np.zeros(1), theta[-1])[0])
-            self._look_at_levels(state, theta, evaluation, np.diag(evaluation.hessian) / curvature)
+            raw = theta[-1:] if n_outputs > 1 else theta[-1]
+            curvature = float(self._objective.loss.curvature(np.zeros(1), raw).sum())
+            self._look_at_levels(state, theta, evaluation, np.diag(of_columns) / curvature)
 
     def _look_at_levels(
         self, state: BatchState, constant: np.ndarray, evaluation: Evaluation, weight: np.ndarray
     ) -> None:
         """Tell of levels of one class only, from a pass at a constant; under an offset it does not show them."""
         loss, encoding = self._objective.loss, state.encoding
-        if loss.has_probability and not encoding.columns.has_offset:
+        if loss.has_many_outputs:
+            lacking = levels_lacking_a_class(encoding, loss.inverse_link(constant[-1:])[0], evaluation.gradient, weight)
+            self._warn(state, "separated", lacking)
+        elif loss.has_probability and not encoding.columns.has_offset:
             found = one_class_levels(encoding, loss, float(constant[-1, 0]), evaluation.gradient[:, 0], weight)
             self._warn(state, "separated", found)
 
@@ -394,15 +409,15 @@ def _unit(state: BatchState) -> float:
     return state.encoding.target_scale**2
 
 
-def _check_parts(optimizer: dict[str, Any], n_dof: int) -> None:
-    """Raise ValueError where a part of an optimizer's state is no number, or no array of ``n_dof`` rows or columns."""
+def _check_parts(optimizer: dict[str, Any], n_dof: int, n_outputs: int) -> None:
+    """Raise ValueError where a part of an optimizer's state is no number, and no array of the shape of theta."""
     for name, found in optimizer.items():
         if not isinstance(found, np.ndarray):
             if not isinstance(found, float | None):
                 raise ValueError(f"{name} is of type {type(found).__name__}")
             continue
         right = found.ndim == 2 and (
-            found.shape[1] == n_dof if name in ("steps", "changes") else found.shape == (n_dof, 1)
+            found.shape[1] == n_dof * n_outputs if name in ("steps", "changes") else found.shape == (n_dof, n_outputs)
         )
         if not right or found.dtype != np.float64:
             raise ValueError(f"{name} has shape {found.shape}, for {n_dof} coefficients")

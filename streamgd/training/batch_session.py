@@ -62,7 +62,7 @@ class BatchSession(Session):
             encoding = task.encoding(survey, vocabularies)
             provisional = encoding.scaling.provisional()
             work = BlockWork(task.manifest, encoding.with_scaling(provisional), task.layout, task.choice)
-            task = task.with_optimizer(encoding.n_dof).with_room_for_hessians(encoding, len(work.chunks))
+            task = task.with_optimizer(encoding.n_coefficients).with_room_for_hessians(encoding, len(work.chunks))
             blocks = ReexpressedPass(
                 reduction.open(work, task.threads, keeps_blocks=True), provisional, encoding.scaling
             )
@@ -97,10 +97,11 @@ class BatchSession(Session):
         self.context.save(state.state())
 
     def result(self) -> tuple[Encoding, np.ndarray]:
-        return self.state.encoding, np.array(self.state.result(self.task.config.patience))
+        theta = self.task.objective(self.state.encoding).penalty.centred(self.state.result(self.task.config.patience))
+        return self.state.encoding, np.array(theta)
 
     def closing(self) -> tuple[ClosingSums | None, str | None]:
-        n_dof, refused = self.state.encoding.n_dof, self.task.config.no_errors
+        n_dof, refused = self.state.encoding.n_coefficients, self.task.config.no_errors
         if refused is None and not hessian_is_affordable(n_dof):
             refused = f"they are told of up to {MOST_HESSIAN_COLUMNS:,} coefficients, these are {n_dof:,}"
         if refused is not None:
@@ -178,8 +179,11 @@ def state_of(saved: dict[str, Any], optimizer: str, squares: np.ndarray) -> Batc
 
 
 def best_constant_theta(task: Task, survey: Survey, encoding: Encoding, trainer: BatchTrainer) -> np.ndarray:
-    """The theta (n_dof, 1) that predicts the best constant."""
-    base = np.zeros((encoding.n_dof, 1))
+    """The theta (n_dof, n_outputs) that predicts the best constant."""
+    base = np.zeros((encoding.n_dof, encoding.n_outputs))
+    if task.loss.has_many_outputs:
+        base[-1] = task.loss.link(task.class_shares(survey, encoding))
+        return base
     known = task.loss_of(encoding).best_constant(task.target_mean(survey, encoding))
     told = known is not None and not encoding.columns.has_offset
     base[-1, 0] = known if told else trainer.best_constant(known or 0.0, encoding.n_dof)
@@ -191,7 +195,7 @@ def _new_state(
 ) -> BatchState:
     base = best_constant_theta(task, survey, encoding, trainer)
     rate = _learning_rate(task, context, survey, encoding, trainer)
-    theta = first_theta(task, encoding, float(base[-1, 0]))
+    theta = first_theta(task, encoding, base[-1])
     # Where theta starts at the best constant, the first pass tells its loss.
     base_loss = None if (theta == base).all() else trainer.total(base).mean_loss
     optimizer = FULL_BATCH_OPTIMIZERS[task.optimizer].init(theta, rate, squares)
@@ -202,7 +206,8 @@ def _begin_on_sample(task: Task, survey: Survey, state: BatchState, trainer: Bat
     """The first steps of a run that begins at the best constant; its loss must be known without a pass."""
     encoding = state.encoding
     if not encoding.columns.has_offset and sample_is_worth_it(survey, encoding, n_chunks):
-        constant = float(state.optimizer["theta"][-1, 0])
+        intercepts = state.optimizer["theta"][-1]
+        constant = intercepts if task.loss.has_many_outputs else float(intercepts[0])
         base_loss = task.mean_loss_of_constant(survey, encoding, constant)
         if base_loss is not None:
             trainer.begin_on_sample(state, base_loss)
@@ -212,9 +217,9 @@ def _learning_rate(task: Task, context: RunContext, survey: Survey, encoding: En
     """The length of the first gradient step; optimizers that make their own steps have 1."""
     rate = task.config.learning_rate
     if task.config.optimizer == "auto" and rate == "auto":
-        affordable = "is" if hessian_is_affordable(encoding.n_dof) else "would not be"
+        affordable = "is" if hessian_is_affordable(encoding.n_coefficients) else "would not be"
         context.display.message(
-            f"optimizer: {task.optimizer}, since the Hessian of {encoding.n_dof:,} coefficients {affordable}"
+            f"optimizer: {task.optimizer}, since the Hessian of {encoding.n_coefficients:,} coefficients {affordable}"
             f" affordable (up to {MOST_HESSIAN_COLUMNS:,} are)"
         )
     if task.optimizer not in ("plain", "backtracking"):

@@ -16,13 +16,13 @@ from streamgd.training.trainstate import TrainState
 
 
 def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.ndarray:
-    """The theta (n_dof, 1) of ``after`` that predicts what ``theta`` predicts under ``before``.
+    """The theta (n_dof, n_outputs) of ``after`` that predicts what ``theta`` predicts under ``before``.
 
     That holds for rows of the columns and levels which both know, but for the rounding.
     """
     before, theta = before.without_base_rows(theta)
-    theta = theta[:, 0] * before.target_scale
-    carried = np.zeros(after.n_dof)
+    theta = theta * before.target_scale
+    carried = np.zeros((after.n_dof, theta.shape[1]))
     intercept = theta[-1] + before.target_shift
     numeric = {(column.name, column.steps): row for row, column in enumerate(before.columns.numeric)}
     for row, column in enumerate(after.columns.numeric):
@@ -36,24 +36,25 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
         carried[each.first_row : each.first_row + each.n_rows] = part
         intercept += base
     carried[-1] = intercept - after.target_shift
-    return carried[:, None] / after.target_scale
+    return carried / after.target_scale
 
 
 def _level_rows(
     before: CategoricalEncoding | None, theta: np.ndarray, after: CategoricalEncoding
-) -> tuple[np.ndarray, float]:
-    """The rows of one column, and what its base level adds to the intercept."""
-    rows = np.zeros(after.n_rows)
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of one column ``(n_rows, n_outputs)``, and what its base level adds to the intercept."""
+    nothing = np.zeros(theta.shape[1])
+    rows = np.zeros((after.n_rows, len(nothing)))
     if before is None or before.buckets != after.buckets or before.column.values != after.column.values:
-        return rows, 0.0
+        return rows, nothing
     old = theta[before.first_row : before.first_row + before.n_rows]
     if after.hashed:
-        return old, 0.0
-    unknown = float(old[-1]) if before.other else 0.0
+        return old, nothing
+    unknown = old[-1] if before.other else nothing
     places = LevelIndex(before.column.values, before.levels).codes(after.levels, growing=False)
     # The base level comes first and has no row; levels that are not known come last.
-    values = np.concatenate([[0.0], old[: len(before.levels) - 1], [unknown]])[places]
-    base = float(values[0]) if len(values) and not after.base_row else 0.0
+    values = np.concatenate([[nothing], old[: len(before.levels) - 1], [unknown]])[places]
+    base = values[0] if len(values) and not after.base_row else nothing
     kept = values[0 if after.base_row else 1 :] - base
     rows[: len(kept)] = kept
     if after.other:
@@ -62,7 +63,7 @@ def _level_rows(
 
 
 def in_coordinates(theta: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Theta (n_dof, 1) in the coordinates of the loop: see ``TrainState.rotation``."""
+    """Theta (n_dof, n_outputs) in the coordinates of the loop: see ``TrainState.rotation``."""
     moved, n = theta.copy(), len(rotation)
     # The coefficients are R' phi, and R is not orthonormal.
     moved[:n] = np.linalg.solve(rotation.T, theta[:n])
@@ -74,7 +75,7 @@ def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
 
     Parameters
     ----------
-    theta : float64, (n_dof, 1)
+    theta : float64, (n_dof, n_outputs)
         The coefficients that ``old`` would predict with, in its encoding.
     """
     carried = in_coordinates(carried_theta(old.encoding, theta, state.encoding), state.rotation)

@@ -86,6 +86,7 @@ def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manif
     loss: str = config.loss
     if loss == "auto":
         loss = "logistic" if columns.target is not None and columns.target.classes is not None else "squared"
+        loss = "multinomial" if encoding.n_outputs > 1 else loss
     loss, scaling = canonical_loss(loss, config.power), encoding.scaling
     return Resolved(
         columns, loss, scaling.shift0, scaling.scale0, tuple(left_out.items()), became, (),
@@ -111,12 +112,13 @@ def next_state(before: dict[str, Any], task: Task, context: RunContext) -> dict[
     _check_can_go_on(old, task)
     encoding, coordinates = _with_new_levels(old, task, context)
     check_coefficients(
-        task.config.memory, encoding.n_dof, sum(len(each.levels) for each in encoding.categorical)
+        task.config.memory, encoding.n_coefficients, sum(len(each.levels) for each in encoding.categorical)
     )  # fmt: skip
     assert old.survey is not None
+    level_sums = np.zeros(encoding.n_outputs * len(encoding.categorical))
     state = TrainState(
-        encoding, coordinates, np.zeros(len(encoding.categorical)), old.rotation, old.learning_rate,
-        old.best_constant, old.mean_weight, task.key, steps=old.steps, rows_seen=old.rows_seen,
+        encoding, coordinates, level_sums, old.rotation, old.learning_rate, old.best_constant, old.mean_weight,
+        task.key, steps=old.steps, rows_seen=old.rows_seen,
         options=task.config.identity, left_out=old.left_out,
         earlier=old.survey if old.earlier is None else old.earlier.merge(old.survey), rows_before=old.rows_seen,
     )  # fmt: skip
@@ -153,7 +155,8 @@ def _with_new_levels(old: TrainState, task: Task, context: RunContext) -> tuple[
         if len(levels):
             context.display.message(f"{name}: {len(levels):,} new levels")
     encoding, rows, is_new = extended(old.encoding, new)
-    slots = OPTIMIZERS[task.optimizer].init(_expected_squares(encoding, survey, vocabularies, task))
+    squares, optimizer = _expected_squares(encoding, survey, vocabularies, task), OPTIMIZERS[task.optimizer]
+    slots = np.concatenate([optimizer.init(of_output) for of_output in squares], axis=1)
     return encoding, grown_coordinates(old, rows, is_new, slots, task.objective(encoding).penalty)
 
 
@@ -224,7 +227,7 @@ def extended(encoding: Encoding, new: dict[str, pa.Array]) -> tuple[Encoding, np
 def grown_coordinates(
     old: TrainState, rows: np.ndarray, is_new: np.ndarray, slots: np.ndarray, penalty: ElasticNet
 ) -> np.ndarray:
-    """The coordinates of ``old`` with those of new levels, float64, ``(n_dof, 4 + n_slots)``.
+    """The coordinates of ``old`` with those of new levels, float64, ``(n_outputs * n_dof, 4 + n_slots)``.
 
     A new level begins where all levels that were unknown stand: at their theta, with the penalty that it owes paid, and
     at its average, both as ``TrainState.result`` has them. Its optimizer begins anew.
@@ -232,15 +235,24 @@ def grown_coordinates(
     Parameters
     ----------
     rows, is_new : see :func:`extended`
-    slots : float64, (n_slots, n_dof)
+    slots : float64, (n_slots, n_outputs * n_dof)
         Of the optimizer at its beginning.
     """
-    theta, average = old.theta[:, 0].copy(), old.average[:, 0].copy()
+    of_outputs = np.split(slots, len(old.tables), axis=1)
+    grown = [_grown(old, each, rows, is_new, own, penalty) for each, own in zip(old.tables, of_outputs, strict=True)]
+    return np.concatenate(grown)
+
+
+def _grown(
+    old: TrainState, before: np.ndarray, rows: np.ndarray, is_new: np.ndarray, slots: np.ndarray, penalty: ElasticNet
+) -> np.ndarray:
+    """The coordinates of one output, see :func:`grown_coordinates`; ``before`` are those that it had."""
+    theta, average = before[:, kernels.THETA].copy(), before[:, kernels.AVERAGE].copy()
     if penalty.l1 > 0.0:
-        kernels.pay_penalty(old.coordinates, old.steps, penalty.l1, penalty.l2, theta)
+        kernels.pay_penalty(before, old.steps, penalty.l1, penalty.l2, theta)
     if old.steps:
-        kernels.averaged_theta(old.coordinates, old.steps, average)
-    coordinates: np.ndarray = old.coordinates[rows]
+        kernels.averaged_theta(before, old.steps, average)
+    coordinates: np.ndarray = before[rows]
     others = rows[is_new]
     coordinates[is_new, kernels.THETA], coordinates[is_new, kernels.AVERAGE] = theta[others], average[others]
     coordinates[is_new, kernels.CLOCK], coordinates[is_new, kernels.RATE] = old.steps, 0.0
@@ -251,11 +263,14 @@ def grown_coordinates(
 def _expected_squares(encoding: Encoding, survey: Survey, vocabularies: list[Vocabulary], task: Task) -> np.ndarray:
     """What the square of a mini-batch's gradient by a level is expected to be, as ``stepsize.expected_squares`` has it.
 
-    The mean square of a residual is the variance of the target. Returns float64, ``(n_dof,)``, 0 where it is no level
-    of a column that is not hashed.
+    The mean square of a residual is the variance of the target, or of being of a class. Returns float64, ``(n_outputs,
+    n_dof)``, 0 where it is no level of a column that is not hashed.
     """
     batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
-    variance = float(survey.target_moments.deviation()[0] / encoding.target_scale) ** 2
+    variance = (survey.target_moments.deviation() / encoding.target_scale) ** 2
+    if encoding.n_outputs > 1:
+        shares = survey.class_counts / max(survey.weight, 1e-300)
+        variance = shares * (1.0 - shares)
     squares = np.zeros(encoding.n_dof)
     growing = [each for each in encoding.categorical if not each.hashed]
     for column, words, counts in zip(growing, vocabularies, survey.level_counts, strict=True):
@@ -267,4 +282,4 @@ def _expected_squares(encoding: Encoding, survey: Survey, vocabularies: list[Voc
         mean = float(survey.target_moments.mean[0])
         constant = np.full(2, task.loss.best_constant(mean))
         variance *= float(np.diff(task.loss.gradient(np.array([mean, 2.0 * mean]), constant))[0] / mean) ** 2
-    return np.asarray(variance * squares / batch_size)
+    return np.asarray(variance[:, None] * squares / batch_size)

@@ -15,6 +15,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
 from streamgd.kernels.stochastic import LOSS_EVERY_ROWS
 from streamgd.objective.losses import Loss
+from streamgd.training.stepsize import constants
 
 #: A block is bad when its progressive loss exceeds so many times that of the best constant, and by more than chance:
 #: of shuffled rows, since even the last iterate should do better; of rows as they come, which may differ from those …
@@ -35,11 +36,11 @@ MAX_ROLLBACKS = 24
 EXTREME_DEVIATIONS = 50.0
 
 
-def constant_loss(loss: Loss, block: Block, constant: float, steps_before: int) -> float:
+def constant_loss(loss: Loss, block: Block, constant: float | np.ndarray, steps_before: int) -> float:
     """Weighted loss of the best constant on the rows of which the progressive loss is taken."""
     rows = slice(steps_before % LOSS_EVERY_ROWS, None, LOSS_EVERY_ROWS)
     target = block.target[rows]
-    raw = constant + block.offset[rows] if len(block.offset) else np.full(len(target), constant)
+    raw = constants(loss, constant, len(target), block.offset[rows])
     losses = np.empty(len(target))
     loss.losses_of_rows(np.ascontiguousarray(target), raw, loss.settings, losses)
     return float(block.weight[rows] @ losses if len(block.weight) else losses.sum())

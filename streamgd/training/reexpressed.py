@@ -21,7 +21,7 @@ from streamgd.training.reduce import Pass
 class ReexpressedPass(Pass):
     """Sums for features under the scaling ``after`` from blocks under the scaling ``before``.
 
-    Theta and sums have one output, ``(n_dof, 1)``.
+    Each output of theta, and each pair of outputs in sums of products, follows by itself.
     """
 
     def __init__(self, blocks: Pass, before: Scaling, after: Scaling):
@@ -32,12 +32,19 @@ class ReexpressedPass(Pass):
     def __call__(self, common: Any, done: Callable[[int], None] | None = None, every: int = 1) -> ChunkSums:
         """The sum over all blocks of ``sums_of_block(theta, block)``, for ``common = (sums_of_block, theta)``."""
         sums_of_block, theta = common
-        there = self._into_blocks.displacement(theta[:, 0])[:, None]
+        there = np.stack([self._into_blocks.displacement(output) for output in theta.T], axis=1)
         total: ChunkSums = self._blocks((sums_of_block, there), done, every)
         gradient = total.gradient
         if len(gradient):  # sums of losses alone have none
-            gradient = self._from_blocks.gradient(gradient[:, 0])[:, None]
-        return replace(total, gradient=gradient, hessian=self._products(total.hessian), meat=self._products(total.meat))
+            gradient = np.stack([self._from_blocks.gradient(output) for output in gradient.T], axis=1)
+        hessian, meat = (self._products(each, theta.shape[1]) for each in (total.hessian, total.meat))
+        return replace(total, gradient=gradient, hessian=hessian, meat=meat)
 
-    def _products(self, products: np.ndarray | None) -> np.ndarray | None:
-        return None if products is None else self._from_blocks.products(products)
+    def _products(self, products: np.ndarray | None, n_outputs: int) -> np.ndarray | None:
+        if products is None:
+            return None
+        moved = products.reshape(len(products) // n_outputs, n_outputs, -1, n_outputs).copy()
+        for one in range(n_outputs):
+            for other in range(n_outputs):
+                moved[:, one, :, other] = self._from_blocks.products(moved[:, one, :, other])
+        return moved.reshape(products.shape)

@@ -32,7 +32,7 @@ def sample_is_worth_it(survey: Survey, encoding: Encoding, n_chunks: int) -> boo
 
     A level may be missing in it, or be of one class there: with categorical columns all rows are asked from the start.
     """
-    enough = survey.train_rows >= EVERY * ROWS_PER_COEFFICIENT * encoding.n_dof
+    enough = survey.train_rows >= EVERY * ROWS_PER_COEFFICIENT * encoding.n_coefficients
     return enough and n_chunks >= EVERY * FEWEST_CHUNKS and not encoding.categorical
 
 
@@ -45,7 +45,7 @@ def begun_on_sample(
     ----------
     evaluate : callable
         J over the sample, with the Hessian.
-    base : float64, (n_dof, 1)
+    base : float64, (n_dof, n_outputs)
         The best constant, where J over all rows is ``base_value``.
     """
     newton = Newton()

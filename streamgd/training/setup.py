@@ -202,7 +202,7 @@ class Task:
         ConfigError
             The optimizer needs Hessians, or a history, that do not fit ``--memory``.
         """
-        n_dof, on_workers = encoding.n_dof, self.config.on_workers
+        n_dof, on_workers = encoding.n_coefficients, self.config.on_workers
         if self.optimizer == "lbfgs":
             check_history(self.config.memory, n_dof, _n_levels(encoding.categorical), on_workers)
         asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
@@ -210,8 +210,12 @@ class Task:
             return self
         robust, given = self.config.errors == "robust", self.config.memory
         way_out = ", --epochs 5 does without it" if self.method == "auto" else ""
-        memory = memory_for_hessians(given, self.memory, n_dof, n_chunks, robust, on_workers, way_out)
-        return replace(self, memory=memory)
+        plan = self.memory
+        if encoding.n_outputs > 1:  # probabilities and residuals of the rows of a block
+            rows_bytes = 8 * (2 + robust) * encoding.n_outputs * self.layout.block_rows
+            plan = replace(plan, thread_bytes=plan.thread_bytes + rows_bytes)
+        memory = memory_for_hessians(given, plan, n_dof, n_chunks, robust, on_workers, way_out)
+        return replace(self, memory=replace(self.memory, threads=memory.threads))
 
     def encoder(self) -> Encoder:
         """An encoder in provisional units with growing vocabularies."""
@@ -249,7 +253,9 @@ class Task:
                 f"no row is left to train on ({reasons}). Look at --where, --sample, --nulls and the target."
             )
         mean = float(survey.target_moments.mean[0])
-        if self.loss.is_classifier and mean in (0.0, 1.0):
+        if self.loss.has_many_outputs:
+            self._check_classes(survey)
+        elif self.loss.is_classifier and mean in (0.0, 1.0):
             only = columns.target.classes[int(mean)] if columns.target and columns.target.classes else mean
             raise TargetError(
                 f"target '{config.target}': all {survey.train_rows:,} rows that are used are of class {only!r},"
@@ -266,7 +272,8 @@ class Task:
                 encoded = CategoricalEncoding(column, first_row, final_levels(vocabulary, counts), with_other, 0)
             categorical.append(encoded)
             first_row += encoded.n_rows
-        check_coefficients(config.memory, first_row + 1, _n_levels(categorical), config.on_workers)
+        n_coefficients = (first_row + 1) * self.n_outputs
+        check_coefficients(config.memory, n_coefficients, _n_levels(categorical), config.on_workers)
         if self.loss.link_name == "log" and mean <= 0.0:
             raise TargetError(
                 f"target '{config.target}' is 0 in all {survey.train_rows:,} rows that are used; the"
@@ -275,10 +282,32 @@ class Task:
         shift, scale = self.resolved.target_units
         if self.resolved.loss == "squared" and standardise:
             shift, scale = mean, float(survey.target_moments.deviation()[0])
-        balanced = config.class_weight == "balanced"
-        # n / (2 n_c) with the total weights of all rows and of a class: their sum stays what it is.
-        class_weights = (0.5 / (1.0 - mean), 0.5 / mean) if balanced else None
+        class_weights: tuple[float, ...] | None = None
+        if config.class_weight == "balanced":
+            # n / (K n_c) with the total weights of all rows and of a class: their sum stays what it is.
+            class_weights = (0.5 / (1.0 - mean), 0.5 / mean)
+            if self.loss.has_many_outputs:
+                counts = survey.class_counts
+                class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
         return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale, class_weights)
+
+    def _check_classes(self, survey: Survey) -> None:
+        """Refuse classes of which no row is left: their probability would go to zero, their intercept without end."""
+        target = self.resolved.columns.target
+        assert target is not None
+        assert target.classes is not None
+        lacking = [label for label, count in zip(target.classes, survey.class_counts, strict=True) if count == 0.0]
+        if lacking:
+            raise TargetError(
+                f"target '{target.name}': of class {lacking[0]!r} no row is left to train on (all are dropped, sampled"
+                f" out or held out). Leave its rows out with --where, or add data."
+            )
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of theta."""
+        target = self.resolved.columns.target
+        return target.n_outputs if target is not None else 1
 
     def target_mean(self, survey: Survey, encoding: Encoding) -> float:
         """The weighted mean of the target as it is trained on."""
@@ -286,11 +315,19 @@ class Task:
             return 0.5
         return (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
 
-    def mean_loss_of_constant(self, survey: Survey, encoding: Encoding, constant: float) -> float | None:
+    def class_shares(self, survey: Survey, encoding: Encoding) -> np.ndarray:
+        """Share of the weight that each of several classes has as it is trained on, float64, ``(n_classes,)``."""
+        shares = survey.class_counts / survey.class_counts.sum()
+        return shares if encoding.class_weights is None else np.full(len(shares), 1.0 / len(shares))
+
+    def mean_loss_of_constant(self, survey: Survey, encoding: Encoding, constant: float | np.ndarray) -> float | None:
         """Mean loss over the training rows where all have the raw prediction ``constant``; they have no offset.
 
         None where the moments of the target do not tell it.
         """
+        if isinstance(constant, np.ndarray):
+            losses = self.loss.loss(np.arange(len(constant)), np.broadcast_to(constant, (len(constant),) * 2))
+            return float((self.class_shares(survey, encoding) * losses).sum())
         target = survey.target_moments
         variance = float(target.squares[0] / target.weight[0]) / encoding.target_scale**2
         return self.loss_of(encoding).mean_loss_of_constant(constant, self.target_mean(survey, encoding), variance)
@@ -358,7 +395,12 @@ def make_task(
     is_new = stored is None and resolved is None
     resolved = resolved or resolve(manifest, config, where)
     if config.class_weight != "none" and not LOSSES[resolved.loss].is_classifier:
-        raise ConfigError(f"--class-weight is for two classes, the loss is {resolved.loss}. Leave it out.")
+        raise ConfigError(f"--class-weight is for classes, the loss is {resolved.loss}. Leave it out.")
+    if config.offset is not None and LOSSES[resolved.loss].has_many_outputs:
+        raise ConfigError(
+            f"--offset {config.offset}: added to the raw predictions of all classes, it changes no probability of the"
+            f" {resolved.loss} loss. Leave it out."
+        )
     if config.from_ is not None and is_new:
         model_to_start_from(config.from_, resolved)  # a mistake is told before there is a run
     pa.default_memory_pool().release_unused()  # what the sample took
@@ -389,6 +431,7 @@ def make_task(
         optimizer = "plain" if method == "sgd" else "adagrad"
     if optimizer == "normal" and resolved.loss != "squared":
         raise ConfigError(f"--optimizer normal solves the squared loss alone, this is {resolved.loss}. Choose newton.")
+    n_outputs = columns.target.n_outputs if columns.target is not None else 1
     read = list(dict.fromkeys([*columns.sources, *(where.columns if where else ())]))
     lanes = count_lanes(manifest, read) if order == "window" else 0
     return Task(
@@ -413,7 +456,7 @@ def make_task(
             layout,
             1 if config.on_workers else config.threads or usable_cores(),
             lanes,
-            config.hash_buckets * sum(column.hashed for column in columns.categorical),
+            config.hash_buckets * sum(column.hashed for column in columns.categorical) * n_outputs,
             batch,
             config.on_workers,
         ),
@@ -511,16 +554,16 @@ def _method(config: TrainConfig, order: str, n_columns: int, stored: dict[str, A
     return "minibatch", why
 
 
-def first_theta(task: Task, encoding: Encoding, best_constant: float) -> np.ndarray:
-    """Theta before the first step, float64, shape ``(n_dof, 1)``, by ``--init`` or ``--from``."""
+def first_theta(task: Task, encoding: Encoding, best_constant: float | np.ndarray) -> np.ndarray:
+    """Theta before the first step, float64, shape ``(n_dof, n_outputs)``, by ``--init`` or ``--from``."""
 
     if task.config.from_ is not None:
         before = model_to_start_from(task.config.from_, task.resolved)
         return carried_theta(before.encoding, before.theta, encoding)
-    theta = np.zeros((encoding.n_dof, 1))
+    theta = np.zeros((encoding.n_dof, encoding.n_outputs))
     if task.config.init == "random":
-        words = [derive_key(task.config.seed, INIT, row) for row in range(encoding.n_dof)]
-        theta[:, 0] = 0.1 * (np.array(words, np.float64) / 2.0**63 - 1.0)
+        words = [derive_key(task.config.seed, INIT, number) for number in range(theta.size)]
+        theta[:] = 0.1 * (np.array(words, np.float64).reshape(theta.shape) / 2.0**63 - 1.0)
     elif task.config.init == "best":
-        theta[-1, 0] = best_constant
+        theta[-1] = best_constant
     return theta

@@ -193,21 +193,30 @@ def minimum_by_slope(slope: Callable[[float], tuple[float, float]], start: float
 
 
 def expected_squares(
-    block: Block, n_dof: int, loss: Loss, constant: float, mean_weight: float, batch_size: int
+    block: Block, n_dof: int, loss: Loss, constant: float | np.ndarray, mean_weight: float, batch_size: int
 ) -> np.ndarray:
     """What the square of a mini-batch's gradient is expected to be at the best constant, float64, ``(n_dof,)``.
+
+    Of several outputs, ``(n_outputs, n_dof)``.
 
     ``mean(r^2) mean(x_j^2) / batch_size`` over the rows of ``block``, r the weighted residual. A level is taken to
     occur once more than it does, so that one that is not in the block has an expectation too.
     """
-    raw = constant + block.offset if len(block.offset) else np.full(block.rows, constant)
-    residual = loss.gradient(block.target, raw) * (block.weight / mean_weight if len(block.weight) else 1.0)
+    raw = constants(loss, constant, block.rows, block.offset)
+    residual = loss.gradient(block.target, raw).T * (block.weight / mean_weight if len(block.weight) else 1.0)
     n_numeric = block.features.shape[1]
     squares = np.ones(n_dof)
     squares[:n_numeric] = (block.features.astype(np.float64) ** 2).mean(axis=0)
     counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof)[n_numeric:-1]
     squares[n_numeric:-1] = (counts + 1.0) / (block.rows + 1.0)
-    return np.asarray(float((residual**2).mean()) * squares / batch_size)
+    return np.asarray(np.multiply.outer((residual**2).mean(axis=-1), squares) / batch_size)
+
+
+def constants(loss: Loss, constant: float | np.ndarray, rows: int, offset: np.ndarray) -> np.ndarray:
+    """The raw predictions of so many rows by the best constant, beside their offset if there is one."""
+    if loss.has_many_outputs:
+        return np.full((rows, np.size(constant)), constant)
+    return constant + offset if len(offset) else np.full(rows, constant)
 
 
 #: Beyond so many columns the rotation of each mini-batch's gradient would cost more than the gradient.

@@ -16,6 +16,7 @@ from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
 from streamgd.errors import DataError, DivergenceError, StreamgdError
+from streamgd.kernels import multinomial
 from streamgd.kernels import stochastic as kernels
 from streamgd.kernels.coordinates import most_touched
 from streamgd.objective.objective import Objective
@@ -175,7 +176,9 @@ class StochasticTrainer:
         n_steps = -(-block.rows // self._batch_size)
         total_steps = task.epochs * -(-self._train_rows // self._batch_size)
         rates = learning_rates(task.schedule, state.learning_rate, state.steps + 1, n_steps, total_steps)
-        if self._batch_size == 1 and task.optimizer == "plain":
+        if loss.has_many_outputs:
+            finite = self._train_classes(state, block, losses, rates)
+        elif self._batch_size == 1 and task.optimizer == "plain":
             finite = kernels.train_rows(
                 block.features, block.codes, block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
@@ -194,6 +197,19 @@ class StochasticTrainer:
             )  # fmt: skip
         state.steps += n_steps
         return bool(finite)
+
+    def _train_classes(self, state: TrainState, block: Block, losses: np.ndarray, rates: np.ndarray) -> bool:
+        """As :meth:`_train_block`, where each class has a raw prediction."""
+        penalty = self._objective.penalty
+        bounds = np.linspace(0, block.rows, len(rates) + 1).round().astype(np.int64)
+        return bool(
+            multinomial.train_minibatches(
+                block.features, block.codes, block.target, block.weight, bounds, rates, state.steps,
+                state.mean_weight, penalty.l1, penalty.l2, self._task.averaging, state.tables, self._level_ranges,
+                state.sums_of_levels, state.rotation, self._settings, losses, self._place, self._touched,
+                self._optimizer.update,
+            )
+        )  # fmt: skip
 
     def _go_back(self, state: TrainState, trouble: str, whole_epoch: bool) -> None:
         """Return to a good snapshot with half the step, and say why."""

@@ -144,7 +144,7 @@ class StochasticSession(Session):
         self.survey, self._encoding = Survey.from_state(saved["earlier"]), Encoding.from_state(saved["encoding"])
         self._source = self._windows(goes_on=True)
         if self.task.config.certify:
-            theta = np.zeros((self._encoding.n_dof, 1))
+            theta = np.zeros((self._encoding.n_dof, self._encoding.n_outputs))
             self.with_room_for_passes(self._encoding.without_base_rows(theta)[0])
 
     def _windows(self, goes_on: bool) -> StreamedWindows:
@@ -168,7 +168,7 @@ class StochasticSession(Session):
         return encoding if self.task.config.l1 > 0 else encoding.with_base_rows()
 
     def _resolve_method(self, encoding: Encoding) -> None:
-        before, self.task = self.task.method, self.task.with_method(encoding.n_dof)
+        before, self.task = self.task.method, self.task.with_method(encoding.n_coefficients)
         if self.task.method != before:
             self.context.display.message(
                 f"method: {self.task.method}, since {self.task.why_minibatch}; at most {self.task.epochs} epochs"
@@ -186,7 +186,9 @@ class StochasticSession(Session):
         return BlockWork(self.task.manifest, encoding, self.task.layout, self.task.choice)
 
     def _is_enough(self, survey: Survey) -> bool:
-        """Whether a look shows what streaming must know before it begins: some rows, and both classes."""
+        """Whether a look shows what streaming must know before it begins: some rows, and all classes."""
+        if self.task.loss.has_many_outputs:
+            return survey.train_rows > 0 and bool((survey.class_counts > 0.0).all())
         only_one_class = self.task.loss.is_classifier and float(survey.target_moments.mean[0]) in (0.0, 1.0)
         return survey.train_rows > 0 and not only_one_class
 
@@ -194,8 +196,13 @@ class StochasticSession(Session):
         task, encoding, survey = self.task, self._encoding, self.survey
         optimizer, mean_weight = OPTIMIZERS[task.optimizer], survey.weight / survey.train_rows
         loss = task.loss_of(encoding)
-        constant = best_constant(loss, task.target_mean(survey, encoding), sample)
-        curvature = curvatures(loss, sample, constant, float(survey.target_moments.largest[0]))
+        constant: float | np.ndarray
+        if loss.has_many_outputs:
+            constant = loss.link(task.class_shares(survey, encoding))
+            curvature = loss.max_curvature, loss.max_curvature
+        else:
+            constant = best_constant(loss, task.target_mean(survey, encoding), sample)
+            curvature = curvatures(loss, sample, constant, float(survey.target_moments.largest[0]))
         bounds = smoothness(sample, encoding.n_dof, curvature, largest_row_norm, mean_weight, task.config.l2)
         batch_size = 1 if task.method == "sgd" else task.config.batch_size
         rate = task.config.learning_rate
@@ -208,11 +215,12 @@ class StochasticSession(Session):
         if len(rotation):
             self.context.display.message("coordinates: correlated numeric columns are decorrelated for the steps")
         squares = expected_squares(sample, encoding.n_dof, loss, constant, mean_weight, batch_size)
+        slots = np.concatenate([optimizer.init(of_output) for of_output in np.atleast_2d(squares)], axis=1)
         theta = first_theta(task, encoding, constant)
         if task.config.from_ is not None:
             theta = in_coordinates(theta, rotation)
         return TrainState.start(
-            encoding, theta, optimizer.init(squares),
+            encoding, theta, slots,
             rotation=rotation, learning_rate=rate,
             best_constant=constant, mean_weight=mean_weight, key=task.key,
             options=task.config.identity, left_out=dict(task.resolved.left_out),
@@ -267,7 +275,8 @@ class StochasticSession(Session):
         return self.state.result(self.task.averaging, self._objective.penalty)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
-        return self.state.encoding.without_base_rows(self._theta())
+        encoding, theta = self.state.encoding.without_base_rows(self._theta())
+        return encoding, self._objective.penalty.centred(theta)
 
     def closing(self) -> tuple[ClosingSums | None, str | None]:
         return None, NO_CLOSING_PASS
@@ -322,7 +331,7 @@ class StochasticSession(Session):
     def _certificate(self, base_loss: float) -> dict[str, Any]:
         """How far the result is from the optimum, by a pass over the blocks, or over the files."""
         encoding, theta = self.result()
-        affordable = hessian_is_affordable(encoding.n_dof)
+        affordable = hessian_is_affordable(encoding.n_coefficients)
         threads, check = self.with_room_for_passes(encoding).threads, self.context.interrupt.check_repeated
         run: Pass
         if self._blocks is not None:

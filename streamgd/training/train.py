@@ -431,7 +431,7 @@ def _checked_task(
 def _n_dof(saved: dict[str, Any]) -> int:
     """Coefficients of a checkpoint's state, without those of base levels."""
     encoding = Encoding.from_state(saved["encoding"])
-    return encoding.n_dof - sum(column.base_row for column in encoding.categorical)
+    return (encoding.n_dof - sum(column.base_row for column in encoding.categorical)) * encoding.n_outputs
 
 
 def _latest(directory: RunDirectory, display: Display) -> dict[str, Any] | None:

@@ -28,9 +28,10 @@ class TrainState:
         The consumer's cursor: epochs done, and blocks or windows of this one that were trained on.
     steps, rows_seen : int
         Updates and rows since the start.
-    coordinates : float64, (n_dof, 4 + n_slots)
-        A row for each coordinate of theta, see ``kernels.coordinates``; ``theta`` and so on are views of its columns.
-    level_sums : float64, (n_categorical,)
+    coordinates : float64, (n_outputs * n_dof, 4 + n_slots)
+        A row for each coordinate of theta, output after output, see ``kernels.coordinates``; ``theta`` and so on are
+        views of its columns.
+    level_sums : float64, (n_outputs * n_categorical,)
         See ``kernels.coordinates.sum_levels``; kept, since summing anew would not give the same bits.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Coordinates of the loop, see ``kernels.stochastic``; empty: the coefficients themselves.
@@ -62,7 +63,7 @@ class TrainState:
     level_sums: np.ndarray
     rotation: np.ndarray
     learning_rate: float
-    best_constant: float
+    best_constant: float | np.ndarray
     mean_weight: float
     key: str
     asked_epochs: int = 0
@@ -87,33 +88,49 @@ class TrainState:
 
     @classmethod
     def start(cls, encoding: Encoding, theta: np.ndarray, slots: np.ndarray, **values: Any) -> Self:
-        """The state before the first step, at ``theta`` (n_dof, 1) with the optimizer's ``slots`` (n_slots, n_dof)."""
-        coordinates = np.zeros((len(theta), kernels.SLOTS + len(slots)))
-        coordinates[:, kernels.THETA] = coordinates[:, kernels.AVERAGE] = theta[:, 0]
+        """The state before the first step, at ``theta`` (n_dof, n_outputs).
+
+        ``slots`` (n_slots, n_outputs * n_dof) are those of the optimizer, output after output.
+        """
+        coordinates = np.zeros((theta.size, kernels.SLOTS + len(slots)))
+        coordinates[:, kernels.THETA] = coordinates[:, kernels.AVERAGE] = theta.T.ravel()
         coordinates[:, kernels.SLOTS :] = slots.T
-        state = cls(encoding, coordinates, np.zeros(len(encoding.categorical)), **values)
+        state = cls(encoding, coordinates, np.zeros(theta.shape[1] * len(encoding.categorical)), **values)
         state.sum_levels()
         return state
 
     @property
     def theta(self) -> np.ndarray:
-        """In the coordinates of the loop, float64, ``(n_dof, 1)``: see ``rotation`` and ``Encoding.with_base_rows``."""
-        return self.coordinates[:, kernels.THETA : kernels.THETA + 1]
+        """In the coordinates of the loop, float64, ``(n_dof, n_outputs)``.
+
+        See ``rotation`` and ``Encoding.with_base_rows``.
+        """
+        return self.tables[:, :, kernels.THETA].T
 
     @property
     def average(self) -> np.ndarray:
-        """Of theta, as it was when each coordinate was last touched; ``(n_dof, 1)``."""
-        return self.coordinates[:, kernels.AVERAGE : kernels.AVERAGE + 1]
+        """Of theta, as it was when each coordinate was last touched; ``(n_dof, n_outputs)``."""
+        return self.tables[:, :, kernels.AVERAGE].T
 
     @property
     def clock(self) -> np.ndarray:
-        """Step at which each coordinate was last touched, ``(n_dof,)``."""
+        """Step at which each coordinate was last touched, ``(n_outputs * n_dof,)``."""
         return self.coordinates[:, kernels.CLOCK]
 
     @property
     def slots(self) -> np.ndarray:
-        """Of the optimizer, ``(n_slots, n_dof)``."""
+        """Of the optimizer, ``(n_slots, n_outputs * n_dof)``."""
         return self.coordinates[:, kernels.SLOTS :].T
+
+    @property
+    def tables(self) -> np.ndarray:
+        """The coordinates of each output, ``(n_outputs, n_dof, 4 + n_slots)``; a view."""
+        return self.coordinates.reshape(self.encoding.n_outputs, -1, self.coordinates.shape[1])
+
+    @property
+    def sums_of_levels(self) -> np.ndarray:
+        """``level_sums`` of each output, ``(n_outputs, n_categorical)``; a view."""
+        return self.level_sums.reshape(self.encoding.n_outputs, -1)
 
     @property
     def rows_of_epoch(self) -> int:
@@ -122,19 +139,25 @@ class TrainState:
 
     def sum_levels(self) -> None:
         """Bring ``level_sums`` up to date with theta."""
-        kernels.sum_levels(self.coordinates, self.encoding.level_ranges(), self.level_sums)
+        ranges = self.encoding.level_ranges()
+        for table, level_sums in zip(self.tables, self.sums_of_levels, strict=True):
+            kernels.sum_levels(table, ranges, level_sums)
 
     def result(self, averaging: bool, penalty: ElasticNet) -> np.ndarray:
-        """The coefficients to predict with, of the averaged iterate up to now or of theta itself; ``(n_dof, 1)``."""
-        out = self.theta.copy()
-        if penalty.l1 > 0.0:
-            # Levels that were not touched of late owe the penalty of these steps; only then are zeros exact.
-            kernels.pay_penalty(self.coordinates, self.steps, penalty.l1, penalty.l2, out[:, 0])
-        if averaging and self.steps:
-            kernels.averaged_theta(self.coordinates, self.steps, out[:, 0])
-        n = len(self.rotation)
-        out[:n] = self.rotation.T @ out[:n]
-        return out
+        """The coefficients to predict with, of the averaged iterate up to now or of theta itself.
+
+        Float64, ``(n_dof, n_outputs)``.
+        """
+        outputs = np.ascontiguousarray(self.theta.T)
+        for table, out in zip(self.tables, outputs, strict=True):
+            if penalty.l1 > 0.0:
+                # Levels that were not touched of late owe the penalty of these steps; only then are zeros exact.
+                kernels.pay_penalty(table, self.steps, penalty.l1, penalty.l2, out)
+            if averaging and self.steps:
+                kernels.averaged_theta(table, self.steps, out)
+        theta, n = np.ascontiguousarray(outputs.T), len(self.rotation)
+        theta[:n] = self.rotation.T @ theta[:n]
+        return theta
 
     def reexpress(self, encoding: Encoding, optimizer: StochasticOptimizer) -> list[int]:
         """Carry theta, its average and the optimizer's slots over to a moved scaling.
@@ -150,21 +173,23 @@ class TrainState:
             return []
         move = Reexpression(old, new)
         grown = np.flatnonzero(move.after.deviation > 10.0 * move.before.deviation).tolist()
-        for column in grown:
-            self.theta[column] = self.average[column] = 0.0
-            self.slots[:, column] = 0.0
-        self.theta[:, 0] = move.displacement(self.theta[:, 0])
-        self.average[:, 0] = move.displacement(self.average[:, 0])
-        kinds = optimizer.slots
-        if "squares" in kinds:
-            squares, cross = kinds.index("squares"), kinds.index("cross")
-            self.slots[squares] = move.squares(self.slots[squares], self.slots[cross])
-            self.slots[cross] = move.cross(self.slots[cross])
-        for slot, kind in enumerate(kinds):
-            if kind == "displacement":
-                self.slots[slot] = move.displacement(self.slots[slot])
-            elif kind == "gradient":
-                self.slots[slot] = move.gradient(self.slots[slot])
+        for table in self.tables:
+            theta, average, slots = table[:, kernels.THETA], table[:, kernels.AVERAGE], table[:, kernels.SLOTS :].T
+            for column in grown:
+                theta[column] = average[column] = 0.0
+                slots[:, column] = 0.0
+            theta[:] = move.displacement(theta)
+            average[:] = move.displacement(average)
+            kinds = optimizer.slots
+            if "squares" in kinds:
+                squares, cross = kinds.index("squares"), kinds.index("cross")
+                slots[squares] = move.squares(slots[squares], slots[cross])
+                slots[cross] = move.cross(slots[cross])
+            for slot, kind in enumerate(kinds):
+                if kind == "displacement":
+                    slots[slot] = move.displacement(slots[slot])
+                elif kind == "gradient":
+                    slots[slot] = move.gradient(slots[slot])
         self.encoding = encoding
         return grown
 
@@ -234,8 +259,11 @@ class TrainState:
     def _check_shapes(self) -> None:
         """Raise ValueError or KeyError where an array, here or in a snapshot, does not suit the encoding."""
         n_dof, n = self.encoding.n_dof, self.encoding.n_numeric if len(self.rotation) else 0
-        n_columns = max(kernels.SLOTS, self.coordinates.shape[-1])
-        shapes = {"coordinates": (n_dof, n_columns), "level_sums": (len(self.encoding.categorical),), "sums": (4,)}
+        n_columns, n_outputs = max(kernels.SLOTS, self.coordinates.shape[-1]), self.encoding.n_outputs
+        n_sums = n_outputs * len(self.encoding.categorical)
+        shapes = {"coordinates": (n_outputs * n_dof, n_columns), "level_sums": (n_sums,), "sums": (4,)}
+        if np.shape(self.best_constant) != (() if n_outputs == 1 else (n_outputs,)):
+            raise ValueError(f"best_constant has shape {np.shape(self.best_constant)}")
         shapes |= {"rotation": (n, n)}
         snapshots = [each for each in (self.snapshot, self.epoch_snapshot) if each is not None]
         for name, shape in shapes.items():
@@ -247,8 +275,8 @@ class TrainState:
         for each in self.epoch_losses:
             loss = float | None
             check_entries(each, epoch=int, rows=int, progressive=loss, constant=loss, holdout=loss)
-        if self.best is not None and np.shape(self.best["theta"]) != (n_dof, 1):
-            raise ValueError(f"the best theta has shape {np.shape(self.best['theta'])}, expected {(n_dof, 1)}")
+        if self.best is not None and np.shape(self.best["theta"]) != (n_dof, n_outputs):
+            raise ValueError(f"the best theta has shape {np.shape(self.best['theta'])}, expected {(n_dof, n_outputs)}")
         before = self.previous_coefficients
         if before is not None and before.shape != self.encoding.without_base_rows(self.theta)[1].shape:
             raise ValueError(f"previous_coefficients has shape {before.shape}")
@@ -256,6 +284,7 @@ class TrainState:
 
 _TYPES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "str | None": str | None, "float | None": float | None,
+    "float | np.ndarray": float | np.ndarray,
     "np.ndarray": np.ndarray, "np.ndarray | None": np.ndarray | None, "dict[str, Any]": dict,
     "dict[str, Any] | None": dict | None, "dict[str, float] | None": dict | None, "list[dict[str, Any]]": list,
 }  # fmt: skip

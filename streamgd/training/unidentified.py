@@ -51,13 +51,48 @@ def one_class_levels(encoding: Encoding, loss: Loss, constant: float, gradient: 
     separated[: encoding.n_numeric] = separated[-1] = False
     if not separated.any():
         return ""
-    names = encoding.row_names()
-    told = _listed([names[row] for row in np.flatnonzero(separated)], ", ")
+    told = _listed_rows(encoding, separated)
     return f"levels of one class only: {told}. Their best coefficients are infinite; l2, or the last pass, ends them."
 
 
+def levels_lacking_a_class(
+    encoding: Encoding, probabilities: np.ndarray, gradient: np.ndarray, weight: np.ndarray
+) -> str:
+    """A line about levels that have no row of some class, where there are several; empty if there are none.
+
+    Parameters
+    ----------
+    probabilities : float64, (n_classes,)
+        Those of all rows at which the gradient was made.
+    gradient, weight : float64, (n_dof, n_classes) and (n_dof,)
+        As for :func:`one_class_levels`.
+    """
+    of_classes = weight[:, None] * probabilities - gradient
+    separated = (weight > 0.0) & (of_classes <= 1e-9 * weight[:, None]).any(axis=1)
+    separated[: encoding.n_numeric] = separated[-1] = False
+    if not separated.any():
+        return ""
+    told = _listed_rows(encoding, separated)
+    return (
+        f"levels without rows of some class: {told}. Their best coefficients are infinite; l2, or the last pass, ends"
+        f" them."
+    )
+
+
+def shares_of_classes(
+    shares: np.ndarray, gradient: np.ndarray, probabilities: np.ndarray, class_weights: tuple[float, ...]
+) -> np.ndarray:
+    """As :func:`shares_by_class`, for several classes.
+
+    The gradient by class k of a level is ``q_k s - c_k m_k``: c the weights of the classes, m the level's shares of the
+    weight without them, which sum to ``shares``, and s what is asked for.
+    """
+    weights = np.array(class_weights)
+    return np.asarray((shares + (gradient / weights).sum(axis=1)) / (probabilities / weights).sum())
+
+
 def shares_by_class(
-    shares: np.ndarray, gradient: np.ndarray, prediction: float, class_weights: tuple[float, float]
+    shares: np.ndarray, gradient: np.ndarray, prediction: float, class_weights: tuple[float, ...]
 ) -> np.ndarray:
     """Shares of the weight that classes multiply, from those of the weight that they do not.
 
@@ -71,6 +106,11 @@ def shares_by_class(
     negative, positive = class_weights
     of_positives = (negative * prediction * shares - gradient) / (negative * prediction + positive * (1.0 - prediction))
     return np.asarray(negative * (shares - of_positives) + positive * of_positives)
+
+
+def _listed_rows(encoding: Encoding, chosen: np.ndarray) -> str:
+    names = encoding.row_names()
+    return _listed([names[row] for row in np.flatnonzero(chosen)], ", ")
 
 
 def _listed(names: list[str], separator: str) -> str:

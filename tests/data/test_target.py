@@ -86,6 +86,32 @@ def test_a_few_whole_numbers_do_not_tell_the_loss(tmp_path: Path, values: list[A
         target_of(tmp_path, repeated(values), loss="logistic")
 
 
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [([3, -1, 2, None], {"loss": "multinomial"}), ([3.0, -1.0, 2.0, None], {"loss": "multinomial"}), ([*"cab"], {})],
+    ids=["integers", "reals", "text"],
+)
+def test_more_than_two_values_are_classes_in_the_order_of_their_values(
+    tmp_path: Path, values: list[Any], options: dict[str, Any]
+) -> None:
+    expected = tuple(sorted(value for value in values if value is not None))
+    assert target_of(tmp_path, repeated(values), **options) == ("multinomial", TargetColumn("y", expected))
+
+
+def test_a_class_that_the_sample_does_not_show_is_found_in_the_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = pa.array([*"ab"] * 99 + [*"cd"])
+    monkeypatch.setattr("streamgd.data.sample.SAMPLE_ROWS", 20)
+    target = target_of(tmp_path, values, row_group_rows=10, loss="multinomial")[1]
+    assert target == TargetColumn("y", ("a", "b", "c", "d"))
+
+
+def test_positive_contradicts_the_multinomial_loss(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--positive"):
+        target_of(tmp_path, repeated([*"abc"]), positive="a", loss="multinomial")
+
+
 def test_a_filter_makes_three_values_two(tmp_path: Path) -> None:
     assert target_of(tmp_path, repeated([0, 1, 2]), where="y != 1") == ("logistic", TargetColumn("y", (0, 2)))
 
@@ -128,7 +154,11 @@ def test_positive_contradicts_the_squared_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        (repeated(["a", "b", "c"]), {}, r"at least 3 different values \('a', 'b', 'c'\).*two classes"),
+        (repeated(["a", "b", "c"]), {"loss": "logistic"}, r"at least 3 different values \('a', 'b', 'c'\).*needs two"),
+        (repeated(["a", "b"]), {"loss": "multinomial"}, "three or more.*--loss logistic"),
+        (repeated([0.5, 1.0, 2.0]), {"loss": "multinomial"}, r"value 0\.5.*whole numbers"),
+        (repeated([1, 2, 2**53 + 1]), {"loss": "multinomial"}, r"2\*\*53"),
+        (repeated([*"abcd"]), {"max_classes": 3}, r"at least 4 classes.*--max-classes is 3"),
         (repeated(["a", "b"]), {"loss": "squared"}, "is text.*--loss logistic"),
         (repeated([1]), {}, "only one value, 1"),
         (repeated(["a", None]), {"loss": "logistic"}, "only one value, 'a'"),

@@ -1,5 +1,6 @@
 """A state that is carried over to a moved scaling predicts the same and steps as if it had always been there."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -320,3 +321,41 @@ def test_the_result_is_the_average_or_theta_itself() -> None:
     kept = state.theta.copy()
     state.result(False, ElasticNet())[:] = 9.0
     np.testing.assert_array_equal(state.theta, kept)
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_a_move_of_the_scaling_changes_no_prediction_of_several_classes(optimizer: str) -> None:
+    rng, rule = np.random.default_rng(4), OPTIMIZERS[optimizer]
+    target = TargetColumn("y", ("a", "b", "c"))
+
+    def of_classes(encoding: Encoding) -> Encoding:
+        return replace(encoding, columns=replace(encoding.columns, target=target))
+
+    before = of_classes(encoding_of(*BEFORE))
+    after = of_classes(encoding_of(BEFORE[0] + [0.4, -0.1, 2.0], BEFORE[1] * [2.0, 0.5, 1.5]))
+    theta = rng.normal(size=(N_DOF, 3))
+    slots = np.concatenate([rule.init(np.full(N_DOF, 0.01)) for _ in range(3)], axis=1)
+    state = TrainState.start(
+        before, theta, slots, rotation=np.empty((0, 0)), learning_rate=0.1, best_constant=np.zeros(3),
+        mean_weight=1.0, key="k",
+    )  # fmt: skip
+    one_by_one = [
+        TrainState.start(
+            encoding_of(*BEFORE), theta[:, k : k + 1], slots[:, k * N_DOF : (k + 1) * N_DOF],
+            rotation=np.empty((0, 0)), learning_rate=0.1, best_constant=0.0, mean_weight=1.0, key="k",
+        )
+        for k in range(3)
+    ]  # fmt: skip
+    raw, codes, _ = raw_rows(50, 0)
+    assert state.reexpress(after, rule) == []
+
+    for k, single in enumerate(one_by_one):
+        single.reexpress(encoding_of(after.scaling.mean, after.scaling.deviation), rule)
+        np.testing.assert_array_equal(state.tables[k], single.tables[0])
+        found = predictions(state.theta[:, k : k + 1], raw, codes, after)
+        np.testing.assert_allclose(found, predictions(theta[:, k : k + 1], raw, codes, before), rtol=1e-10, atol=1e-12)
+    parts, arrays = split(state.state())
+    again = TrainState.from_state(join(parts, arrays))
+    assert (again.coordinates == state.coordinates).all()
+    with pytest.raises(CorruptStateError):
+        TrainState.from_state({**state.state(), "best_constant": 0.0})
