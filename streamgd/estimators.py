@@ -43,6 +43,9 @@ except ModuleNotFoundError as error:
 
 __all__ = ["GDClassifier", "GDRegressor"]
 
+#: Classes that are learned from data which hold their target; those of ``y`` are known beforehand.
+MOST_CLASSES = 100
+
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (
     "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "shuffle", "scale", "categorical", "max_levels",
@@ -53,7 +56,6 @@ _OPTIONS = (
 class _GradientDescent(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor have in common."""
 
-    loss: str
     _fitted: Fitted
 
     def __init__(
@@ -142,15 +144,15 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             return self._take(fit(X, self._named_options(y, sample_weight, target) | self._class_option()), True)
         return self._take(fit(*self._checked_table(X, y, sample_weight, reset=True)), False)
 
-    def _options(self) -> dict[str, Any]:
-        """The options that the arguments give."""
+    def _options(self, by_name: bool) -> dict[str, Any]:
+        """The options that the arguments give, for data that hold their target or not."""
         options = {name: getattr(self, name) for name in _OPTIONS}
         options |= {name: getattr(self, name) for name in ("method", "dtype") if getattr(self, name) != "auto"}
-        return {name: value for name, value in options.items() if value is not None} | self._loss_options()
+        return {name: value for name, value in options.items() if value is not None} | self._loss_options(by_name)
 
-    def _loss_options(self) -> dict[str, Any]:
-        """The loss and its parameters."""
-        return {"loss": self.loss}
+    @abstractmethod
+    def _loss_options(self, by_name: bool) -> dict[str, Any]:
+        """The options that say which loss it is."""
 
     def _class_option(self) -> dict[str, Any]:
         """The option of ``TrainConfig`` for weights of classes, if it is wanted."""
@@ -164,7 +166,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             raise ValueError("with target= the weights are a column as well: give its name as sample_weight.")
         if isinstance(getattr(self, "class_weight", None), dict):
             raise ValueError("class_weight by class needs y. With target=, name a column of weights as sample_weight.")
-        return self._options() | {"target": target, "weight": sample_weight, "features": self.features}
+        return self._options(True) | {"target": target, "weight": sample_weight, "features": self.features}
 
     # Partial fit
 
@@ -205,7 +207,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
         weight = self._checked_weight(target, weight, reset)
         features = table.column_names if self.features is None else self.features
-        options = self._options() | self._class_option()
+        options = self._options(False) | self._class_option()
         options |= {"target": _fresh_name("target", table.column_names), "weight": None, "features": features}
         table = table.append_column(options["target"], pa.array(target))
         if weight is not None:
@@ -237,18 +239,22 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         """The weights as they are trained with, if there are any, float64, shape (n_rows,)."""
 
     @abstractmethod
-    def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:
-        """Keep what has another shape for a classifier than for a regressor."""
+    def _take_model(self, model: Model, coef: np.ndarray, intercept: np.ndarray) -> None:
+        """Keep what has another shape for a classifier than for a regressor.
+
+        ``coef`` and ``intercept``, in original units, have shapes (n_coefficients, n_outputs) and (n_outputs,).
+        """
 
     # What was learned
 
     def _take(self, fitted: Fitted, by_name: bool) -> Self:
         """Keep what was learned, of data that held their target or not, and warn of what is to be known about it."""
         self._fitted, self.model_, self._by_name = fitted, fitted.model, by_name
-        rows = fitted.model.coefficients()
-        self.coef_names_ = np.array([each.name for each in rows[:-1]], dtype=object)
+        rows, n_outputs = fitted.model.coefficients(), fitted.model.n_outputs
+        self.coef_names_ = np.array([each.name for each in rows[:-n_outputs:n_outputs]], dtype=object)
         self.loss_curve_, self.n_iter_ = fitted.loss_curve, fitted.n_iter
-        self._take_model(fitted.model, np.array([each.value for each in rows[:-1]]), rows[-1].value)
+        values = np.array([each.value for each in rows]).reshape(-1, n_outputs)
+        self._take_model(fitted.model, values[:-1], values[-1])
         if by_name:
             self.feature_names_in_ = np.array(feature_columns(self.model_), dtype=object)
             self.n_features_in_ = len(self.feature_names_in_)
@@ -257,7 +263,10 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _raw_prediction(self, X: Any) -> np.ndarray:
-        """Of new data of any kind that ``fit`` takes, float64, shape (n_rows,)."""
+        """Of new data of any kind that ``fit`` takes, float64, shape (n_rows,).
+
+        Of more than two classes, shape (n_rows, n_classes).
+        """
         check_is_fitted(self)
         by_name = is_path(X) or is_stream(X) or (self._by_name and is_frame(X))
         rows = tables(X, self.model_) if by_name else [self._features_table(X, reset=False)]
@@ -277,12 +286,14 @@ def _has_probability(estimator: Any) -> bool:
 
 
 class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
-    """Logistic regression of two classes, or a support vector machine.
+    """Logistic regression of two classes, or of more by the softmax, or a support vector machine.
 
     Parameters
     ----------
-    loss : {"logistic", "squared_hinge"}
-        The squared hinge loss has no probabilities: ``predict_proba`` is there with the logistic loss alone.
+    loss : {"logistic", "multinomial", "squared_hinge"}
+        With more than two classes in ``y``, ``logistic`` is the multinomial loss; of data that hold their target
+        multinomial is to be named. The squared hinge loss is of two classes, and has no probabilities:
+        ``predict_proba`` is not there with it.
     method : {"auto", "batch", "minibatch", "sgd"}
         ``auto``: full batch to the optimum below 100,000 rows, unless an optimizer, a learning rate or a shuffle is
         asked for; from there on what ``train`` does by default.
@@ -291,17 +302,17 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
     features : list of str, optional
         Columns to learn from; columns of arrays are called x0, x1, …
     class_weight : dict, "balanced" or None
-        Factors of the weights of the classes; balanced: both have the same total weight.
+        Factors of the weights of the classes; balanced: all have the same total weight.
     others
         Options of ``streamgd.train`` by the same name: see ``streamgd.config.TrainConfig``.
 
     Attributes
     ----------
-    classes_ : array, shape (2,)
-    coef_ : float64, (1, n_coefficients)
+    classes_ : array, shape (n_classes,)
+    coef_ : float64, (1, n_coefficients), or (n_classes, n_coefficients) of more than two classes
         In original units. One for each number, and one for each level of a categorical column but the most frequent;
         ``coef_names_`` has their names.
-    intercept_ : float64, (1,)
+    intercept_ : float64, (1,) or (n_classes,)
     n_iter_ : int
         Epochs or passes; of a stream its parts.
     loss_curve_ : list of float
@@ -352,17 +363,24 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         self.loss = loss
         self.class_weight = class_weight
 
+    def _loss_options(self, by_name: bool) -> dict[str, Any]:
+        n_classes = 2 if by_name else len(self.classes_)
+        if n_classes > 2 and self.loss not in ("logistic", "multinomial"):
+            raise ValueError(f"loss {self.loss!r} is of two classes, y has {n_classes}. Choose 'logistic'.")
+        loss = "multinomial" if n_classes > 2 else self.loss
+        return {"loss": loss, "max_classes": max(MOST_CLASSES, n_classes)}
+
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None, *, target: str | None = None
     ) -> Self:
         """Go on as one stream with more rows, in one pass over them; see :meth:`fit` for the arguments.
 
         Units, the optimizer and levels go on: the scaler learns the new rows, and new levels get a coefficient. The
-        first rows must be of both classes.
+        first rows must be of all classes.
 
         Parameters
         ----------
-        classes : array, shape (2,), optional
+        classes : array, shape (n_classes,), optional
             The classes of ``y``: where given, those of the first call are kept, and others are refused.
         """
         if classes is not None and target is not None:
@@ -370,20 +388,23 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         return self._partial_fit(X, y, sample_weight, target, None if classes is None else np.unique(classes))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """The raw prediction, with the logistic loss the log-odds of ``classes_[1]``, float64, shape (n_rows,)."""
+        """The raw prediction, with the logistic loss the log-odds of ``classes_[1]``, float64, shape (n_rows,).
+
+        Of more than two classes the raw prediction of each, shape (n_rows, n_classes).
+        """
         return self._raw_prediction(X)
 
     @available_if(_has_probability)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of each class, float64, shape (n_rows, 2)."""
+        """The probability of each class, float64, shape (n_rows, n_classes)."""
         raw = self._raw_prediction(X)
-        positive = self.model_.loss.inverse_link(raw)
-        return np.column_stack([1.0 - positive, positive])
+        prediction = self.model_.loss.inverse_link(raw)
+        return prediction if prediction.ndim > 1 else np.column_stack([1.0 - prediction, prediction])
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each row, shape (n_rows,)."""
         raw = self._raw_prediction(X)
-        return np.asarray(self.classes_[(raw > 0).astype(int)])
+        return np.asarray(self.classes_[raw.argmax(axis=1) if raw.ndim > 1 else (raw > 0).astype(int)])
 
     def _checked_target(self, y: Any, reset: bool, classes: np.ndarray | None) -> np.ndarray:
         y = column_or_1d(y, warn=True)
@@ -393,20 +414,23 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
         except TypeError as error:
             raise ValueError(f"y has a null, or classes of several types ({error}). Give each row a class.") from error
         if reset:
-            if kind != "binary":
-                raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
-            found = np.unique(y).tolist()
+            if kind not in ("binary", "multiclass"):
+                raise ValueError(f"Only one class of a row is supported. The type of the target is {kind}.")
+            found = np.unique(y)
             if len(found) == 1:
                 raise ValueError(
-                    f"y has one class, {found[0]!r}, expected two: the first rows must be of both classes."
+                    f"y has one class, {found.tolist()[0]!r}, expected two: the first rows must be of both classes."
                 )
-            self.classes_ = _two_classes(np.unique(y) if classes is None else classes)
+            self.classes_ = found if classes is None else classes
         elif classes is not None and not np.array_equal(classes, self.classes_):
             raise ValueError(f"classes are {classes.tolist()}, those of the first call were {self.classes_.tolist()}.")
         unknown = ~np.isin(y, self.classes_)
         if unknown.any():
             raise ValueError(f"y has the class {y[unknown].tolist()[0]!r}, the classes are {self.classes_.tolist()}.")
-        return np.asarray(y == self.classes_[1], np.int8)
+        lacking = self.classes_[~np.isin(self.classes_, y)]
+        if reset and len(lacking):
+            raise ValueError(f"y has no row of class {lacking.tolist()[0]!r}: the first rows must be of all classes.")
+        return np.asarray(np.searchsorted(self.classes_, y), np.int32)
 
     def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:
         if isinstance(self.class_weight, dict):
@@ -417,8 +441,10 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
                 )
             factors = [float(self.class_weight.get(label, 1.0)) for label in self.classes_.tolist()]
             weight = np.array(factors)[target] * (1.0 if weight is None else weight)
-        if reset and weight is not None and len(np.unique(target[weight > 0])) < 2:
-            raise ValueError("all rows of positive weight are of one class, expected two classes.")
+        used = len(np.unique(target if weight is None else target[weight > 0]))
+        if reset and used < len(self.classes_):
+            count = "one class" if used == 1 else f"{used} classes"
+            raise ValueError(f"all rows of positive weight are of {count}, expected {len(self.classes_)} classes.")
         return weight
 
     def _class_option(self) -> dict[str, Any]:
@@ -428,15 +454,10 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
             raise ValueError(f"class_weight: expected a dict, 'balanced' or None, found {self.class_weight!r}.")
         return {"class_weight": "balanced"}
 
-    def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:
-        self.coef_, self.intercept_ = coef[None, :], np.array([intercept])
+    def _take_model(self, model: Model, coef: np.ndarray, intercept: np.ndarray) -> None:
+        self.coef_, self.intercept_ = np.ascontiguousarray(coef.T), intercept
         if self._by_name:
             self.classes_ = np.array(model.classes)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        return tags
 
 
 class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
@@ -498,7 +519,7 @@ class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
         )  # fmt: skip
         self.loss, self.power, self.delta = loss, power, delta
 
-    def _loss_options(self) -> dict[str, Any]:
+    def _loss_options(self, by_name: bool) -> dict[str, Any]:  # noqa: ARG002
         options: dict[str, Any] = {"loss": self.loss}
         if self.loss == "tweedie":
             options["power"] = self.power
@@ -522,19 +543,13 @@ class GDRegressor(RegressorMixin, _GradientDescent):  # type: ignore[misc]
     def _checked_weight(self, target: np.ndarray, weight: np.ndarray | None, reset: bool) -> np.ndarray | None:  # noqa: ARG002
         return weight
 
-    def _take_model(self, model: Model, coef: np.ndarray, intercept: float) -> None:  # noqa: ARG002
-        self.coef_, self.intercept_ = coef, intercept
+    def _take_model(self, model: Model, coef: np.ndarray, intercept: np.ndarray) -> None:  # noqa: ARG002
+        self.coef_, self.intercept_ = np.ascontiguousarray(coef[:, 0]), float(intercept[0])
 
 
 def _holds_target(X: Any, target: str | None) -> bool:
     """Whether the target is a column of the data."""
     return target is not None or is_path(X) or is_stream(X)
-
-
-def _two_classes(classes: np.ndarray) -> np.ndarray:
-    if len(classes) != 2:
-        raise ValueError(f"expected two classes, found {len(classes)} class(es): {classes.tolist()[:5]}.")
-    return classes
 
 
 def _fresh_name(name: str, taken: list[str]) -> str:

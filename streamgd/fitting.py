@@ -218,7 +218,7 @@ def tables(data: Any, model: Model) -> Iterator[pa.Table]:
 
 
 def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
-    """The raw prediction of each row, float64, (n_rows,).
+    """The raw prediction of each row, float64, (n_rows,); (n_rows, n_classes) of more than two classes.
 
     Raises
     ------
@@ -229,7 +229,7 @@ def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
     """
     encoder = model.encoder(with_target=False)
     columns = encoder.columns
-    found = [np.empty(0)]
+    found = [np.empty((0, model.n_outputs) if model.n_outputs > 1 else 0)]
     first_row = 0
     for table in rows:
         check_schema(columns, _logical_schema(table, columns), "X")

@@ -104,6 +104,45 @@ def test_frames_of_all_kinds_and_the_files_give_the_same_theta(
         np.testing.assert_array_equal(each, predicted["arrow"])
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced", {"a": 2.0, "c": 0.5}], ids=["none", "balanced", "dict"])
+def test_more_than_two_classes_are_those_of_scikit_learn(class_weight: Any) -> None:
+    data = table()
+    X = np.column_stack([data["z"].to_numpy(), data["amount"].to_numpy()])
+    y = np.array(["c", "a", "b"])[np.digitize(data["amount"].to_numpy() + 3.0 * np.sin(np.arange(ROWS)), [4.0, 9.0])]
+    ours = GDClassifier(l2=1e-3, class_weight=class_weight).fit(X, y)
+    scaled = (X - X.mean(axis=0)) / X.std(axis=0)
+    factor = {"a": 2.0, "b": 1.0, "c": 0.5}
+    total = sum(factor[label] for label in y) if isinstance(class_weight, dict) else ROWS
+    if isinstance(class_weight, dict):
+        weight = np.array([factor[label] for label in y])
+        mean = np.average(X, axis=0, weights=weight)
+        scaled = (X - mean) / np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+    oracle = LogisticRegression(C=1.0 / (total * 1e-3), tol=1e-10, max_iter=10_000, class_weight=class_weight)
+    oracle.fit(scaled, y)
+
+    assert ours.classes_.tolist() == ["a", "b", "c"]
+    assert (ours.coef_.shape, ours.intercept_.shape) == ((3, 2), (3,))
+    np.testing.assert_allclose(ours.predict_proba(X), oracle.predict_proba(scaled), atol=1e-6)
+    np.testing.assert_allclose(ours.decision_function(X), X @ ours.coef_.T + ours.intercept_, rtol=1e-9, atol=1e-9)
+    assert (ours.predict(X) == ours.classes_[ours.predict_proba(X).argmax(axis=1)]).all()
+
+
+def test_partial_fit_goes_on_with_more_than_two_classes(tmp_path: Path) -> None:
+    data = table()
+    x = data.select(["z", "amount", "city"])
+    y = np.array(["c", "a", "b"])[np.digitize(data["amount"].to_numpy(), [4.0, 9.0])]
+    model = GDClassifier()
+    for start in range(0, ROWS, 500):
+        model.partial_fit(x.slice(start, 500), y[start : start + 500], classes=["a", "b", "c"])
+    assert model.score(x, y) > 0.8
+    with pytest.raises(ValueError, match="no row of class 'd'"):
+        GDClassifier().partial_fit(x, y, classes=["a", "b", "c", "d"])
+    pq.write_table(x.append_column("y", pa.array(y)), tmp_path / "data.parquet")
+    by_name = GDClassifier(loss="multinomial").fit(tmp_path / "data.parquet", target="y")
+    assert by_name.classes_.tolist() == ["a", "b", "c"]
+    assert by_name.score(x, y) > 0.8
+
+
 def test_coefficients_are_those_of_scikit_learn_in_original_units() -> None:
     data = table().to_pandas()
     X, y = data[["z", "amount"]].to_numpy(), data["late"]
@@ -415,7 +454,11 @@ def test_what_a_run_tells_is_warned_of() -> None:
         ({"X": [[1.0], [2.0]], "y": ["a", "b"], "sample_weight": [1.0, 0.0]}, "of one class"),
         ({"X": [[1.0], [2.0], [3.0]], "y": np.array(["a", None, "b"], dtype=object)}, "y has a null, or classes of"),
         ({"X": [[1.0], [2.0], [3.0]], "y": pa.array(["a", None, "b"])}, "y has a null, or classes of"),
-        ({"X": [[1.0], [2.0], [3.0]], "y": ["a", "b", "c"]}, "Only binary classification is supported"),
+        ({"X": [[1.0], [2.0]], "y": [["a", "b"], ["b", "c"]]}, "y should be a 1d array"),
+        (
+            {"X": [[1.0], [2.0], [3.0]], "y": ["a", "b", "c"], "sample_weight": [1.0, 1.0, 0.0]},
+            "of 2 classes, expected 3",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: dict[str, Any], message: str) -> None:
