@@ -15,6 +15,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from streamgd.errors import ConfigError
 from streamgd.jobs.config import DriftConfig, JobConfig
 from streamgd.jobs.profiles import Column, Profile, Profiles
 from streamgd.jobs.statedir import Plan
@@ -84,6 +85,8 @@ class Drift:
 
     def of_new(self, plan: Plan, base: Version | None) -> list[Moved]:
         """The ``fail_*`` rules that the new files of a plan break; those and ``warn_*`` are told."""
+        if base is not None:
+            self._check_target(base.model())
         learned = base.facts.get("learned") if base is not None else None
         if base is None or learned is None or not self.is_on:
             return []
@@ -99,6 +102,15 @@ class Drift:
             failed += [each for each in broken if each.fails]
         return failed
 
+    def _check_target(self, model: Model) -> None:
+        """Refuse rules about the mean of a target that has none."""
+        rules = [rule for rule in ("fail_target", "warn_target") if getattr(self._config, rule) is not None]
+        if model.n_outputs > 1 and rules:
+            raise ConfigError(
+                f"[drift] {rules[0]} is about the mean of the target, and {model.n_outputs} classes have none. Leave it"
+                f" out."
+            )
+
     def learned(self, plan: Plan, base: Version | None, model: Model) -> dict[str, Any] | None:
         """The profile of what a version has learned, as plain values; None without a rule.
 
@@ -106,6 +118,7 @@ class Drift:
         """
         if not self.is_on:
             return None
+        self._check_target(model)
         files = {each.relative: each.footer_digest for each in plan.files}
         if base is not None and base.facts.get("learned") is not None and self._mode != "window":
             before = [Profile.from_json(base.facts["learned"])]

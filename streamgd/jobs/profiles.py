@@ -221,5 +221,7 @@ def _profile_of(survey: Survey, encoding: Encoding, encoder: Encoder) -> Profile
     target, nulls = survey.target_moments, survey.dropped.get("null target", 0)
     if survey.train_rows == 0:
         return Profile(columns, Column(0, nulls))
+    if encoding.n_outputs > 1:  # the numbers of classes have no mean
+        return Profile(columns, Column(survey.train_rows, nulls))
     spread = float(target.deviation()[0]) if target.squares[0] > 0 else 0.0
     return Profile(columns, Column(survey.train_rows, nulls, float(target.mean[0]), spread))
