@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Generated
 from displays import Listener
@@ -43,7 +45,14 @@ METHODS = {
 
 
 #: Both orders of both stochastic methods, and full batch.
-ALL_METHODS = {**METHODS, "sgd-window": ["--method", "sgd", "--shuffle", "window", "--epochs", "3"]}
+ALL_METHODS = {
+    **METHODS,
+    "sgd-window": ["--method", "sgd", "--shuffle", "window", "--epochs", "3"],
+    "minibatch-classes": [
+        "--target", "carrier", "--features", "month,day,dep_time,distance,origin", "--where", "late >= 0",
+        "--epochs", "3",
+    ],
+}  # fmt: skip
 
 #: Of all five years, and of the first.
 FLIGHTS_WITH_A_TARGET = {"flights": 1_272_648 - 24_703, "2011.parquet": 227_496 - 3_622}
@@ -200,20 +209,40 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch-newton-patience": {"method": "batch", "epochs": 20, "holdout": 0.2, "patience": 2},
     "auto": AUTO,
     "auto-holdout-robust": {**AUTO, "holdout": 0.2, "errors": "robust"},
+    "classes-adam-full": {"optimizer": "adam", "shuffle": "full", "holdout": 0.2, "patience": 2},
+    "classes-adagrad-window": {"shuffle": "window"},
+    "classes-batch-lbfgs": {"method": "batch", "optimizer": "lbfgs", "epochs": 12},
+    "classes-auto-robust": {**AUTO, "errors": "robust"},
 }
 
 
 @pytest.fixture
-def small(generated: Generated, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """4,000 rows in blocks of 400, a snapshot every three; of two classes for Newton, which is done soon else."""
+def small(generated: Generated, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """4,000 rows in blocks of 400, a snapshot every three; of two classes for Newton, which is done soon else.
+
+    For variants of classes the target is text of four values.
+    """
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
     monkeypatch.setattr(monitor, "SNAPSHOT_BLOCKS", 3)
     callspec = getattr(request.node, "callspec", None)
     variant = callspec.params.get("variant", "") if callspec else ""
-    loss = "logistic" if "newton" in variant or "auto" in variant else "squared"
-    return str(
-        generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss=loss, nulls=0.01, seed=7)
-    )
+    of_classes = variant.startswith("classes")
+    loss = "logistic" if not of_classes and ("newton" in variant or "auto" in variant) else "squared"
+    data = generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss=loss, nulls=0.01, seed=7)
+    return str(with_classes(data, tmp_path / "classes") if of_classes else data)
+
+
+def with_classes(data: Path, folder: Path) -> Path:
+    """The same files with the quarter of the target, as text, in its place."""
+    folder.mkdir()
+    for path in sorted(data.glob("*.parquet")):
+        table = pq.read_table(path)
+        y = table["y"].to_numpy()
+        quarters = pa.array(
+            np.array(["low", "fair", "good", "high"])[np.digitize(y, np.quantile(y, [0.25, 0.5, 0.75]))]
+        )
+        pq.write_table(table.set_column(table.column_names.index("y"), "y", quarters), folder / path.name, 900)
+    return folder
 
 
 def fit(data: str, run: Path, **options: Any) -> Result:
@@ -270,6 +299,8 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(tried: int, variant: s
         "batch-newton",
         "batch-lbfgs",
         "auto-holdout-robust",
+        "classes-adam-full",
+        "classes-auto-robust",
     ],
 )
 def test_neither_threads_nor_memory_nor_checkpoints_nor_pauses_change_a_bit(
