@@ -210,21 +210,30 @@ def inspect(output: Output, /, data: tuple[str, ...], on_bad_data: Any) -> None:
 @run_argument
 @click.option("--all", "show_all", is_flag=True, help="Every coefficient, not only the intercept and the 30 largest.")
 @click.option("--csv", "as_csv", is_flag=True, help="Only the coefficients, all of them, as CSV.")
+@click.option("--relativities", "as_factors", is_flag=True, help="With --csv: the relativities instead.")
 @click.option("--errors", metavar="classical|robust", help="Kind of errors [default: what the run was asked for].",
               shell_complete=completion.one_of(("classical", "robust")))  # fmt: skip
 @click.option("--level", default="0.95", metavar="FRACTION", callback=_level, help="Of intervals [default: 0.95].")
 @json_option
 @click.pass_obj
-def show(output: Output, /, run: str, show_all: bool, as_csv: bool, errors: Any, level: float) -> None:
+def show(
+    output: Output, /, run: str, show_all: bool, as_csv: bool, as_factors: bool, errors: Any, level: float
+) -> None:
     """State, history, coefficients in original units with their errors, and checkpoints of RUN."""
+    from streamgd.errors import UsageError
     from streamgd.show import format_csv, format_show
     from streamgd.show import show as show_run
 
     if as_csv:
         from streamgd.model import Model
+        from streamgd.relativities import relativities
 
-        output.csv(format_csv(Model.load(run).coefficient_rows(errors, level)))
+        model = Model.load(run)
+        rows = relativities(model, errors, level) if as_factors else model.coefficient_rows(errors, level)
+        output.csv(format_csv(rows))
         return
+    if as_factors:
+        raise UsageError("--relativities is for --csv; show tells them in its text. Add --csv, or leave it out.")
     facts = show_run(run, show_all, errors, level)
     output.result(facts, lambda: format_show(facts))
 

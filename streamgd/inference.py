@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding
 from streamgd.objective.losses import LogLinkLoss, Loss
-from streamgd.objective.objective import ChunkSums, outer_products, raw_prediction
+from streamgd.objective.objective import ChunkSums, column_sums, outer_products, raw_prediction
 from streamgd.optim.quadratic import SINGULAR
 
 Errors = Literal["classical", "robust"]
@@ -61,6 +61,9 @@ class ClosingSums:
         ``sum w_i (y_i - mu_i)^2 / mu_i^power`` of a loss with the log link.
     expected : float64, (n_dof, n_dof), or None
         What the information is expected to be, ``sum w_i mu_i^(2 - power) x_i x_i'``, where it depends on the targets.
+    exposure, actual : float64, (n_dof, 1), or None
+        ``sum w_i e_i x_i``, ``e_i`` being ``exp`` of the offset, and ``sum w_i y_i x_i``, of a loss with the log link:
+        of a level those of its rows.
     """
 
     information: np.ndarray
@@ -71,6 +74,8 @@ class ClosingSums:
     base_loss: float
     pearson: float | None = None
     expected: np.ndarray | None = None
+    exposure: np.ndarray | None = None
+    actual: np.ndarray | None = None
 
     def for_target(self, scale: float) -> Self:
         """The sums for theta and target in units that are ``1 / scale`` as large, for the squared loss."""
@@ -88,6 +93,8 @@ class ClosingSums:
             arrays.append(("meat", self.meat, square))
         if self.expected is not None:
             arrays.append(("expected information", self.expected, square))
+        columns = (("exposure", self.exposure), ("targets", self.actual))
+        arrays += [(name, array, (n_dof, 1)) for name, array in columns if array is not None]
         for name, array, shape in arrays:
             if array.shape != shape or array.dtype != np.float64:
                 raise ValueError(f"{name} of {array.dtype} {array.shape} for {n_dof} coefficients")
@@ -110,12 +117,20 @@ class ClosingSums:
 
 
 def expected_sums(loss: LogLinkLoss, theta: np.ndarray, block: Block) -> ChunkSums:
-    """Sums of ``ClosingSums`` over the rows of a block: ``pearson`` as the loss, ``expected`` as the Hessian."""
+    """Sums of ``ClosingSums`` over the rows of a block: ``pearson`` as the loss, ``exposure`` as the gradient, and
+    ``expected`` as the Hessian."""
     prediction = loss.inverse_link(raw_prediction(block, theta))
     weight = block.weight if len(block.weight) else np.ones(block.rows)
     pearson = float(weight @ ((block.target - prediction) ** 2 / prediction**loss.power))
     expected = outer_products(block, weight * prediction ** (2.0 - loss.power), len(theta))
-    return ChunkSums(pearson, np.empty((0, 1)), float(weight.sum()), block.rows, expected)
+    exposure = column_sums(block, weight * np.exp(block.offset) if len(block.offset) else weight, len(theta))
+    return ChunkSums(pearson, exposure, float(weight.sum()), block.rows, expected)
+
+
+def target_sums(theta: np.ndarray, block: Block) -> ChunkSums:
+    """``actual`` of ``ClosingSums`` over the rows of a block, as the gradient."""
+    weight = block.weight if len(block.weight) else np.ones(block.rows)
+    return ChunkSums(0.0, column_sums(block, weight * block.target, len(theta)), float(weight.sum()), block.rows)
 
 
 @dataclass(frozen=True)

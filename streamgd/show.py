@@ -11,12 +11,15 @@ from typing import Any
 from streamgd.console import format_facts, format_table, format_value
 from streamgd.inference import Errors, Inference
 from streamgd.model import Model
+from streamgd.relativities import relativities
 from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate
 from streamgd.training.checkpoint import steps_of
 from streamgd.training.rundir import RunDirectory
 
 MOST_COEFFICIENTS = 30
+#: Relativities that are shown without --all.
+MOST_RELATIVITIES = 60
 MOST_HISTORY_LINES = 10
 _LOSSES = ("base_loss", "train_loss", "holdout_loss", "objective")
 _HISTORY_COLUMNS = (
@@ -89,6 +92,7 @@ def show(
         "base_levels": {},
         "n_coefficients": 0,
         "coefficients": [],
+        "relativities": [],
         "history": directory.history(),
         "checkpoints": [
             {
@@ -119,6 +123,7 @@ def _model_facts(model: Model, all_coefficients: bool, errors: Errors | None, le
         "base_levels": model.base_levels(),
         "n_coefficients": len(rows),
         "coefficients": [*intercepts, *shown],
+        "relativities": relativities(model, errors, level) if model.loss.link_name == "log" else [],
     }
 
 
@@ -168,6 +173,8 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
     of_all = f", {intercept} and the {n_largest} largest of {n_features:,} (--all)" if n_largest < n_features else ""
     parts.append(f"coefficients{of_all}\n{_coefficients(facts['coefficients'], facts['inference'])}")
     parts += _inference_parts(facts["coefficients"], facts["inference"])
+    if facts["relativities"]:
+        parts.append(_relativities(facts["relativities"], n_shown > n_features, facts["inference"].get("level")))
     if facts["base_levels"]:
         levels = {name: "null" if level is None else str(level) for name, level in facts["base_levels"].items()}
         parts.append("base levels, which have no coefficient\n" + format_facts(levels, indent="  "))
@@ -194,6 +201,18 @@ def _coefficients(coefficients: list[dict[str, Any]], inference: dict[str, Any])
         columns |= {"lower": f"{tail:g} %", "upper": f"{100.0 - tail:g} %"}
     rows = [[_rounded(name, c[name]) for name in columns] for c in coefficients]
     return format_table(list(columns.values()), rows)
+
+
+def _relativities(rows: list[dict[str, Any]], everything: bool, level: float | None) -> str:
+    """The factors of the prediction, with exposure and target of each level beside."""
+    shown = rows if everything else rows[:MOST_RELATIVITIES]
+    columns = {"name": "name", "relativity": "relativity"}
+    if level is not None:
+        tail = 50.0 * (1.0 - level)
+        columns |= {"lower": f"{tail:g} %", "upper": f"{100.0 - tail:g} %", "exposure": "exposure", "actual": "actual"}
+    table = format_table(list(columns.values()), [[row[name] for name in columns] for row in shown])
+    of_all = f", the first {len(shown)} of {len(rows):,} (--all)" if len(shown) < len(rows) else ""
+    return f"relativities: factors of the prediction, of a level against the base level{of_all}\n{table}"
 
 
 def _rounded(name: str, value: Any) -> Any:

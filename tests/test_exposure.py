@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ import statsmodels.api as sm
 from mistakes import here, message
 from sklearn.linear_model import PoissonRegressor
 
+from streamgd.errors import ConfigError
 from streamgd.evaluation import evaluate
 from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
+from streamgd.relativities import relativities
 from streamgd.training.train import Result, train
 
 NUMBERS, LABELS = ["VehAge", "DrivAge", "BonusMalus"], ["VehGas", "Area"]
@@ -78,6 +83,57 @@ def test_rates_of_claims_are_those_of_statsmodels(trained: Result, claims: Path)
         assert found.fit.deviance == pytest.approx(expected.deviance, rel=1e-9)
         assert found.fit.null_deviance == pytest.approx(expected.null_deviance, rel=1e-9)
         assert found.fit.pearson == pytest.approx(expected.pearson_chi2, rel=1e-6)
+        factors = {row["name"]: row for row in relativities(trained.model, errors)}  # type: ignore[arg-type]
+        names = [each.name for each in trained.model.coefficients()[:-1]]
+        np.testing.assert_allclose(
+            [factors[name]["relativity"] for name in names], np.exp(expected.params)[:-1], rtol=1e-6
+        )
+        bounds = np.exp(np.asarray(expected.conf_int()))[:-1]
+        np.testing.assert_allclose([[factors[n]["lower"], factors[n]["upper"]] for n in names], bounds, rtol=1e-6)
+
+
+def test_relativities_have_exposure_and_claims_of_each_level_beside(trained: Result, claims: Path) -> None:
+    table = pq.read_table(claims, columns=["Area", "VehGas", "Exposure", "ClaimNb"]).to_pandas()
+    rows = relativities(trained.model)
+    base = trained.model.base_levels()
+    for column in LABELS:
+        by_level = table.groupby(column)[["Exposure", "ClaimNb"]].sum()
+        told = {row["level"]: row for row in rows if row["column"] == column}
+        assert set(told) == set(by_level.index)
+        assert [level for level, row in told.items() if row["is_base"]] == [base[column]]
+        assert told[base[column]]["relativity"] == 1.0  # type: ignore[index]
+        for level, row in told.items():
+            assert row["exposure"] == pytest.approx(by_level.loc[level, "Exposure"], rel=1e-9)
+            assert row["actual"] == pytest.approx(by_level.loc[level, "ClaimNb"], rel=1e-9)
+
+
+def test_show_tells_relativities_also_as_csv(data: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    table = pq.read_table(data)
+    table = table.append_column("g", pa.array(np.array(["u", "v", "w"])[rng.integers(0, 3, len(table))]))
+    pq.write_table(table, tmp_path / "data.parquet")
+    result = run(tmp_path / "data.parquet", tmp_path / "run", exposure="part", features=["x", "g"])
+    expected = relativities(result.model)
+    text, as_csv = here("show", tmp_path / "run"), here("show", tmp_path / "run", "--csv", "--relativities")
+    told = list(csv.DictReader(io.StringIO(as_csv.out)))
+
+    assert "relativities: factors of the prediction" in text.out
+    assert [row["name"] for row in told] == [row["name"] for row in expected]
+    assert [row["level"] for row in told] == ["", *(str(row["level"]) for row in expected[1:])]
+    assert float(told[2]["relativity"]) == expected[2]["relativity"]
+    assert json.loads(here("show", tmp_path / "run", "--json").out)["relativities"] == expected
+    assert here("show", tmp_path / "run", "--relativities").exit_code == 2
+
+
+def test_relativities_without_a_closing_pass_are_factors_alone(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "run", exposure="part", method="minibatch", epochs=1)
+    (row,) = relativities(result.model)
+
+    assert row["relativity"] == pytest.approx(np.exp(result.model.coefficients()[0].value), rel=1e-12)
+    assert (row["lower"], row["exposure"]) == (None, None)
+    other = run(data, tmp_path / "other", loss="squared", method="minibatch", epochs=1)
+    with pytest.raises(ConfigError, match="poisson, gamma and tweedie"):
+        relativities(other.model)
 
 
 def test_the_predicted_claims_add_up_to_those_of_the_data(trained: Result, claims: Path, tmp_path: Path) -> None:

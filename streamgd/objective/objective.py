@@ -141,6 +141,19 @@ def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:
     return raw
 
 
+def column_sums(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarray:
+    """``sum_i row_weight_i * x_i`` over the rows of a block, float64, shape ``(n_dof, 1)``.
+
+    Parameters
+    ----------
+    row_weight : float64, (n_rows,), C-contiguous
+        The only weight of a row: that of the block is not applied.
+    """
+    found = np.zeros(n_dof)
+    sums.add_gradient(block.features, block.codes, row_weight, found)
+    return found[:, None]
+
+
 def outer_products(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarray:
     """``sum_i row_weight_i * x_i x_i'`` over the rows of a block, float64, shape ``(n_dof, n_dof)``, symmetric.
 

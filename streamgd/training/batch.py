@@ -14,7 +14,7 @@ import numpy as np
 
 from streamgd.data.encoding import Encoding
 from streamgd.errors import DivergenceError, StreamgdError
-from streamgd.inference import ClosingSums, expected_sums
+from streamgd.inference import ClosingSums, expected_sums, target_sums
 from streamgd.objective.losses import LogLinkLoss
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
@@ -210,13 +210,15 @@ class BatchTrainer:
             total = self.total(theta, hessian=True, meat=robust)
         assert total.hessian is not None
         assert state.base_loss is not None
-        base_loss, pearson, expected = state.base_loss * total.weight, None, None
-        loss = self._objective.loss
-        if isinstance(loss, LogLinkLoss):
-            more: ChunkSums = self._blocks((partial(expected_sums, loss), theta))
-            pearson, expected = float(more.loss), more.hessian if loss.has_dispersion else None
-        return ClosingSums(
-            total.hessian, total.meat, total.gradient, float(total.weight), total.loss, base_loss, pearson, expected
+        base_loss, loss = state.base_loss * total.weight, self._objective.loss
+        sums = ClosingSums(total.hessian, total.meat, total.gradient, float(total.weight), total.loss, base_loss)
+        if not isinstance(loss, LogLinkLoss):
+            return sums
+        more: ChunkSums = self._blocks((partial(expected_sums, loss), theta))
+        actual: ChunkSums = self._blocks((target_sums, theta))
+        expected = more.hessian if loss.has_dispersion else None
+        return replace(
+            sums, pearson=float(more.loss), expected=expected, exposure=more.gradient, actual=actual.gradient
         )
 
     def _total_or_saved(self, state: BatchState, theta: np.ndarray, hessian: bool) -> ChunkSums:
