@@ -19,7 +19,7 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -492,3 +492,42 @@ def test_the_public_function_takes_a_reader(tmp_path: Path) -> None:
     result = streamgd.train(table().to_reader(), "amount", run=tmp_path / "run", exclude=["late"])
     assert result.facts["rows"] == ROWS
     assert streamgd.load(tmp_path / "run").theta_sha256 == result.model.theta_sha256
+
+
+class TestLosses:
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(2)
+        X = random.normal(size=(400, 2))
+        return X, np.exp(X @ [0.4, -0.3] + 0.2)
+
+    def test_counts_are_learned_as_by_scikit_learn(self) -> None:
+        X, mean = self.rows()
+        y = np.random.default_rng(3).poisson(mean)
+        found = GDRegressor(loss="poisson", l2=1e-3, scale="none").fit(X, y)
+        expected = PoissonRegressor(alpha=1e-3, solver="newton-cholesky", tol=1e-12).fit(X, y)
+
+        np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-6)
+        np.testing.assert_allclose(found.predict(X), expected.predict(X), rtol=1e-6)
+
+    def test_the_parameters_of_a_loss_are_those_of_the_model(self) -> None:
+        X, mean = self.rows()
+
+        assert GDRegressor(loss="tweedie", power=1.2).fit(X, mean).model_.loss_settings == (1.2,)
+        assert GDRegressor(loss="huber", delta=0.5).fit(X, mean).model_.loss_settings == pytest.approx((0.5,))
+
+    def test_a_stream_of_counts_goes_on(self) -> None:
+        X, mean = self.rows()
+        found = GDRegressor(loss="poisson").partial_fit(X[:200], mean[:200]).partial_fit(X[200:], mean[200:])
+        assert np.abs(np.log(found.predict(X)) - np.log(mean)).max() < 0.5
+        found = GDRegressor(loss="huber").partial_fit(X[:200], mean[:200]).partial_fit(X[200:], mean[200:])
+        assert found.model_.loss_settings[0] > 0.0
+
+    def test_a_margin_has_a_decision_and_no_probability(self) -> None:
+        X, mean = self.rows()
+        y = np.where(mean > 1.2, "high", "low")
+        found = GDClassifier(loss="squared_hinge").fit(X, y)
+
+        assert not hasattr(found, "predict_proba")
+        assert hasattr(GDClassifier(), "predict_proba")
+        assert found.score(X, y) > 0.95
+        assert (found.predict(X) == found.classes_[(found.decision_function(X) > 0).astype(int)]).all()

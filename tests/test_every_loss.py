@@ -7,7 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,9 +18,13 @@ from mistakes import here, message
 from scipy.optimize import minimize
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor, Ridge, TweedieRegressor
 
-from streamgd.errors import PausedError
+from streamgd.errors import ConfigError, PausedError
+from streamgd.evaluation import evaluate
+from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.objective.losses import LOSSES, Loss, loss_of
+from streamgd.prediction import predict
+from streamgd.report.page import write_report
 from streamgd.training.train import Result, train
 
 L2 = 1e-3
@@ -270,3 +276,51 @@ def test_what_a_loss_cannot_have_ends_in_one_line(
     pq.write_table(pa.table({"x": np.arange(40.0) % 7, "y": y}), tmp_path / "data.parquet", row_group_size=10)
     where = (str(tmp_path / "data.parquet"), "--target", "y", "--run", str(tmp_path / "run"))
     message(here("train", *where, *options.split(), "--quiet", "--json"), code, *told)
+
+
+@pytest.mark.parametrize("loss", LOSSES_UNDER_TEST)
+def test_predictions_metrics_exports_and_reports_know_the_loss(loss: str, small: Path, tmp_path: Path) -> None:
+    result = run(small, loss, tmp_path / "run", method="minibatch", epochs=1)
+    table = pq.read_table(small)
+    expected = Model.load(tmp_path / "run").predict_batch(table.combine_chunks().to_batches()[0])
+    predict(result.model, str(small), str(tmp_path / "out"))
+    written = pq.read_table(tmp_path / "out")
+    number = {"logistic": "probability", "squared_hinge": "raw_prediction"}.get(loss, "prediction")
+
+    np.testing.assert_allclose(written[number].to_numpy(), expected, rtol=1e-12)
+    assert evaluate(result.model, str(small)).metrics["loss"] == pytest.approx(result.facts["train_loss"], rel=1e-9)
+    write_report(tmp_path / "run", data=[str(small)])
+    assert loss.replace("_", " ") in (tmp_path / "run" / "report.html").read_text()
+
+    export(result.model, "sklearn", tmp_path / "model.joblib")
+    pipeline, frame = joblib.load(tmp_path / "model.joblib"), table.to_pandas()
+    if loss == "logistic":
+        found = pipeline.predict_proba(frame)[:, 1]
+    else:
+        found = pipeline.decision_function(frame) if loss == "squared_hinge" else pipeline.predict(frame)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    export(result.model, "onnx", tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    inputs = {name: table[name].to_numpy(zero_copy_only=False) for name in FEATURES}
+    np.testing.assert_allclose(session.run(None, inputs)[0], expected, rtol=1e-9)
+
+
+def test_a_run_does_not_start_from_a_model_of_another_loss(small: Path, tmp_path: Path) -> None:
+    run(small, "poisson", tmp_path / "run", method="minibatch", epochs=1)
+    with pytest.raises(ConfigError, match="its loss is poisson, that of this run is tweedie"):
+        run(small, "tweedie", tmp_path / "other", from_=str(tmp_path / "run"))
+
+
+def test_newton_comes_back_from_a_start_far_away(small: Path, tmp_path: Path) -> None:
+    """At zero, large counts have a gradient of thousands and a curvature of one: whole steps overshoot by e^1000."""
+    table = pq.read_table(small)
+    large = np.round(np.exp(3.0 + 2.5 * np.random.default_rng(5).normal(size=len(table)) + table["b"].to_numpy() * 2.0))
+    pq.write_table(table.append_column("large", pa.array(large)), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"features": FEATURES, "method": "batch", "dtype": "float64", "l2": L2}
+    for loss in ("poisson", "tweedie"):
+        near = train(str(tmp_path / "data.parquet"), "large", run=str(tmp_path / f"{loss}1"), loss=loss, **options)
+        far = train(
+            str(tmp_path / "data.parquet"), "large", run=str(tmp_path / f"{loss}2"), loss=loss, init="zeros", **options
+        )
+        assert far.stopped_by == near.stopped_by == "tol_excess"
+        assert np.abs(far.model.theta - near.model.theta).max() <= 1e-7 * np.abs(near.model.theta).max()
