@@ -258,6 +258,7 @@ def test_robust_errors_of_the_huber_loss_are_the_sandwich(small: Path, tmp_path:
         ("--loss tweedie", 65, ("row group 2, row 7", "found -1.0", "expected a number >= 0")),
         ("--loss gamma --where y>=0", 65, ("row group 0, row 0", "found 0.0", "expected a number > 0")),
         ("--loss poisson --where y==0", 65, ("'y' is 0 in all 8 rows", "poisson")),
+        ("--loss poisson --where y>=0 --target z", 65, ("'z'", "its largest value is 1e+200", "up to 1e+100")),
         ("--loss squared_hinge", 65, ("'y'", "squared hinge loss needs two")),
         ("--loss tweedie --power 3", 78, ("--power", "less than or equal to 2", "3")),
         ("--loss huber --delta 0", 78, ("--delta", "positive number")),
@@ -273,7 +274,8 @@ def test_what_a_loss_cannot_have_ends_in_one_line(
 ) -> None:
     y = np.arange(40.0) % 5
     y[27] = -1.0
-    pq.write_table(pa.table({"x": np.arange(40.0) % 7, "y": y}), tmp_path / "data.parquet", row_group_size=10)
+    table = pa.table({"x": np.arange(40.0) % 7, "y": y, "z": np.where(y == 2.0, 1e200, 1.0)})
+    pq.write_table(table, tmp_path / "data.parquet", row_group_size=10)
     where = (str(tmp_path / "data.parquet"), "--target", "y", "--run", str(tmp_path / "run"))
     message(here("train", *where, *options.split(), "--quiet", "--json"), code, *told)
 
@@ -309,6 +311,20 @@ def test_a_run_does_not_start_from_a_model_of_another_loss(small: Path, tmp_path
     run(small, "poisson", tmp_path / "run", method="minibatch", epochs=1)
     with pytest.raises(ConfigError, match="its loss is poisson, that of this run is tweedie"):
         run(small, "tweedie", tmp_path / "other", from_=str(tmp_path / "run"))
+
+
+def test_counts_that_begin_with_zeros_are_streamed(tmp_path: Path) -> None:
+    """The first look shows nothing to count; an exposure takes the constant from rows that may have none either."""
+    rng, n = np.random.default_rng(6), 30_000
+    x, part = rng.normal(size=n), rng.uniform(0.5, 1.5, n)
+    y = np.where(np.arange(n) < 25_000, 0, rng.poisson(np.exp(0.3 * x) * part, n))
+    pq.write_table(pa.table({"x": x, "part": part, "y": y}), tmp_path / "data.parquet", row_group_size=1_000)
+    for exposure in (None, "part"):
+        result = train(
+            str(tmp_path / "data.parquet"), "y", run=str(tmp_path / str(exposure)), loss="poisson", features=["x"],
+            shuffle="window", method="minibatch", epochs=2, exposure=exposure,
+        )  # fmt: skip
+        assert np.isfinite(result.model.theta).all()
 
 
 def test_newton_comes_back_from_a_start_far_away(small: Path, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ NOT_OF_BLOCKS = {
 }  # fmt: skip
 #: Largest values of the target between which the squared loss, and sums of it, can be told from zero and infinity.
 SMALLEST_TARGET, LARGEST_TARGET = 1e-145, 1e145
+#: The largest target that predictions, at most exp(300), come near.
+LARGEST_AMOUNT = 1e100
 
 #: delta of the Huber loss as a multiple of the target's spread: were that the spread of normal residuals, the
 #: coefficients would be 95 % as exact as those of the squared loss (Huber, Ronchetti 2009).
@@ -341,7 +343,12 @@ class Task:
                 f" what a float64 holds. Divide it in the data, or leave it out with --exclude."
             )
         largest = float(survey.target_moments.largest[0])
-        if self.resolved.loss == "squared" and largest and not SMALLEST_TARGET < largest < LARGEST_TARGET:
+        if self.loss.link_name == "log" and largest > LARGEST_AMOUNT:
+            raise TargetError(
+                f"target '{self.config.target}': its largest value is {largest:.3g}, the {self.loss.name} loss takes up"
+                f" to {LARGEST_AMOUNT:g}. Divide it in the data."
+            )
+        if self.resolved.loss in ("squared", "huber") and largest and not SMALLEST_TARGET < largest < LARGEST_TARGET:
             raise TargetError(
                 f"target '{self.config.target}': its largest value is {largest:.3g}, and a float64 does not hold the"
                 f" square of that. Multiply it in the data, so that it comes nearer to 1."

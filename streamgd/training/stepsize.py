@@ -145,8 +145,10 @@ def best_constant(loss: Loss, target_mean: float, block: Block) -> float:
     def slope(constant: float) -> tuple[float, float]:
         return slopes_of(constant_sums(loss, np.array([[constant]]), block))
 
-    start = known or 0.0
-    return minimum_by_slope(slope, start - float(block.offset.mean()) if len(block.offset) else start)
+    start = (known or 0.0) - (float(block.offset.mean()) if len(block.offset) else 0.0)
+    if loss.link_name == "log" and not block.target.any():
+        return start  # of these rows it would be that there is nothing
+    return minimum_by_slope(slope, start)
 
 
 def constant_sums(loss: Loss, theta: np.ndarray, block: Block) -> ChunkSums:

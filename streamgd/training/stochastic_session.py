@@ -186,11 +186,13 @@ class StochasticSession(Session):
         return BlockWork(self.task.manifest, encoding, self.task.layout, self.task.choice)
 
     def _is_enough(self, survey: Survey) -> bool:
-        """Whether a look shows what streaming must know before it begins: some rows, and all classes."""
-        if self.task.loss.has_many_outputs:
-            return survey.train_rows > 0 and bool((survey.class_counts > 0.0).all())
-        only_one_class = self.task.loss.is_classifier and float(survey.target_moments.mean[0]) in (0.0, 1.0)
-        return survey.train_rows > 0 and not only_one_class
+        """Whether a look shows what streaming must know before it begins: some rows, and all classes, or a count."""
+        loss, mean = self.task.loss, float(survey.target_moments.mean[0])
+        if loss.has_many_outputs:
+            nothing = bool((survey.class_counts == 0.0).any())
+        else:
+            nothing = (loss.is_classifier and mean in (0.0, 1.0)) or (loss.link_name == "log" and mean <= 0.0)
+        return survey.train_rows > 0 and not nothing
 
     def _new_state(self, sample: Block, largest_row_norm: float) -> TrainState:
         task, encoding, survey = self.task, self._encoding, self.survey
