@@ -346,6 +346,11 @@ class TrainConfig(BaseModel):
         return {name: values[name] for name in identity_fields() if name != "data"}
 
     @property
+    def crossed(self) -> list[str]:
+        """The columns that ``--cross`` names, each once; they need not be features themselves."""
+        return list(dict.fromkeys(name for cross in self.cross or [] for name in cross.split(":")))
+
+    @property
     def on_workers(self) -> bool:
         """Whether processes of a Dask cluster do the work."""
         return self.workers is not None or self.cluster is not None

@@ -115,7 +115,7 @@ def _names_in_use(config: TrainConfig, manifest: Manifest) -> list[str]:
     known: list[str] = manifest.schema.names
     if config.features is None:
         return known
-    names = [*config.features, *(name for name in (config.target, config.weight) if name is not None)]
+    names = [*config.features, *config.crossed, *(name for name in (config.target, config.weight) if name is not None)]
     return list(dict.fromkeys(names)) if set(names) <= set(known) else known
 
 

@@ -12,7 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamgd.config import make_config
+from streamgd.data.skipping import columns_in_use
+from streamgd.data.source import discover
 from streamgd.errors import ConfigError
+from streamgd.estimators import GDRegressor
 from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
@@ -82,6 +86,20 @@ def test_without_the_column_of_a_part_every_combination_counts(tmp_path: Path) -
     result = fit(written(table(), tmp_path / "data.parquet"), "run", cross="city:age", bins="age=18,40", exclude="city")
 
     assert len(result.model.encoding.categorical[-1].levels) == 4 * 4
+
+
+def test_columns_that_are_no_features_are_read_for_a_cross(tmp_path: Path) -> None:
+    fuel = pa.array(np.array(["gas", "oil"])[np.arange(ROWS) % 2])
+    data = written(table().append_column("fuel", fuel), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"features": ["x"], "cross": ["city:fuel"]}
+
+    model = GDRegressor(**options).fit(data, target="y").model_
+
+    columns = model.encoding.columns
+    assert columns.feature_names == ["x", "city:fuel"]
+    assert columns.sources == ["x", "city", "fuel", "y"]
+    config = make_config(data=data, target="y", exclude="city", cross="city:fuel")
+    assert "city" in columns_in_use(discover([data]), config)
 
 
 def test_a_cross_is_not_collinear_with_its_parts_and_has_errors(tmp_path: Path) -> None:

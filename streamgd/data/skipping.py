@@ -73,6 +73,7 @@ def columns_in_use(manifest: Manifest, config: TrainConfig) -> list[str]:
     names = set(manifest.schema.names) - set(config.exclude)
     if config.features is not None:
         names &= set(config.features)
+    names |= {*config.crossed}
     names |= {name for name in (config.target, config.weight, config.offset, config.exposure) if name}
     if config.where:
         names |= set(parse_where(config.where, manifest.schema).columns)

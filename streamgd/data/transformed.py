@@ -91,7 +91,7 @@ def crossed_columns(manifest: Manifest, config: TrainConfig) -> list[str]:
             if kind not in NUMBERS | {"text"} and name not in config.categorical:
                 found = type_name(manifest.schema.field(name).type)
                 raise ConfigError(f"--cross {cross}: '{name}' is of type {found}, not of levels. Leave it out.")
-    return list(dict.fromkeys(name for cross in config.cross or [] for name in cross.split(":")))
+    return config.crossed
 
 
 def crosses(manifest: Manifest, config: TrainConfig, features: Container[str], sample: Sample) -> list[Outcome]:

@@ -155,7 +155,7 @@ def check_columns_of(arrived: Iterable[Arrived], ledger: Ledger, config: TrainCo
     """
     if not ledger.columns:
         return
-    left_out = set(config.exclude)
+    left_out = set(config.exclude) - set(config.crossed)
     for each in arrived:
         new = [name for name in each.columns if name not in ledger.columns and name not in left_out]
         if new and config.features is None:
@@ -165,7 +165,7 @@ def check_columns_of(arrived: Iterable[Arrived], ledger: Ledger, config: TrainCo
             )
         missing = [name for name in ledger.columns if name not in left_out and name not in each.columns]
         if config.features is not None:
-            used = {*config.features, config.target, config.weight, config.offset, config.exposure}
+            used = {*config.features, *config.crossed, config.target, config.weight, config.offset, config.exposure}
             missing = [name for name in missing if name in used]
         if missing:
             raise SchemaError(
