@@ -23,6 +23,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
 from streamgd.data.target import canonical_loss
+from streamgd.data.transforms.numbers import description
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import look_at_all
 from streamgd.errors import ConfigError, RunMismatchError, SchemaError
@@ -79,7 +80,7 @@ def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manif
             f"{manifest.files[0].path} has a column that the stream was begun without: '{new[0]}'. Write the files"
             f" with the columns they had, or begin a new stream, with it or with --exclude {','.join(new)}."
         )
-    became = {column.name: "number" for column in columns.numeric}
+    became = {column.name: ", ".join(filter(None, ["number", description(column.steps)])) for column in columns.numeric}
     for each in encoding.categorical:
         levels = "hashed" if each.hashed else f"{len(each.levels):,} levels known"
         became[each.column.name] = f"categorical, {levels}"
