@@ -191,7 +191,7 @@ class _Pairs:
             check_columns(encoder.columns, manifest)
         self._columns = _each_once([encoder.read_columns for encoder in self._encoders])
         self._dictionary_columns = _each_once([encoder.dictionary_columns for encoder in self._encoders])
-        self._slice_rows = min(encoder.layout.block_rows for encoder in self._encoders)
+        self._slice_rows = min(model.slice_rows(encoder) for model, encoder in zip(models, self._encoders, strict=True))
 
     def pieces(self, row_group: RowGroup) -> Iterator[_Piece]:
         """The rows of one row group, slice by slice."""

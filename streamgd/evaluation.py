@@ -367,7 +367,7 @@ class _Compared:
             return
         start = 0
         for batch in read_batches(
-            manifest, row_group, self._columns, encoder.dictionary_columns, encoder.layout.block_rows
+            manifest, row_group, self._columns, encoder.dictionary_columns, model.slice_rows(encoder)
         ):
             block, found = encoder.encode(batch, origin_of(manifest, row_group, start))
             in_part = {"all": True, "train": ~found.holdout, "holdout": found.holdout}[self._part]

@@ -42,6 +42,9 @@ COEFFICIENT_SCHEMA = pa.schema(
 )
 
 
+#: Raw predictions that are made at once, and the fewest rows that have them.
+MOST_RAW_PREDICTIONS, FEWEST_ROWS = 1_000_000, 1_024
+
 #: The type of a column of classes, by the type of one.
 ARROW_TYPES_OF_LABELS: dict[type, pa.DataType] = {
     bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
@@ -164,6 +167,10 @@ class Model:
             columns.weight is not None, columns.has_offset, False,
         )  # fmt: skip
         return BlockEncoder(replace(self.encoding, columns=columns), layout, choice, every_row=not with_target)
+
+    def slice_rows(self, encoder: BlockEncoder) -> int:
+        """Rows that are predicted at once: fewer than a block where each has many raw predictions."""
+        return min(encoder.layout.block_rows, max(FEWEST_ROWS, MOST_RAW_PREDICTIONS // self.n_outputs))
 
     def raw_prediction(self, block: Block) -> np.ndarray:
         """``X @ theta + offset``, float64, shape ``(n_rows,)``; ``(n_rows, n_classes)`` of more than two classes."""

@@ -21,7 +21,6 @@ from pyarrow import fs
 from streamgd.config import parse_names, parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import in_order
-from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.numbers import as_float64
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity, discover
@@ -147,7 +146,7 @@ class _Predictor:
         self._columns = list(dict.fromkeys([*self._encoder.read_columns, *keep]))
         # A kept column is read as it is stored, so that it is written as it was.
         self._dictionary_columns = [name for name in self._encoder.dictionary_columns if name not in keep]
-        self._slice_rows = _slice_rows(manifest, self._encoder, keep)
+        self._slice_rows = _slice_rows(manifest, model.slice_rows(self._encoder), keep)
         self.schemas = [self._schema(file_index) for file_index in range(len(manifest.files))]
 
     def _schema(self, file_index: int) -> pa.Schema:
@@ -238,7 +237,7 @@ def _file_number(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _slice_rows(manifest: Manifest, encoder: BlockEncoder, keep: list[str]) -> int:
+def _slice_rows(manifest: Manifest, most: int, keep: list[str]) -> int:
     row_bytes = max(manifest.uncompressed_bytes(group, keep) / group.rows for group in manifest.row_groups)
-    fitting = int(_SLICE_BYTES / row_bytes) if row_bytes else encoder.layout.block_rows
-    return min(encoder.layout.block_rows, max(_FEWEST_ROWS, fitting))
+    fitting = int(_SLICE_BYTES / row_bytes) if row_bytes else most
+    return min(most, max(_FEWEST_ROWS, fitting))

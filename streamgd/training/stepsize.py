@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import Smoothness
 
 POWER_ITERATIONS = 12
+#: Residuals of several outputs that are made at once.
+RESIDUALS_AT_ONCE = 1_000_000
 #: By how much curvatures may exceed those at the best constant, of a loss where they have no bound.
 CURVATURE_MARGIN = 2.0
 #: Slopes that are looked at for the best constant, at most, and the step that is the last.
@@ -204,14 +207,25 @@ def expected_squares(
     ``mean(r^2) mean(x_j^2) / batch_size`` over the rows of ``block``, r the weighted residual. A level is taken to
     occur once more than it does, so that one that is not in the block has an expectation too.
     """
-    raw = constants(loss, constant, block.rows, block.offset)
-    residual = loss.gradient(block.target, raw).T * (block.weight / mean_weight if len(block.weight) else 1.0)
     n_numeric = block.features.shape[1]
     squares = np.ones(n_dof)
     squares[:n_numeric] = (block.features.astype(np.float64) ** 2).mean(axis=0)
     counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof)[n_numeric:-1]
     squares[n_numeric:-1] = (counts + 1.0) / (block.rows + 1.0)
-    return np.asarray(np.multiply.outer((residual**2).mean(axis=-1), squares) / batch_size)
+    return np.asarray(np.multiply.outer(_mean_squares(block, loss, constant, mean_weight), squares) / batch_size)
+
+
+def _mean_squares(block: Block, loss: Loss, constant: float | np.ndarray, mean_weight: float) -> np.ndarray:
+    """Mean square of the weighted residual at the best constant, of each output if there are several."""
+    step = max(1, RESIDUALS_AT_ONCE // np.size(constant)) if loss.has_many_outputs else max(1, block.rows)
+    total: Any = 0.0
+    for start in range(0, block.rows, step):
+        rows = slice(start, start + step)
+        target = block.target[rows]
+        raw = constants(loss, constant, len(target), block.offset[rows])
+        residual = loss.gradient(target, raw).T * (block.weight[rows] / mean_weight if len(block.weight) else 1.0)
+        total = total + (residual**2).mean(axis=-1) * (len(target) / block.rows)
+    return np.asarray(total)
 
 
 def constants(loss: Loss, constant: float | np.ndarray, rows: int, offset: np.ndarray) -> np.ndarray:
