@@ -43,7 +43,7 @@ COEFFICIENT_SCHEMA = pa.schema(
 
 
 #: Raw predictions that are made at once, and the fewest rows that have them.
-MOST_RAW_PREDICTIONS, FEWEST_ROWS = 1_000_000, 1_024
+MOST_RAW_PREDICTIONS, FEWEST_ROWS = 250_000, 1_024
 
 #: The type of a column of classes, by the type of one.
 ARROW_TYPES_OF_LABELS: dict[type, pa.DataType] = {
