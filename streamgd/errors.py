@@ -20,6 +20,8 @@
      │    └── RunMismatchError         78  the run directory belongs to another configuration
      └── InterruptedRunError          130  Ctrl-C, after a checkpoint
 
+``DataError`` and ``ConfigError`` are ``ValueError`` too, as Python programs expect of wrong values.
+
 Every message is one line: what failed and where; what was expected and what was found; what to do next.
 """
 
@@ -59,7 +61,7 @@ class RunLockedError(StreamgdError):
     exit_code = 4
 
 
-class DataError(StreamgdError):
+class DataError(StreamgdError, ValueError):
     """The data cannot be trained on as they are; names file, row group and column where known."""
 
     exit_code = 65
@@ -129,7 +131,7 @@ class AccessError(StreamgdError):
     exit_code = 77
 
 
-class ConfigError(StreamgdError):
+class ConfigError(StreamgdError, ValueError):
     """An option's value is out of range, or options contradict each other or the data."""
 
     exit_code = 78

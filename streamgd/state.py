@@ -32,7 +32,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from streamgd.errors import DataError, storage_errors
+from streamgd.errors import DataError, StreamgdError, storage_errors
 
 FORMAT_VERSION = 2
 
@@ -232,6 +232,8 @@ def deserialize(data: bytes, kind: str, where: str) -> Any:
         arrays = load(data)
         del arrays[_CHECKSUM_NAME]
         return join(arrays, tree)
+    except StreamgdError:
+        raise
     except _MALFORMED as error:
         # Only a file made on purpose comes here: its checksum holds.
         reason = " ".join(str(error).split())[:200]
@@ -307,6 +309,8 @@ def read_without_arrays(path: Path, kind: str) -> Any:
             header = json.loads(file.read(min(header_bytes, size)))
             names = header.keys() - {"__metadata__", _CHECKSUM_NAME}
             return join(dict.fromkeys(names), _tree(header, kind, str(path)))
+        except StreamgdError:
+            raise
         except _MALFORMED as error:
             raise CorruptStateError(f"{path}: damaged: not a {kind}: {type(error).__name__}.") from error
 
@@ -316,6 +320,8 @@ def no_other_content(where: str, kind: str) -> Iterator[None]:
     """Say that a file is damaged where what it holds is not what a ``kind`` holds, though its checksum is true."""
     try:
         yield
+    except StreamgdError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error

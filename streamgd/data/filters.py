@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from pyarrow import acero
 
 from streamgd.data.source import Bounds, Manifest, logical_type
-from streamgd.errors import ConfigError, DataError, did_you_mean
+from streamgd.errors import ConfigError, DataError, StreamgdError, did_you_mean
 
 BoundsOf = Callable[[str], Bounds | None]
 
@@ -186,6 +186,8 @@ class _Parser:
             if not self.columns:
                 raise self._refusal(tree, "names no column")
             _evaluate(condition.expression, self.columns, self.schema, self.schema.empty_table())
+        except StreamgdError:  # some are a ValueError
+            raise
         except (SyntaxError, ValueError, RecursionError, MemoryError, pa.ArrowNotImplementedError) as error:
             raise self._syntax_error(error) from error
         return Where(self.text, self.schema, self.columns, condition.expression, condition.possible)

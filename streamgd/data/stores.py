@@ -17,7 +17,7 @@ from pyarrow import fs
 from streamgd.credentials import without_credentials
 from streamgd.data.asking import ask, is_local
 from streamgd.data.storage_failures import filesystem_errors, one_line
-from streamgd.errors import ConfigError, DataChangedError
+from streamgd.errors import ConfigError, DataChangedError, StreamgdError
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ def open_store(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         with filesystem_errors(f"open {shown}"):
             store, path = fs.FileSystem.from_uri(uri)
+    except StreamgdError:
+        raise
     except (pa.ArrowException, ValueError) as error:
         raise ConfigError(
             f"cannot open '{shown}': {without_credentials(one_line(error))}. Give a local path, or a URI such as"
