@@ -186,7 +186,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             return self._take(fit_stream(X, self._named_options(y, sample_weight, target), before), True)
         table, options = self._checked_table(X, y, sample_weight, reset=before is None, classes=classes)
         if options["weight"] is None:  # whether there are weights must not change on the way
-            options["weight"] = _fresh_name("weight", table.column_names)
+            options["weight"] = _fresh_name("sample_weight", table.column_names)
             table = table.append_column(options["weight"], pa.array(np.ones(table.num_rows)))
         return self._take(fit_stream(table, options, before), False)
 
@@ -208,10 +208,10 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         weight = self._checked_weight(target, weight, reset)
         features = table.column_names if self.features is None else self.features
         options = self._options(False) | self._class_option()
-        options |= {"target": _fresh_name("target", table.column_names), "weight": None, "features": features}
+        options |= {"target": _fresh_name("y", table.column_names), "weight": None, "features": features}
         table = table.append_column(options["target"], pa.array(target))
         if weight is not None:
-            options["weight"] = _fresh_name("weight", table.column_names)
+            options["weight"] = _fresh_name("sample_weight", table.column_names)
             table = table.append_column(options["weight"], pa.array(weight))
         return table, options
 

@@ -10,8 +10,9 @@ if it fits the memory budget: so what is learned does not depend on who held the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,18 +38,24 @@ from streamgd.data.frames import (
 )
 from streamgd.data.kinds import NUMBERS, kind_of
 from streamgd.data.levels import ARROW_TYPES
+from streamgd.data.origins import RowName, rows_of, rows_of_files, told_as
 from streamgd.data.source import Manifest, discover, logical_type
 from streamgd.errors import TargetError
 from streamgd.model import Model
 from streamgd.training.display import Silent
 from streamgd.training.interrupt import Interrupt
-from streamgd.training.parts import learn_parts, stream_config
+from streamgd.training.parts import STREAM, learn_parts, stream_config
 from streamgd.training.train import Result, run
+from streamgd.wording import in_arguments, with_arguments
 
 #: Below so many rows ``auto`` means full batch in float64; from there on the defaults of ``train``.
 FEW_ROWS = 100_000
 #: Options that speak of mini-batches: where one is given, few rows are learned as many are.
 OF_MINIBATCHES = ("epochs", "optimizer", "learning_rate", "batch_size", "shuffle")
+
+#: What a frame is called in messages.
+_FRAME = "X"
+_ROWS_OF_FRAME = rows_of(_FRAME)
 
 #: What the state of a stream is called where it is kept.
 _STATE = "stream"
@@ -80,6 +87,7 @@ class Fitted:
     stream: bytes | None = None
 
 
+@in_arguments()
 def fit(data: Any, options: dict[str, Any]) -> Fitted:
     """Learn from a frame, files or a stream that holds its target.
 
@@ -107,7 +115,8 @@ def fit(data: Any, options: dict[str, Any]) -> Fitted:
         if manifest.n_rows >= FEW_ROWS or 2 * stored_bytes > config.memory:
             return _run(sources, Path(folder), manifest.n_rows, options)
     # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
-    return _fit_table(pa.concat_tables(tables_of_files(manifest, names)), options)
+    table = pa.concat_tables(tables_of_files(manifest, names))
+    return _fit_table(table, options, ", ".join(map(str, sources)), rows_of_files(manifest))
 
 
 def _names_in_use(config: TrainConfig, manifest: Manifest) -> list[str]:
@@ -119,11 +128,15 @@ def _names_in_use(config: TrainConfig, manifest: Manifest) -> list[str]:
     return list(dict.fromkeys(names)) if set(names) <= set(known) else known
 
 
-def _fit_table(table: pa.Table, options: dict[str, Any]) -> Fitted:
+def _fit_table(
+    table: pa.Table, options: dict[str, Any], name: str = _FRAME, row_name: RowName = _ROWS_OF_FRAME
+) -> Fitted:
+    """Learn from a table; ``name`` and ``row_name`` are what it and its rows are called in messages."""
     with TemporaryDirectory(prefix="streamgd-") as folder:
         path = Path(folder) / "data.parquet"
         write_frame(table, path)
-        return _run([str(path)], Path(folder), table.num_rows, options)
+        with told_as(path, name, row_name):
+            return _run([str(path)], Path(folder), table.num_rows, options)
 
 
 def _run(data: list[str], folder: Path, n_rows: int, options: dict[str, Any]) -> Fitted:
@@ -137,6 +150,7 @@ def _run(data: list[str], folder: Path, n_rows: int, options: dict[str, Any]) ->
     return Fitted(result.model, _losses(result), int(result.facts["epochs"]), *_told([result.facts]))
 
 
+@in_arguments()
 def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fitted:
     """Learn from data of any kind in one pass, on from where the stream ``before`` ended.
 
@@ -160,7 +174,8 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
     facts = []
     with TemporaryDirectory(prefix="streamgd-") as folder:
         config = stream_config(run=f"{folder}/run", **options)
-        for result, learned in learn_parts(_stream_of(data, config), config, state, Silent(), signals=False):
+        stream, row_names = _stream_of(data, config)
+        for result, learned in learn_parts(stream, config, state, Silent(), signals=False, row_names=row_names):
             curve, state = curve + _losses(result), learned
             facts.append(result.facts)
     assert result is not None
@@ -194,12 +209,12 @@ def _check_first_target(table: pa.Table, options: dict[str, Any]) -> None:
             )
 
 
-def _stream_of(data: Any, config: TrainConfig) -> Any:
-    """What can be read once, of any kind of data."""
+def _stream_of(data: Any, config: TrainConfig) -> tuple[Any, Callable[[int], RowName]]:
+    """What can be read once, of any kind of data, and what its rows are called, from a number of rows on."""
     if is_path(data):
         manifest = discover(parse_sources(data))
-        return tables_of_files(manifest, _names_in_use(config, manifest))
-    return data if is_stream(data) else iter([data])
+        return tables_of_files(manifest, _names_in_use(config, manifest)), partial(rows_of_files, manifest)
+    return (data, partial(rows_of, STREAM)) if is_stream(data) else (iter([data]), partial(rows_of, _FRAME))
 
 
 def tables(data: Any, model: Model) -> Iterator[pa.Table]:
@@ -217,6 +232,7 @@ def tables(data: Any, model: Model) -> Iterator[pa.Table]:
     return tables_of_files(manifest, columns.sources)
 
 
+@in_arguments()
 def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
     """The raw prediction of each row, float64, (n_rows,); (n_rows, n_classes) of more than two classes.
 
@@ -267,8 +283,8 @@ def feature_columns(model: Model) -> list[str]:
 
 def _told(facts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     """Warnings and hints of runs, each once; a hint is a warning as well."""
-    hints = dict.fromkeys(each["hint"] for each in facts if each["hint"])
-    others = dict.fromkeys(text for each in facts for text in each["warnings"])
+    hints = dict.fromkeys(with_arguments(each["hint"]) for each in facts if each["hint"])
+    others = dict.fromkeys(with_arguments(text) for each in facts for text in each["warnings"])
     return list(others | hints), list(hints)
 
 

@@ -434,7 +434,7 @@ def test_a_new_stream_after_a_whole_fit_is_warned_of() -> None:
 
 def test_what_a_run_tells_is_warned_of() -> None:
     X, y = features(), table().column("late")
-    with pytest.warns(ConvergenceWarning, match="Raise --epochs"):
+    with pytest.warns(ConvergenceWarning, match="Raise epochs"):
         GDClassifier(method="batch", epochs=2).fit(X, y)
     big = pa.table({"id": np.arange(ROWS) + 2**60, "y": table().column("amount")})
     for learn in (GDRegressor(features=["id"]).fit, GDRegressor(features=["id"]).partial_fit):

@@ -9,15 +9,19 @@ What was read cannot be read again, so there is nothing to resume; the run direc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from streamgd import state as states
 from streamgd.config import TrainConfig, make_config, option_name
 from streamgd.data.frames import parts_of
+from streamgd.data.origins import RowName, rows_of, told_as
 from streamgd.data.source import discover
 from streamgd.errors import ConfigError, InterruptedRunError, NoInputError, PausedError, RunMismatchError
 from streamgd.model import Model
@@ -28,6 +32,9 @@ from streamgd.training.method import check_tolerances
 from streamgd.training.rundir import RunDirectory
 from streamgd.training.train import STANDARD_INPUT, Result, run
 
+#: What a stream is called in messages.
+STREAM = "the stream"
+_ROW_NAMES = partial(rows_of, STREAM)
 #: Options that need data which can be read again.
 _NOT_OF_STREAMS = (
     "class_weight", "holdout", "certify", "errors", "tol_loss", "tol_theta", "patience", "max_time", "pause_after",
@@ -173,8 +180,9 @@ def _facts_of_all(facts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def learn_parts(
-    stream: Any, config: TrainConfig, before: dict[str, Any] | None, display: Display, signals: bool = True
-) -> Iterator[tuple[Result, dict[str, Any]]]:
+    stream: Any, config: TrainConfig, before: dict[str, Any] | None, display: Display, signals: bool = True,
+    row_names: Callable[[int], RowName] = _ROW_NAMES,
+) -> Iterator[tuple[Result, dict[str, Any]]]:  # fmt: skip
     """The result and the state after each part of a stream; parts of which no row is used are passed over.
 
     Parameters
@@ -183,6 +191,8 @@ def learn_parts(
         State of the stream so far, as given by this function.
     signals : bool
         Whether a signal ends a part at a checkpoint, as it does for the command.
+    row_names : callable
+        Gives what the rows are called in messages, from so many rows on.
 
     Raises
     ------
@@ -191,13 +201,17 @@ def learn_parts(
     """
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir.parent
     states.make_folder(folder)
+    rows_before = 0
     nothing: NoInputError | None = NoInputError("the stream has no rows. Give one that has.")
     with TemporaryDirectory(prefix=".streamgd-", dir=folder) as parts:
         for part in parts_of(stream, Path(parts)):
             of_part = config.model_copy(update={"data": [str(part)]})
             told = display if before is None else _LaterPart(display)
+            row_name = row_names(rows_before)
+            rows_before += pq.read_metadata(part).num_rows
             try:
-                result = run(of_part, told, restart=True, interrupt=None if signals else Interrupt(), before=before)
+                with told_as(part, STREAM, row_name):
+                    result = run(of_part, told, restart=True, interrupt=None if signals else Interrupt(), before=before)
             except NoInputError as error:
                 nothing = nothing and error
                 continue

@@ -1,0 +1,122 @@
+"""What estimators tell is about what they were given: rows of the user's data, and their own arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streamgd.config import TrainConfig
+from streamgd.errors import ConfigError, DataError, SchemaError, StreamgdError
+from streamgd.estimators import GDClassifier
+from streamgd.wording import ARGUMENTS, with_arguments
+
+ROWS, BAD = 5_000, 3_234
+
+
+def frame() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    x = random.normal(size=ROWS)
+    return pd.DataFrame({"x": x, "z": random.normal(size=ROWS), "late": (x + random.normal(size=ROWS) > 0).astype(int)})
+
+
+def with_infinity() -> pd.DataFrame:
+    return frame().assign(x=lambda data: data.x.where(data.index != BAD, np.inf))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = pa.Table.from_pandas(with_infinity())
+    pq.write_table(data.slice(0, 2_000), tmp_path / "a.parquet", 500)
+    pq.write_table(data.slice(2_000), tmp_path / "b.parquet", 500)
+    return tmp_path
+
+
+def in_batches() -> Any:
+    return iter([with_infinity().iloc[:2_500], with_infinity().iloc[2_500:]])
+
+
+@pytest.mark.parametrize(
+    ("fit", "row"),
+    [
+        (lambda _: GDClassifier().fit(with_infinity().drop(columns="late"), with_infinity().late), "X, row 3234"),
+        (lambda _: GDClassifier().fit(with_infinity(), target="late"), "X, row 3234"),
+        (lambda _: GDClassifier().partial_fit(frame(), target="late").partial_fit(with_infinity(), target="late"),
+         "X, row 3234"),
+        (lambda _: GDClassifier().fit(in_batches(), target="late"), "the stream, row 3234"),
+        (lambda folder: GDClassifier().fit(folder, target="late"), "b.parquet, row group 2, row 234"),
+        (lambda folder: GDClassifier().partial_fit(folder, target="late"), "b.parquet, row group 2, row 234"),
+    ],
+    ids=["arrays", "frame", "partial_fit", "stream", "path", "partial_fit of a path"],
+)  # fmt: skip
+def test_a_row_is_told_as_the_user_has_it(fit: Callable[[Path], Any], row: str, folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        fit(folder)
+    assert str(caught.value).startswith(f"{row}, column 'x': found inf")
+
+
+def test_a_row_of_a_later_part_of_a_stream_is_counted_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamgd.data.frames.PART_GROUP_ROWS", 256)
+    monkeypatch.setattr("streamgd.data.frames.PART_GROUPS", 3)
+    with pytest.raises(DataError, match=r"^the stream, row 3234, "):
+        GDClassifier().fit(in_batches(), target="late")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fitted", "message"),
+    [
+        ({"l1": 0.1, "method": "batch", "optimizer": "lbfgs"}, {}, "optimizer='lbfgs' knows no l1."),
+        ({"features": ["nope"]}, {}, "features: the data have no column 'nope'. Known: x, z."),
+        ({}, {"sample_weight": "nope", "target": "late"}, "sample_weight: the data have no column 'nope'."),
+        ({}, {"target": "lat"}, "target: the data have no column 'lat'. Did you mean 'late'?"),
+        ({"epochs": 0}, {}, "epochs: input should be greater than or equal to 1, found 0."),
+    ],
+)
+def test_options_are_told_as_arguments(arguments: dict[str, Any], fitted: dict[str, Any], message: str) -> None:
+    X, y = frame().drop(columns="late"), frame().late
+    with pytest.raises(ConfigError) as caught:
+        GDClassifier(**arguments).fit(frame(), **fitted) if fitted else GDClassifier(**arguments).fit(X, y)
+    assert message in str(caught.value)
+
+
+def test_what_no_estimator_has_is_told_of_train() -> None:
+    with pytest.raises(SchemaError) as caught:
+        GDClassifier().fit(frame().assign(day=pd.Timestamp("2026-01-05")), target="late")
+    assert "timestamps='epoch,hour,weekday' of streamgd.train, or leave out day." in str(caught.value)
+
+
+def test_warnings_speak_of_arguments() -> None:
+    with pytest.warns(UserWarning, match="'leak' alone predicts the target 'late'.* leave it out.$"):
+        GDClassifier().fit(frame().assign(leak=lambda data: data.late * 2.0), target="late")
+
+
+@pytest.mark.parametrize(
+    ("option", "argument"),
+    [
+        ("Raise --epochs, or take --method minibatch", "Raise epochs, or take method='minibatch'"),
+        ("--l2 1e-06 is above 0", "l2=1e-06 is above 0"),
+        ("choose --nulls impute or drop", "choose nulls='impute' of streamgd.train or drop"),
+        ("leave out with --exclude a,b.", "leave out a,b."),
+        ("take a out of --features.", "take a out of features."),
+        ("add --validation DATA.", "add validation of streamgd.train."),
+    ],
+)  # fmt: skip
+def test_an_option_becomes_an_argument(option: str, argument: str) -> None:
+    assert with_arguments(option) == argument
+
+
+def test_arguments_are_options_of_the_estimators() -> None:
+    assert set(ARGUMENTS) <= set(TrainConfig.model_fields)
+    assert set(ARGUMENTS) - {"target", "weight"} == set(GDClassifier().get_params())
+
+
+def test_mistakes_in_arguments_and_columns_are_value_errors() -> None:
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(DataError, ValueError)
+    assert not issubclass(StreamgdError, ValueError)
