@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from sklearn.impute import MissingIndicator, SimpleImputer
@@ -96,3 +97,14 @@ def test_a_name_that_is_taken_is_refused(data: str) -> None:
 def test_without_rows_that_have_nulls_they_have_no_meaning(data: str) -> None:
     with pytest.raises(ConfigError, match="--null-indicators: with --nulls drop no row with a null is used"):
         fit(data, nulls="drop")
+
+
+@pytest.mark.parametrize("where", [None, "k >= 0"])
+def test_nulls_of_rows_without_a_target_make_none(where: str | None, data: str) -> None:
+    table = pq.read_table(data)
+    without = pc.or_(pc.is_null(table["x"]), pc.is_nan(table["z"]))
+    table = table.set_column(4, "y", pc.if_else(without, pa.scalar(None, pa.float64()), table["y"]))
+    pq.write_table(table, data, row_group_size=700)
+    result = fit(data, where=where)
+    assert [column.name for column in result.model.encoding.columns.numeric] == ["x", "z", "k"]
+    assert result.facts["warnings"] == []

@@ -85,13 +85,17 @@ def id_reason(outcome: Outcome, manifest: Manifest, sample: Sample) -> str:
     return ""
 
 
-def with_null_indicator(outcome: Outcome, manifest: Manifest, sample: Sample) -> Outcome:
-    """The same with a feature for nulls, where the column is a number and footers or the sample show some."""
+def with_null_indicator(outcome: Outcome, manifest: Manifest, sample: Sample, target: str) -> Outcome:
+    """The same with a feature for nulls, where the column is a number and has some in rows that have a target.
+
+    A sample of all rows tells; else the footers count too, which do not know the rows.
+    """
     if not outcome.numeric or outcome.numeric[0].part is not None:
         return outcome
+    is_null = pc.is_null(sample.rows.column(outcome.name), nan_is_null=True)
+    in_sample = pc.any(pc.and_(is_null, sample.rows.column(target).is_valid())).as_py()
     bounds = (manifest.bounds(group.file_index, group.index, outcome.name) for group in manifest.row_groups)
-    in_sample = pc.any(pc.is_null(sample.rows.column(outcome.name), nan_is_null=True)).as_py()
-    if not in_sample and not any(bound is not None and bound.null_count for bound in bounds):
+    if not in_sample and (sample.complete or not any(bound is not None and bound.null_count for bound in bounds)):
         return outcome
     indicator = NumericColumn(f"{outcome.name}.{IS_NULL}", outcome.name, IS_NULL)
     description = f"{outcome.description}, and whether it is null"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamgd.data.columns import IS_NULL
 from streamgd.data.encoding import Encoding
 from streamgd.objective.losses import Loss
 from streamgd.optim.quadratic import dependent_columns
@@ -17,6 +18,9 @@ MOST_NAMES = 5
 def collinear_columns(encoding: Encoding, hessian: np.ndarray) -> str:
     """A line about columns that are combinations of others, by the Hessian of the mean loss; empty if none is."""
     names, found = encoding.row_names(), dependent_columns(hessian)
+    # A null indicator that is always the same is nothing to leave out: the footers knew of nulls in rows without use.
+    indicators = [k for k, column in enumerate(encoding.columns.numeric) if column.part == IS_NULL]
+    found = {column: others for column, others in found.items() if others or column not in indicators}
     if not found:
         return ""
     told = [_combination(names[column], [names[k] for k in others]) for column, others in found.items()]
