@@ -111,6 +111,8 @@ def train_stream(stream: Any, config: TrainConfig, display: Display, restart: bo
     finally:
         whole = learned.written(directory)
     assert whole is not None
+    if whole.facts["hint"]:
+        display.warn(whole.facts["hint"])
     return whole
 
 
@@ -176,6 +178,8 @@ def _facts_of_all(facts: list[dict[str, Any]]) -> dict[str, Any]:
         rows = sum(rows for _, rows in known)
         found[name] = sum(loss * rows for loss, rows in known) / rows if rows else None
     found["warnings"] = list(dict.fromkeys(text for part in facts for text in part["warnings"]))
+    if found["hint"]:
+        found["warnings"].append(found["hint"])
     return found | {"parts": len(facts)}
 
 

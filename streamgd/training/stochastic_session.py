@@ -49,6 +49,9 @@ Found = TypeVar("Found")
 
 #: Part of the whole gain that the last epoch may bring before more epochs are advised; the rest is noise.
 STILL_FALLING = 0.02
+#: Fewer steps of an only pass may end far from the optimum: on normal features 20 closed 98 to 99.9 % of the way, 40
+#: from 99 % on.
+FEWEST_STEPS = 40
 
 
 class StochasticSession(Session):
@@ -346,12 +349,23 @@ class StochasticSession(Session):
         self.context.display.message(f"certificate: {certificate.text(base_loss)}")
         return certificate.to_json()
 
+    def _few_steps(self) -> str | None:
+        steps = self.state.steps
+        if steps >= FEWEST_STEPS:
+            return None
+        return (
+            f"only {count_noun(steps, 'step')} from {count_noun(self.state.rows_seen, 'row')}: below {FEWEST_STEPS}"
+            f" steps the model may be far from the optimum. Give more rows, or a file or a frame and more epochs"
+        )
+
     def hint(self) -> str | None:
         if self.state.stopped_by == "max_time" and self.state.epoch == 0:
             seen = f"{count_noun(self.state.rows_seen, 'row')}, none more than once"
             return f"--max-time was over before the first epoch ended: the model has seen {seen}"
-        if len(self.state.epoch_losses) < 2 or self.state.stopped_by != "epochs":
+        if self.state.stopped_by != "epochs":
             return None
+        if len(self.state.epoch_losses) < 2:
+            return self._few_steps()
         before, last = self.state.epoch_losses[-2:]
         if None in (before["progressive"], last["progressive"], last["constant"]):
             return None
