@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from streamgd.data.columns import INDEX_REASON, is_index_level
 from streamgd.data.frames import is_frame, is_path, is_stream, table_of
 from streamgd.errors import ConfigError
 from streamgd.fitting import Fitted, feature_columns, fit, fit_stream, raw_predictions, tables
@@ -219,12 +220,20 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         """The features as an Arrow table; names and number of columns are looked at, and remembered if ``reset``."""
         if is_frame(X):
             table = table_of(X)
+            indices = [name for name in table.column_names if self._is_index(name)]
+            if indices and reset:
+                warnings.warn(f"{', '.join(indices)}: left out, {INDEX_REASON}.", stacklevel=5)
+            table = table.drop_columns(indices)
             # scikit-learn knows the names of few frames, and those of Arrow's tables; names that are no text are none.
             has_names = not hasattr(X, "iloc") or all(isinstance(name, str) for name in X.columns)
             validate_data(self, table if has_names else X, reset=reset, skip_check_array=True)
             return table.rename_columns(self._column_names())
         array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan")
         return pa.table([pa.array(column) for column in array.T], names=self._column_names())
+
+    def _is_index(self, name: str) -> bool:
+        """Whether a column is an index without a name, and nobody asked for it."""
+        return is_index_level(name) and name not in (self.features or ()) and name not in (self.categorical or ())
 
     def _column_names(self) -> list[str]:
         names = getattr(self, "feature_names_in_", None)

@@ -45,6 +45,7 @@ from streamgd.model import Model
 from streamgd.training.display import Silent
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.parts import STREAM, learn_parts, stream_config
+from streamgd.training.rundir import RunDirectory
 from streamgd.training.train import Result, run
 from streamgd.wording import in_arguments, with_arguments
 
@@ -147,7 +148,9 @@ def _run(data: list[str], folder: Path, n_rows: int, options: dict[str, Any]) ->
     config = make_config(data=data, run=str(folder / "run"), **options)
     # Not entered as a context: in a program, signals are left as they are.
     result = run(config, Silent(), interrupt=Interrupt())
-    return Fitted(result.model, _losses(result), int(result.facts["epochs"]), *_told([result.facts]))
+    stored = RunDirectory(result.run_dir).require_config()
+    told = _told([result.facts], stored["resolved"]["left_out"])
+    return Fitted(result.model, _losses(result), int(result.facts["epochs"]), *told)
 
 
 @in_arguments()
@@ -180,7 +183,8 @@ def fit_stream(data: Any, options: dict[str, Any], before: Fitted | None) -> Fit
             facts.append(result.facts)
     assert result is not None
     assert state is not None
-    return Fitted(result.model, curve, len(curve), *_told(facts), states.serialize(state, _STATE))
+    told = _told(facts, state["left_out"] if before is None else {})
+    return Fitted(result.model, curve, len(curve), *told, states.serialize(state, _STATE))
 
 
 def _with_categories(table: pa.Table, options: dict[str, Any]) -> dict[str, Any]:
@@ -281,11 +285,12 @@ def feature_columns(model: Model) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _told(facts: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """Warnings and hints of runs, each once; a hint is a warning as well."""
-    hints = dict.fromkeys(with_arguments(each["hint"]) for each in facts if each["hint"])
+def _told(facts: list[dict[str, Any]], left_out: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Warnings of runs that went on, each once, and the last one's hint, which is a warning as well."""
+    hints = dict.fromkeys(with_arguments(each["hint"]) for each in facts[-1:] if each["hint"])
     others = dict.fromkeys(with_arguments(text) for each in facts for text in each["warnings"])
-    return list(others | hints), list(hints)
+    told = [with_arguments(f"column '{name}' is left out, {reason}") for name, reason in left_out.items()]
+    return [*told, *(others | hints)], list(hints)
 
 
 def _losses(result: Result) -> list[float]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from streamgd.config import TrainConfig
 from streamgd.errors import ConfigError, DataError, SchemaError, StreamgdError
-from streamgd.estimators import GDClassifier
+from streamgd.estimators import GDClassifier, GDRegressor
 from streamgd.wording import ARGUMENTS, with_arguments
 
 ROWS, BAD = 5_000, 3_234
@@ -114,6 +117,50 @@ def test_an_option_becomes_an_argument(option: str, argument: str) -> None:
 def test_arguments_are_options_of_the_estimators() -> None:
     assert set(ARGUMENTS) <= set(TrainConfig.model_fields)
     assert set(ARGUMENTS) - {"target", "weight"} == set(GDClassifier().get_params())
+
+
+@pytest.mark.parametrize("rows", [500, 12_000])
+def test_a_stream_of_few_steps_is_warned_of(rows: int) -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=rows)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = GDRegressor().partial_fit(x[:, None], 3.0 * x + random.normal(size=rows))
+    assert (abs(model.coef_[0] - 3.0) < 0.05) == (not told)
+    assert [each.category for each in told] == ([] if rows > 40 * 256 else [ConvergenceWarning])
+
+
+@pytest.mark.parametrize("kind", ["path", "arrow", "polars", "pandas", "stream"])
+def test_an_index_without_a_name_is_no_feature(kind: str, tmp_path: Path) -> None:
+    data = frame().set_index(np.repeat(np.arange(ROWS // 2), 2))
+    pq.write_table(pa.Table.from_pandas(data), tmp_path / "data.parquet")
+    written = pq.read_table(tmp_path / "data.parquet")
+    X = {
+        "path": tmp_path, "arrow": written, "polars": pl.DataFrame(written), "pandas": data,
+        "stream": written.to_reader(),
+    }[kind]  # fmt: skip
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = GDClassifier().fit(X, target="late")
+        assert model.feature_names_in_.tolist() == ["x", "z"]
+    assert any("'__index_level_0__' is left out, an index" in str(each.message) for each in told) == (kind != "pandas")
+    if kind in ("arrow", "polars"):
+        of_arrays = pl.DataFrame(written).drop("late")
+        with pytest.warns(UserWarning, match="__index_level_0__: left out"):
+            same = GDClassifier().fit(of_arrays, data.late)
+        assert same.feature_names_in_.tolist() == ["x", "z"]
+        assert len(same.predict(of_arrays)) == len(same.predict(data.drop(columns="late"))) == ROWS
+    if kind != "pandas":
+        X = written.to_reader() if kind == "stream" else X
+        named = GDClassifier(features=["__index_level_0__", "x"]).fit(X, target="late")
+        assert named.feature_names_in_.tolist() == ["__index_level_0__", "x"]
+
+
+def test_an_id_that_is_left_out_is_warned_of() -> None:
+    data = frame().assign(id=np.arange(ROWS))
+    with pytest.warns(UserWarning, match="column 'id' is left out, .* Name it in features to use it.$"):
+        assert "id" not in GDClassifier().fit(data, target="late").coef_names_
+    assert "id" in GDClassifier().fit(data.drop(columns="late"), data.late).coef_names_
 
 
 def test_mistakes_in_arguments_and_columns_are_value_errors() -> None:

@@ -7,6 +7,7 @@ These are plain, frozen descriptions. ``resolve`` decides them from schema, samp
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ Label = str | int | float | bool
 
 #: The part of a number that is 1 where the number is null or NaN, else 0.
 IS_NULL = "is_null"
+#: Why a column is left out that was an index without a name.
+INDEX_REASON = "an index that pandas wrote"
 
 #: Classes that a message names.
 MOST_LISTED = 5
@@ -216,3 +219,12 @@ def _is_label(value: Any) -> bool:
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return isinstance(value, float | str)
+
+
+def is_index_level(name: str) -> bool:
+    """Whether a column is what Arrow makes of an index without a name.
+
+    >>> is_index_level("__index_level_0__"), is_index_level("level_0")
+    (True, False)
+    """
+    return re.fullmatch(r"__index_level_\d+__", name) is not None

@@ -16,7 +16,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamgd.config import TrainConfig
-from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import (
+    INDEX_REASON,
+    CategoricalColumn,
+    Columns,
+    NumericColumn,
+    TargetColumn,
+    is_index_level,
+)
 from streamgd.data.derived import doubles, level_codes, number_values
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
@@ -106,7 +113,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         ``where`` leaves no row.
     """
     _check_names(manifest, config)
-    candidates = _candidates(manifest, config)
+    candidates, left_out = _candidates(manifest, config)
     roles = [name for name in (config.target, config.weight, config.offset, config.exposure) if name is not None]
     crossed = crossed_columns(manifest, config)
     manifest.check_same([*candidates, *crossed, *roles, *(where.columns if where is not None else ())])
@@ -120,7 +127,6 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         raise NoInputError(f"no row passes --where {config.where!r}. Choose a wider condition.")
     loss, target = resolve_target(manifest, config, where, sample)
 
-    left_out: list[tuple[str, str]] = []
     kept: list[Outcome] = []
     for outcome in outcomes:
         is_asked_for = config.features is not None or outcome.name in transformed_names(config)
@@ -134,7 +140,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
         raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")
     if config.null_indicators:
-        kept = [with_null_indicator(outcome, manifest, sample) for outcome in kept]
+        kept = [with_null_indicator(outcome, manifest, sample, config.target) for outcome in kept]
     columns = Columns(
         tuple(column for outcome in kept for column in outcome.numeric),
         tuple(outcome.categorical for outcome in kept if outcome.categorical is not None),
@@ -170,7 +176,9 @@ def describe_columns(manifest: Manifest) -> tuple[ColumnDescription, ...]:
     for outcome, field in zip(outcomes, manifest.schema, strict=True):
         refused = manifest.differing.get(field.name) or outcome.refused
         reason = "" if refused or sample is None else id_reason(outcome, manifest, sample)
-        if refused:
+        if is_index_level(field.name):
+            becomes, reason = "left out", INDEX_REASON
+        elif refused:
             becomes, reason = "refused", refused
         elif reason:
             becomes = "left out"
@@ -202,11 +210,19 @@ def _check_names(manifest: Manifest, config: TrainConfig) -> None:
                 raise ConfigError(f"{option}: the data have no column '{name}'. {hint}")
 
 
-def _candidates(manifest: Manifest, config: TrainConfig) -> list[str]:
+def _candidates(manifest: Manifest, config: TrainConfig) -> tuple[list[str], list[tuple[str, str]]]:
+    """The columns that may become features; and those that are left out by their names, with the reason."""
     if config.features is not None:
-        return config.features
+        return config.features, []
     taken = {config.target, config.weight, config.offset, config.exposure, *config.exclude}
-    return [name for name in manifest.schema.names if name not in taken]
+    names = [name for name in manifest.schema.names if name not in taken]
+    indices = [
+        name
+        for name in names
+        if is_index_level(name) and name not in config.categorical and name not in transformed_names(config)
+    ]
+    reason = f"{INDEX_REASON}. Name it in --features to use it."
+    return [name for name in names if name not in indices], [(name, reason) for name in indices]
 
 
 def _check_roles(manifest: Manifest, config: TrainConfig, candidates: list[str]) -> None:
