@@ -104,7 +104,10 @@ def parse_sources(value: Any) -> Any:
 
 
 def parse_path(value: Any) -> Any:
-    """A path as text."""
+    """A path as text; of what ``train`` gave that of the run."""
+    if hasattr(value, "to_json") and not hasattr(value, "run_dir"):
+        raise ValueError("found a Model, which is in memory alone. Save it with model.save(path), and give the path")
+    value = getattr(value, "run_dir", value)
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -467,9 +470,19 @@ def _check_combinations(config: TrainConfig) -> None:
             f" {'|'.join(LOG_LINK_LOSSES)}, or leave it out."
         )
     if config.errors == "robust" and config.no_errors:
-        penalty = "--l1 0" if config.l1 > 0 else f"--l2 {MOST_L2_WITH_ERRORS:g}"
-        way = penalty if config.method == "batch" else "--method batch"
-        raise ConfigError(f"--errors robust: there would be none: {config.no_errors}. Leave it out, or choose {way}.")
+        ways = [
+            way
+            for way, needed in (
+                ("--method batch", config.method in ("minibatch", "sgd")),
+                ("--l1 0", config.l1 > 0),
+                ("--class-weight none", config.class_weight != "none"),
+                (f"--l2 {MOST_L2_WITH_ERRORS:g}", config.l2 > MOST_L2_WITH_ERRORS),
+            )
+            if needed
+        ]
+        raise ConfigError(
+            f"--errors robust: there would be none: {config.no_errors}. Leave it out, or choose {' and '.join(ways)}."
+        )
     if config.method == "batch" and config.schedule not in ("auto", "constant"):
         raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
     if config.method == "batch" and config.shuffle not in ("auto", "none"):
