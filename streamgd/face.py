@@ -69,6 +69,23 @@ class Output:
         self.close()
         _print(text.removesuffix("\n"))
 
+    def binary(self, content: bytes) -> None:
+        """Write a result that is a file to standard output.
+
+        Raises
+        ------
+        UsageError
+            Standard output is to have one JSON object.
+        """
+        from streamgd.errors import UsageError, storage_errors
+
+        if self._as_json:
+            raise UsageError("--out - and --json both write to standard output. Choose one.")
+        self.close()
+        with storage_errors("write to standard output"):
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+
     def failure(self, error: StreamgdError) -> None:
         """Print an error: one line on standard error, and with ``--json`` an object on standard output."""
         from streamgd.console import one_line

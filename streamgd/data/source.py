@@ -248,6 +248,8 @@ def discover(
     listed: dict[str, Listed] = {}  # by path: a file that two sources name counts once
     first_store: fs.FileSystem | None = None
     for number, source in enumerate(sources):
+        if source == "-":
+            raise ConfigError("DATA -: a stream on standard input is for train alone. Give files.")
         store, path = locate(os.fspath(source), filesystem)
         if first_store is not None and not store.equals(first_store):
             raise ConfigError(f"'{source}' and '{sources[0]}' are in different stores. Give data of one store.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
 from streamgd.errors import ConfigError
-from streamgd.model import Model
+from streamgd.exports.labels import remarks_on_labels
+from streamgd.model import Model, model_of
 from streamgd.state import write_atomically
 
 #: The formats, each with the packages that it needs; extras have the same names.
@@ -20,7 +22,7 @@ def export(model: Model | str | Path, to: str, out: str | Path | None = None) ->
 
     Parameters
     ----------
-    model : Model, or the path of a run or of a model file
+    model : Model, what ``train`` gave, a fitted estimator, or the path of a run or of a model file
     to : {"onnx", "sklearn", "json"}
     out : str or Path, optional
         Where it is written as well: ONNX, a joblib file, JSON. A file that is there is replaced, whole or not at all.
@@ -38,16 +40,43 @@ def export(model: Model | str | Path, to: str, out: str | Path | None = None) ->
     StorageError, AccessError
         Writing failed.
 
+    Warns
+    -----
+    UserWarning
+        Labels that may be dates, times or decimals in the data: to ``onnx`` and ``sklearn`` they are texts.
+
+    Notes
+    -----
+    Inputs are the columns of the data as they stand. With ``--timestamps`` the parts of a date are inputs of their own
+    instead, named as the features: ``COL.epoch`` in seconds since 1970 (UTC where the column has a time zone),
+    ``COL.hour`` from 0 to 23, ``COL.weekday`` from 0 (Monday) to 6, ``COL.month`` from 1, ``COL.yearday`` from 1.
+
     >>> export(model, "onnx", "late.onnx")  # doctest: +SKIP
     """
+    model = model_of(model)
+    exported = _written_by(to).exported(model)
+    for text in remarks(model, to):
+        warnings.warn(text, stacklevel=2)
+    if out is not None:
+        write_atomically(Path(out), _written_by(to).to_bytes(exported))
+    return exported
+
+
+def exported_bytes(model: Model, to: str) -> bytes:
+    """What :func:`export` writes."""
+    return bytes(_written_by(to).to_bytes(_written_by(to).exported(model)))
+
+
+def remarks(model: Model, to: str) -> list[str]:
+    """What users of the exported model have to see to, which it cannot know."""
+    return [] if to == "json" else remarks_on_labels(model, to)
+
+
+def _written_by(to: str) -> Any:
+    """The module of a format."""
     if to not in FORMATS:
         raise ConfigError(f"--to: expected {', '.join(FORMATS)}, found {to!r}.")
     for package in FORMATS[to]:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"--to {to} needs the package '{package}'. Install it: pip install 'streamgd[{to}]'.")
-    model = model if isinstance(model, Model) else Model.load(model)
-    written_by = importlib.import_module(f"streamgd.exports.{to}")
-    exported = written_by.exported(model)
-    if out is not None:
-        write_atomically(Path(out), written_by.to_bytes(exported))
-    return exported
+    return importlib.import_module(f"streamgd.exports.{to}")
