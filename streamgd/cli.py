@@ -58,6 +58,10 @@ def _level(_: click.Context, __: click.Parameter, text: str) -> float:
 
 data_argument = click.argument("data", nargs=-1, required=True, metavar="DATA...", shell_complete=completion.paths)
 run_argument = click.argument("run", metavar="RUN", shell_complete=completion.paths)
+part_option = click.option(
+    "--part", default="all", metavar="all|train|holdout", help="Use the rows that the run held out, or not.",
+    shell_complete=completion.one_of(("all", "train", "holdout")),
+)  # fmt: skip
 threads_option = click.option("--threads", metavar="N", callback=_threads, help="Decode threads [default: cores].")
 
 
@@ -162,8 +166,7 @@ def predict(
 @data_argument
 @click.option("--by", metavar="COL", help="Also rows, actual, predicted and their ratio for each level of COL.")
 @click.option("--where", metavar="EXPR", help="Use the rows for which this holds.")
-@click.option("--part", default="all", metavar="all|train|holdout", help="Use the rows that the run held out, or not.",
-              shell_complete=completion.one_of(("all", "train", "holdout")))  # fmt: skip
+@part_option
 @threads_option
 @json_option
 @click.pass_obj
@@ -243,7 +246,7 @@ def show(
 @click.option("--out", metavar="F.html", help="The page [default: RUN/report.html].")
 @click.option("--data", multiple=True, metavar="DATA", help="Evaluate on these data too; may be given again.")
 @click.option("--where", metavar="EXPR", help="Of --data, use the rows for which this holds.")
-@click.option("--part", default="all", metavar="all|train|holdout", help="Use the rows that the run held out, or not.")
+@part_option
 @threads_option
 @json_option
 @quiet_option
@@ -266,16 +269,18 @@ def report(output: Output, /, run: str, data: tuple[str, ...], **options: Any) -
 @click.option("--on", "data", required=True, multiple=True, metavar="DATA", shell_complete=completion.paths,
               help="Files, directories, globs or URIs.")  # fmt: skip
 @click.option("--where", metavar="EXPR", help="Use the rows for which this holds.")
+@part_option
 @threads_option
 @json_option
 @click.pass_obj
 def compare(
-    output: Output, /, run1: str, run2: str, data: tuple[str, ...], where: str | None, threads: int | None
+    output: Output, /, run1: str, run2: str, data: tuple[str, ...], where: str | None, part: Any, threads: int | None
 ) -> None:
     """Metrics of the models of RUN1 and RUN2 on the same rows, and how far apart their losses are, with its error."""
     from streamgd.comparison import compare as compare_models
 
-    facts = compare_models(run1, run2, list(data), where, threads=threads, display=output.display).to_json()
+    found = compare_models(run1, run2, list(data), where, part=part, threads=threads, display=output.display)
+    facts = found.to_json()
     output.result(facts, lambda: _comparison_text(facts, run1, run2))
 
 
@@ -283,16 +288,30 @@ def compare(
 @run_argument
 @click.option("--to", required=True, metavar="onnx|sklearn|json", help="The format.",
               shell_complete=completion.one_of(("onnx", "sklearn", "json")))  # fmt: skip
-@click.option("--out", required=True, metavar="FILE", help="Where it is written.", shell_complete=completion.paths)
+@click.option("--out", required=True, metavar="FILE", help="Where it is written; - is standard output.",
+              shell_complete=completion.paths)  # fmt: skip
 @json_option
 @quiet_option
 @click.pass_obj
 def export(output: Output, /, run: str, to: str, out: str) -> None:
-    """Write the model of RUN as ONNX, as a fitted scikit-learn Pipeline (joblib), or as JSON."""
-    from streamgd.console import format_facts
-    from streamgd.exports.export import export as export_model
+    """Write the model of RUN as ONNX, as a fitted scikit-learn Pipeline (joblib), or as JSON.
 
-    export_model(run, to, out)
+    Inputs are columns of the data as they stand, but parts of a date, COL.epoch (seconds), COL.hour and the like, are
+    inputs of their own.
+    """
+    from streamgd.console import format_facts
+    from streamgd.exports.export import exported_bytes, remarks
+    from streamgd.model import Model
+    from streamgd.state import write_atomically
+
+    model = Model.load(run)
+    written = exported_bytes(model, to)
+    for text in remarks(model, to):
+        output.display.warn(text)
+    if out == "-":
+        output.binary(written)
+        return
+    write_atomically(Path(out), written)
     facts = {"to": to, "out": out, "bytes": Path(out).stat().st_size}
     output.result(facts, lambda: format_facts(facts))
 

@@ -19,15 +19,14 @@ import numpy as np
 
 from streamgd.config import parse_sources
 from streamgd.data.agreement import check_columns
-from streamgd.data.encoder import RowChoice
-from streamgd.data.filters import parse_where
 from streamgd.data.reader import read_batches
 from streamgd.data.scaler import Moments
 from streamgd.data.source import Manifest, RowGroup, discover
 from streamgd.data.stream import can_hold_rows, origin_of
 from streamgd.errors import ConfigError
-from streamgd.evaluation import add_counts, check_any_left, shown_pass
-from streamgd.model import Model
+from streamgd.evaluation import Part, add_counts, check_any_left, in_part, part_choice, shown_pass
+from streamgd.markup import table
+from streamgd.model import Model, model_of
 from streamgd.objective.metrics import Result
 from streamgd.objective.multiclass import metrics_for
 from streamgd.plain import plain_number
@@ -63,6 +62,16 @@ class Comparison:
     difference: float
     standard_error: float | None
 
+    def _repr_html_(self) -> str:
+        """The metrics of both, and how far apart their losses are, for notebooks."""
+        facts = self.to_json()
+        first, second = facts["first"], facts["second"]
+        metrics = [name for name in first if not name.startswith("base_")]
+        rows = [[name.replace("_", " "), first[name], second[name], first.get(f"base_{name}")] for name in metrics]
+        apart = [[name.replace("_", " "), value] for name, value in facts["second_less_first"].items()]
+        sides = table([f"{self.rows:,} rows", "first", "second", "base rate"], rows)
+        return sides + table(["second less first", "row by row"], apart)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``z`` is the difference in standard errors, ``lower`` and ``upper`` its 95 % interval."""
         error = self.standard_error
@@ -90,12 +99,15 @@ def compare(
     threads: int | None = None,
     check: Callable[[], None] = lambda: None,
     display: Display | None = None,
+    *,
+    part: Part = "all",
+    filesystem: Any = None,
 ) -> Comparison:
     """Compare two models of the same target on ``data``, weighted as in training.
 
     Parameters
     ----------
-    first, second : Model, or the path of a run or of a model file
+    first, second : as for ``evaluate``
         Their features may differ; target, classes, loss and weight column may not.
     data : str or sequence of str
         Files, directories, globs or URIs, best of rows that neither was trained on.
@@ -106,6 +118,10 @@ def compare(
     check : callable
         Called between slices; what it raises ends the work.
     display : Display, optional
+    part : {"all", "train", "holdout"}
+        Only the rows that both runs trained on, or that both held out, as for ``evaluate``.
+    filesystem : pyarrow.fs.FileSystem or fsspec.AbstractFileSystem, optional
+        Where ``data`` are.
 
     Raises
     ------
@@ -114,10 +130,10 @@ def compare(
     NoInputError, CorruptFileError, DataChangedError, SchemaError, DataError, TargetError
         As ``evaluate``.
     """
-    models = tuple(model if isinstance(model, Model) else Model.load(model) for model in (first, second))
+    models = (model_of(first), model_of(second))
     _check_comparable(*models)
-    manifest = discover(parse_sources(data))
-    pairs = _Pairs(models, manifest, where)
+    manifest = discover(parse_sources(data), filesystem)
+    pairs = _Pairs(models, manifest, where, part)
     metrics, differences = [metrics_for(model.loss, model.n_outputs) for model in models], Moments.empty(1)
     dropped: dict[str, int] = {}
     with closing(shown_pass("compare", manifest, pairs.pieces, threads, check, display)) as pieces:
@@ -180,13 +196,16 @@ class _Piece:
 class _Pairs:
     """Makes pieces from the row groups of a data set."""
 
-    def __init__(self, models: tuple[Model, ...], manifest: Manifest, where: str | None):
+    def __init__(self, models: tuple[Model, ...], manifest: Manifest, where: str | None, part: Part):
         self._models = models
         self._manifest = manifest
-        condition = parse_where(where, manifest.schema) if where is not None else None
-        manifest.check_same(condition.columns if condition is not None else ())
-        choice = RowChoice(where=condition)
-        self._encoders = [model.encoder(with_target=True, choice=choice) for model in models]
+        self._part = part
+        choices = [part_choice(model, manifest, where, part) for model in models]
+        for choice in choices:
+            manifest.check_same(choice.where.columns if choice.where is not None else ())
+        self._encoders = [
+            model.encoder(with_target=True, choice=choice) for model, choice in zip(models, choices, strict=True)
+        ]
         for encoder in self._encoders:
             check_columns(encoder.columns, manifest)
         self._columns = _each_once([encoder.read_columns for encoder in self._encoders])
@@ -196,7 +215,7 @@ class _Pairs:
     def pieces(self, row_group: RowGroup) -> Iterator[_Piece]:
         """The rows of one row group, slice by slice."""
         manifest = self._manifest
-        if not can_hold_rows(manifest, row_group, self._encoders[0].encoder):
+        if not all(can_hold_rows(manifest, row_group, each.encoder) for each in self._encoders):
             none = np.empty(0)
             yield _Piece(
                 row_group.rows,
@@ -213,8 +232,9 @@ class _Pairs:
         for batch in read_batches(manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows):
             origin = origin_of(manifest, row_group, start)
             (block, found), (other, other_found) = (encoder.encode(batch, origin) for encoder in self._encoders)
-            kept, dropped = found.kept & other_found.kept, dict(found.survey.dropped)
-            lacking = int((found.kept & ~other_found.kept).sum())
+            chosen = in_part(found, self._part) & in_part(other_found, self._part)
+            kept, dropped = found.kept & other_found.kept & chosen, dict(found.survey.dropped)
+            lacking = int((found.kept & ~other_found.kept & chosen).sum())
             if lacking:  # of target, weight and condition, which are the same, the first has told already
                 dropped["null feature"] = dropped.get("null feature", 0) + lacking
             blocks = (block.chosen(kept), other.chosen(kept))

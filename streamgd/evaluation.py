@@ -23,13 +23,14 @@ from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import Block
 from streamgd.data.columns import Label
 from streamgd.data.encoder import EncodedRows, RowChoice
-from streamgd.data.filters import Where, parse_where
+from streamgd.data.filters import parse_where
 from streamgd.data.kinds import kind_of, python_values, type_name
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, discover
 from streamgd.data.stream import can_hold_rows, one_pass, origin_of
 from streamgd.errors import ConfigError, CorruptFileError, NoInputError, did_you_mean
-from streamgd.model import Model
+from streamgd.markup import table
+from streamgd.model import Model, model_of
 from streamgd.notebook import notebook_display
 from streamgd.objective.metrics import Result
 from streamgd.objective.multiclass import ClassMetrics, MulticlassMetrics, metrics_for
@@ -38,6 +39,9 @@ from streamgd.training.display import Display, Silent
 
 #: A column with more levels than this is not one to compare by.
 MOST_LEVELS = 10_000
+
+#: Rows of the data by what the run did with them.
+Part = Literal["all", "train", "holdout"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,20 @@ class Evaluation:
     classes: tuple[ClassRow, ...] = field(default=())
     confusion: tuple[tuple[float, ...], ...] = field(default=())
 
+    def _repr_html_(self) -> str:
+        """The metrics with the base rate beside each, and the table by level, for notebooks."""
+        metrics = [name for name in self.metrics if not name.startswith("base_")]
+        rows = [[name.replace("_", " "), self.metrics[name], self.metrics.get(f"base_{name}")] for name in metrics]
+        shown = table([f"{self.rows:,} rows", "model", "base rate"], rows)
+        if self.by is None:
+            return shown
+        names = ("rows", "weight", "actual", "predicted", "ratio")
+        levels = [
+            ["null" if row.level is None else str(row.level), *(getattr(row, name) for name in names)]
+            for row in self.levels
+        ]
+        return shown + table([self.by, *names], levels)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; the metrics stand beside ``rows``, and what is not finite is None."""
         fields: dict[str, Any] = {"rows": self.rows, "weight": self.weight, "dropped": self.dropped}
@@ -119,7 +137,7 @@ def evaluate(
     data: Sequence[str] | str,
     by: str | None = None,
     where: str | None = None,
-    part: Literal["all", "train", "holdout"] = "all",
+    part: Part = "all",
     threads: int | None = None,
     check: Callable[[], None] = lambda: None,
     display: Display | None = None,
@@ -131,7 +149,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : Model, or the path of a run or of a model file
+    model : Model, what ``train`` gave, a fitted estimator, or the path of a run or of a model file
     data : str or sequence of str
         Files, directories, globs or URIs.
     by : str, optional
@@ -163,7 +181,7 @@ def evaluate(
     ConfigError
         ``by`` is no column, has too many levels or a type without levels; ``where`` cannot be read.
     """
-    model = model if isinstance(model, Model) else Model.load(model)
+    model = model_of(model)
     tally, table = Tally(model), _LevelTable(by) if by is not None else None
     rows = compared_pieces(model, data, by, where, part, threads, check, display, only=only, filesystem=filesystem)
     with closing(rows) as pieces:
@@ -334,11 +352,9 @@ class _Compared:
         self._observe = observe
         self._manifest = manifest
         self._by = by
-        if part != "all" and model.facts.get("where"):
-            where = f"({where}) and ({model.facts['where']})" if where else model.facts["where"]
-        condition = parse_where(where, manifest.schema) if where is not None else None
         self._part = part
-        self._encoder = model.encoder(with_target=True, choice=_choice(model, condition, part))
+        choice = part_choice(model, manifest, where, part)
+        self._encoder = model.encoder(with_target=True, choice=choice)
         check_columns(self._encoder.columns, manifest)
         if by is not None:
             if model.n_outputs > 1:
@@ -348,7 +364,7 @@ class _Compared:
                 )
             _check_by(manifest, by)
             manifest.check_same([by])
-        manifest.check_same(condition.columns if condition is not None else ())
+        manifest.check_same(choice.where.columns if choice.where is not None else ())
         columns = [*self._encoder.read_columns, *([by] if by is not None else [])]
         self._columns = list(dict.fromkeys(columns))
 
@@ -370,8 +386,7 @@ class _Compared:
             manifest, row_group, self._columns, encoder.dictionary_columns, model.slice_rows(encoder)
         ):
             block, found = encoder.encode(batch, origin_of(manifest, row_group, start))
-            in_part = {"all": True, "train": ~found.holdout, "holdout": found.holdout}[self._part]
-            kept = found.kept & in_part
+            kept = found.kept & in_part(found, self._part)
             block = block.chosen(kept)
             raw = model.raw_prediction(block)
             weight = block.weight if encoder.layout.has_weight else np.ones(block.rows)
@@ -389,16 +404,24 @@ class _Compared:
             start += batch.num_rows
 
 
-def _choice(model: Model, where: Where | None, part: str) -> RowChoice:
+def in_part(found: EncodedRows, part: str) -> Any:
+    """Which rows belong to a part, shape (n_rows,); or True."""
+    return {"all": True, "train": ~found.holdout, "holdout": found.holdout}[part]
+
+
+def part_choice(model: Model, manifest: Manifest, where: str | None, part: str) -> RowChoice:
     """The rows to look at; those held out are told apart as the run did."""
+    if part != "all" and model.facts.get("where"):
+        where = f"({where}) and ({model.facts['where']})" if where else model.facts["where"]
+    condition = parse_where(where, manifest.schema) if where is not None else None
     if part not in ("all", "train", "holdout"):
         raise ConfigError(f"--part: expected all, train or holdout, found {part!r}.")
     if part == "all":
-        return RowChoice(where=where)
+        return RowChoice(where=condition)
     if not model.facts.get("holdout"):
         raise ConfigError(f"--part {part}: the run held out no rows. Train with --holdout 10%, or leave out --part.")
     facts = model.facts
-    return RowChoice(facts["seed"], where, facts["sample"], facts["holdout"])
+    return RowChoice(facts["seed"], condition, facts["sample"], facts["holdout"])
 
 
 class _LevelTable:

@@ -434,6 +434,28 @@ def _check(model: Model) -> None:
         model.closing.check(*shape)
 
 
+def model_of(given: Any) -> Model:
+    """The model that is meant: one, the path of a run or of a model file, what ``train`` gave, or an estimator.
+
+    Raises
+    ------
+    ConfigError
+        It is none of these.
+    NoInputError, CorruptStateError
+        From loading the model.
+    """
+    found = getattr(given, "model", getattr(given, "model_", given))
+    if isinstance(found, Model):
+        return found
+    if not isinstance(given, str | Path):
+        unfitted = ", which is not fitted" if hasattr(given, "get_params") else ""
+        raise ConfigError(
+            f"expected a Model, what train gave, a fitted estimator, or the path of a run, found"
+            f" {type(given).__name__}{unfitted}."
+        )
+    return Model.load(given)
+
+
 def load(path: str | Path) -> Model:
     """The model of a run directory or a model file: see :meth:`Model.load`."""
     return Model.load(path)

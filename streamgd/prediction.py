@@ -27,7 +27,7 @@ from streamgd.data.source import Manifest, RowGroup, check_identity, discover
 from streamgd.data.stream import origin_of
 from streamgd.errors import ConfigError, did_you_mean
 from streamgd.limits import usable_cores
-from streamgd.model import ARROW_TYPES_OF_LABELS, Model
+from streamgd.model import ARROW_TYPES_OF_LABELS, Model, model_of
 from streamgd.notebook import notebook_display
 from streamgd.parquet_output import ParquetOutput, remove_leftovers
 from streamgd.training.display import Display, Silent
@@ -59,7 +59,7 @@ def predict(
 
     Parameters
     ----------
-    model : Model, or the path of a run or of a model file
+    model : Model, what ``train`` gave, a fitted estimator, or the path of a run or of a model file
     data : str or sequence of str
         Files, directories, globs or URIs.
     out : str
@@ -99,7 +99,7 @@ def predict(
     """
     started_s = time.monotonic()
     display = display or notebook_display() or Silent()
-    model = model if isinstance(model, Model) else Model.load(model)
+    model = model_of(model)
     manifest = discover(parse_sources(data), filesystem)
     keep = _kept_names(manifest, keep, model)
     paths = _output_paths(manifest, out)

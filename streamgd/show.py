@@ -107,10 +107,13 @@ def show(
             for info in directory.checkpoints.list()
         ],
     }
-    return facts | _model_facts(model, all_coefficients, errors, level) if model else facts
+    return facts | model_facts(model, all_coefficients, errors, level) if model else facts
 
 
-def _model_facts(model: Model, all_coefficients: bool, errors: Errors | None, level: float) -> dict[str, Any]:
+def model_facts(
+    model: Model, all_coefficients: bool, errors: Errors | None = None, level: float = 0.95
+) -> dict[str, Any]:
+    """What :func:`show` tells of the model itself."""
     """Coefficients in original units, the intercept first, then the largest of the standardised features."""
     inference = None if model.closing is None and errors is None else model.inference(errors, level)
     rows = model.rows_with(inference)

@@ -27,7 +27,7 @@ from streamgd.data.timestamps import timestamp_part
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError
 from streamgd.evaluation import Evaluation, add_counts, check_any_left, compared_pieces
-from streamgd.model import Model
+from streamgd.model import Model, model_of
 from streamgd.objective.metrics import ClassifierMetrics, metrics_of
 from streamgd.report.bins import BINS, Sums, bin_of, merge_equal
 from streamgd.training.display import Display
@@ -125,9 +125,11 @@ def diagnose(
     part: Any = "all",
     threads: int | None = None,
     display: Display | None = None,
+    *,
+    filesystem: Any = None,
 ) -> Diagnosis:
     """Read ``data`` once; parameters and errors as for :func:`streamgd.evaluation.evaluate`."""
-    model = model if isinstance(model, Model) else Model.load(model)
+    model = model_of(model)
     if model.n_outputs > 1:
         raise ConfigError(
             f"--data: curves of predictions are drawn for numbers and two classes, this model has {model.n_outputs}"
@@ -136,7 +138,10 @@ def diagnose(
     sources, observer = parse_sources(data), _Observer(model)
     metrics, found = metrics_of(model.loss), observer.nothing()
     dropped: dict[str, int] = {}
-    rows = compared_pieces(model, sources, where=where, part=part, threads=threads, display=display, observe=observer)
+    rows = compared_pieces(
+        model, sources, where=where, part=part, threads=threads, display=display, observe=observer,
+        filesystem=filesystem,
+    )  # fmt: skip
     with closing(rows) as pieces:
         for piece in pieces:
             metrics.add(piece.target, piece.prediction, piece.raw, piece.weight, piece.offset)

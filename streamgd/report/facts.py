@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from streamgd.errors import ConfigError
 from streamgd.inference import Errors
-from streamgd.model import Model
-from streamgd.show import show
+from streamgd.model import Model, model_of
+from streamgd.show import model_facts, show
 from streamgd.training.rundir import RunDirectory
 from streamgd.training.train import Result
 
@@ -70,8 +71,24 @@ class RunFacts:
         )
 
 
-def facts_of(run: RunFacts | Result | str | Path) -> RunFacts:
-    """The facts of a run directory, of its path, or of what ``train`` gave."""
+def facts_of(run: Any) -> RunFacts:
+    """The facts of a run: of its path, or of what ``train`` gave.
+
+    Raises
+    ------
+    ConfigError
+        It is something else.
+    """
     if isinstance(run, RunFacts):
         return run
+    if not isinstance(run, Result | str | Path):
+        raise ConfigError(f"expected what train gave, or the path of a run, found {type(run).__name__}.")
     return RunFacts.of(run.run_dir if isinstance(run, Result) else run)
+
+
+def coefficient_facts_of(run: Any) -> RunFacts:
+    """As :func:`facts_of`, also of what has coefficients alone: a model, or an estimator."""
+    if isinstance(run, RunFacts | Result | str | Path):
+        return facts_of(run)
+    model = model_of(run)
+    return RunFacts(model_facts(model, True), {}, model)

@@ -62,6 +62,8 @@ def write_report(
     part: Any = "all",
     threads: int | None = None,
     display: Display | None = None,
+    *,
+    filesystem: Any = None,
 ) -> dict[str, Any]:
     """Write the report of a run to one HTML file.
 
@@ -73,7 +75,7 @@ def write_report(
         The file; ``report.html`` in the run directory if not given.
     data : str or sequence of str
         Parquet data on which the model is evaluated, in one streamed pass.
-    where, part, threads, display
+    where, part, threads, display, filesystem
         See :func:`streamgd.evaluation.evaluate`.
 
     Returns
@@ -94,7 +96,9 @@ def write_report(
     facts, diagnosis = RunFacts.of(run), None
     sources = parse_sources(data)
     if sources:
-        diagnosis = diagnose(facts.model or Model.load(run), sources, where, part, threads, display)
+        diagnosis = diagnose(
+            facts.model or Model.load(run), sources, where, part, threads, display, filesystem=filesystem
+        )
     file = Path(run) / "report.html" if out is None else Path(out)
     text = render_page(facts, diagnosis).encode(errors="backslashreplace")
     write_atomically(file, text)

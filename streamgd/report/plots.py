@@ -13,7 +13,7 @@ from streamgd.report import figures
 from streamgd.report.chart import Axis, Chart, Series, tick_label, ticks
 from streamgd.report.diagnosis import Diagnosis
 from streamgd.report.extra import require
-from streamgd.report.facts import RunFacts, facts_of
+from streamgd.report.facts import RunFacts, coefficient_facts_of, facts_of
 from streamgd.training.train import Result
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ def plot_loss(run: RunFacts | Result | str | Path, ax: Axes | None = None) -> Fi
     return _drawn(figures.loss_chart(facts_of(run).history), "no epoch of the run has ended yet", ax)
 
 
-def plot_coefficients(run: RunFacts | Result | str | Path, most: int = 30, ax: Axes | None = None) -> Figure:
+def plot_coefficients(run: Any, most: int = 30, ax: Axes | None = None) -> Figure:
     """The ``most`` largest coefficients of standardised features, with intervals where the run has errors.
 
-    Parameters and errors as for :func:`plot_loss`.
+    Parameters and errors as for :func:`plot_loss`; ``run`` may be a model or a fitted estimator too.
     """
-    return _drawn(figures.coefficient_chart(facts_of(run), most), "the run has no model with coefficients yet", ax)
+    return _drawn(
+        figures.coefficient_chart(coefficient_facts_of(run), most), "the run has no model with coefficients yet", ax
+    )
 
 
 def plot_calibration(diagnosis: Diagnosis, ax: Axes | None = None) -> Figure:
@@ -61,7 +63,7 @@ def plot_calibration(diagnosis: Diagnosis, ax: Axes | None = None) -> Figure:
         What ``streamgd.diagnose(model, data)`` gives.
     ax : matplotlib Axes, optional
     """
-    return _drawn(figures.calibration_chart(diagnosis), "", ax)
+    return _drawn(figures.calibration_chart(_checked(diagnosis)), "", ax)
 
 
 def plot_roc(diagnosis: Diagnosis, ax: Axes | None = None) -> Figure:
@@ -72,7 +74,7 @@ def plot_roc(diagnosis: Diagnosis, ax: Axes | None = None) -> Figure:
     ConfigError
         The model is a regression, or the data have one class only.
     """
-    return _drawn(figures.roc_chart(diagnosis), "a ROC curve needs a classifier and rows of both classes", ax)
+    return _drawn(figures.roc_chart(_checked(diagnosis)), "a ROC curve needs a classifier and rows of both classes", ax)
 
 
 def plot_residuals(diagnosis: Diagnosis, ax: Axes | None = None) -> Figure:
@@ -83,16 +85,16 @@ def plot_residuals(diagnosis: Diagnosis, ax: Axes | None = None) -> Figure:
     ConfigError
         The model is a classifier.
     """
-    return _drawn(figures.residual_chart(diagnosis), "residuals are of a regression", ax)
+    return _drawn(figures.residual_chart(_checked(diagnosis)), "residuals are of a regression", ax)
 
 
-def plot_features(diagnosis: Diagnosis, names: Sequence[str] | None = None) -> Figure:
+def plot_features(diagnosis: Diagnosis, names: Sequence[str] | str | None = None) -> Figure:
     """Actual and predicted along features, side by side.
 
     Parameters
     ----------
     diagnosis : Diagnosis
-    names : sequence of str, optional
+    names : sequence of str, or a name, optional
         Which; all that the diagnosis has, at most 24, if not given.
 
     Raises
@@ -100,8 +102,8 @@ def plot_features(diagnosis: Diagnosis, names: Sequence[str] | None = None) -> F
     ConfigError
         The diagnosis has no such feature.
     """
-    found = {along.name: along for along in diagnosis.features}
-    wanted = list(found) if names is None else list(names)
+    found = {along.name: along for along in _checked(diagnosis).features}
+    wanted = list(found) if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [name for name in wanted if name not in found]
     if unknown or not wanted:
         what = f"feature {', '.join(map(repr, unknown))}" if unknown else "feature to plot"
@@ -113,6 +115,13 @@ def plot_features(diagnosis: Diagnosis, names: Sequence[str] | None = None) -> F
     for number, chart in enumerate(charts):
         _draw(chart, figure.add_subplot(rows, columns, number + 1))
     return figure
+
+
+def _checked(diagnosis: Any) -> Diagnosis:
+    if not isinstance(diagnosis, Diagnosis):
+        found = type(diagnosis).__name__
+        raise ConfigError(f"expected what streamgd.diagnose(model, data) gives, found {found}.")
+    return diagnosis
 
 
 def _drawn(chart: Chart | None, problem: str, ax: Axes | None) -> Figure:

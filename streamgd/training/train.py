@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from streamgd.config import TrainConfig, differing_options, identity_fields, make_config
 from streamgd.data.encoding import Encoding
-from streamgd.data.frames import is_stream
+from streamgd.data.frames import is_frame, is_stream
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
 from streamgd.data.source import Manifest, Skipped, discover
 from streamgd.data.store import remove_blocks
@@ -130,6 +130,11 @@ def train(
 
         display = display or notebook_display() or Silent()
         return train_stream(data, stream_config(target=target, **options), display, restart)
+    if is_frame(data):
+        raise ConfigError(
+            f"DATA: expected files or a stream, found {type(data).__name__}. Learn a frame with GDClassifier or"
+            f" GDRegressor of streamgd.estimators, or in one pass as a stream of frames, iter([frame])."
+        )
     config = make_config(data=data, target=target, **options)
     return run(config, display or notebook_display() or Silent(), restart, filesystem=filesystem)
 
