@@ -142,7 +142,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             What else the run would tell on a screen.
         """
         if _holds_target(X, target):
-            return self._take(fit(X, self._named_options(y, sample_weight, target) | self._class_option()), True)
+            return self._take(fit(X, self._named_options(X, y, sample_weight, target) | self._class_option()), True)
         return self._take(fit(*self._checked_table(X, y, sample_weight, reset=True)), False)
 
     def _options(self, by_name: bool) -> dict[str, Any]:
@@ -159,8 +159,13 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         """The option of ``TrainConfig`` for weights of classes, if it is wanted."""
         return {}
 
-    def _named_options(self, y: Any, sample_weight: Any, target: str | None) -> dict[str, Any]:
+    def _named_options(self, X: Any, y: Any, sample_weight: Any, target: str | None) -> dict[str, Any]:
         """Options of data that hold their target."""
+        if target is not None and y is not None:
+            raise ValueError("give y or target=, not both.")
+        if target is not None and (hasattr(X, "dtype") or isinstance(X, list | tuple)) and not is_path(X):
+            found = type(X).__name__
+            raise ValueError(f"target= needs a frame, a path or a stream of frames; found {found}. Give y for arrays.")
         if target is None or y is not None:
             raise ValueError("paths and streams hold the target: name its column with target=, and give no y.")
         if sample_weight is not None and not isinstance(sample_weight, str):
@@ -184,7 +189,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         if self._class_option():
             raise ValueError("class_weight 'balanced' needs all rows at once. For partial_fit give a dict.")
         if _holds_target(X, target):
-            return self._take(fit_stream(X, self._named_options(y, sample_weight, target), before), True)
+            return self._take(fit_stream(X, self._named_options(X, y, sample_weight, target), before), True)
         table, options = self._checked_table(X, y, sample_weight, reset=before is None, classes=classes)
         if options["weight"] is None:  # whether there are weights must not change on the way
             options["weight"] = _fresh_name("sample_weight", table.column_names)
@@ -218,8 +223,10 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
 
     def _features_table(self, X: Any, reset: bool) -> pa.Table:
         """The features as an Arrow table; names and number of columns are looked at, and remembered if ``reset``."""
-        if is_frame(X):
+        if is_frame(X) or type(X).__name__ == "LazyFrame":  # which is refused as such
             table = table_of(X)
+            if reset and not table.num_rows:
+                raise ValueError("X has no rows. Give data that have rows.")
             indices = [name for name in table.column_names if self._is_index(name)]
             if indices and reset:
                 warnings.warn(f"{', '.join(indices)}: left out, {INDEX_REASON}.", stacklevel=5)
@@ -428,7 +435,7 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
             found = np.unique(y)
             if len(found) == 1:
                 raise ValueError(
-                    f"y has one class, {found.tolist()[0]!r}, expected two: the first rows must be of both classes."
+                    f"y has one class, {found.tolist()[0]!r}, expected two; of partial_fit the first rows must be of both."
                 )
             self.classes_ = found if classes is None else classes
         elif classes is not None and not np.array_equal(classes, self.classes_):
@@ -448,6 +455,10 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
                 raise ValueError(
                     f"class_weight has the class {unknown[0]!r}, the classes are {self.classes_.tolist()}."
                 )
+            negative = [label for label, factor in self.class_weight.items() if not 0.0 <= factor < np.inf]
+            if negative:
+                found = self.class_weight[negative[0]]
+                raise ValueError(f"class_weight of {negative[0]!r}: expected a finite factor from 0 on, found {found}.")
             factors = [float(self.class_weight.get(label, 1.0)) for label in self.classes_.tolist()]
             weight = np.array(factors)[target] * (1.0 if weight is None else weight)
         used = len(np.unique(target if weight is None else target[weight > 0]))

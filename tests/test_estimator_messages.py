@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from sklearn.exceptions import ConvergenceWarning
@@ -21,6 +22,7 @@ from streamgd.estimators import GDClassifier, GDRegressor
 from streamgd.wording import ARGUMENTS, with_arguments
 
 ROWS, BAD = 5_000, 3_234
+TWO_ROWS = pa.table({"x": [1.0, 2.0], "late": [0, 1]})
 
 
 def frame() -> pd.DataFrame:
@@ -161,6 +163,32 @@ def test_an_id_that_is_left_out_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="column 'id' is left out, .* Name it in features to use it.$"):
         assert "id" not in GDClassifier().fit(data, target="late").coef_names_
     assert "id" in GDClassifier().fit(data.drop(columns="late"), data.late).coef_names_
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"X": np.zeros((4, 2)), "target": "late"}, "target= needs a frame, a path or a stream .*; found ndarray."),
+        ({"X": [[0.0], [1.0]], "target": "late"}, "target= needs a frame, a path or a stream .*; found list."),
+        ({"X": iter([np.zeros((4, 2))]), "target": "late"}, "expected a frame .*, found ndarray."),
+        ({"X": ds.dataset(TWO_ROWS), "target": "late"},
+         r"InMemoryDataset is to be read first. Give its files, or .scanner\(\).to_reader\(\)."),
+        ({"X": pd.DataFrame([[1.0, 2.0, 0]], columns=["x", "x", "late"]), "target": "late"}, "than one column 'x'"),
+        ({"X": pl.DataFrame(TWO_ROWS).lazy(), "target": "late"}, r"a LazyFrame .* Call .collect\(\) first."),
+        ({"X": pl.DataFrame(TWO_ROWS).lazy(), "y": [0, 1]}, r"a LazyFrame .* Call .collect\(\) first."),
+        ({"X": pl.DataFrame(TWO_ROWS), "y": [0, 1], "target": "late"}, "give y or target=, not both."),
+        ({"X": pd.DataFrame({"x": []}), "y": []}, "X has no rows."),
+        ({"X": [[0.0], [1.0]], "y": [1, 1]}, "y has one class, 1, expected two"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_learned_from_is_told_with_what_can(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GDClassifier().fit(**given)
+
+
+def test_a_negative_weight_of_a_class_is_told() -> None:
+    with pytest.raises(ValueError, match=r"class_weight of 0: expected a finite factor from 0 on, found -1."):
+        GDClassifier(class_weight={0: -1}).fit([[0.0], [1.0]], [0, 1])
 
 
 def test_mistakes_in_arguments_and_columns_are_value_errors() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -60,13 +61,28 @@ def table_of(frame: Any) -> pa.Table:
     try:
         table = pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"the frame cannot be converted to Arrow ({reason}). Give each column one type.") from error
+        raise DataError(_why_no_table(frame, error)) from error
     if not isinstance(frame, pa.Table | pa.RecordBatch):
         about = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
         table = table.drop_columns([name for name in about.get("index_columns", []) if isinstance(name, str)])
     table = table.replace_schema_metadata(None)
     return table.cast(pa.schema([pa.field(each.name, _storable(each.type)) for each in table.schema]))
+
+
+def _why_no_table(frame: Any, error: Exception) -> str:
+    kind = type(frame).__name__
+    if kind == "LazyFrame":
+        return "a LazyFrame has no rows yet. Call .collect() first."
+    columns = getattr(frame, "columns", None)
+    if hasattr(frame, "scanner"):
+        return f"a {kind} is to be read first. Give its files, or .scanner().to_reader()."
+    if columns is None:
+        return f"expected a frame (pandas, polars, Arrow), whose columns have names, found {kind}."
+    repeated = [name for name, times in Counter(columns).items() if times > 1]
+    if repeated:
+        return f"the frame has more than one column '{repeated[0]}'. Give each column a name of its own."
+    reason = " ".join(str(error).split()).rstrip(".")
+    return f"the frame cannot be converted to Arrow ({reason}). Give each column one type."
 
 
 def _storable(arrow_type: pa.DataType) -> pa.DataType:
