@@ -223,6 +223,9 @@ def _summary(facts: RunFacts) -> str:
 def _rounds_made(facts: RunFacts) -> str:
     """Epochs, passes, or both where passes follow an epoch."""
     made, method = facts.shown["epochs"], facts.shown["method"]
+    parts = (facts.shown["model"] or {}).get("parts")
+    if parts:
+        return f"{count_noun(parts, 'part')} of a stream"
     passes = made if method == "batch" else sum(line.get("event") == "pass" for line in facts.history)
     epochs = max(0, made - passes)
     told = [count_noun(made, unit) for made, unit in ((epochs, "epoch"), (passes, "pass")) if made]
@@ -244,9 +247,11 @@ def _cards(facts: RunFacts, diagnosis: Diagnosis | None) -> list[tuple[str, str,
     if model is None:
         return []
     cards = []
-    train = model.get("train_loss") or model.get("progressive_loss")
-    if train is not None:
-        cards.append(("training loss", number(train), f"best constant {number(model.get('base_loss'))}"))
+    known = [(name, model.get(f"{name}_loss")) for name in ("train", "progressive")]
+    name, loss = next(((name, loss) for name, loss in known if loss is not None), ("", None))
+    if loss is not None:
+        label = {"train": "training loss", "progressive": "progressive loss"}[name]
+        cards.append((label, number(loss), f"best constant {number(model.get('base_loss'))}"))
     if model.get("holdout_loss") is not None:
         cards.append(("holdout loss", number(model["holdout_loss"]), f"{number(model.get('holdout_rows'))} rows"))
     if diagnosis:

@@ -34,6 +34,8 @@ from streamgd.training.train import STANDARD_INPUT, Result, run
 
 #: What a stream is called in messages.
 STREAM = "the stream"
+#: Why coefficients have no errors.
+_NO_ERRORS = "a stream is read once, and they need another pass over its rows"
 _ROW_NAMES = partial(rows_of, STREAM)
 #: Options that need data which can be read again.
 _NOT_OF_STREAMS = (
@@ -96,40 +98,64 @@ def train_stream(stream: Any, config: TrainConfig, display: Display, restart: bo
         )
     if config.validation:
         discover(config.validation)  # a mistake is told before the stream is read
-    learned = _Learned()
+    if not directory.model_path.exists():
+        return _train_parts(stream, config, display, directory)
+    # The old model stays until the new one is whole, so the parts are learned beside it.
+    with directory, TemporaryDirectory(prefix=".streamgd-", dir=config.run_dir.parent) as folder:
+        beside = config.model_copy(update={"run": f"{folder}/run"})
+        return _train_parts(stream, beside, display, directory)
+
+
+def _train_parts(stream: Any, config: TrainConfig, display: Display, directory: RunDirectory) -> Result:
+    """Learn the parts where ``config`` says, and leave what was learned in ``directory``: all, if that is elsewhere."""
+    learned, elsewhere, whole = _Learned(str(directory.path)), config.run_dir != directory.path, None
     try:
         for result, _ in learn_parts(stream, config, None, display):
             learned.add(result)
-            loss = result.facts["progressive_loss"]
+            loss = _facts_of_all(learned.facts)["progressive_loss"]
             told = f", progressive loss {loss:.6g}" if loss is not None else ""
-            display.message(f"part {len(learned.facts)}: {count_noun(learned.rows, 'row')} so far{told}")
+            display.message(f"so far: {count_noun(learned.rows, 'row')}{told}")
+        if elsewhere:
+            directory.clear()
+            whole = learned.written(directory)
     except (PausedError, InterruptedRunError) as error:
+        held = "the model from before" if elsewhere else "the model of these" if learned.rows else "no model"
         raise type(error)(
-            f"stopped after {learned.rows:,} rows of the stream, which cannot be read again. {config.run_dir} holds"
-            f" {'the model of these' if learned.rows else 'no model'}; begin anew with --restart."
+            f"stopped after {learned.rows:,} rows of the stream, which cannot be read again. {directory.path} holds"
+            f" {held}; begin anew with --restart."
         ) from error
     finally:
-        whole = learned.written(directory)
+        if not elsewhere:
+            whole = learned.written(directory)
     assert whole is not None
     if whole.facts["hint"]:
         display.warn(whole.facts["hint"])
     return whole
 
 
-class _LaterPart:
-    """Tells of a part what the first one has not told: no line of what was resolved."""
+class _OfPart:
+    """Tells of a part as of one, and of a later one not again what was resolved."""
 
-    def __init__(self, display: Display):
-        self.warn, self.progress, self.close = display.warn, display.progress, display.close
+    def __init__(self, display: Display, number: int, is_first: bool):
+        self.warn, self.close = display.warn, display.close
+        self._display, self._number, self._is_first = display, number, is_first
 
     def message(self, text: str) -> None:
-        pass
+        if self._is_first:
+            self._display.message(text)
+
+    def progress(
+        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
+    ) -> None:
+        name = f"part {self._number}" if phase.startswith("epoch ") else phase
+        self._display.progress(name, done_rows, total_rows, loss, bottleneck)
 
 
 @dataclass
 class _Learned:
-    """What was told of all parts so far."""
+    """What was told of all parts so far; ``run`` is where it will be."""
 
+    run: str
     model: Model | None = None
     facts: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -139,7 +165,7 @@ class _Learned:
         self.model, directory = part.model, RunDirectory(part.run_dir)
         self.stored = directory.require_config()
         # The part goes when the next one is asked for: a run that is killed there was one on a stream.
-        self.stored["config"]["data"] = STANDARD_INPUT
+        self.stored["config"] |= {"data": STANDARD_INPUT, "run": self.run}
         with directory:
             directory.write_config(self.stored)
         self.facts.append(part.facts)
@@ -180,7 +206,7 @@ def _facts_of_all(facts: list[dict[str, Any]]) -> dict[str, Any]:
     found["warnings"] = list(dict.fromkeys(text for part in facts for text in part["warnings"]))
     if found["hint"]:
         found["warnings"].append(found["hint"])
-    return found | {"parts": len(facts)}
+    return found | {"parts": len(facts), "no_errors": _NO_ERRORS}
 
 
 def learn_parts(
@@ -208,9 +234,9 @@ def learn_parts(
     rows_before = 0
     nothing: NoInputError | None = NoInputError("the stream has no rows. Give one that has.")
     with TemporaryDirectory(prefix=".streamgd-", dir=folder) as parts:
-        for part in parts_of(stream, Path(parts)):
+        for number, part in enumerate(parts_of(stream, Path(parts)), 1):
             of_part = config.model_copy(update={"data": [str(part)]})
-            told = display if before is None else _LaterPart(display)
+            told = _OfPart(display, number, before is None)
             row_name = row_names(rows_before)
             rows_before += pq.read_metadata(part).num_rows
             try:

@@ -275,3 +275,47 @@ def test_streams_and_frames_are_told_apart() -> None:
     for other in (table(), "data.parquet", ["a.parquet", "b.parquet"], np.zeros((2, 2)), [[1.0]], Path("a")):
         assert not frames.is_stream(other)
     assert make_config(data=Path("a"), target="y").data == ["a"]
+
+
+def test_a_stream_that_breaks_off_leaves_the_old_model_to_a_restart(tmp_path: Path) -> None:
+    old = train(batches(), tmp_path / "run").model
+
+    with pytest.raises(DataError, match="the stream broke off"):
+        train(breaking_off(), tmp_path / "run", restart=True)
+
+    assert streamgd.load(tmp_path / "run").theta_sha256 == old.theta_sha256
+    new = train(batches(), tmp_path / "run", restart=True, seed=1).model
+    assert streamgd.load(tmp_path / "run").theta_sha256 == new.theta_sha256 != old.theta_sha256
+
+
+class Listener(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.phases: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def progress(
+        self, phase: str, done_rows: int, total_rows: int, loss: float | None, bottleneck: str | None = None
+    ) -> None:
+        self.phases.append(phase)
+
+
+def test_losses_so_far_are_those_of_all_rows_so_far(tmp_path: Path) -> None:
+    listener = Listener()
+    result = train(batches(), tmp_path / "run", display=listener)
+    assert [phase for phase in dict.fromkeys(listener.phases) if phase.startswith(("part", "epoch"))] == [
+        f"part {number}" for number in range(1, 6)
+    ]
+    assert listener.messages[-1] == f"so far: {ROWS:,} rows, progressive loss {result.facts['progressive_loss']:.6g}"
+    assert "read once" in str(result.model.no_errors)
+    page = streamgd.write_report(tmp_path / "run")["out"]
+    text = Path(page).read_text()
+    assert "A stream, which was read once." in text
+    assert "5 parts of a stream" in text
+    assert "part-00" not in text
+    assert "progressive loss" in text
+    assert "training loss" not in text
