@@ -118,7 +118,8 @@ def test_an_option_becomes_an_argument(option: str, argument: str) -> None:
 
 def test_arguments_are_options_of_the_estimators() -> None:
     assert set(ARGUMENTS) <= set(TrainConfig.model_fields)
-    assert set(ARGUMENTS) - {"target", "weight"} == set(GDClassifier().get_params())
+    parameters = GDClassifier().get_params() | GDRegressor().get_params()
+    assert set(ARGUMENTS) - {"target", "weight"} == set(parameters)
 
 
 @pytest.mark.parametrize("rows", [500, 12_000])
