@@ -203,6 +203,10 @@ class Preparation:
                     found = wave.found[index][1]
                     if found is not None:
                         ranges.add(found, self._encoder.moments_of)
+                    else:
+                        group = self._manifest.row_groups[index]
+                        n_numeric = len(self._encoder.shift0)
+                        ranges.leave_out(group.first_row, group.rows, n_numeric, self._encoder.moments_of)
                 if next_group == n_groups:
                     survey = self._with_moments(survey, ranges)
                 noted_s = time.monotonic()

@@ -166,6 +166,18 @@ class RangedMoments:
             if whole is not None:
                 self._add_range(number, whole, moments_of)
 
+    def leave_out(self, first_row: int, n_rows: int, n_numeric: int, moments_of: MomentsOf) -> None:
+        """Take rows that will not come as rows of weight zero: no row of a range at their edges waits for them."""
+        end = first_row + n_rows
+        for number in sorted({first_row // self.rows, max(first_row, end - 1) // self.rows}):
+            start = max(first_row, number * self.rows)
+            rows = min(end, (number + 1) * self.rows) - start
+            if 0 < rows < self.rows:
+                none = Piece(start - number * self.rows, np.zeros((n_numeric, rows)), np.zeros(rows), np.zeros(rows))
+                whole = _joined(self.pieces, number, [none], self.rows)
+                if whole is not None:
+                    self._add_range(number, whole, moments_of)
+
     def total(self, moments_of: MomentsOf, n_numeric: int) -> np.ndarray:
         """Moments of all rows, (n_numeric + 1, 3); of those that never came as if they had no weight."""
         for number in sorted(self.pieces):

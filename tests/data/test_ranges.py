@@ -76,3 +76,20 @@ def test_rows_that_never_come_count_as_rows_of_weight_zero() -> None:
         other.add(row_group(*bounds, 50), moments_of)
     np.testing.assert_array_equal(some.total(moments_of, 2), other.total(moments_of, 2))
     np.testing.assert_array_equal(RangedMoments(RANGE).total(moments_of, 2), np.zeros((3, 3)))
+
+
+@given(st.lists(st.integers(1, ROWS - 1), min_size=2, max_size=12), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_rows_that_are_left_out_keep_none_waiting_and_change_no_bit(cuts: list[int], seed: int) -> None:
+    moments_of = growing_encoder(range_rows=RANGE).moments_of
+    bounds = list(pairwise([0, *sorted(set(cuts)), ROWS]))
+    random.Random(seed).shuffle(bounds)
+    waiting, told = RangedMoments(RANGE), RangedMoments(RANGE)
+    for start, stop in bounds:
+        if start % 2:
+            told.leave_out(start, stop - start, 2, moments_of)
+        else:
+            for ranges in (waiting, told):
+                ranges.add(row_group(start, stop, 50), moments_of)
+    assert set(told.pieces) <= {ROWS // RANGE}
+    np.testing.assert_array_equal(told.total(moments_of, 2), waiting.total(moments_of, 2))
