@@ -132,6 +132,11 @@ def compare(
     """
     models = (model_of(first), model_of(second))
     _check_comparable(*models)
+    for name, model in zip(("first", "second"), models, strict=True):
+        if part != "all" and not model.facts.get("holdout"):
+            raise ConfigError(
+                f"--part {part}: the {name} run held out no rows. Train both with the same --holdout and --seed."
+            )
     manifest = discover(parse_sources(data), filesystem)
     pairs = _Pairs(models, manifest, where, part)
     metrics, differences = [metrics_for(model.loss, model.n_outputs) for model in models], Moments.empty(1)

@@ -89,7 +89,7 @@ def test_models_are_compared_on_the_part_that_both_held_out(data: str, result: s
     )
     both = {part: streamgd.compare(result, other, data, part=part).rows for part in ("all", "train", "holdout")}
     assert both["holdout"] < 0.1 * both["all"] < 0.5 * both["all"] < both["train"]
-    with pytest.raises(ConfigError, match="--part holdout: the run held out no rows"):
+    with pytest.raises(ConfigError, match="--part holdout: the second run held out no rows"):
         streamgd.compare(result, model(), data, part="holdout")
 
 

@@ -205,7 +205,8 @@ def _check_names(manifest: Manifest, config: TrainConfig) -> None:
     for option, names in named.items():
         for name in names:
             if name not in manifest.schema.names:
-                known = [each for each in manifest.schema.names if option == "--target" or each != config.target]
+                taken = () if option in ("--target", "--weight") else (config.target, config.weight)
+                known = [each for each in manifest.schema.names if each not in taken]
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"{option}: the data have no column '{name}'. {hint}")
 
