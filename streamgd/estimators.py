@@ -189,12 +189,14 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
         if self._class_option():
             raise ValueError("class_weight 'balanced' needs all rows at once. For partial_fit give a dict.")
         if _holds_target(X, target):
-            return self._take(fit_stream(X, self._named_options(X, y, sample_weight, target), before), True)
+            return self._take(
+                fit_stream(X, self._named_options(X, y, sample_weight, target), before), True, stacklevel=4
+            )
         table, options = self._checked_table(X, y, sample_weight, reset=before is None, classes=classes)
         if options["weight"] is None:  # whether there are weights must not change on the way
             options["weight"] = _fresh_name("sample_weight", table.column_names)
             table = table.append_column(options["weight"], pa.array(np.ones(table.num_rows)))
-        return self._take(fit_stream(table, options, before), False)
+        return self._take(fit_stream(table, options, before), False, stacklevel=4)
 
     # Arrays and frames
 
@@ -229,7 +231,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
                 raise ValueError("X has no rows. Give data that have rows.")
             indices = [name for name in table.column_names if self._is_index(name)]
             if indices and reset:
-                warnings.warn(f"{', '.join(indices)}: left out, {INDEX_REASON}.", stacklevel=5)
+                warnings.warn(f"{', '.join(indices)}: left out, {INDEX_REASON}.", stacklevel=4)
             table = table.drop_columns(indices)
             # scikit-learn knows the names of few frames, and those of Arrow's tables; names that are no text are none.
             has_names = not hasattr(X, "iloc") or all(isinstance(name, str) for name in X.columns)
@@ -263,7 +265,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
 
     # What was learned
 
-    def _take(self, fitted: Fitted, by_name: bool) -> Self:
+    def _take(self, fitted: Fitted, by_name: bool, stacklevel: int = 3) -> Self:
         """Keep what was learned, of data that held their target or not, and warn of what is to be known about it."""
         self._fitted, self.model_, self._by_name = fitted, fitted.model, by_name
         rows, n_outputs = fitted.model.coefficients(), fitted.model.n_outputs
@@ -275,7 +277,7 @@ class _GradientDescent(BaseEstimator):  # type: ignore[misc]
             self.feature_names_in_ = np.array(feature_columns(self.model_), dtype=object)
             self.n_features_in_ = len(self.feature_names_in_)
         for text in fitted.warnings:
-            warnings.warn(text, ConvergenceWarning if text in fitted.hints else UserWarning, stacklevel=3)
+            warnings.warn(text, ConvergenceWarning if text in fitted.hints else UserWarning, stacklevel=stacklevel)
         return self
 
     def _raw_prediction(self, X: Any) -> np.ndarray:
