@@ -437,8 +437,8 @@ class GDClassifier(ClassifierMixin, _GradientDescent):  # type: ignore[misc]
             found = np.unique(y)
             if len(found) == 1:
                 raise ValueError(
-                    f"y has one class, {found.tolist()[0]!r}, expected two (in partial_fit the first rows must be of both"
-                    f" classes)."
+                    f"y has one class, {found.tolist()[0]!r}, expected two (in partial_fit the first rows must be"
+                    f" of both classes)."
                 )
             self.classes_ = found if classes is None else classes
         elif classes is not None and not np.array_equal(classes, self.classes_):
