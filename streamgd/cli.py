@@ -47,8 +47,8 @@ def _threads(_: click.Context, __: click.Parameter, text: str | None) -> int | N
 
 
 def _level(_: click.Context, __: click.Parameter, text: str) -> float:
-    from streamgd.config import parse_fraction
     from streamgd.errors import ConfigError
+    from streamgd.option_values import parse_fraction
 
     try:
         return float(parse_fraction(text))
@@ -151,9 +151,9 @@ def predict(
 
     No row is left out: where a file cannot be read the command ends, and the files before it are whole.
     """
-    from streamgd.config import parse_names
     from streamgd.console import format_facts
     from streamgd.model import Model
+    from streamgd.option_values import parse_names
     from streamgd.prediction import predict as predict_rows
 
     columns = [name for value in keep for name in parse_names(value)]

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from streamgd.config import parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.reader import read_batches
 from streamgd.data.scaler import Moments
@@ -29,6 +28,7 @@ from streamgd.markup import table
 from streamgd.model import Model, model_of
 from streamgd.objective.metrics import Result
 from streamgd.objective.multiclass import metrics_for
+from streamgd.option_values import parse_sources
 from streamgd.plain import plain_number
 from streamgd.training.display import Display
 

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamgd.config import parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import Block
 from streamgd.data.columns import Label
@@ -34,6 +33,7 @@ from streamgd.model import Model, model_of
 from streamgd.notebook import notebook_display
 from streamgd.objective.metrics import Result
 from streamgd.objective.multiclass import ClassMetrics, MulticlassMetrics, metrics_for
+from streamgd.option_values import parse_sources
 from streamgd.plain import plain
 from streamgd.training.display import Display, Silent
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamgd import state as states
-from streamgd.config import TrainConfig, make_config, parse_names, parse_sources
+from streamgd.config import TrainConfig, make_config
 from streamgd.data.agreement import check_columns, check_schema
 from streamgd.data.columns import Columns
 from streamgd.data.encoder import Origin
@@ -42,6 +42,7 @@ from streamgd.data.origins import RowName, rows_of, rows_of_files, told_as
 from streamgd.data.source import Manifest, discover, logical_type
 from streamgd.errors import TargetError
 from streamgd.model import Model
+from streamgd.option_values import parse_names, parse_sources
 from streamgd.training.display import Silent
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.parts import STREAM, learn_parts, stream_config

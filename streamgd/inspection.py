@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from streamgd.config import parse_sources
 from streamgd.data.columns import Label
 from streamgd.data.kinds import kind_of
 from streamgd.data.resolve import ColumnDescription, describe_columns
 from streamgd.data.skipping import without_bad_row_groups
 from streamgd.data.source import Manifest, discover
 from streamgd.errors import ConfigError
+from streamgd.option_values import parse_sources
 from streamgd.plain import byte_size, count_noun, plain
 
 

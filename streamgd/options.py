@@ -14,11 +14,9 @@ from pydantic.fields import FieldInfo
 
 from streamgd import completion
 from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_splines
-from streamgd.config import (
-    TrainConfig,
-    identity_fields,
-    load_toml,
-    option_name,
+from streamgd.config import TrainConfig, identity_fields, load_toml, option_name
+from streamgd.errors import ConfigError, did_you_mean
+from streamgd.option_values import (
     parse_bytes,
     parse_duration_s,
     parse_fraction,
@@ -27,7 +25,6 @@ from streamgd.config import (
     parse_rate,
     parse_sources,
 )
-from streamgd.errors import ConfigError, did_you_mean
 
 _METAVARS: dict[Any, str] = {
     parse_bytes: "SIZE",

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from streamgd.config import parse_names, parse_sources
 from streamgd.data.agreement import check_columns
 from streamgd.data.ahead import in_order
 from streamgd.data.numbers import as_float64
@@ -29,6 +28,7 @@ from streamgd.errors import ConfigError, did_you_mean
 from streamgd.limits import usable_cores
 from streamgd.model import ARROW_TYPES_OF_LABELS, Model, model_of
 from streamgd.notebook import notebook_display
+from streamgd.option_values import parse_names, parse_sources
 from streamgd.parquet_output import ParquetOutput, remove_leftovers
 from streamgd.training.display import Display, Silent
 

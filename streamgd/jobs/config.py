@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from streamgd.config import Duration, Finite, Fraction, Names, TrainConfig, make_config, parse_duration_s
+from streamgd.config import TrainConfig, make_config
 from streamgd.credentials import take_credentials
 from streamgd.errors import ConfigError, StreamgdError, did_you_mean, storage_errors
+from streamgd.option_values import Duration, Finite, Fraction, Names, parse_duration_s
 
 Mode = Literal["continue", "window", "retrain"]
 

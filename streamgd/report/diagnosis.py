@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamgd.config import parse_sources
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import EncodedRows
 from streamgd.data.kinds import python_values
@@ -29,6 +28,7 @@ from streamgd.errors import ConfigError
 from streamgd.evaluation import Evaluation, add_counts, check_any_left, compared_pieces
 from streamgd.model import Model, model_of
 from streamgd.objective.metrics import ClassifierMetrics, metrics_of
+from streamgd.option_values import parse_sources
 from streamgd.report.bins import BINS, Sums, bin_of, merge_equal
 from streamgd.training.display import Display
 

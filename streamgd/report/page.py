@@ -15,10 +15,11 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from streamgd.config import TrainConfig, option_name, parse_sources
+from streamgd.config import TrainConfig, option_name
 from streamgd.console import format_duration, format_rate
 from streamgd.credentials import without_credentials
 from streamgd.model import Model
+from streamgd.option_values import parse_sources
 from streamgd.plain import byte_size, count_noun
 from streamgd.report import figures
 from streamgd.report.chart import Chart
@@ -29,7 +30,7 @@ from streamgd.report.svg import render
 from streamgd.state import write_atomically
 from streamgd.training.certificate import Certificate
 from streamgd.training.display import Display
-from streamgd.training.setup import DEFAULT_PASSES
+from streamgd.training.task import DEFAULT_PASSES
 from streamgd.version import version
 
 #: Lines of a table that a page holds; `streamgd show --csv` has all coefficients.

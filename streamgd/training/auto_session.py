@@ -22,8 +22,8 @@ from streamgd.training.batch_session import NO_TIME_FOR_ERRORS, BatchSession, be
 from streamgd.training.carry import carried_theta
 from streamgd.training.progress import RunContext
 from streamgd.training.session import Session
-from streamgd.training.setup import DEFAULT_PASSES, Task
 from streamgd.training.stochastic_session import StochasticSession
+from streamgd.training.task import DEFAULT_PASSES, Task
 
 
 class AutoSession(Session):

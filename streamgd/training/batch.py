@@ -26,8 +26,8 @@ from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
 from streamgd.training.sample_start import EVERY, begun_on_sample
-from streamgd.training.setup import Task
 from streamgd.training.stepsize import constant_sums, largest_eigenvalue, minimum_by_slope, second_moments, slopes_of
+from streamgd.training.task import Task
 from streamgd.training.trainstate import check_entries, check_types
 from streamgd.training.unidentified import (
     collinear_columns,

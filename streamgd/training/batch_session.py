@@ -24,8 +24,8 @@ from streamgd.training.reduce import Reduction, ThreadReduction
 from streamgd.training.reexpressed import ReexpressedPass
 from streamgd.training.sample_start import sample_is_worth_it
 from streamgd.training.session import Session, common_facts, scaled, tell_hashed
-from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import column_squares, mean_row_norm, usual_curvature
+from streamgd.training.task import Task, first_theta
 
 #: Why a run that ``--max-time`` ended has no errors of coefficients yet.
 NO_TIME_FOR_ERRORS = "--max-time was over before the pass that they come from; the same command goes on"

@@ -30,7 +30,7 @@ from streamgd.stopwatch import Stopwatch
 from streamgd.training.kept import Keep, KeptBlocks
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import OpenWork, Reduction, RowGroups, grouped, no_check
-from streamgd.training.setup import Task
+from streamgd.training.task import Task
 
 #: Sums over the rows of a block at a theta ``(n_dof, 1)``. It can be pickled, and adds up over blocks.
 SumsOfBlock = Callable[[np.ndarray, Block], ChunkSums]

@@ -35,7 +35,7 @@ from streamgd.plain import byte_size, count_noun
 from streamgd.state import make_folder
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import FOLDED, Pass, Reduction, RowGroups, Work
-from streamgd.training.setup import Task
+from streamgd.training.task import Task
 from streamgd.training.workers import (
     PACKAGES,
     Failure,

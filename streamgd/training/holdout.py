@@ -17,7 +17,7 @@ from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.chunks import BlockWork
 from streamgd.training.reduce import Pass, Reduction
-from streamgd.training.setup import Task
+from streamgd.training.task import Task
 
 Found = TypeVar("Found")
 

@@ -33,7 +33,7 @@ from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.memory import check_coefficients
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import is_final
-from streamgd.training.setup import Task
+from streamgd.training.task import Task
 from streamgd.training.trainstate import TrainState
 
 #: The only option among those that decide the result which may change while a stream goes on.

@@ -8,7 +8,7 @@ from typing import Any
 from streamgd.config import TrainConfig, differing_options
 from streamgd.data.source import Manifest, compare
 from streamgd.errors import DataChangedError, RunMismatchError
-from streamgd.training.setup import Task
+from streamgd.training.task import Task
 
 
 def check_epochs_left(task: Task, saved: dict[str, Any], finished: bool, changes: str) -> None:

@@ -14,7 +14,7 @@ from streamgd.inference import ClosingSums
 from streamgd.training.batch import BatchState
 from streamgd.training.holdout import Holdout, StreamedHoldout
 from streamgd.training.progress import RunContext
-from streamgd.training.setup import Task
+from streamgd.training.task import Task
 from streamgd.training.trainstate import TrainState
 from streamgd.training.warm_start import model_to_start_from, what_is_carried
 

@@ -1,383 +1,37 @@
 """From a configuration to a task: the data found, columns and loss decided, order, sizes and optimizer resolved.
 
 All that ``auto`` stands for is settled here, once, from manifest and configuration, and stored with the run; but for
-method and optimizer, which follow from the number of coefficients (``Task.with_method``, ``Task.with_optimizer``).
+method and optimizer: see ``training.task``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from streamgd.config import TrainConfig, identity_fields
+from streamgd.config import TrainConfig
 from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import RecordLayout
-from streamgd.data.encoder import Encoder, RowChoice, Survey
-from streamgd.data.encoding import Encoding
+from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import parse_where
-from streamgd.data.levels import no_levels
-from streamgd.data.plan import INIT, derive_key
-from streamgd.data.prepare import SPARE_REGIONS, block_plan
-from streamgd.data.provisional import power_of_two
 from streamgd.data.resolve import Resolved, resolve
-from streamgd.data.scaler import Scaling
 from streamgd.data.source import Manifest
 from streamgd.data.store import free_bytes, written_bytes
-from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.data.window import count_lanes
-from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
+from streamgd.errors import ConfigError
 from streamgd.limits import usable_cores
-from streamgd.objective.losses import LOSSES, Loss, loss_of
-from streamgd.objective.objective import Objective
-from streamgd.objective.penalties import ElasticNet
-from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
+from streamgd.objective.losses import LOSSES
 from streamgd.plain import byte_size
-from streamgd.training.carry import carried_theta
-from streamgd.training.certificate import hessian_is_affordable
+from streamgd.training.blocks_place import blocks_dir, blocks_key, check_blocks_max, common_blocks_dir, needed_bytes
 from streamgd.training.memory import (
-    MemoryPlan,
     beyond_limit,
-    check_coefficients,
-    check_history,
-    memory_for_hessians,
     plan_memory,
 )
-from streamgd.training.method import check_tolerances, why_minibatch, why_too_many
+from streamgd.training.method import check_tolerances, why_minibatch
+from streamgd.training.task import DEFAULT_EPOCHS, DEFAULT_PASSES, Task
 from streamgd.training.warm_start import model_to_start_from
-
-#: Provisional units beyond which a float32 record, or the square of a float64, comes near its end.
-WIDEST_PROVISIONAL = 1e18
-#: The largest power of two that is a scale: its inverse is no subnormal number.
-WIDEST_SCALE = 2.0**1021
-
-#: Identity options that decide no bit of the blocks, or by what they resolve to.
-NOT_OF_BLOCKS = {
-    "data", "validation", "loss", "l1", "l2", "method", "optimizer", "learning_rate", "schedule", "average", "init",
-    "shuffle", "from_",
-}  # fmt: skip
-#: Largest values of the target between which the squared loss, and sums of it, can be told from zero and infinity.
-SMALLEST_TARGET, LARGEST_TARGET = 1e-145, 1e145
-#: The largest target that predictions, at most exp(300), come near.
-LARGEST_AMOUNT = 1e100
-
-#: delta of the Huber loss as a multiple of the target's spread: were that the spread of normal residuals, the
-#: coefficients would be 95 % as exact as those of the squared loss (Huber, Ronchetti 2009).
-HUBER_AUTO = 1.345
-
-DEFAULT_EPOCHS = 5
-DEFAULT_PASSES = 500
-
-
-class TooWideError(Exception):
-    """Values lie so far outside the provisional units, taken from a sample, that wider ones are needed."""
-
-    def __init__(self, largest: np.ndarray):
-        super().__init__("provisional units are too narrow")
-        self.largest = largest
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that is known before the first row is encoded.
-
-    ``order`` is full, window or none. ``method`` is auto where passes follow an epoch of mini-batches, and
-    ``why_minibatch`` says why it is not, where it might have been. ``optimizer`` and ``schedule`` are names,
-    ``averaging`` whether the averaged iterate is the result, ``epochs`` epochs or passes, ``notes`` lines worth telling
-    the user.
-    """
-
-    config: TrainConfig
-    manifest: Manifest
-    validation: Manifest | None
-    resolved: Resolved
-    layout: RecordLayout
-    choice: RowChoice
-    order: str
-    method: str
-    why_minibatch: str | None
-    optimizer: str
-    schedule: str
-    averaging: bool
-    epochs: int
-    lanes: int
-    memory: MemoryPlan
-    notes: tuple[str, ...]
-
-    @property
-    def threads(self) -> int:
-        """Threads that decode and sum."""
-        return self.memory.threads
-
-    @property
-    def loss(self) -> Loss:
-        """The loss, in units of the target."""
-        settings = {"power": self.config.power, "delta": self._delta}
-        return loss_of(self.resolved.loss, [settings[name] for name in LOSSES[self.resolved.loss].setting_names])
-
-    def loss_of(self, encoding: Encoding) -> Loss:
-        """The loss, in units of the target as it is trained on."""
-        return self.loss.in_units_of(encoding.target_scale)
-
-    @property
-    def _delta(self) -> float:
-        delta = self.config.delta
-        return HUBER_AUTO * self.resolved.target_units[1] if delta == "auto" else float(delta)
-
-    @property
-    def key(self) -> str:
-        """Digest of everything that decides the result."""
-        names = [name for name in identity_fields() if name != "data"]
-        return _digest(self.config, names, self.manifest, self.resolved, self.layout, self.order, self.method)
-
-    @property
-    def blocks_key(self) -> str:
-        """Digest of everything that decides the blocks: what trains on them does not."""
-        return _blocks_key(self.config, self.manifest, self.resolved, self.layout)
-
-    @property
-    def blocks_dir(self) -> Path:
-        """Where the blocks of this run alone are."""
-        return blocks_dir(self.config)
-
-    @property
-    def common_blocks_dir(self) -> Path | None:
-        """Where blocks are kept for all runs that have the same, if ``--blocks-dir`` gives a place."""
-        return _common_blocks_dir(self.config, self.blocks_key)
-
-    @property
-    def blocks_bytes(self) -> int:
-        """Bytes of the blocks file, were it written whole."""
-        return _blocks_bytes(self.manifest, self.layout, self.config)
-
-    def widened(self, largest: np.ndarray) -> Task:
-        """The same task in provisional units that hold values up to ``largest`` (n_numeric,)."""
-        wider = np.array([power_of_two(min(value, WIDEST_SCALE)) if value > 0 else 1.0 for value in largest])
-        scale = np.where(largest / WIDEST_PROVISIONAL > self.resolved.scale, wider, self.resolved.scale)
-        return replace(self, resolved=replace(self.resolved, scale=scale))
-
-    def with_method(self, n_dof: int) -> Task:
-        """The same task with what ``--method auto`` stands for: see ``training.method``.
-
-        Raises
-        ------
-        ConfigError
-            It is mini-batches, which know no ``--tol-excess`` and ``--tol-gradient``.
-        """
-        why = why_too_many(n_dof) if self.method == "auto" else None
-        if why is None:
-            return self
-        check_tolerances(self.config, why)
-        epochs = self.config.epochs or DEFAULT_EPOCHS
-        return replace(self, method="minibatch", why_minibatch=why, epochs=epochs)
-
-    def with_optimizer(self, n_dof: int) -> Task:
-        """The same task with what ``auto`` stands for in full batch: see ``hessian_is_affordable``.
-
-        Raises
-        ------
-        ConfigError
-            It is backtracking, which knows no ``--tol-excess``.
-        """
-        if self.optimizer != "auto":
-            return self
-        if hessian_is_affordable(n_dof):
-            return replace(self, optimizer="newton")
-        if self.config.l1 > 0.0 and self.config.tol_excess is not None:
-            raise ConfigError(
-                f"--tol-excess: with --l1 and {n_dof:,} coefficients the optimizer is backtracking, which does not"
-                f" estimate how far the optimum is. Choose --tol-gradient, or --optimizer newton."
-            )
-        return replace(self, optimizer="backtracking" if self.config.l1 > 0.0 else "lbfgs")
-
-    def with_room_for_hessians(self, encoding: Encoding, n_chunks: int) -> Task:
-        """The same task with so few threads that there is room for Hessians, where passes over chunks make them.
-
-        Raises
-        ------
-        ConfigError
-            The optimizer needs Hessians, or a history, that do not fit ``--memory``.
-        """
-        n_dof, on_workers = encoding.n_coefficients, self.config.on_workers
-        if self.optimizer == "lbfgs":
-            check_history(self.config.memory, n_dof, _n_levels(encoding.categorical), on_workers)
-        asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
-        if not (asked or hessian_is_affordable(n_dof)):
-            return self
-        robust, given = self.config.errors == "robust", self.config.memory
-        way_out = ", --epochs 5 does without it" if self.method == "auto" else ""
-        plan = self.memory
-        if encoding.n_outputs > 1:  # probabilities and residuals of the rows of a block
-            rows_bytes = 8 * (2 + robust) * encoding.n_outputs * self.layout.block_rows
-            plan = replace(plan, thread_bytes=plan.thread_bytes + rows_bytes)
-        memory = memory_for_hessians(given, plan, n_dof, n_chunks, robust, on_workers, way_out)
-        return replace(self, memory=replace(self.memory, threads=memory.threads))
-
-    def encoder(self) -> Encoder:
-        """An encoder in provisional units with growing vocabularies."""
-        config, columns = self.config, self.resolved.columns
-        vocabularies = [Vocabulary(c, config.max_levels, config.hash_buckets) for c in columns.categorical]
-        return Encoder(
-            columns, self.layout, self.resolved.shift, self.resolved.scale, vocabularies, config.nulls, self.choice
-        )
-
-    def encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
-        """The final encoding, from a survey of the rows.
-
-        Parameters
-        ----------
-        with_other : bool
-            Whether levels that the survey has not seen get a coefficient in common (pure streaming).
-
-        Raises
-        ------
-        NoInputError
-            No row is left to train on.
-        TargetError
-            All rows that are left are of one class.
-        DataError
-            Values are so large or small that float64 cannot compute with them.
-        TooWideError
-            See :meth:`widened`.
-        """
-        config, columns = self.config, self.resolved.columns
-        if config.scale == "standard" and (survey.moments.largest / WIDEST_PROVISIONAL > self.resolved.scale).any():
-            raise TooWideError(survey.moments.largest)
-        if survey.train_rows == 0:
-            reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in survey.dropped.items()) or "all held out"
-            raise NoInputError(
-                f"no row is left to train on ({reasons}). Look at --where, --sample, --nulls and the target."
-            )
-        mean = float(survey.target_moments.mean[0])
-        if self.loss.has_many_outputs:
-            self._check_classes(survey)
-        elif self.loss.is_classifier and mean in (0.0, 1.0):
-            only = columns.target.classes[int(mean)] if columns.target and columns.target.classes else mean
-            raise TargetError(
-                f"target '{config.target}': all {survey.train_rows:,} rows that are used are of class {only!r},"
-                f" expected two classes. Look at --where and --sample, or add data."
-            )
-        standardise = config.scale == "standard"
-        scaling = Scaling.from_moments(self.resolved.shift, self.resolved.scale, survey.moments, standardise)
-        self._check_range(survey, scaling)
-        first_row, categorical = len(columns.numeric), []
-        for column, vocabulary, counts in zip(columns.categorical, vocabularies, survey.level_counts, strict=True):
-            if vocabulary.hashed:
-                encoded = CategoricalEncoding(column, first_row, no_levels(column.values), False, config.hash_buckets)
-            else:
-                encoded = CategoricalEncoding(column, first_row, final_levels(vocabulary, counts), with_other, 0)
-            categorical.append(encoded)
-            first_row += encoded.n_rows
-        n_coefficients = (first_row + 1) * self.n_outputs
-        check_coefficients(config.memory, n_coefficients, _n_levels(categorical), config.on_workers)
-        if self.loss.link_name == "log" and mean <= 0.0:
-            raise TargetError(
-                f"target '{config.target}' is 0 in all {survey.train_rows:,} rows that are used; the"
-                f" {self.loss.name} loss needs some above. Look at --where and --sample, or add data."
-            )
-        shift, scale = self.resolved.target_units
-        if self.resolved.loss == "squared" and standardise:
-            shift, scale = mean, float(survey.target_moments.deviation()[0])
-        class_weights: tuple[float, ...] | None = None
-        if config.class_weight == "balanced":
-            # n / (K n_c) with the total weights of all rows and of a class: their sum stays what it is.
-            class_weights = (0.5 / (1.0 - mean), 0.5 / mean)
-            if self.loss.has_many_outputs:
-                counts = survey.class_counts
-                class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
-        return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale, class_weights)
-
-    def _check_classes(self, survey: Survey) -> None:
-        """Refuse classes of which no row is left: their probability would go to zero, their intercept without end."""
-        target = self.resolved.columns.target
-        assert target is not None
-        assert target.classes is not None
-        lacking = [label for label, count in zip(target.classes, survey.class_counts, strict=True) if count == 0.0]
-        if lacking:
-            raise TargetError(
-                f"target '{target.name}': of class {lacking[0]!r} no row is left to train on (all are dropped, sampled"
-                f" out or held out). Leave its rows out with --where, or add data."
-            )
-
-    @property
-    def n_outputs(self) -> int:
-        """Columns of theta."""
-        target = self.resolved.columns.target
-        return target.n_outputs if target is not None else 1
-
-    def target_mean(self, survey: Survey, encoding: Encoding) -> float:
-        """The weighted mean of the target as it is trained on."""
-        if encoding.class_weights is not None:
-            return 0.5
-        return (float(survey.target_moments.mean[0]) - encoding.target_shift) / encoding.target_scale
-
-    def class_shares(self, survey: Survey, encoding: Encoding) -> np.ndarray:
-        """Share of the weight that each of several classes has as it is trained on, float64, ``(n_classes,)``."""
-        shares = survey.class_counts / survey.class_counts.sum()
-        return shares if encoding.class_weights is None else np.full(len(shares), 1.0 / len(shares))
-
-    def mean_loss_of_constant(self, survey: Survey, encoding: Encoding, constant: float | np.ndarray) -> float | None:
-        """Mean loss over the training rows where all have the raw prediction ``constant``; they have no offset.
-
-        None where the moments of the target do not tell it.
-        """
-        if isinstance(constant, np.ndarray):
-            losses = self.loss.loss(np.arange(len(constant)), np.broadcast_to(constant, (len(constant),) * 2))
-            return float((self.class_shares(survey, encoding) * losses).sum())
-        target = survey.target_moments
-        variance = float(target.squares[0] / target.weight[0]) / encoding.target_scale**2
-        return self.loss_of(encoding).mean_loss_of_constant(constant, self.target_mean(survey, encoding), variance)
-
-    def _check_range(self, survey: Survey, scaling: Scaling) -> None:
-        """Refuse what cannot be computed with in float64: differences of features, squares of the target."""
-        beyond = np.flatnonzero(~(np.isfinite(scaling.shift) & np.isfinite(scaling.scale)))
-        if len(beyond):
-            raise DataError(
-                f"feature '{self.resolved.columns.numeric[beyond[0]].name}': differences between its values are beyond"
-                f" what a float64 holds. Divide it in the data, or leave it out with --exclude."
-            )
-        largest = float(survey.target_moments.largest[0])
-        if self.loss.link_name == "log" and largest > LARGEST_AMOUNT:
-            raise TargetError(
-                f"target '{self.config.target}': its largest value is {largest:.3g}, the {self.loss.name} loss takes up"
-                f" to {LARGEST_AMOUNT:g}. Divide it in the data."
-            )
-        if self.resolved.loss in ("squared", "huber") and largest and not SMALLEST_TARGET < largest < LARGEST_TARGET:
-            raise TargetError(
-                f"target '{self.config.target}': its largest value is {largest:.3g}, and a float64 does not hold the"
-                f" square of that. Multiply it in the data, so that it comes nearer to 1."
-            )
-
-    def hashed_now(self, encoding: Encoding) -> list[str]:
-        """Columns that have more levels than ``--max-levels``, and were not asked to be hashed."""
-        return [column.column.name for column in encoding.categorical if column.hashed and not column.column.hashed]
-
-    def objective(self, encoding: Encoding) -> Objective:
-        """The objective in units of the standardised target, stated for the original one: l1 follows the unit."""
-        return Objective(self.loss_of(encoding), ElasticNet(self.config.l1 / encoding.target_scale, self.config.l2))
-
-    def summary(self) -> dict[str, Any]:
-        """What was resolved, as plain values, for ``config.json`` and ``--dry-run``."""
-        blocks = block_plan(self.manifest.n_rows, self.layout, self.config.batch_size)
-        return {
-            "rows": self.manifest.n_rows, "files": len(self.manifest.files),
-            "row_groups": len(self.manifest.row_groups),
-            "loss": self.resolved.loss, "loss_settings": dict(
-                zip(self.loss.setting_names, self.loss.settings.tolist(), strict=True)
-            ), "columns": self.resolved.became,
-            "left_out": dict(self.resolved.left_out), "method": self.method, "optimizer": self.optimizer,
-            "schedule": self.schedule, "averaging": self.averaging, "epochs": self.epochs, "order": self.order,
-            "blocks": blocks[0] if self.order == "full" else 0,
-            "block_rows": blocks[1] if self.order == "full" else self.layout.block_rows,
-            "blocks_bytes": self.blocks_bytes if self.order == "full" else 0,
-            "lanes": self.lanes, "memory_bytes": self.config.memory, "threads": self.threads,
-        }  # fmt: skip
 
 
 def make_task(
@@ -423,7 +77,7 @@ def make_task(
     order, notes = (stored["order"], []) if stored else _order(config, manifest, resolved, layout)
     method, why = _method(config, order, len(columns.numeric) + len(columns.categorical), stored)
     if order == "full":
-        _check_blocks_max(config, manifest, layout)
+        check_blocks_max(config, manifest, layout)
     if config.batch_size > layout.block_rows and order != "full":
         raise ConfigError(
             f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has"
@@ -471,68 +125,17 @@ def make_task(
     )
 
 
-def _n_levels(categorical: Sequence[CategoricalEncoding]) -> int:
-    return sum(len(each.levels) for each in categorical)
-
-
-def blocks_dir(config: TrainConfig) -> Path:
-    """See ``Task.blocks_dir``: under ``--blocks-dir`` in a folder named after the run."""
-    if config.blocks_dir is None:
-        return config.run_dir / "blocks"
-    run = hashlib.sha256(str(config.run_dir.resolve()).encode()).hexdigest()[:12]
-    return Path(config.blocks_dir) / f"streamgd-{run}"
-
-
-def _common_blocks_dir(config: TrainConfig, key: str) -> Path | None:
-    return Path(config.blocks_dir) / f"streamgd-{key[:16]}" if config.blocks_dir else None
-
-
-def _blocks_key(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> str:
-    """See ``Task.blocks_key``."""
-    names = [name for name in identity_fields() if name not in NOT_OF_BLOCKS]
-    # Exact zeros want the base levels left out: see ``StochasticSession``.
-    return _digest(config, names, manifest, resolved, layout, resolved.loss, config.l1 > 0)
-
-
-def _digest(
-    config: TrainConfig, names: list[str], manifest: Manifest, resolved: Resolved, layout: RecordLayout, *more: Any
-) -> str:
-    """Of the data, the options ``names``, what they resolve to, and ``more``."""
-    options = config.model_dump(mode="json")
-    parts: list[Any] = [manifest.fingerprint, [options[name] for name in names]]
-    parts += [resolved.columns.to_json(), repr(layout), resolved.shift.tolist(), resolved.scale.tolist(), *more]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
-    n_blocks, places = block_plan(manifest.n_rows, layout, config.batch_size)
-    return (n_blocks + min(SPARE_REGIONS, n_blocks)) * places * layout.record_bytes
-
-
-def _needed_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
-    return int(_blocks_bytes(manifest, layout, config) * config.sample)
-
-
-def _check_blocks_max(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> None:
-    needed = _needed_bytes(manifest, layout, config)
-    if needed > config.blocks_max:
-        raise ConfigError(
-            f"--blocks-max {byte_size(config.blocks_max)} is too small: the blocks need {byte_size(needed)}. Raise it,"
-            f" or begin a run with --shuffle window, which needs none."
-        )
-
-
 def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> tuple[str, list[str]]:
     """The order of rows, and a line about it where space decides."""
     if config.method == "batch":
         return "none", []
     if config.shuffle != "auto":
         return config.shuffle, []
-    needed = _needed_bytes(manifest, layout, config)
+    needed = needed_bytes(manifest, layout, config)
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir
     # Blocks of an earlier start, or those kept for all, are in the way only seemingly.
     free = free_bytes(folder) + written_bytes(blocks_dir(config))
-    common = _common_blocks_dir(config, _blocks_key(config, manifest, resolved, layout))
+    common = common_blocks_dir(config, blocks_key(config, manifest, resolved, layout))
     free += written_bytes(common) if common else 0
     if needed <= config.blocks_max and needed <= 0.9 * free:
         return "full", []
@@ -559,18 +162,3 @@ def _method(config: TrainConfig, order: str, n_columns: int, stored: dict[str, A
         return "auto", None
     check_tolerances(config, why)
     return "minibatch", why
-
-
-def first_theta(task: Task, encoding: Encoding, best_constant: float | np.ndarray) -> np.ndarray:
-    """Theta before the first step, float64, shape ``(n_dof, n_outputs)``, by ``--init`` or ``--from``."""
-
-    if task.config.from_ is not None:
-        before = model_to_start_from(task.config.from_, task.resolved)
-        return carried_theta(before.encoding, before.theta, encoding)
-    theta = np.zeros((encoding.n_dof, encoding.n_outputs))
-    if task.config.init == "random":
-        words = [derive_key(task.config.seed, INIT, number) for number in range(theta.size)]
-        theta[:] = 0.1 * (np.array(words, np.float64).reshape(theta.shape) / 2.0**63 - 1.0)
-    elif task.config.init == "best":
-        theta[-1] = best_constant
-    return theta

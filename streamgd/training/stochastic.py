@@ -27,7 +27,7 @@ from streamgd.training.holdout import Holdout
 from streamgd.training.portions import Portion, PortionSource, StreamedWindows
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import is_final
-from streamgd.training.setup import WIDEST_PROVISIONAL, Task
+from streamgd.training.task import WIDEST_PROVISIONAL, Task
 from streamgd.training.trainstate import TrainState
 
 

@@ -32,7 +32,6 @@ from streamgd.training.portions import PortionSource, ShuffledBlocks, StreamedWi
 from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import Pass, ThreadReduction
 from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
-from streamgd.training.setup import Task, first_theta
 from streamgd.training.stepsize import (
     best_constant,
     block_row_norms,
@@ -43,6 +42,7 @@ from streamgd.training.stepsize import (
     smoothness,
 )
 from streamgd.training.stochastic import StochasticTrainer
+from streamgd.training.task import Task, first_theta
 from streamgd.training.trainstate import TrainState
 
 Found = TypeVar("Found")

@@ -37,6 +37,7 @@ from streamgd.state import CorruptStateError
 from streamgd.training.auto_session import AutoSession
 from streamgd.training.batch import BatchState, is_of_passes
 from streamgd.training.batch_session import BatchSession
+from streamgd.training.blocks_place import blocks_dir
 from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
@@ -44,8 +45,9 @@ from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, current_folder, is_final
 from streamgd.training.same_run import check_data, check_epochs, check_epochs_left, check_options
 from streamgd.training.session import Session
-from streamgd.training.setup import Task, TooWideError, blocks_dir, make_task
+from streamgd.training.setup import make_task
 from streamgd.training.stochastic_session import StochasticSession
+from streamgd.training.task import Task, TooWideError
 from streamgd.training.trainstate import TrainState
 
 #: DATA of a run on a stream, of whatever kind.

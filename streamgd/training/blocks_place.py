@@ -1,0 +1,69 @@
+"""The blocks of a run: what they are made from, the space they need, and the folder they are in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from streamgd.config import TrainConfig, identity_fields
+from streamgd.data.blocks import RecordLayout
+from streamgd.data.prepare import SPARE_REGIONS, block_plan
+from streamgd.data.resolve import Resolved
+from streamgd.data.source import Manifest
+from streamgd.errors import ConfigError
+from streamgd.plain import byte_size
+
+#: Identity options that decide no bit of the blocks, or by what they resolve to.
+NOT_OF_BLOCKS = {
+    "data", "validation", "loss", "l1", "l2", "method", "optimizer", "learning_rate", "schedule", "average", "init",
+    "shuffle", "from_",
+}  # fmt: skip
+
+
+def blocks_dir(config: TrainConfig) -> Path:
+    """See ``Task.blocks_dir``: under ``--blocks-dir`` in a folder named after the run."""
+    if config.blocks_dir is None:
+        return config.run_dir / "blocks"
+    run = hashlib.sha256(str(config.run_dir.resolve()).encode()).hexdigest()[:12]
+    return Path(config.blocks_dir) / f"streamgd-{run}"
+
+
+def common_blocks_dir(config: TrainConfig, key: str) -> Path | None:
+    return Path(config.blocks_dir) / f"streamgd-{key[:16]}" if config.blocks_dir else None
+
+
+def blocks_key(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> str:
+    """See ``Task.blocks_key``."""
+    names = [name for name in identity_fields() if name not in NOT_OF_BLOCKS]
+    # Exact zeros want the base levels left out: see ``StochasticSession``.
+    return digest(config, names, manifest, resolved, layout, resolved.loss, config.l1 > 0)
+
+
+def digest(
+    config: TrainConfig, names: list[str], manifest: Manifest, resolved: Resolved, layout: RecordLayout, *more: Any
+) -> str:
+    """Of the data, the options ``names``, what they resolve to, and ``more``."""
+    options = config.model_dump(mode="json")
+    parts: list[Any] = [manifest.fingerprint, [options[name] for name in names]]
+    parts += [resolved.columns.to_json(), repr(layout), resolved.shift.tolist(), resolved.scale.tolist(), *more]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
+    n_blocks, places = block_plan(manifest.n_rows, layout, config.batch_size)
+    return (n_blocks + min(SPARE_REGIONS, n_blocks)) * places * layout.record_bytes
+
+
+def needed_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
+    return int(blocks_bytes(manifest, layout, config) * config.sample)
+
+
+def check_blocks_max(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> None:
+    needed = needed_bytes(manifest, layout, config)
+    if needed > config.blocks_max:
+        raise ConfigError(
+            f"--blocks-max {byte_size(config.blocks_max)} is too small: the blocks need {byte_size(needed)}. Raise it,"
+            f" or begin a run with --shuffle window, which needs none."
+        )
