@@ -176,10 +176,10 @@ def test_wide_kept_columns_are_read_in_short_slices(tmp_path: Path) -> None:
     path = write(rows, tmp_path / "wide.parquet", 4000)
     manifest = module.discover([path])
 
-    slice_rows = module._slice_rows(manifest, model().encoder(with_target=False), ["note"])
+    slice_rows = module._slice_rows(manifest, model().encoder(with_target=False).layout.block_rows, ["note"])
 
     assert 1900 < slice_rows < 2000  # 8 MB
-    assert module._slice_rows(manifest, model().encoder(with_target=False), []) == 65_536
+    assert module._slice_rows(manifest, model().encoder(with_target=False).layout.block_rows, []) == 65_536
 
 
 # Kept columns --------------------------------------------------------------------------------------------------------
