@@ -494,6 +494,13 @@ def test_the_public_function_takes_a_reader(tmp_path: Path) -> None:
     assert streamgd.load(tmp_path / "run").theta_sha256 == result.model.theta_sha256
 
 
+def test_several_classes_of_data_that_hold_their_target_have_probabilities() -> None:
+    rows = pa.table({"x": np.linspace(-1.0, 1.0, 300), "y": np.repeat(["a", "b", "c"], 100)})
+    found = GDClassifier(loss="multinomial").fit(rows, target="y")
+    assert found.predict_proba(rows).shape == (300, 3)
+    assert found.predict(rows)[[0, -1]].tolist() == ["a", "c"]
+
+
 class TestLosses:
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng(2)
