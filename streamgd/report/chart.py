@@ -136,7 +136,8 @@ def ticks(axis: Axis, low: float, high: float, most: int = 5) -> list[float]:
             every = -(-(last - first + 1) // (most + 1))
             return [10.0**k for k in range(first, last + 1, every)]
     step = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next((step * k for k in (1.0, 2.0, 2.5, 5.0) if (high - low) / (step * k) <= most), step * 10.0)
+    steps = [step * k for k in (1.0, 2.0, 2.5, 5.0) if not axis.whole or (step * k).is_integer()]
+    step = next((each for each in steps if (high - low) / each <= most), step * 10.0)
     step = max(step, 1.0) if axis.whole else step
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)

@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamgd.report.chart import Axis, Chart, Series, tick_label, ticks
@@ -67,6 +67,7 @@ def test_logarithmic_ticks_lie_within_the_range(a: float, b: float) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
+@example(0, 10)
 def test_whole_numbers_alone_are_labelled_where_epochs_are(a: int, b: int) -> None:
     low, high = sorted((a, b))
     found = ticks(Axis("epoch", whole=True), low - 0.1, high + 0.1)
