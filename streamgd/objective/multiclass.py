@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamgd.kernels import metrics as kernels
-from streamgd.kernels.multinomial import log_odds
+from streamgd.kernels.softmax import log_odds
 from streamgd.objective.losses import Loss
 from streamgd.objective.metrics import Metrics, Result, area_under_curve, metrics_of
 

@@ -17,8 +17,8 @@ from streamgd.plain import byte_size, count_noun
 from streamgd.training.reduce import FOLDED
 
 #: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
-#: pyarrow and numba import where they are: 146 to 152 MB.
-BASE_BYTES = 160_000_000
+#: pyarrow and numba import where they are: 155 to 162 MB, with the loops of several classes 13 MB more.
+BASE_BYTES = 180_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.

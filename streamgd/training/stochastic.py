@@ -16,7 +16,6 @@ from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
 from streamgd.errors import DataError, DivergenceError, StreamgdError
-from streamgd.kernels import multinomial
 from streamgd.kernels import stochastic as kernels
 from streamgd.kernels.coordinates import most_touched
 from streamgd.objective.objective import Objective
@@ -200,6 +199,8 @@ class StochasticTrainer:
 
     def _train_classes(self, state: TrainState, block: Block, losses: np.ndarray, rates: np.ndarray) -> bool:
         """As :meth:`_train_block`, where each class has a raw prediction."""
+        from streamgd.kernels import multinomial  # it takes time and 13 MB, and few runs need it
+
         penalty = self._objective.penalty
         bounds = np.linspace(0, block.rows, len(rates) + 1).round().astype(np.int64)
         return bool(

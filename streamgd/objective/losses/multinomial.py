@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamgd.kernels import multinomial
+from streamgd.kernels import softmax as kernels
 from streamgd.objective.losses.base import Loss
 
 
@@ -33,12 +33,12 @@ class HalfMultinomialLoss(Loss):
 
     @staticmethod
     def losses_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
-        multinomial.softmax_losses(y_true, np.ascontiguousarray(raw.T), len(raw), out)
+        kernels.softmax_losses(y_true, np.ascontiguousarray(raw.T), len(raw), out)
 
     @staticmethod
     def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         of_classes = np.empty(raw.shape[::-1])
-        multinomial.softmax_residuals(y_true, np.ascontiguousarray(raw.T), len(raw), of_classes)
+        kernels.softmax_residuals(y_true, np.ascontiguousarray(raw.T), len(raw), of_classes)
         out[...] = of_classes.T
 
     @staticmethod
@@ -61,5 +61,5 @@ class HalfMultinomialLoss(Loss):
 def _softmax(raw: np.ndarray) -> np.ndarray:
     """Probabilities ``(n, n_classes)`` of raw predictions, C-contiguous."""
     of_classes = np.empty(raw.shape[::-1])
-    multinomial.softmax(np.ascontiguousarray(raw.T), len(raw), of_classes)
+    kernels.softmax(np.ascontiguousarray(raw.T), len(raw), of_classes)
     return np.ascontiguousarray(of_classes.T)
