@@ -77,7 +77,7 @@ def peak_anonymous_bytes(*arguments: str) -> int:
         pytest.param(5_000_000, 10, 1_000_000, 512, ["--shuffle", "window"], marks=pytest.mark.slow),
         (200_000, 100, 10_000, 400, AUTO),
         pytest.param(1_000_000, 120, 100_000, 512, AUTO, marks=pytest.mark.slow),
-        (30_000, 1_000, 1_000, 650, ["--method", "batch", "--epochs", "2"]),
+        pytest.param(30_000, 1_000, 1_000, 650, ["--method", "batch", "--epochs", "2"], marks=pytest.mark.slow),
         pytest.param(1_000_000, 10, 1_000, 320, ["--method", "batch", "--epochs", "3"], marks=pytest.mark.slow),
         pytest.param(100_000, 1_000, 50_000, 650, [], marks=pytest.mark.slow),
     ],

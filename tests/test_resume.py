@@ -293,13 +293,13 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(tried: int, variant: s
     [
         "adam-full",
         "adam-window",
-        "adagrad-unshuffled",
+        pytest.param("adagrad-unshuffled", marks=pytest.mark.slow),
         "sgd-full",
         "batch-backtracking",
         "batch-newton",
-        "batch-lbfgs",
+        pytest.param("batch-lbfgs", marks=pytest.mark.slow),
         "auto-holdout-robust",
-        "classes-adam-full",
+        pytest.param("classes-adam-full", marks=pytest.mark.slow),
         "classes-auto-robust",
     ],
 )

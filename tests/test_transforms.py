@@ -139,6 +139,7 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_did_not_stop(shuffle: str, 
     assert stopped.model.encoding.columns == whole.model.encoding.columns
 
 
+@pytest.mark.slow
 def test_worker_processes_have_the_bits_of_threads(tmp_path: Path) -> None:
     data = written(table(), tmp_path / "data.parquet")
 
