@@ -104,7 +104,9 @@ def flips(path: Path, count: int, seed: int) -> list[dict[str, Any]]:
     return damages
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "without dictionaries" else ()) for kind in KINDS]
+)
 def test_flipped_bytes_give_one_line_or_what_pyarrows_own_table_gives(kind: str, tmp_path: Path) -> None:
     path = whole(tmp_path / "whole.parquet", **KINDS[kind])
     counts = assert_told_or_right(path, flips(path, 170, len(kind)), tmp_path)
@@ -114,9 +116,7 @@ def test_flipped_bytes_give_one_line_or_what_pyarrows_own_table_gives(kind: str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    "kind", ["plain", pytest.param("without dictionaries", marks=pytest.mark.slow), *list(KINDS)[2:]]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_thousands_of_flipped_bytes(kind: str, seed: int, tmp_path: Path) -> None:
     path = whole(tmp_path / "whole.parquet", **KINDS[kind])
     print(kind, assert_told_or_right(path, flips(path, 1_000, 100 + seed), tmp_path))
