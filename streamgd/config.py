@@ -301,11 +301,18 @@ def differing_options(now: dict[str, Any], before: dict[str, Any], names: Iterab
     >>> differing_options({"l2": 0.0, "exclude": []}, {"l2": 0.0, "exclude": ["id"]}, ["l2", "exclude"])
     '--exclude was id, now none'
     """
+    # What a run of an earlier build does not say was as it is by default.
+    was = {name: before.get(name, _default(name)) for name in names}
     return "; ".join(
-        f"{option_name(name)} was {_shown(name, before.get(name))}, now {_shown(name, now[name])}"
-        for name in names
-        if now[name] != before.get(name)
+        f"{option_name(name)} was {_shown(name, was[name])}, now {_shown(name, now[name])}"
+        for name in was
+        if now[name] != was[name]
     )
+
+
+def _default(field: str) -> Any:
+    described = TrainConfig.model_fields[field]
+    return None if described.is_required() else described.get_default(call_default_factory=True, validated_data={})
 
 
 def _shown(name: str, value: Any) -> str:
