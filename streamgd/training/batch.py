@@ -25,7 +25,7 @@ from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
-from streamgd.training.sample_start import EVERY, begun_on_sample
+from streamgd.training.sample_start import EVERY, optimum_of_sample
 from streamgd.training.stepsize import constant_sums, largest_eigenvalue, minimum_by_slope, second_moments, slopes_of
 from streamgd.training.task import Task
 from streamgd.training.trainstate import check_entries, check_types
@@ -143,9 +143,9 @@ class BatchTrainer:
             sums = partial(self._objective.chunk_sums, hessian=True)
             return self._objective.evaluate(theta, self._blocks((sums, theta), every=EVERY))
 
-        base = state.optimizer["theta"]
-        state.optimizer = begun_on_sample(evaluate, base, base_loss, self._objective.penalty)
-        state.base_loss = state.mean_loss = base_loss
+        there = optimum_of_sample(evaluate, state.optimizer["theta"], base_loss, self._objective.penalty)
+        state.optimizer = {**state.optimizer, "trial": there}
+        state.base_loss = base_loss
 
     def smoothness(self, n_dof: int, curvature: float) -> float:
         """A bound on the curvature of J, from a few passes over all rows, by that of the loss."""
@@ -187,11 +187,12 @@ class BatchTrainer:
         certificate = self._certify(state)
         state.certificate = None if certificate is None else certificate.to_json()
         self._context.save(state.state())
-        now, unit = {**state.optimizer, **(state.closing or {})}, state.encoding.target_scale**2
+        unit = state.encoding.target_scale**2
+        # With --max-time there may be no other theta than the best constant, whose loss is J.
+        value = {**state.optimizer, **(state.closing or {})}["value"] or state.base_loss or 0.0
         base_loss = (state.base_loss or 0.0) * unit
         self._context.display.message(
-            f"J is {now['value'] * unit:.9g} after {count_noun(state.passes, 'pass')},"
-            f" the best constant has {base_loss:.9g}"
+            f"J is {value * unit:.9g} after {count_noun(state.passes, 'pass')}, the best constant has {base_loss:.9g}"
         )
         if certificate is not None:
             self._context.display.message(f"certificate: {certificate.text(base_loss)}")
@@ -233,7 +234,8 @@ class BatchTrainer:
     def is_evaluated(self, state: BatchState) -> bool:
         """Whether the optimizer knows J at the result: with patience it may be the theta of an earlier pass."""
         at_result = state.result(self._task.config.patience) == state.optimizer["theta"]
-        return self._optimizer.evaluates_result and bool(at_result.all())
+        known = self._optimizer.evaluates_result and state.optimizer["value"] is not None
+        return known and bool(at_result.all())
 
     def _certify(self, state: BatchState) -> Certificate | None:
         """How far the result is from the optimum: by what the last pass told, or by one more, if there is time."""
@@ -311,8 +313,11 @@ class BatchTrainer:
         self._look_at_columns(state, previous["trial"], evaluation)
         if state.base_loss is None:
             state.base_loss = evaluation.mean_loss
-        state.optimizer = self._optimizer.update(previous, evaluation, self._objective.penalty)
-        self._check_divergence(state, evaluation)
+        if self._begins_worse(state, evaluation):
+            state.optimizer = {**previous, "trial": previous["theta"].copy()}
+        else:
+            state.optimizer = self._optimizer.update(previous, evaluation, self._objective.penalty)
+            self._check_divergence(state, evaluation)
         accepted = state.optimizer["theta"] is not previous["theta"]
         if accepted:
             state.mean_loss = state.optimizer.get("mean_loss", evaluation.mean_loss)
@@ -320,13 +325,13 @@ class BatchTrainer:
         state.rows_seen += total.rows
         holdout = self._holdout_loss(state, before) if self._holdout is not None and accepted else None
         lap = self._context.stopwatch.lap()
-        excess = state.optimizer["excess"]
+        gradient, excess = state.optimizer["residual"], state.optimizer["excess"]
         line = {
             "event": "pass", "epoch": state.epoch, "steps": state.steps, "rows": total.rows,
             "rows_seen": state.rows_seen, "objective": evaluation.value * unit,
             "train_loss": evaluation.mean_loss * unit,
             "holdout_loss": None if holdout is None else holdout * unit, "accepted": accepted,
-            "gradient": state.optimizer["residual"] * state.encoding.target_scale,
+            "gradient": None if gradient is None else gradient * state.encoding.target_scale,
             "excess": None if excess is None else excess * unit, "learning_rate": state.optimizer["alpha"], **lap,
         }  # fmt: skip
         self._context.append_history(state, line)
@@ -335,6 +340,12 @@ class BatchTrainer:
         self._context.display.progress(name, rows, rows, evaluation.value * unit, lap["bottleneck"])
         state.stopped_by = self._stopped_by(state, previous, accepted)
         self._context.after_step(state.state)
+
+    @staticmethod
+    def _begins_worse(state: BatchState, evaluation: Evaluation) -> bool:
+        """Whether the first pass was at the optimum of a sample, where J over all rows is above the best constant's."""
+        first = state.optimizer["value"] is None and bool((state.optimizer["trial"] != state.optimizer["theta"]).any())
+        return first and not evaluation.value <= (state.base_loss or 0.0)
 
     def _check_divergence(self, state: BatchState, evaluation: Evaluation) -> None:
         if state.optimizer["value"] is None or not np.isfinite(state.optimizer["value"]):
@@ -365,7 +376,9 @@ class BatchTrainer:
         config, now = self._task.config, state.optimizer
         tol_gradient, tol_excess = self._tolerances(state)
         reason = None
-        if "mean_loss" in now:
+        if now["residual"] is None:  # the first trial was no better than a constant
+            pass
+        elif "mean_loss" in now:
             reason = "exact"
         elif now["residual"] * state.encoding.target_scale <= tol_gradient:
             reason = "tol_gradient"

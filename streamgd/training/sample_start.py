@@ -1,8 +1,8 @@
 """Newton's method on some of the chunks, before the first pass over all of them.
 
 Far from the optimum a step needs few rows; near it, each step over all rows squares the distance. So the first steps
-come from each n-th chunk, and the first pass over all rows is at the theta they end at. It is a trial from the best
-constant like any other: where J over all rows does not fall, the step is shortened.
+come from each n-th chunk, and the first pass over all rows is at the theta they end at. Where J over all rows is higher
+there than at the best constant, as it may be of sorted rows, the next pass is at the best constant.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
-from streamgd.optim.base import State
 from streamgd.optim.newton import Newton
 
 #: Of so many chunks one is in the sample, and it has so many of them at least.
@@ -36,10 +35,10 @@ def sample_is_worth_it(survey: Survey, encoding: Encoding, n_chunks: int) -> boo
     return enough and n_chunks >= EVERY * FEWEST_CHUNKS and not encoding.categorical
 
 
-def begun_on_sample(
+def optimum_of_sample(
     evaluate: Callable[[np.ndarray], Evaluation], base: np.ndarray, base_value: float, penalty: ElasticNet
-) -> State:
-    """The state of Newton's method before a pass over all rows at the optimum of the sample.
+) -> np.ndarray:
+    """Where Newton's method comes to on the sample from ``base`` on, float64, ``(n_dof, n_outputs)``.
 
     Parameters
     ----------
@@ -49,14 +48,11 @@ def begun_on_sample(
         The best constant, where J over all rows is ``base_value``.
     """
     newton = Newton()
-    state = before = newton.update(newton.init(base, 1.0, base), evaluate(base), penalty)
-    if before["value"] is None:
-        return before
+    state = newton.init(base, 1.0, base)
     for _ in range(MOST_PASSES):
-        if state["excess"] <= ENOUGH * base_value:
-            break
         state = newton.update(state, evaluate(state["trial"]), penalty)
-    there = state["trial"] if state["excess"] <= ENOUGH * base_value else state["theta"]
-    # J falls by less than its slope promises, so this asks no more of all rows than the slope would.
-    fall = state["value"] - before["value"]
-    return {**before, "trial": there, "theta": base, "value": base_value, "slope": fall, "direction": there - base}
+        if state["value"] is None:
+            return base
+        if state["excess"] <= ENOUGH * base_value:
+            return np.asarray(state["trial"])
+    return np.asarray(state["theta"])

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import Generated
 
 from streamgd import train
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
-from streamgd.optim.newton import Newton
 from streamgd.training import reduce
-from streamgd.training.sample_start import begun_on_sample
+from streamgd.training.sample_start import optimum_of_sample
 
 HESSIAN = np.diag([2.0, 1.0])
 
@@ -57,11 +58,24 @@ def test_threads_and_blocks_change_no_bit(other: dict[str, Any], data: Path, tmp
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_sample_unlike_all_rows_leads_to_the_same_optimum(generated: Generated, tmp_path: Path) -> None:
-    data = generated(rows=40_000, features=5, row_group_rows=1_000, seed=2, sorted=True)
-    sampled, _ = passes(data, tmp_path / "sampled")
-    plain, _ = passes(data, tmp_path / "plain", init="zeros")
-    assert sampled.facts["objective"] == pytest.approx(plain.facts["objective"], rel=1e-13)
+def test_a_sample_unlike_all_rows_costs_one_pass_and_decides_nothing(tmp_path: Path) -> None:
+    """In the chunks of the sample, 0 and 8, the slope is the other way round."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=16_000)
+    slope = np.where(np.arange(16) % 8 == 0, 0.5, -1.0).repeat(1_000)
+    y = rng.random(16_000) < 1.0 / (1.0 + np.exp(-slope * x))
+    pq.write_table(pa.table({"x": x, "y": y}), tmp_path / "data.parquet", row_group_size=1_000)
+    sampled, made = passes(tmp_path / "data.parquet", tmp_path / "sampled", tol_gradient=0.02)
+    plain, _ = passes(tmp_path / "data.parquet", tmp_path / "plain", init="zeros")
+
+    assert [line["accepted"] for line in made] == [False, *[True] * (len(made) - 1)]
+    assert made[0]["gradient"] is None
+    assert sampled.facts["objective"] == pytest.approx(plain.facts["objective"], rel=5e-3)
+    (one, _), (other, _) = (
+        passes(tmp_path / "data.parquet", tmp_path / f"ended {epochs}", epochs=epochs) for epochs in (1, 2)
+    )
+    assert one.facts["certificate"] == other.facts["certificate"]
+    assert one.facts["objective"] == pytest.approx(one.facts["base_loss"], rel=1e-12)
 
 
 def of_all_rows(theta: np.ndarray, optimum: np.ndarray) -> Evaluation:
@@ -70,24 +84,13 @@ def of_all_rows(theta: np.ndarray, optimum: np.ndarray) -> Evaluation:
     return Evaluation(1.0 + float((away.T @ HESSIAN @ away).item()) / 2.0, 0.0, HESSIAN @ away, HESSIAN)
 
 
-def test_a_trial_after_which_j_is_higher_is_shortened() -> None:
-    """The optimum of the sample lies on the other side of the best constant."""
-    optimum, other = np.array([[1.0], [1.0]]), np.array([[-3.0], [-3.0]])
-    base, penalty, newton = np.zeros((2, 1)), ElasticNet(), Newton()
-    state = begun_on_sample(lambda theta: of_all_rows(theta, other), base, of_all_rows(base, optimum).value, penalty)
-    np.testing.assert_allclose(state["trial"], other)
-
-    states = [state]
-    for _ in range(40):
-        states.append(newton.update(states[-1], of_all_rows(states[-1]["trial"], optimum), penalty))
-    assert states[1]["theta"] is base
-    assert 0.0 < states[1]["alpha"] < 1.0
-    np.testing.assert_allclose(states[-1]["theta"], optimum, atol=1e-9)
+def test_the_optimum_of_the_sample_is_found() -> None:
+    optimum, base = np.array([[-3.0], [-3.0]]), np.zeros((2, 1))
+    found = optimum_of_sample(lambda theta: of_all_rows(theta, optimum), base, 10.0, ElasticNet())
+    np.testing.assert_allclose(found, optimum)
 
 
 def test_a_j_that_is_not_finite_leaves_the_best_constant_as_the_first_trial() -> None:
     base = np.zeros((2, 1))
     nothing = Evaluation(np.inf, np.inf, HESSIAN @ base, HESSIAN)
-    state = begun_on_sample(lambda _: nothing, base, 1.0, ElasticNet())
-    assert state["value"] is None
-    assert (state["trial"] == base).all()
+    assert optimum_of_sample(lambda _: nothing, base, 1.0, ElasticNet()) is base
