@@ -17,7 +17,7 @@ from oracles import FLIGHT_FEATURES
 from sklearn.linear_model import LogisticRegression
 
 from streamgd import compare, evaluate, export, predict, train
-from streamgd.errors import ConfigError, TargetError
+from streamgd.errors import ConfigError, RunMismatchError, TargetError
 from streamgd.jobs.config import load_job
 from streamgd.jobs.job import run_job
 from streamgd.model import Model
@@ -523,3 +523,21 @@ def test_a_job_learns_more_than_two_classes_night_after_night(mode: str, tmp_pat
     pq.write_table(made(500, 3), tmp_path / "in" / "3.parquet")
     with pytest.raises(ConfigError, match="4 classes have none"):
         run_job(load_job(file), Listener())
+
+
+@pytest.mark.parametrize("method", [{"method": "batch", "epochs": 2}, {"epochs": 1}], ids=str)
+def test_other_classes_in_changed_data_are_refused(method: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+
+    def add(name: str, classes: str) -> None:
+        rows = pa.table({"x": rng.normal(size=600), "y": rng.choice(list(classes), 600)})
+        pq.write_table(rows, tmp_path / "data" / f"{name}.parquet")
+
+    add("first", "abd")
+    train(str(tmp_path / "data"), "y", run=str(tmp_path / "run"), **method)
+    add("second", "abcd")
+    more = method | {"accept_data_change": True, "epochs": method["epochs"] + 1}
+    with pytest.raises(RunMismatchError, match=r"classes of the target were 'a', 'b', 'd', .* 'c', 'd'.*--restart"):
+        train(str(tmp_path / "data"), "y", run=str(tmp_path / "run"), **more)
+    assert Model.load(tmp_path / "run").classes == ("a", "b", "d")

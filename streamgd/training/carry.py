@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamgd.data.columns import Label
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import LevelIndex
 from streamgd.data.vocabulary import CategoricalEncoding
+from streamgd.errors import RunMismatchError
 from streamgd.training.trainstate import TrainState
 
 
@@ -19,7 +21,18 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
     """The theta (n_dof, n_outputs) of ``after`` that predicts what ``theta`` predicts under ``before``.
 
     That holds for rows of the columns and levels which both know, but for the rounding.
+
+    Raises
+    ------
+    RunMismatchError
+        The target has other classes, whose coefficients mean something else.
     """
+    were, are = (each.columns.target.classes if each.columns.target else None for each in (before, after))
+    if were != are:
+        raise RunMismatchError(
+            f"the classes of the target were {_listed(were)}, those of the data are {_listed(are)}: the coefficients"
+            f" would mean something else. Leave new ones out with --where, or start over with --restart."
+        )
     before, theta = before.without_base_rows(theta)
     theta = theta * before.target_scale
     carried = np.zeros((after.n_dof, theta.shape[1]))
@@ -37,6 +50,10 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
         intercept += base
     carried[-1] = intercept - after.target_shift
     return carried / after.target_scale
+
+
+def _listed(classes: tuple[Label, ...] | None) -> str:
+    return ", ".join(map(repr, classes)) if classes else "none"
 
 
 def _level_rows(
