@@ -340,3 +340,21 @@ def test_newton_comes_back_from_a_start_far_away(small: Path, tmp_path: Path) ->
         )
         assert far.stopped_by == near.stopped_by == "tol_excess"
         assert np.abs(far.model.theta - near.model.theta).max() <= 1e-7 * np.abs(near.model.theta).max()
+
+
+def test_a_level_whose_rows_are_all_far_from_the_rest_has_its_coefficient(tmp_path: Path) -> None:
+    """Where rows have no second derivative, Newton's steps take another curvature."""
+    rng = np.random.default_rng(3)
+    x, rare = rng.normal(size=4_000), rng.random(4_000) < 0.01
+    y = 0.5 * x + 0.1 * rng.normal(size=4_000) + 10.0 * rare
+    rows = pa.table({"x": x, "b": np.where(rare, "yes", "no"), "y": y})
+    pq.write_table(rows, tmp_path / "data.parquet")
+    found = {}
+    for optimizer in ("newton", "lbfgs"):
+        options = {"loss": "huber", "method": "batch", "optimizer": optimizer, "l2": 0.0}
+        result = train(str(tmp_path / "data.parquet"), "y", run=str(tmp_path / optimizer), **options)
+        found[optimizer] = result.facts["objective"]
+        (level,) = [each for each in result.model.coefficients() if each.name == "b=yes"]
+        assert level.value == pytest.approx(10.0, abs=0.2)
+        assert not result.facts["warnings"]
+    assert found["newton"] == pytest.approx(found["lbfgs"], rel=1e-9)

@@ -78,7 +78,10 @@ class Objective:
     penalty: ElasticNet
 
     def chunk_sums(self, theta: np.ndarray, block: Block, hessian: bool = False, meat: bool = False) -> ChunkSums:
-        """Sums of loss, gradient and, where asked for, Hessian and meat over the rows of ``block`` at ``theta``."""
+        """Sums of loss, gradient and, where asked for, Hessian and meat over the rows of ``block`` at ``theta``.
+
+        A Hessian without the meat is for Newton's steps: some losses have a curvature of their own for them.
+        """
         if self.loss.has_many_outputs:
             return self._sums_of_classes(theta, block, hessian, meat)
         gradient = np.zeros(len(theta))
@@ -118,10 +121,13 @@ class Objective:
     def _add_sums(
         self, theta: np.ndarray, block: Block, gradient: np.ndarray, curvature: np.ndarray, squares: np.ndarray
     ) -> tuple[float, float]:
+        curvatures_of_rows = self.loss.curvatures_of_rows
+        if self.loss.step_curvatures_of_rows is not None and not len(squares):
+            curvatures_of_rows = self.loss.step_curvatures_of_rows
         loss, weight = sums.add_sums(
             block.features, block.codes, block.target, block.weight, block.offset,
             np.ascontiguousarray(theta[:, 0]), self.loss.settings, self.loss.losses_of_rows,
-            self.loss.residuals_of_rows, self.loss.curvatures_of_rows, gradient, curvature, squares,
+            self.loss.residuals_of_rows, curvatures_of_rows, gradient, curvature, squares,
         )  # fmt: skip
         return float(loss), float(weight)
 

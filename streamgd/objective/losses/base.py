@@ -37,6 +37,8 @@ class Loss(ABC):
     losses_of_rows: ClassVar[Any]
     residuals_of_rows: ClassVar[Any]
     curvatures_of_rows: ClassVar[Any]
+    #: What Newton's steps take for the curvature, where that is not the second derivative.
+    step_curvatures_of_rows: ClassVar[Any] = None
     is_classifier: ClassVar[bool] = False
     #: Of a classifier: whether its prediction is the probability of class 1, or nothing but a raw prediction.
     has_probability: ClassVar[bool] = False

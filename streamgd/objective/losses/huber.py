@@ -29,7 +29,10 @@ class HuberLoss(Loss):
     Link     prediction = raw_prediction
     Formula  loss_i = 1/2 * d_i^2 where |d_i| <= delta, else delta * (|d_i| - delta / 2), with d_i = raw_i - y_i
 
-    Huber (1964), "Robust Estimation of a Location Parameter".
+    Newton's steps take ``min(1, delta / |d_i|)`` for the curvature, as iteratively reweighted least squares do: by the
+    second derivative, rows far from their target would have none, and a column of such rows alone would stay at zero.
+
+    Huber (1964), "Robust Estimation of a Location Parameter"; the weights: Holland, Welsch (1977).
 
     >>> HuberLoss(1.0).gradient(np.array([0.0, 0.0]), np.array([0.5, 7.0]))
     array([0.5, 1. ])
@@ -73,6 +76,15 @@ class HuberLoss(Loss):
         delta = settings[0]
         for i in range(out.shape[0]):
             out[i] = 1.0 if abs(raw[i] - y_true[i]) <= delta else 0.0
+
+    @staticmethod
+    @over_rows
+    def step_curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
+        # The parabola through the loss with its minimum at the target lies above it everywhere.
+        delta = settings[0]
+        for i in range(out.shape[0]):
+            away = abs(raw[i] - y_true[i])
+            out[i] = 1.0 if away <= delta else delta / away
 
     def link(self, prediction: np.ndarray) -> np.ndarray:
         return prediction
