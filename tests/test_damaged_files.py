@@ -105,7 +105,7 @@ def flips(path: Path, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "without dictionaries" else ()) for kind in KINDS]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind != "plain" else ()) for kind in KINDS]
 )
 def test_flipped_bytes_give_one_line_or_what_pyarrows_own_table_gives(kind: str, tmp_path: Path) -> None:
     path = whole(tmp_path / "whole.parquet", **KINDS[kind])

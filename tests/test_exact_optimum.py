@@ -317,7 +317,7 @@ def test_a_history_that_does_not_fit_the_memory_is_refused_with_the_number(
     data: dict[str, Path], tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"method": "batch", "max_levels": 2, "hash_buckets": 2**18, "memory": "400MB"}
-    with pytest.raises(ConfigError, match=r"524,293 coefficients with lbfgs; --optimizer backtracking.*664MB"):
+    with pytest.raises(ConfigError, match=r"524,293 coefficients with lbfgs; --optimizer backtracking.*684MB"):
         train(str(data["logistic"]), "y", run=str(tmp_path / "run"), **options)
 
 

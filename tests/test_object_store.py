@@ -131,6 +131,7 @@ def train_in_windows(uri: str, run: Path) -> None:
     streamgd.train(uri, "late", run=str(run), checkpoint_every="1ms", **WINDOWS)
 
 
+@pytest.mark.slow
 def test_killed_on_the_store_and_run_again_theta_is_that_of_local_files(data, tmp_path):
     data.store.fault = one_in(10)
     run = tmp_path / "run"
@@ -172,6 +173,7 @@ def test_the_endpoint_may_come_from_the_environment(data, monkeypatch):
     assert discover([f"s3://{KEY}:{SECRET}@bucket/data?region=us-east-1"]).n_rows == 40_000
 
 
+@pytest.mark.slow
 def test_a_job_learns_what_arrives_in_the_store(data, tmp_path):
     for number in range(2):
         data.store.upload(data.folder / f"part={number}" / "rows.parquet", f"bucket/arriving/{number}.parquet")

@@ -161,6 +161,7 @@ def test_years_learned_one_after_another_come_within_two_percent_of_the_optimum_
     assert excess < 0.02, f"{excess:.2%} above the optimum"
 
 
+@pytest.mark.slow
 def test_pure_streaming_of_arrival_delay(flights: Path, arrival: Oracle, tmp_path: Path) -> None:
     features = FLIGHT_FEATURES + ",dep_delay"
     assert_way_closed(tmp_path / "run", flights, arrival, "arr_delay", features, (0.95, 0.99), shuffle="window")

@@ -231,9 +231,8 @@ def test_a_killed_client_leaves_nothing_on_the_cluster_and_the_run_goes_on(
     assert outcome(data, run, cluster=running.address)["theta"] == on_threads["theta"]
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGINT, 130)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_stops_workers_at_a_checkpoint_within_seconds(
     number: int, code: int, data: str, tmp_path: Path
 ) -> None:
