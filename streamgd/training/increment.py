@@ -10,6 +10,7 @@ that no prediction changes. What counts an epoch begins anew. Nothing depends on
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from streamgd.data.columns import Columns
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.resolve import Resolved
+from streamgd.data.scaler import Moments
 from streamgd.data.source import Manifest
 from streamgd.data.target import canonical_loss
 from streamgd.data.transforms.numbers import description
@@ -156,7 +158,8 @@ def _with_new_levels(old: TrainState, task: Task, context: RunContext) -> tuple[
         if len(levels):
             context.display.message(f"{name}: {len(levels):,} new levels")
     encoding, rows, is_new = extended(old.encoding, new)
-    squares, optimizer = _expected_squares(encoding, survey, vocabularies, task), OPTIMIZERS[task.optimizer]
+    squares = _expected_squares(encoding, survey, vocabularies, task, _targets(old, survey))
+    optimizer = OPTIMIZERS[task.optimizer]
     slots = np.concatenate([optimizer.init(of_output) for of_output in squares], axis=1)
     return encoding, grown_coordinates(old, rows, is_new, slots, task.objective(encoding).penalty)
 
@@ -261,11 +264,20 @@ def _grown(
     return coordinates
 
 
-def _expected_squares(encoding: Encoding, survey: Survey, vocabularies: list[Vocabulary], task: Task) -> np.ndarray:
+def _targets(old: TrainState, survey: Survey) -> Moments:
+    """The moments of the targets of the whole stream, the new files included."""
+    surveys = [each for each in (old.earlier, old.survey) if each is not None]
+    return reduce(Moments.merge, [*(each.target_moments for each in surveys), survey.target_moments])
+
+
+def _expected_squares(
+    encoding: Encoding, survey: Survey, vocabularies: list[Vocabulary], task: Task, stream: Moments
+) -> np.ndarray:
     """What the square of a mini-batch's gradient by a level is expected to be, as ``stepsize.expected_squares`` has it.
 
-    The mean square of a residual is the variance of the target, or of being of a class. Returns float64, ``(n_outputs,
-    n_dof)``, 0 where it is no level of a column that is not hashed.
+    The mean square of a residual is the variance of the target, or of being of a class. With a log link it is that of
+    the targets of the ``stream``: new files may have none but zeros, which have no constant that fits best. Returns
+    float64, ``(n_outputs, n_dof)``, 0 where it is no level of a column that is not hashed.
     """
     batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
     variance = (survey.target_moments.deviation() / encoding.target_scale) ** 2
@@ -280,7 +292,10 @@ def _expected_squares(encoding: Encoding, survey: Survey, vocabularies: list[Voc
         np.add.at(squares, rows[known], counts[known] / max(survey.weight, 1e-300))
     if task.loss.link_name == "log":
         # The gradient is linear in the target.
-        mean = float(survey.target_moments.mean[0])
+        mean = float(stream.mean[0])
         constant = np.full(2, task.loss.best_constant(mean))
-        variance *= float(np.diff(task.loss.gradient(np.array([mean, 2.0 * mean]), constant))[0] / mean) ** 2
+        variance = (
+            stream.deviation() ** 2
+            * float(np.diff(task.loss.gradient(np.array([mean, 2.0 * mean]), constant))[0] / mean) ** 2
+        )
     return np.asarray(variance[:, None] * squares / batch_size)

@@ -431,6 +431,21 @@ def test_a_file_of_one_class_is_learned_as_any_other(tmp_path: Path) -> None:
     assert second.model.coefficients()[-1].value > first.model.coefficients()[-1].value
 
 
+@pytest.mark.parametrize("loss", ["poisson", "tweedie"])
+def test_a_file_without_claims_lowers_the_predictions_of_its_levels(loss: str, tmp_path: Path) -> None:
+    rng, options = np.random.default_rng(0), {"categorical": [], "weight": None, "features": ["c"], "loss": loss}
+    (tmp_path / "data").mkdir()
+    for name, claims, levels in (("a", rng.poisson(0.3, 900), ["u", "v"]), ("b", np.zeros(300, int), ["u", "new"])):
+        rows = pa.table({"c": rng.choice(levels, len(claims)), "y": claims})
+        pq.write_table(rows, tmp_path / "data" / f"{name}.parquet")
+    first = fit(tmp_path / "data", "a", **options)
+    second = fit(tmp_path / "data", "b", state_of(first), **options)
+    batch = pa.record_batch({"c": ["u", "v", "new"]})
+    before, after = (np.asarray(each.model.predict_batch(batch)) for each in (first, second))
+    assert (after > 0.0).all()
+    assert (after[[0, 2]] < before[[0, 2]]).all()
+
+
 # What is refused
 
 
