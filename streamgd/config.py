@@ -40,6 +40,8 @@ NUMBER_LOSSES = ("squared", "poisson", "gamma", "tweedie", "huber")
 
 CHANGEABLE: JsonDict = {"identity": False}
 
+#: Powers of tweedie that are nearer to 1 or 2 are one of these, or refused.
+NEAREST_POWER = 1e-9
 #: The default of l2: above it, coefficients are no estimates by maximum likelihood.
 MOST_L2_WITH_ERRORS = 1e-6
 
@@ -373,6 +375,11 @@ def _check_combinations(config: TrainConfig) -> None:
     for option, loss in (("power", "tweedie"), ("delta", "huber")):
         if config.loss != loss and getattr(config, option) != TrainConfig.model_fields[option].default:
             raise ConfigError(f"--{option} is for --loss {loss}, the loss is {config.loss}. Leave one of them out.")
+    if 0.0 < min(config.power - 1.0, 2.0 - config.power) < NEAREST_POWER:
+        raise ConfigError(
+            f"--power {config.power!r} is too near to {config.power:.0f}: of a loss so large digits are lost. Choose"
+            f" {config.power:.0f} itself, or a power that is {NEAREST_POWER:g} away."
+        )
     if config.exposure is not None and config.loss not in LOG_LINK_LOSSES:
         raise ConfigError(
             f"--exposure: the prediction of the {config.loss} loss is not proportional to it. Choose --loss"

@@ -261,6 +261,7 @@ def test_robust_errors_of_the_huber_loss_are_the_sandwich(small: Path, tmp_path:
         ("--loss poisson --where y>=0 --target z", 65, ("'z'", "its largest value is 1e+200", "up to 1e+100")),
         ("--loss squared_hinge", 65, ("'y'", "squared hinge loss needs two")),
         ("--loss tweedie --power 3", 78, ("--power", "less than or equal to 2", "3")),
+        ("--loss tweedie --power 1.99999999999", 78, ("--power 1.99999999999", "Choose 2 itself")),
         ("--loss huber --delta 0", 78, ("--delta", "positive number")),
         ("--loss poisson --delta 2", 78, ("--delta is for --loss huber", "poisson")),
         ("--loss huber --positive 1", 78, ("--positive", "huber")),

@@ -1,5 +1,7 @@
 """Every registered loss by one table: derivatives, edges, extremes, values by hand, and scikit-learn's values."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn._loss import loss as sklearn_losses
 
-from streamgd.objective.losses import LOSSES
+from streamgd.objective.losses import LOSSES, HalfTweedieLoss
 
 
 class SklearnSquaredHinge:
@@ -238,3 +240,26 @@ def test_what_is_not_finite_stays_so_with_many_rows_at_once(name: str, bad: floa
     expected = [loss.pointwise_loss(y, r, loss.settings) for y, r in zip(y_true, raw, strict=True)]
 
     np.testing.assert_allclose(out, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("power", [1.0 + 2e-9, 1.0 + 1e-6, 1.3, 1.7, 2.0 - 1e-6, 2.0 - 2e-9])
+def test_tweedies_loss_keeps_its_digits_at_any_power(power: float) -> None:
+    """By the formula with 60 digits, also where the prediction is nearly right."""
+    loss, raw = HalfTweedieLoss(power), np.array([-30.0, -2.0, 0.3, 5.0, 20.0])
+    y_true = np.concatenate([np.full(5, 1e-3), np.full(5, 7.0), np.exp(raw) * 1.001])
+    raw = np.tile(raw, 3)
+    with localcontext() as context:
+        context.prec = 60
+        p, expected = Decimal(power), []
+        for y, at in zip(map(Decimal, y_true), map(Decimal, raw), strict=True):
+            rest = y ** (2 - p) / ((p - 1) * (2 - p))
+            expected.append(float(((2 - p) * at).exp() / (2 - p) + y * ((1 - p) * at).exp() / (p - 1) - rest))
+    np.testing.assert_allclose(loss.loss(y_true, raw), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["poisson", "gamma", "tweedie"])
+def test_no_deviance_of_a_right_prediction_is_negative(name: str) -> None:
+    y_true = np.exp(np.random.default_rng(0).uniform(-20.0, 20.0, 10_000))
+    losses = LOSSES[name].loss(y_true, np.log(y_true))
+    assert (losses >= 0.0).all()
+    assert (losses <= 1e-15 * np.maximum(y_true, 1.0)).all()

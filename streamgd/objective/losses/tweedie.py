@@ -25,22 +25,30 @@ def _poisson(y_true: float, raw: float) -> float:
     raw = LARGEST_EXPONENT if raw > LARGEST_EXPONENT else raw
     # y (exp(v) - 1 - v) with v = raw - log(y): nothing is left of it where the prediction is right.
     above = raw - math.log(y_true)
-    return float(exp_within(raw) - y_true * (1.0 + above))
+    loss = float(exp_within(raw) - y_true * (1.0 + above))
+    return 0.0 if loss < 0.0 else loss
 
 
 @compiled()
 def _gamma(y_true: float, raw: float) -> float:
     above = (-LARGEST_EXPONENT if raw < -LARGEST_EXPONENT else raw) - math.log(y_true)
-    return float(exp_within(-above) - 1.0 + above)
+    loss = float(exp_within(-above) - 1.0 + above)
+    return 0.0 if loss < 0.0 else loss
 
 
 @compiled()
 def _tweedie(y_true: float, raw: float, power: float) -> float:
-    grown = float(exp_within((2.0 - power) * raw)) / (2.0 - power)
+    to_gamma, to_poisson = 2.0 - power, power - 1.0
     if y_true == 0.0:
-        return grown
-    own = math.exp((2.0 - power) * math.log(y_true)) / ((power - 1.0) * (2.0 - power))
-    return grown + y_true * float(exp_within((1.0 - power) * raw)) / (power - 1.0) - own
+        return float(exp_within(to_gamma * raw)) / to_gamma
+    raw = LARGEST_EXPONENT / to_gamma if to_gamma * raw > LARGEST_EXPONENT else raw
+    raw = -LARGEST_EXPONENT / to_poisson if to_poisson * raw < -LARGEST_EXPONENT else raw
+    # With expm1 nothing cancels near power 1, nor near 2.
+    log_target = math.log(y_true)
+    above = raw - log_target
+    rise, fall = math.expm1(to_gamma * above) / to_gamma, math.expm1(-to_poisson * above) / to_poisson
+    loss = math.exp(to_gamma * log_target) * (rise + fall)
+    return 0.0 if loss < 0.0 else loss
 
 
 class LogLinkLoss(Loss):
