@@ -181,6 +181,18 @@ def test_an_exposure_is_an_offset_of_its_logarithm_and_adds_to_one(loss: str, da
     assert found.facts["base_loss"] == pytest.approx(expected.facts["base_loss"], rel=1e-12)
 
 
+@pytest.mark.parametrize("method", ["batch", "auto"])
+def test_the_unit_of_the_exposure_changes_nothing_but_the_intercept(method: str, data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data)
+    pq.write_table(table.append_column("far", pa.array(table["part"].to_numpy() * 1e25)), tmp_path / "data.parquet")
+    expected, found = (
+        run(tmp_path / "data.parquet", tmp_path / name, loss="tweedie", exposure=name, method=method)
+        for name in ("part", "far")
+    )
+    assert found.facts["base_loss"] == pytest.approx(expected.facts["base_loss"], rel=1e-9)
+    assert found.model.coefficients()[0].value == pytest.approx(expected.model.coefficients()[0].value, rel=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"method": "auto"}, {"method": "minibatch"}, {"method": "sgd"}], ids=str)
 def test_every_method_takes_the_exposure(options: dict[str, Any], data: Path, tmp_path: Path) -> None:
     best = run(data, tmp_path / "best", exposure="part")

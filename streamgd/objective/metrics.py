@@ -216,14 +216,13 @@ class AmountMetrics(Metrics):
     ) -> None:  # fmt: skip
         weight = np.ones(len(target)) if weight is None else weight
         offset = np.zeros(len(target)) if offset is None or not len(offset) else offset
-        totals, power = np.empty(7), self._loss.power
+        totals = np.empty(7)
         kernels.regression_sums(self._loss.pointwise_loss, self._loss.settings, target, raw, prediction, weight, totals)
         kernels.add_amounts(raw - offset, np.exp(offset), target, weight, self._bins)
         self._totals += totals[:5]
         self._target = self._target.merge(Moments(totals[:1], totals[5:6], totals[6:], np.zeros(1)))
-        of_targets, of_exposure = target * np.exp((1.0 - power) * offset), np.exp((2.0 - power) * offset)
-        losses = self._loss.loss(target, offset)
-        self._constant += [(weight * each).sum() for each in (losses, of_targets, of_exposure)]
+        at_zero = float((weight * self._loss.loss(target, offset)).sum())
+        self._constant += [at_zero, *self._loss.constant_sums(target, offset, weight)]
         self.rows += len(target)
 
     @property

@@ -21,12 +21,13 @@ from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import count_noun
 from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate, hessian_is_affordable
+from streamgd.training.chunks import SumsOfBlock
 from streamgd.training.holdout import Holdout
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
 from streamgd.training.sample_start import EVERY, optimum_of_sample
-from streamgd.training.stepsize import constant_sums, largest_eigenvalue, minimum_by_slope, second_moments, slopes_of
+from streamgd.training.stepsize import constant_by_sums, largest_eigenvalue, second_moments
 from streamgd.training.task import Task
 from streamgd.training.trainstate import check_entries, check_types
 from streamgd.training.unidentified import (
@@ -156,16 +157,15 @@ class BatchTrainer:
 
         return largest_eigenvalue(product, n_dof) * curvature + self._objective.penalty.l2
 
-    def best_constant(self, start: float, n_dof: int) -> float:
-        """The best constant where the mean target does not tell it: Newton's steps from ``start``, one pass each."""
-        sums = partial(constant_sums, self._objective.loss)
+    def best_constant(self, known: float | None, encoding: Encoding) -> float:
+        """The best constant where the mean target does not tell it; ``known`` is that without offsets."""
 
-        def slope(constant: float) -> tuple[float, float]:
-            theta = np.zeros((n_dof, 1))
+        def total(sums: SumsOfBlock, constant: float) -> ChunkSums:
+            theta = np.zeros((encoding.n_dof, 1))
             theta[-1, 0] = constant
-            return slopes_of(self._blocks((sums, theta)))
+            return self._blocks((sums, theta))  # type: ignore[no-any-return]
 
-        return minimum_by_slope(slope, start)
+        return constant_by_sums(self._objective.loss, known, encoding.columns.has_offset, total)
 
     def run(self, state: BatchState) -> None:
         """Pass after pass; ``state.stopped_by`` says what ended it.

@@ -186,7 +186,7 @@ def best_constant_theta(task: Task, survey: Survey, encoding: Encoding, trainer:
         return base
     known = task.loss_of(encoding).best_constant(task.target_mean(survey, encoding))
     told = known is not None and not encoding.columns.has_offset
-    base[-1, 0] = known if told else trainer.best_constant(known or 0.0, encoding.n_dof)
+    base[-1, 0] = known if told else trainer.best_constant(known, encoding)
     return base
 
 

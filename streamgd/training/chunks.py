@@ -32,7 +32,7 @@ from streamgd.training.progress import RowCounter, RunContext
 from streamgd.training.reduce import OpenWork, Reduction, RowGroups, grouped, no_check
 from streamgd.training.task import Task
 
-#: Sums over the rows of a block at a theta ``(n_dof, 1)``. It can be pickled, and adds up over blocks.
+#: Sums over the rows of a block at a theta ``(n_dof, n_outputs)``. It can be pickled, and adds up over blocks.
 SumsOfBlock = Callable[[np.ndarray, Block], ChunkSums]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments, Scaling
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import sums
-from streamgd.objective.losses import LOSSES, Loss
+from streamgd.objective.losses import LOSSES, LogLinkLoss, Loss
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import Smoothness
+from streamgd.training.chunks import SumsOfBlock
 
 POWER_ITERATIONS = 12
 #: Residuals of several outputs that are made at once.
@@ -144,14 +146,50 @@ def best_constant(loss: Loss, target_mean: float, block: Block) -> float:
     known = loss.best_constant(target_mean)
     if known is not None and not len(block.offset):
         return known
+    return constant_by_sums(
+        loss, known, bool(len(block.offset)), lambda sums, constant: sums(np.array([[constant]]), block)
+    )
 
-    def slope(constant: float) -> tuple[float, float]:
-        return slopes_of(constant_sums(loss, np.array([[constant]]), block))
 
-    start = (known or 0.0) - (float(block.offset.mean()) if len(block.offset) else 0.0)
-    if loss.link_name == "log" and not block.target.any():
-        return start  # of these rows it would be that there is nothing
-    return minimum_by_slope(slope, start)
+def constant_by_sums(
+    loss: Loss, known: float | None, has_offset: bool, total: Callable[[SumsOfBlock, float], ChunkSums]
+) -> float:
+    """The best constant where the mean target does not tell it.
+
+    With offsets, one pass suffices for a log link and the squared loss. Else Newton's steps follow, one pass each.
+
+    Parameters
+    ----------
+    known : float or None
+        That without offsets, if the mean target tells it.
+    total : callable
+        Sums over all rows, at a theta that has this intercept and no other coefficient.
+    """
+    start = known or 0.0
+    if has_offset:
+        found = total(partial(offset_sums, loss), 0.0)
+        of_targets, of_offsets = found.loss, float(found.gradient[-1, 0])
+        if not isinstance(loss, LogLinkLoss):
+            start -= of_offsets / found.weight
+        elif of_targets > 0.0:
+            return math.log(of_targets / of_offsets)
+        else:  # of these rows it would be that there is nothing
+            return start - math.log(of_offsets / found.weight)
+    if loss.is_quadratic:
+        return start
+    return minimum_by_slope(lambda constant: slopes_of(total(partial(constant_sums, loss), constant)), start)
+
+
+def offset_sums(loss: Loss, theta: np.ndarray, block: Block) -> ChunkSums:
+    """Sums from which the best constant beside offsets follows: ``LogLinkLoss.constant_sums``, as the loss and as the
+    last entry of the gradient, (n_dof, 1); of other losses, that entry is the sum of the weighted offsets.
+    """
+    weight, gradient = block.weight if len(block.weight) else np.ones(block.rows), np.zeros_like(theta)
+    of_targets, of_offsets = 0.0, float((weight * block.offset).sum())
+    if isinstance(loss, LogLinkLoss):
+        of_targets, of_offsets = loss.constant_sums(block.target, block.offset, weight)
+    gradient[-1, 0] = of_offsets
+    return ChunkSums(of_targets, gradient, float(weight.sum()), block.rows)
 
 
 def constant_sums(loss: Loss, theta: np.ndarray, block: Block) -> ChunkSums:

@@ -116,6 +116,16 @@ def test_the_best_constant_is_the_minimum_over_constants(loss: str, weighted: bo
     assert total(found) <= best.fun * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("loss", ["poisson", "gamma", "tweedie", "squared", "logistic"])
+@pytest.mark.parametrize("away", [1e25, 1e-25])
+def test_offsets_in_an_extreme_unit_move_the_best_constant_by_that(loss: str, away: float) -> None:
+    near, far = (a_block(5, offset=True, loss=loss) for _ in range(2))
+    far.offset[:] += np.log(away)
+    mean = float(np.average(near.target, weights=near.weight))
+    expected = best_constant(LOSSES[loss], mean, near)
+    assert best_constant(LOSSES[loss], mean, far) == pytest.approx(expected - np.log(away), rel=1e-12)
+
+
 def test_expected_squares_are_those_of_mini_batches_at_the_best_constant() -> None:
     """Against gradients of many random mini-batches, for features that say nothing of the target."""
     rng = np.random.default_rng(0)

@@ -77,6 +77,15 @@ class LogLinkLoss(Loss):
     def best_constant(self, target_mean: float) -> float | None:
         return float(self.link(np.array([target_mean]))[0])
 
+    def constant_sums(self, y_true: np.ndarray, offset: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+        """``sum w_i y_i exp((1 - p) o_i)`` and ``sum w_i exp((2 - p) o_i)``, o the offsets.
+
+        The slope of the summed loss at ``constant + o`` is a multiple of ``exp(constant)`` times the second less the
+        first: the best constant is the logarithm of the first divided by the second.
+        """
+        of_targets = weight * y_true * np.exp((1.0 - self.power) * offset)
+        return float(of_targets.sum()), float((weight * np.exp((2.0 - self.power) * offset)).sum())
+
 
 class HalfPoissonLoss(LogLinkLoss):
     """Half the Poisson deviance, with the log link: for counts.
