@@ -117,20 +117,15 @@ class ClosingSums:
 
 
 def expected_sums(loss: LogLinkLoss, theta: np.ndarray, block: Block) -> ChunkSums:
-    """Sums of ``ClosingSums`` over the rows of a block: ``pearson`` as the loss, ``exposure`` as the gradient, and
-    ``expected`` as the Hessian."""
-    prediction = loss.inverse_link(raw_prediction(block, theta))
+    """Sums of ``ClosingSums`` over the rows of a block: ``pearson`` as the loss, ``exposure`` and ``actual`` as the two
+    columns of the gradient, and ``expected`` as the Hessian, where the loss has a dispersion."""
+    prediction, n_dof = loss.inverse_link(raw_prediction(block, theta)), len(theta)
     weight = block.weight if len(block.weight) else np.ones(block.rows)
     pearson = float(weight @ ((block.target - prediction) ** 2 / prediction**loss.power))
-    expected = outer_products(block, weight * prediction ** (2.0 - loss.power), len(theta))
-    exposure = column_sums(block, weight * np.exp(block.offset) if len(block.offset) else weight, len(theta))
-    return ChunkSums(pearson, exposure, float(weight.sum()), block.rows, expected)
-
-
-def target_sums(theta: np.ndarray, block: Block) -> ChunkSums:
-    """``actual`` of ``ClosingSums`` over the rows of a block, as the gradient."""
-    weight = block.weight if len(block.weight) else np.ones(block.rows)
-    return ChunkSums(0.0, column_sums(block, weight * block.target, len(theta)), float(weight.sum()), block.rows)
+    expected = outer_products(block, weight * prediction ** (2.0 - loss.power), n_dof) if loss.has_dispersion else None
+    exposure = column_sums(block, weight * np.exp(block.offset) if len(block.offset) else weight, n_dof)
+    of_both = np.hstack([exposure, column_sums(block, weight * block.target, n_dof)])
+    return ChunkSums(pearson, of_both, float(weight.sum()), block.rows, expected)
 
 
 @dataclass(frozen=True)

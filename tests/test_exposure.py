@@ -23,6 +23,7 @@ from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
 from streamgd.relativities import relativities
+from streamgd.training.reexpressed import ReexpressedPass
 from streamgd.training.train import Result, train
 
 NUMBERS, LABELS = ["VehAge", "DrivAge", "BonusMalus"], ["VehGas", "Area"]
@@ -218,6 +219,30 @@ def test_exports_take_the_exposure_as_a_column(data: Path, tmp_path: Path) -> No
     found = session.run(None, {name: table[name].to_numpy() for name in ("x", "part")})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert result.model.to_json()["exposure"] == "part"
+
+
+@pytest.mark.parametrize("loss", ["poisson", "tweedie"])
+def test_one_pass_closes_the_run_and_none_once_max_time_is_over(
+    loss: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[bool] = []
+    call = ReexpressedPass.__call__
+
+    def counted(blocks: ReexpressedPass, *arguments: Any, **options: Any) -> Any:
+        passes.append(True)
+        return call(blocks, *arguments, **options)
+
+    monkeypatch.setattr(ReexpressedPass, "__call__", counted)
+    cut = run(data, tmp_path / "run", loss=loss, exposure="part", max_time=1e-9)
+    assert cut.stopped_by == "max_time"
+    assert len(passes) == 1 + cut.facts["epochs"]  # the best constant is one
+    assert "--max-time was over" in str(cut.model.no_errors)
+    passes.clear()
+    whole = run(data, tmp_path / "whole", loss=loss, exposure="part")
+    assert len(passes) == 1 + whole.facts["epochs"] + 1
+    closing = whole.model.closing
+    assert closing is not None
+    assert (closing.expected is None) == (loss == "poisson")
 
 
 def test_a_null_exposure_has_no_prediction(data: Path, tmp_path: Path) -> None:

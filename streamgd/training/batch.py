@@ -14,7 +14,7 @@ import numpy as np
 
 from streamgd.data.encoding import Encoding
 from streamgd.errors import DivergenceError, StreamgdError
-from streamgd.inference import ClosingSums, expected_sums, target_sums
+from streamgd.inference import ClosingSums, expected_sums
 from streamgd.objective.losses import LogLinkLoss
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
@@ -200,27 +200,25 @@ class BatchTrainer:
     def closing_sums(self, state: BatchState) -> ClosingSums | None:
         """What errors of the coefficients are made from, at the result of a run that has come to its end.
 
-        The last pass tells it, or one more, where it was at another theta or robust errors are asked for; None where
-        there is no time for that.
+        The last pass tells it, or one more, where it was at another theta or robust errors are asked for; a log link
+        needs one in any case. None where there is no time for that.
         """
         theta, robust = state.result(self._task.config.patience), self._task.config.errors == "robust"
         at, total = self._latest or (theta, None)
-        if total is None or robust or (at != theta).any():
-            if state.stopped_by == "max_time":
-                return None
+        loss, told = self._objective.loss, total is not None and not robust and bool((at == theta).all())
+        if state.stopped_by == "max_time" and (not told or isinstance(loss, LogLinkLoss)):
+            return None
+        if total is None or not told:
             total = self.total(theta, hessian=True, meat=robust)
         assert total.hessian is not None
         assert state.base_loss is not None
-        base_loss, loss = state.base_loss * total.weight, self._objective.loss
+        base_loss = state.base_loss * total.weight
         sums = ClosingSums(total.hessian, total.meat, total.gradient, float(total.weight), total.loss, base_loss)
         if not isinstance(loss, LogLinkLoss):
             return sums
         more: ChunkSums = self._blocks((partial(expected_sums, loss), theta))
-        actual: ChunkSums = self._blocks((target_sums, theta))
-        expected = more.hessian if loss.has_dispersion else None
-        return replace(
-            sums, pearson=float(more.loss), expected=expected, exposure=more.gradient, actual=actual.gradient
-        )
+        exposure, actual = more.gradient[:, :1], more.gradient[:, 1:]
+        return replace(sums, pearson=float(more.loss), expected=more.hessian, exposure=exposure, actual=actual)
 
     def _total_or_saved(self, state: BatchState, theta: np.ndarray, hessian: bool) -> ChunkSums:
         """A pass at ``theta``; the state is saved where it fails, so that only the pass is repeated."""
