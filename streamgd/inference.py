@@ -62,8 +62,8 @@ class ClosingSums:
     expected : float64, (n_dof, n_dof), or None
         What the information is expected to be, ``sum w_i mu_i^(2 - power) x_i x_i'``, where it depends on the targets.
     exposure, actual : float64, (n_dof, 1), or None
-        ``sum w_i e_i x_i``, ``e_i`` being ``exp`` of the offset, and ``sum w_i y_i x_i``, of a loss with the log link:
-        of a level those of its rows.
+        ``sum w_i e_i x_i``, ``e_i`` being the exposure times ``exp`` of the offset column, and ``sum w_i y_i x_i``, of
+        a loss with the log link: of a level those of its rows.
     """
 
     information: np.ndarray

@@ -30,8 +30,8 @@ def relativities(model: Model, errors: Errors | None = None, level: float = 0.95
         With the names ``NAMES``. ``relativity`` is ``exp`` of the estimate where there is one (see
         :meth:`Model.inference`), else of the coefficient; ``lower`` and ``upper`` bound the interval that covers it
         with probability ``level``. ``exposure`` and ``actual`` are sums over the training rows, of levels alone: of
-        weight times exposure, and of weight times target. None where the run has made no closing pass. Hashed columns
-        have no levels to tell.
+        weight times exposure, and of weight times target. None where the run has made no closing pass; no ``exposure``
+        beside an offset column, whose part in the sum cannot be told apart. Hashed columns have no levels to tell.
 
     Raises
     ------
@@ -62,13 +62,14 @@ class _Told:
         self._sums = None
         if closing is not None and closing.exposure is not None and closing.actual is not None:
             self._sums = np.hstack([closing.exposure, closing.actual])
+        self._has_exposure = model.encoding.columns.offset is None
 
     def row(self, place: int, name: str, column: str, level: Any) -> dict[str, Any]:
         value, lower, upper = float(self._values[place]), math.nan, math.nan
         if self._inference is not None and not math.isnan(self._inference.standard_error[place]):
             found = self._inference
             value, lower, upper = (float(each[place]) for each in (found.estimate, found.lower, found.upper))
-        sums = self._sums[place].tolist() if self._sums is not None and level is not None else (None, None)
+        sums = (None, None) if self._sums is None or level is None else self._told_sums(self._sums[place])
         numbers = [None if math.isnan(each) else _exp(each) for each in (value, lower, upper)]
         return dict(zip(NAMES, (name, column, level, False, *numbers, *sums), strict=True))
 
@@ -84,8 +85,12 @@ class _Told:
         }  # fmt: skip
         if self._sums is not None:
             rest = self._sums[-1] - self._sums[list(places)].sum(axis=0)
-            base |= dict(zip(("exposure", "actual"), rest.tolist(), strict=True))
+            base |= dict(zip(("exposure", "actual"), self._told_sums(rest), strict=True))
         return [base, *rows]
+
+    def _told_sums(self, sums: np.ndarray) -> tuple[float | None, float]:
+        """Exposure and target of a level."""
+        return float(sums[0]) if self._has_exposure else None, float(sums[1])
 
 
 def _exp(value: float) -> float:

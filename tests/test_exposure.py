@@ -126,6 +126,20 @@ def test_show_tells_relativities_also_as_csv(data: Path, tmp_path: Path) -> None
     assert here("show", tmp_path / "run", "--relativities").exit_code == 2
 
 
+def test_relativities_beside_an_offset_have_no_exposure(data: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    table = pq.read_table(data)
+    table = table.append_column("g", pa.array(np.array(["u", "v", "w"])[rng.integers(0, 3, len(table))]))
+    pq.write_table(table, tmp_path / "data.parquet")
+    result = run(tmp_path / "data.parquet", tmp_path / "run", exposure="part", offset="known", features=["g"])
+    rows = relativities(result.model)
+    claims = table.to_pandas().groupby("g")["y"].sum()
+
+    assert [row["exposure"] for row in rows] == [None] * 3
+    assert {row["level"]: row["actual"] for row in rows} == pytest.approx(claims.to_dict(), rel=1e-9)
+    assert "relativities: factors of the prediction" in here("show", tmp_path / "run").out
+
+
 def test_relativities_without_a_closing_pass_are_factors_alone(data: Path, tmp_path: Path) -> None:
     result = run(data, tmp_path / "run", exposure="part", method="minibatch", epochs=1)
     (row,) = relativities(result.model)

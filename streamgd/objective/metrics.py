@@ -191,8 +191,8 @@ class AmountMetrics(Metrics):
 
     ``deviance`` is the weighted mean of the unit deviance, twice the loss, as in scikit-learn; ``d2`` the part of it
     that the best constant has and the model has not. The constant is that of rates: it is multiplied by the exposure,
-    where there is one. It follows from sums over the rows, since the losses at two constants differ by a function that
-    is linear in the target.
+    where there is one, and by ``exp`` of an offset column: exposure means that product here. It follows from sums over
+    the rows, since the losses at two constants differ by a function that is linear in the target.
 
     ``gini`` is one less twice the area under the curve of Lorenz: the share of the target over the share of the
     exposure, of rows by rising predicted rate. It is read from a histogram, so it may be off by ``gini_error_bound``.
