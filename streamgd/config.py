@@ -99,7 +99,7 @@ class TrainConfig(BaseModel):
     )
     weight: str | None = Field(None, description="Column of sample weights (>= 0).")
     class_weight: Literal["none", "balanced"] = Field(
-        "none", description="Weights that follow from the class; balanced: both classes get the same total weight."
+        "none", description="Weights that follow from the class; balanced: all classes get the same total weight."
     )
     offset: str | None = Field(None, description="Column added to the raw prediction, with coefficient one.")
     exposure: str | None = Field(

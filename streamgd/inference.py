@@ -78,7 +78,10 @@ class ClosingSums:
     actual: np.ndarray | None = None
 
     def for_target(self, scale: float) -> Self:
-        """The sums for theta and target in units that are ``1 / scale`` as large, for the squared loss."""
+        """The sums for theta and target in units that are ``1 / scale`` as large.
+
+        The loss goes with the square of the unit, as that of squared and huber does; of others ``scale`` must be 1.
+        """
         unit = scale * scale
         return replace(
             self, meat=None if self.meat is None else self.meat * unit, gradient=self.gradient * scale,

@@ -66,7 +66,7 @@ class AutoSession(Session):
         self.state = state
 
     def _from(self, encoding: Encoding, theta: np.ndarray, **counts: Any) -> BatchState:
-        """The state before the first pass, at ``theta`` (n_dof, 1)."""
+        """The state before the first pass, at ``theta`` (n_dof, n_outputs)."""
         optimizer = FULL_BATCH_OPTIMIZERS["newton"].init(theta, 1.0, self._rows.squares)
         return BatchState(encoding, optimizer, 1.0, None, self.task.key, **counts)
 

@@ -57,7 +57,7 @@ class Session(ABC):
 
     @abstractmethod
     def result(self) -> tuple[Encoding, np.ndarray]:
-        """Final encoding and theta ``(n_dof, 1)``, in units of the standardised target."""
+        """Final encoding and theta ``(n_dof, n_outputs)``, in units of the standardised target."""
 
     @abstractmethod
     def closing(self) -> tuple[ClosingSums | None, str | None]:
