@@ -21,7 +21,7 @@ class Loss(ABC):
     ``max_curvature`` bounds the second derivative over all rows (infinite where there is no bound); step sizes
     are derived from it. That of a quadratic loss is the same everywhere. ``target_curvature`` is the second derivative
     by the target where that is a constant, else None. ``link_name`` is the link's usual name, ``formula`` that of a
-    row's loss. A loss with ``is_likelihood`` is half a deviance: standard errors are those of maximum likelihood.
+    row's loss.
     """
 
     name: ClassVar[str]
@@ -46,7 +46,6 @@ class Loss(ABC):
     #: Whether there is one raw prediction for each class: then all raw predictions, and derivatives by them, have shape
     #: ``(n, n_classes)``.
     has_many_outputs: ClassVar[bool] = False
-    is_likelihood: ClassVar[bool] = True
 
     def __init__(self, *settings: float):
         self.settings = np.array(settings, np.float64)

@@ -31,7 +31,6 @@ class SquaredHingeLoss(Loss):
     formula = "max(0, 1 - s raw)^2, s = 2 y - 1"
     max_curvature = 2.0
     is_classifier = True
-    is_likelihood = False
 
     @staticmethod
     @pointwise
