@@ -1,7 +1,8 @@
 """What a run has learnt, carried over to data that changed: coefficients follow their columns and levels by name.
 
 The encoding is that of the new data, so theta is put into its units. New columns and levels begin at zero, as does a
-column that is hashed on one side only, or whose levels are of another type. The optimizer begins anew: its state
+column that is hashed on one side only, whose levels are of another type, or that is made otherwise: of bins with other
+edges, or a cross with other references. The optimizer begins anew: its state
 belongs to the gradients of other rows.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamgd.data.columns import Label
+from streamgd.data.columns import CategoricalColumn, Label
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import LevelIndex
 from streamgd.data.vocabulary import CategoricalEncoding
@@ -62,7 +63,7 @@ def _level_rows(
     """The rows of one column ``(n_rows, n_outputs)``, and what its base level adds to the intercept."""
     nothing = np.zeros(theta.shape[1])
     rows = np.zeros((after.n_rows, len(nothing)))
-    if before is None or before.buckets != after.buckets or before.column.values != after.column.values:
+    if before is None or before.buckets != after.buckets or not _same_levels(before.column, after.column):
         return rows, nothing
     old = theta[before.first_row : before.first_row + before.n_rows]
     if after.hashed:
@@ -77,6 +78,11 @@ def _level_rows(
     if after.other:
         rows[-1] = unknown - base
     return rows, base
+
+
+def _same_levels(before: CategoricalColumn, after: CategoricalColumn) -> bool:
+    """Whether a level of one is the same thing in the other."""
+    return before.values == after.values and before.made == after.made
 
 
 def in_coordinates(theta: np.ndarray, rotation: np.ndarray) -> np.ndarray:

@@ -50,9 +50,11 @@ def what_is_carried(before: Encoding, after: Encoding) -> str:
     return f"{carried}; new: {names}" if new else carried
 
 
-def _coefficients(encoding: Encoding) -> list[tuple[str, str, int]]:
-    """Name of each coefficient but the intercept, with what makes it one of other levels: their type, the buckets."""
-    numeric = [(column.name, "", 0) for column in encoding.columns.numeric]
+def _coefficients(encoding: Encoding) -> list[tuple[str, object]]:
+    """Name of each coefficient but the intercept, with what makes it another one in ``training.carry``."""
+    numeric: list[tuple[str, object]] = [(column.name, column.steps) for column in encoding.columns.numeric]
     return numeric + [
-        (name, each.column.values, each.buckets) for each in encoding.categorical for name in each.row_names()
+        (name, (each.column.values, each.column.made, each.buckets))
+        for each in encoding.categorical
+        for name in each.row_names()
     ]

@@ -180,6 +180,31 @@ def test_a_column_whose_labels_are_of_another_type_is_not_carried_over(
         np.testing.assert_allclose(new.theta[2:-1], 0.0, atol=1e-6)
 
 
+OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "edges of bins": ({"bins": "x=0,2"}, {"bins": "x=0,3"}, "x "),
+    "bounds": ({"clip": "x=0:2"}, {"clip": "x=0:3"}, "x"),
+    "knots, by the data": ({"spline": "x=3"}, {"spline": "x=3"}, "x spline"),
+    "references, by the data": ({"bins": "x=3", "cross": "level:x"}, {"bins": "x=3", "cross": "level:x"}, "level:x "),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "name"), OTHERWISE.values(), ids=OTHERWISE)
+def test_what_is_made_otherwise_is_not_carried_over(
+    before: dict[str, Any], after: dict[str, Any], name: str, folder: Path
+) -> None:
+    fit("old.parquet", "old", "y", **before)
+    display = Listener()
+
+    standing = {"learning_rate": 1e-14, "epochs": 1, "dtype": "float64"}
+    new = fit("new.parquet", "new", "y", from_="old", display=display, **standing, **after).model
+
+    made = [each for each in new.coefficients() if each.name.startswith(name)]
+    assert made
+    np.testing.assert_allclose([each.value for each in made], 0.0, atol=1e-6)
+    (line,) = [line for line in display.told if line.startswith("starts from old: ")]
+    assert f"; new: {made[0].name}" in line or f", {made[0].name}" in line
+
+
 def test_the_option_has_one_name_on_the_command_line_and_in_toml(folder: Path) -> None:
     fit("old.parquet", "old")
     (folder / "a.toml").write_text('data = "new.parquet"\ntarget = "high"\nfrom = "old"\n')
