@@ -121,7 +121,7 @@ def _referred(parts: list[_Met], references: tuple[str, ...]) -> list[_Met]:
 
 
 def _met(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> _Met:
-    """The levels of one part; null is the last of the texts."""
+    """The levels of one part, each text once."""
     if part.bins is not None:
         array = part.bins.labels(rows, numbers)
     else:
@@ -133,7 +133,9 @@ def _met(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> _Met:
     places = pc.fill_null(array.indices.cast(pa.int64()), len(levels))
     # A dictionary may have null among its values.
     places = np.where(_is_null(levels)[places.to_numpy(zero_copy_only=False)], len(levels), places)
-    return _Met(places.astype(np.int64), texts)
+    once = texts.dictionary_encode()  # -0.0 and 0.0 are two values with one text
+    table = once.indices.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return _Met(table[places], once.dictionary)
 
 
 def _is_null(levels: pa.Array) -> np.ndarray:

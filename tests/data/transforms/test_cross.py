@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgd.data.columns import CategoricalColumn, Columns
-from streamgd.data.derived import level_codes
+from streamgd.data.derived import level_codes, numbers_of
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
-from streamgd.data.transforms.cross import Cross, Part, taken_apart
+from streamgd.data.transforms.cross import Cross, Part, most_frequent, taken_apart
 
 hostile = st.none() | st.sampled_from(["null", ":", "\\", "\\null", "a:b", "b:", "a", "", "\\:", "ü\n"]) | st.text()
 
@@ -67,6 +67,23 @@ def test_bins_truth_values_and_zeros_with_a_sign_are_crossed() -> None:
     found = crossed(columns, Part("x", "number", Bins("x", (18.0,))), Part("b", "bool"), Part("z", "float"))
 
     assert found.to_pylist() == ["< 18:true:0", ">= 18:false:0", "null:true:1.5"]
+
+
+def test_zeros_with_a_sign_are_one_level_in_any_company() -> None:
+    """The most frequent level is that of both zeros, and a row has the same level whatever rows are beside it."""
+    zeros = [1.5, 1.5, 1.5, -0.0, 0.0, -0.0, 0.0, None]
+    batch = pa.record_batch({"z": pa.array(zeros), "a": pa.array(list("xxyxxxyy"))})
+    parts = (Part("z", "float"), Part("a", "string"))
+    references = tuple(most_frequent(part, batch, numbers_of(batch)) for part in parts)
+    column = CategoricalColumn("z:a", "string", made=Cross(parts, references))
+
+    together = level_codes(batch, column).to_pylist()
+
+    assert references == ("0", "x")
+    assert together == ["0:x", "0:x", "1.5:y", "0:x", "0:x", "0:x", "0:x", "null:y"]
+    assert together == [level_codes(batch.slice(row, 1), column).to_pylist()[0] for row in range(len(zeros))]
+    whole = crossed({"z": batch["z"], "a": batch["a"]}, *parts)
+    assert len(whole.dictionary) == len(set(whole.dictionary.to_pylist())) == 5
 
 
 def test_a_cross_comes_back_as_it_was_stored() -> None:
