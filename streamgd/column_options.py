@@ -7,12 +7,14 @@ commas; one with ``=`` begins a new column, so that ``DrivAge=18,25,40,VehAge=1,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Set
 from itertools import pairwise
 from typing import Any
 
 #: A spline of fewer columns could not be a cubic; of more, its columns tell apart what no data do.
 FEWEST_DEGREES, MOST_DEGREES = 3, 100
+#: More bins than this are no longer levels to tell apart; a number is better.
+MOST_EDGES = 65_535
 
 
 def parse_clips(value: Any) -> Any:
@@ -101,8 +103,8 @@ def _text_items(text: str, expected: str) -> dict[str, str]:
 
 
 def _bounds(name: str, given: Any) -> tuple[float | None, float | None]:
-    parts = [part.strip() or None for part in given.split(":")] if isinstance(given, str) else given
-    if not isinstance(parts, list | tuple) or len(parts) != 2:
+    parts = [part.strip() or None for part in given.split(":")] if isinstance(given, str) else _sequence(given)
+    if parts is None or len(parts) != 2:
         raise ValueError(f"expected {name}=LOW:HIGH, either of them left out or a number, found {given!r}")
     low, high = (None if part is None else _number(name, part) for part in parts)
     if low is None and high is None:
@@ -113,13 +115,25 @@ def _bounds(name: str, given: Any) -> tuple[float | None, float | None]:
 
 
 def _edges(name: str, given: Any) -> list[float]:
-    parts: Iterable[Any] = given.split(",") if isinstance(given, str) else given
-    if not isinstance(parts, list | tuple):
+    parts = given.split(",") if isinstance(given, str) else _sequence(given)
+    if parts is None:
         raise ValueError(f"expected edges between the bins of '{name}', found {given!r}")
     edges = [_number(name, part) for part in parts]
+    if len(edges) > MOST_EDGES:
+        raise ValueError(f"expected up to {MOST_EDGES:,} edges between the bins of '{name}', found {len(edges):,}")
     if not edges or any(low >= high for low, high in pairwise(edges)):
         raise ValueError(f"expected edges of '{name}' in ascending order, found {given!r}")
     return edges
+
+
+def _sequence(given: Any) -> list[Any] | None:
+    """The items of anything that has them in an order, such as an array; None of what has not."""
+    if isinstance(given, Set | Mapping):
+        return None
+    try:
+        return list(given)
+    except TypeError:
+        return None
 
 
 def _degrees(name: str, given: Any) -> int:

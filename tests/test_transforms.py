@@ -259,6 +259,7 @@ def test_what_cannot_be_transformed_is_refused(options: dict[str, Any], message:
         ({"clip": "age=x:3"}, "--clip: expected a number for 'age', found 'x'."),
         ({"bins": "age=3,1"}, "--bins: expected edges of 'age' in ascending order"),
         ({"bins": "age=1,nan"}, "--bins: expected a finite number for 'age', found 'nan'."),
+        ({"bins": {"age": range(65_536)}}, "--bins: expected up to 65,535 edges between the bins of 'age', found"),
         ({"bins": "age=1,age=2"}, "--bins: expected COL=18,25,40 once for each column"),
         ({"bins": "age=3", "spline": "age=4"}, "--bins and --spline both name 'age'."),
         ({"spline": "age=2"}, "--spline: expected 3 to 100 columns for the spline of 'age', found '2'."),
@@ -271,6 +272,17 @@ def test_options_that_make_no_sense_are_told(options: dict[str, Any], message: s
         make_config(data="x", target="y", **options)
 
     assert str(caught.value).startswith(message)
+
+
+def test_bounds_and_edges_may_be_any_sequence_of_numbers() -> None:
+    options: dict[str, Any] = {"clip": {"x": np.array([-1.0, 1.0])}, "bins": {"z": pd.Series([1, 2]), "v": range(3)}}
+
+    config = make_config(data="x", target="y", **options)
+
+    assert (config.clip, config.bins) == ({"x": (-1.0, 1.0)}, {"z": [1.0, 2.0], "v": [0.0, 1.0, 2.0]})
+    for nothing in (np.array(1.0), {1.0, 2.0}, 5):
+        with pytest.raises(ConfigError, match="--bins: expected edges between the bins of 'z', found"):
+            make_config(data="x", target="y", bins={"z": nothing})
 
 
 def test_other_transforms_are_another_run() -> None:

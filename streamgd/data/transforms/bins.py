@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from streamgd.column_options import MOST_EDGES
 from streamgd.data.transforms.labels import Labels, NumbersOf
 from streamgd.data.transforms.numbers import Steps, check_steps, steps_from_state, steps_state
-
-MOST_EDGES = 65_535
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,9 @@ class Bins(Labels):
     def check(self) -> None:
         check_steps(self.steps)
         edges = self.edges
-        if not 0 < len(edges) <= MOST_EDGES or not all(isinstance(edge, float) and np.isfinite(edge) for edge in edges):
+        if not 0 < len(edges) <= MOST_EDGES:
+            raise ValueError(f"{len(edges):,} edges of bins, where 1 to {MOST_EDGES:,} are possible")
+        if not all(isinstance(edge, float) and np.isfinite(edge) for edge in edges):
             raise ValueError("edges of bins that are no numbers")
         if list(edges) != sorted(set(edges)):
             raise ValueError("edges of bins that are not ascending")

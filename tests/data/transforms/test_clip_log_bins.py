@@ -73,6 +73,7 @@ def test_columns_come_back_as_they_were_stored() -> None:
         NumericColumn("x", "x", steps=(Clip(2.0, 1.0),)),
         NumericColumn("x", "x", steps=(Clip(float("nan"), 1.0),)),
         CategoricalColumn("x", "string", made=Bins("x", ())),
+        CategoricalColumn("x", "string", made=Bins("x", tuple(map(float, range(65_536))))),
         CategoricalColumn("x", "string", made=Bins("x", (2.0, 1.0))),
         CategoricalColumn("x", "string", made=Bins("x", (float("inf"),))),
     ],
