@@ -102,6 +102,19 @@ def test_columns_that_are_no_features_are_read_for_a_cross(tmp_path: Path) -> No
     assert "city" in columns_in_use(discover([data]), config)
 
 
+@pytest.mark.parametrize("made", [{"categorical": "kind"}, {"bins": "kind=2,3", "clip": "kind=1:"}], ids=str)
+def test_a_number_is_crossed_that_is_no_feature(made: dict[str, Any], tmp_path: Path) -> None:
+    data = written(table().drop_null(), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"cross": "city:kind", "epochs": 1, "method": "minibatch"}
+
+    named = fit(data, "named", features="x,city", **options, **made).model
+    excluded = fit(data, "excluded", exclude="kind,age", **options, **made).model
+
+    assert named.encoding.columns.feature_names == ["x", "city", "city:kind"]
+    assert len(named.encoding.categorical[-1].levels) == 3 * 3
+    assert sorted(excluded.encoding.columns.feature_names) == ["city", "city:kind", "x"]
+
+
 def test_a_cross_is_not_collinear_with_its_parts_and_has_errors(tmp_path: Path) -> None:
     """The estimates and errors are those of least squares on the products of indicators."""
     data = written(table().drop_null(), tmp_path / "data.parquet")

@@ -236,7 +236,7 @@ def _check_roles(manifest: Manifest, config: TrainConfig, candidates: list[str])
     if repeated:
         raise ConfigError(f"--features names '{repeated[0]}' twice. Name each column once.")
     for name in config.categorical:
-        if name not in candidates:
+        if name not in candidates and name not in config.crossed:
             raise ConfigError(f"--categorical: '{name}' is not among the features. Add it, or take it out there too.")
     check_target_type(manifest, config)
     for option, role in sides:

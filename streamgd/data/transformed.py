@@ -51,7 +51,7 @@ def check_transforms(manifest: Manifest, config: TrainConfig, candidates: list[s
                 raise ConfigError(f"{option}: the data have no column '{name}'. {hint}")
             if name in roles:
                 raise ConfigError(f"{option}: '{name}' is {roles[name]}; features alone are transformed. Leave it out.")
-            if name not in candidates:
+            if name not in candidates and (field == "spline" or name not in config.crossed):
                 raise ConfigError(f"{option}: '{name}' is not among the features. Add it, or leave it out there too.")
             arrow_type = manifest.schema.field(name).type
             if name in config.categorical:
