@@ -228,6 +228,20 @@ def test_an_infinite_value_is_in_no_bin(tmp_path: Path) -> None:
         fit(written(pa.Table.from_pandas(rows), tmp_path / "data.parquet"), "run", bins="age=18")
 
 
+@pytest.mark.parametrize("bins", [{}, {"bins": "age=18"}], ids=["number", "bins"])
+def test_bounds_hold_no_infinite_value(bins: dict[str, Any], tmp_path: Path) -> None:
+    rows = table().to_pandas()
+    rows.loc[705, "age"] = -np.inf
+    data = written(pa.Table.from_pandas(rows), tmp_path / "data.parquet")
+
+    message = r"data\.parquet, row group 2, row 105, column 'age': found -inf, expected a finite number"
+    with pytest.raises(DataError, match=message):
+        fit(data, "run", clip="age=5:90", **bins)
+    options: dict[str, Any] = {"clip": "age=5:90", "where": "age > 0", "epochs": 1, "method": "minibatch", **bins}
+    with pytest.raises(DataError, match=message):
+        predict(fit(data, "run", restart=True, **options).model, data, str(tmp_path / "out"))
+
+
 REFUSED = {
     "an unknown column": ({"log": "densty"}, "--log: the data have no column 'densty'. Did you mean 'density'?"),
     "the target": ({"clip": "y=1:2"}, "--clip: 'y' is the target"),

@@ -12,7 +12,7 @@ from streamgd.data.transforms.base import NumberTransform
 
 @dataclass(frozen=True)
 class Clip(NumberTransform):
-    """``min(max(x, low), high)``; either bound may be None.
+    """``min(max(x, low), high)``; either bound may be None. What is infinite is no value to be held.
 
     >>> Clip(50.0, None).apply(np.array([20.0, 60.0, np.nan]))
     array([50., 60., nan])
@@ -22,12 +22,14 @@ class Clip(NumberTransform):
     high: float | None
 
     kind: ClassVar[str] = "clip"
+    expected: ClassVar[str] = "a finite number"
+    way_out: ClassVar[str] = "Mend the data, or leave it out with --exclude or --where"
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.clip(values, self.low, self.high))
+        return np.clip(np.where(np.isinf(values), np.nan, values), self.low, self.high)
 
-    def outside(self, values: np.ndarray) -> None:  # noqa: ARG002
-        return None
+    def outside(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.isinf(values))
 
     def label(self, name: str) -> str:
         return name
