@@ -228,6 +228,17 @@ def test_an_infinite_value_is_in_no_bin(tmp_path: Path) -> None:
         fit(written(pa.Table.from_pandas(rows), tmp_path / "data.parquet"), "run", bins="age=18")
 
 
+def test_what_a_row_has_that_is_dropped_for_a_null_is_not_looked_at(tmp_path: Path) -> None:
+    rows = table().to_pandas()
+    rows.loc[700, ["density", "age"]] = [0.0, np.nan]
+    data = written(pa.Table.from_pandas(rows), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"log": "density", "bins": "density=2", "features": "density,age", "nulls": "drop"}
+
+    result = fit(data, "run", epochs=1, **options)
+
+    assert result.facts["train_rows"] == len(rows[["density", "age"]].dropna())
+
+
 @pytest.mark.parametrize("bins", [{}, {"bins": "age=18"}], ids=["number", "bins"])
 def test_bounds_hold_no_infinite_value(bins: dict[str, Any], tmp_path: Path) -> None:
     rows = table().to_pandas()

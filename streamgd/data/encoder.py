@@ -223,6 +223,13 @@ class Encoder:
         crosses = [column.made for column in self.columns.categorical if isinstance(column.made, Cross)]
         return list(dict.fromkeys(name for cross in crosses for name in cross.reads))
 
+    @property
+    def _feature_sources(self) -> list[str]:
+        """Columns that features are read from, each once."""
+        names = [column.source for column in self.columns.numeric]
+        names += [name for column in self.columns.categorical for name in column.reads]
+        return list(dict.fromkeys(names))
+
     def encode(
         self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None = None
     ) -> EncodedRows:
@@ -290,19 +297,18 @@ class Encoder:
             places.row_numbers[:] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
         has_null = np.zeros(batch.num_rows, np.bool_)
+        if self.nulls != "impute":
+            for name in self._crossed if self.every_row else self._feature_sources:
+                has_null |= _is_null(batch.column(name))
+        if self.nulls != "impute" and not self.every_row:
+            if self.nulls == "error" and (has_null & kept).any():
+                raise self._null_error(batch, has_null & kept, origin)
+            drop("null feature", has_null)
         used = UsedRows(batch, kept, origin.row)
         found = [self._levels_met(used, c, theta_rows) for c in range(len(self.columns.categorical))]
         for levels in found:
             if len(levels.is_null):
                 has_null |= levels.is_null
-        for name in self._crossed if self.nulls != "impute" else ():
-            has_null |= _is_null(batch.column(name))
-        if self.nulls != "impute" and not self.every_row:
-            for column in self.columns.numeric:
-                has_null |= _is_null(batch.column(column.source))
-            if self.nulls == "error" and (has_null & kept).any():
-                raise self._null_error(batch, has_null & kept, origin)
-            drop("null feature", has_null)
         learn = theta_rows is None
         learned = np.where(kept & ~holdout, weight, 0.0) if learn else weight
         level_counts = _write_codes(found, learned if learn else np.empty(0), places)
@@ -459,9 +465,7 @@ class Encoder:
 
     def _null_error(self, batch: pa.RecordBatch, rows: np.ndarray, origin: Origin) -> DataError:
         row = int(np.flatnonzero(rows)[0])
-        names = [column.source for column in self.columns.numeric]
-        names += [name for column in self.columns.categorical for name in column.reads]
-        name = next(name for name in names if _is_null(batch.column(name))[row])
+        name = next(name for name in self._feature_sources if _is_null(batch.column(name))[row])
         return DataError(f"{origin.row(row)}, column '{name}': null. Choose --nulls impute or drop, or mend the data.")
 
 
