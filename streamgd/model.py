@@ -311,7 +311,8 @@ class Model:
         each of ``classes``, and so is the raw prediction; the probability of a class is ``exp(raw)`` of it over the sum
         of these. Where ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
 
-        Where ``format_version`` is 2 there are transforms: the value of an entry of ``numeric`` with ``steps`` is what
+        ``format_version`` is 1 for what the first readers know, and 2 where there is an ``exposure``, a ``link`` other
+        than ``identity`` and ``logit``, or a transform: the value of an entry of ``numeric`` with ``steps`` is what
         these make of the column ``source``, one after another, and the level of an entry of ``categorical`` with
         ``made`` is made of other columns than the one it is named after.
 
@@ -333,9 +334,8 @@ class Model:
             }
             for column, numbers in zip(encoding.columns.numeric, each, strict=True)
         ]
-        transforms = any(c.steps for c in encoding.columns.numeric) or any(c.column.made for c in encoding.categorical)
         return {
-            "format": "streamgd", "format_version": 2 if transforms else 1,
+            "format": "streamgd", "format_version": 1 if self._is_of_first_rules else 2,
             "loss": self.loss_name,
             "loss_settings": dict(zip(self.loss.setting_names, self.loss_settings, strict=True)),
             "link": self.loss.link_name,
@@ -346,6 +346,13 @@ class Model:
             "numeric": numeric, "categorical": [_categorical_json(c, self.theta) for c in encoding.categorical],
             "theta_sha256": self.theta_sha256,
         }  # fmt: skip
+
+    @property
+    def _is_of_first_rules(self) -> bool:
+        """Whether a reader of JSON predicts that knows of no transforms, exposures and links of later builds."""
+        columns = self.encoding.columns
+        transforms = any(each.steps for each in columns.numeric) or any(each.made for each in columns.categorical)
+        return not transforms and columns.exposure is None and self.loss.link_name in ("identity", "logit")
 
     def to_bytes(self) -> bytes:
         return states.serialize(

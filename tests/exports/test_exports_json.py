@@ -115,3 +115,19 @@ def test_it_says_what_is_predicted() -> None:
 
     assert (fields["format"], fields["format_version"]) == ("streamgd", 1)
     assert (fields["loss"], fields["target"], fields["classes"]) == ("logistic", "y", ["no", "yes"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "exposure", "version"),
+    [("squared", None, 1), ("huber", None, 1), ("poisson", None, 2), ("squared", "years", 2), ("logistic", "years", 2)],
+)
+def test_rules_that_first_readers_do_not_know_are_of_another_version(
+    loss: str, exposure: str | None, version: int
+) -> None:
+    made = model("squared")
+    made = replace(made, loss_name=loss, loss_settings=(1.0,) if loss == "huber" else ())
+    columns = replace(made.encoding.columns, exposure=exposure)
+
+    fields = replace(made, encoding=replace(made.encoding, columns=columns)).to_json()
+
+    assert (fields["format_version"], fields["exposure"]) == (version, exposure)
