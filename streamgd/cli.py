@@ -229,11 +229,11 @@ def show(
 
     if as_csv:
         from streamgd.model import Model
-        from streamgd.relativities import relativities
+        from streamgd.relativities import NAMES, relativities
 
         model = Model.load(run)
         rows = relativities(model, errors, level) if as_factors else model.coefficient_rows(errors, level)
-        output.csv(format_csv(rows))
+        output.csv(format_csv(rows, NAMES))
         return
     if as_factors:
         raise UsageError("--relativities is for --csv; show tells them in its text. Add --csv, or leave it out.")

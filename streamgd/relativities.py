@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from streamgd.data.kinds import python_values
+from streamgd.data.transforms.cycle import Cycle
+from streamgd.data.transforms.spline import Spline
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import ConfigError
 from streamgd.inference import Errors, Inference
@@ -24,10 +26,12 @@ NAMES = ("name", "column", "level", "is_base", "relativity", "lower", "upper", "
 def relativities(model: Model, errors: Errors | None = None, level: float = 0.95) -> list[dict[str, Any]]:
     """One row for each number, and for each level of a categorical column, the base level first.
 
+    Splines and cycles are left out: several features are one number there, and one unit of one of them is nothing.
+
     Returns
     -------
     list of dict
-        With the names ``NAMES``. ``relativity`` is ``exp`` of the estimate where there is one (see
+        With the names ``NAMES``; ``column`` is that of the data, or the cross. ``relativity`` is ``exp`` of the estimate where there is one (see
         :meth:`Model.inference`), else of the coefficient; ``lower`` and ``upper`` bound the interval that covers it
         with probability ``level``. ``exposure`` and ``actual`` are sums over the training rows, of levels alone: of
         weight times exposure, and of weight times target. None where the run has made no closing pass; no ``exposure``
@@ -45,7 +49,11 @@ def relativities(model: Model, errors: Errors | None = None, level: float = 0.95
         )
     inference = None if model.closing is None and errors is None else model.inference(errors, level)
     told = _Told(model, inference)
-    rows = [told.row(place, each.name, each.name, None) for place, each in enumerate(model.encoding.columns.numeric)]
+    rows = [
+        told.row(place, each.name, each.source, None)
+        for place, each in enumerate(model.encoding.columns.numeric)
+        if not any(isinstance(step, Spline | Cycle) for step in each.steps)
+    ]
     for column in model.encoding.categorical:
         if not column.hashed and len(column.levels):
             rows += told.levels(column)

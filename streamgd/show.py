@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,13 @@ def _inference_facts(inference: Inference) -> dict[str, Any]:
     return {"errors": inference.errors, "level": inference.level, **asdict(inference.fit)}
 
 
-def format_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows, as ``Model.coefficient_rows`` gives them, as CSV with a header; all digits of numbers, nulls empty."""
+def format_csv(rows: list[dict[str, Any]], names: Sequence[str] = ()) -> str:
+    """Rows, as ``Model.coefficient_rows`` gives them, as CSV with a header; all digits of numbers, nulls empty.
+
+    ``names`` are those of the header where there may be no row.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0] if rows else names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -22,7 +22,7 @@ from streamgd.evaluation import evaluate
 from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
-from streamgd.relativities import relativities
+from streamgd.relativities import NAMES, relativities
 from streamgd.training.reexpressed import ReexpressedPass
 from streamgd.training.train import Result, train
 
@@ -149,6 +149,18 @@ def test_relativities_without_a_closing_pass_are_factors_alone(data: Path, tmp_p
     other = run(data, tmp_path / "other", loss="squared", method="minibatch", epochs=1)
     with pytest.raises(ConfigError, match="poisson, gamma and tweedie"):
         relativities(other.model)
+
+
+def test_relativities_are_of_what_has_a_unit(data: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"features": "x,known,part", "method": "minibatch", "epochs": 1}
+    made: dict[str, Any] = {"spline": "x=3", "log": "part", "bins": "known=0"}
+
+    rows = relativities(run(data, tmp_path / "run", **options, **made).model)
+
+    assert [(row["name"], row["column"]) for row in rows[:1]] == [("log(part)", "part")]
+    assert [row["column"] for row in rows[1:]] == ["known", "known"]
+    run(data, tmp_path / "curve", **options | {"features": "x"}, spline="x=3")
+    assert here("show", tmp_path / "curve", "--csv", "--relativities").out == ",".join(NAMES) + "\n"
 
 
 def test_the_predicted_claims_add_up_to_those_of_the_data(trained: Result, claims: Path, tmp_path: Path) -> None:
