@@ -36,8 +36,8 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
     Parameters
     ----------
     loss : {"logistic", "multinomial", "squared_hinge"}
-        With more than two classes in ``y``, ``logistic`` is the multinomial loss; of data that hold their target
-        multinomial is to be named. The squared hinge loss is of two classes, and has no probabilities:
+        Of ``y`` with two classes multinomial is the logistic loss, and with more the other way round; of data that hold
+        their target multinomial is to be named. The squared hinge loss is of two classes, and has no probabilities:
         ``predict_proba`` is not there with it.
     method : {"auto", "batch", "minibatch", "sgd"}
         ``auto``: full batch to the optimum below 100,000 rows, unless an optimizer, a learning rate or a shuffle is
@@ -113,6 +113,8 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
         if n_classes > 2 and self.loss not in ("logistic", "multinomial"):
             raise ValueError(f"loss {self.loss!r} is of two classes, y has {n_classes}. Choose 'logistic'.")
         loss = "multinomial" if n_classes > 2 else self.loss
+        if loss == "multinomial" and n_classes == 2 and not by_name:
+            loss = "logistic"  # it is the same model
         return {"loss": loss, "max_classes": max(MOST_CLASSES, n_classes)}
 
     def partial_fit(

@@ -143,6 +143,16 @@ def test_partial_fit_goes_on_with_more_than_two_classes(tmp_path: Path) -> None:
     assert by_name.score(x, y) > 0.8
 
 
+def test_multinomial_of_two_classes_is_logistic() -> None:
+    X, y = np.arange(12.0)[:, None], np.array(["no", "yes", "no"] * 2 + ["yes"] * 6)
+
+    found = GDClassifier(loss="multinomial").fit(X, y)
+
+    np.testing.assert_array_equal(found.predict_proba(X), GDClassifier().fit(X, y).predict_proba(X))
+    stream = GDClassifier(loss="multinomial").partial_fit(X, y, classes=["no", "yes"])
+    assert stream.predict_proba(X).shape == (12, 2)
+
+
 def test_coefficients_are_those_of_scikit_learn_in_original_units() -> None:
     data = table().to_pandas()
     X, y = data[["z", "amount"]].to_numpy(), data["late"]
