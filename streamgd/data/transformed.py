@@ -39,10 +39,7 @@ def check_transforms(manifest: Manifest, config: TrainConfig, candidates: list[s
     ConfigError
         Names option and column.
     """
-    roles = {
-        config.target: "the target", config.weight: "the weight", config.offset: "the offset",
-        config.exposure: "the exposure",
-    }  # fmt: skip
+    roles = _roles(config)
     for field in _OF_NUMBERS:
         option = option_name(field)
         for name in _named(config, field):
@@ -71,10 +68,7 @@ def crossed_columns(manifest: Manifest, config: TrainConfig) -> list[str]:
     ConfigError
         One does not exist, is the target, weight or offset, or is no label: a number without bins.
     """
-    roles = {
-        config.target: "the target", config.weight: "the weight", config.offset: "the offset",
-        config.exposure: "the exposure",
-    }  # fmt: skip
+    roles = _roles(config)
     for cross in config.cross or []:
         for name in cross.split(":"):
             if name not in manifest.schema.names:
@@ -92,6 +86,14 @@ def crossed_columns(manifest: Manifest, config: TrainConfig) -> list[str]:
                 found = type_name(manifest.schema.field(name).type)
                 raise ConfigError(f"--cross {cross}: '{name}' is of type {found}, not of levels. Leave it out.")
     return config.crossed
+
+
+def _roles(config: TrainConfig) -> dict[str | None, str]:
+    """What the columns are that are no features, for messages."""
+    return {
+        config.target: "the target", config.weight: "the weight", config.offset: "the offset",
+        config.exposure: "the exposure",
+    }  # fmt: skip
 
 
 def crosses(manifest: Manifest, config: TrainConfig, features: Container[str], sample: Sample) -> list[Outcome]:
