@@ -25,9 +25,6 @@ with scikit_learn():
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted, validate_data
 
-#: Classes that are learned from data which hold their target; those of ``y`` are known beforehand.
-MOST_CLASSES = 100
-
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (
     "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "shuffle", "scale", "categorical", "max_levels",

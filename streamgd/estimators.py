@@ -10,7 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from streamgd.estimator_base import MOST_CLASSES, GradientDescentEstimator
+from streamgd.config import TrainConfig
+from streamgd.estimator_base import GradientDescentEstimator
 from streamgd.extra_sklearn import scikit_learn
 from streamgd.model import Model
 
@@ -115,7 +116,8 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
         loss = "multinomial" if n_classes > 2 else self.loss
         if loss == "multinomial" and n_classes == 2 and not by_name:
             loss = "logistic"  # it is the same model
-        return {"loss": loss, "max_classes": max(MOST_CLASSES, n_classes)}
+        # Of y the classes are known, however many; data that hold their target have a limit.
+        return {"loss": loss, "max_classes": max(TrainConfig.model_fields["max_classes"].default, n_classes)}
 
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None, *, target: str | None = None
