@@ -31,11 +31,12 @@ def relativities(model: Model, errors: Errors | None = None, level: float = 0.95
     Returns
     -------
     list of dict
-        With the names ``NAMES``; ``column`` is that of the data, or the cross. ``relativity`` is ``exp`` of the estimate where there is one (see
-        :meth:`Model.inference`), else of the coefficient; ``lower`` and ``upper`` bound the interval that covers it
-        with probability ``level``. ``exposure`` and ``actual`` are sums over the training rows, of levels alone: of
-        weight times exposure, and of weight times target. None where the run has made no closing pass; no ``exposure``
-        beside an offset column, whose part in the sum cannot be told apart. Hashed columns have no levels to tell.
+        With the names ``NAMES``; ``column`` is that of the data, or the cross. ``relativity`` is ``exp`` of the
+        estimate where there is one (see :meth:`Model.inference`), else of the coefficient; ``lower`` and ``upper``
+        bound the interval that covers it with probability ``level``. ``exposure`` and ``actual`` are sums over the
+        training rows, of levels alone: of weight times exposure, and of weight times target. None where the run has
+        made no closing pass; no ``exposure`` beside an offset column, whose part in the sum cannot be told apart.
+        Hashed columns have no levels to tell.
 
     Raises
     ------
