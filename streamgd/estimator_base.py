@@ -123,6 +123,10 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
             return self._take(fit(X, self._named_options(X, y, sample_weight, target) | self._class_option()), True)
         return self._take(fit(*self._checked_table(X, y, sample_weight, reset=True)), False)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a pickled state; arguments that the build which wrote it did not have are at their defaults."""
+        super().__setstate__(type(self)().get_params(deep=False) | state)
+
     def _options(self, by_name: bool) -> dict[str, Any]:
         """The options that the arguments give, for data that hold their target or not."""
         options = {name: getattr(self, name) for name in _OPTIONS}

@@ -252,6 +252,19 @@ def test_clones_and_pickles_predict_the_same() -> None:
         np.testing.assert_array_equal(other.predict(features()), model.predict(features()))
 
 
+def test_a_pickle_without_an_argument_of_today_has_its_default() -> None:
+    model = GDRegressor(l2=1e-3).partial_fit(features(), table().column("amount"))
+    before = pickle.loads(pickle.dumps(model))
+    del before.log, before.bins
+
+    loaded = pickle.loads(pickle.dumps(before))
+
+    assert loaded.get_params() == model.get_params()
+    loaded.partial_fit(features(), table().column("amount"))
+    model.partial_fit(features(), table().column("amount"))
+    np.testing.assert_array_equal(loaded.coef_, model.coef_)
+
+
 def test_columns_are_found_by_name_where_the_data_held_their_target(tmp_path: Path) -> None:
     pq.write_table(table(), tmp_path / "data.parquet")
     model = GDRegressor(features=["z", "x"]).fit(tmp_path / "data.parquet", target="amount")
