@@ -44,7 +44,6 @@ class HuberLoss(Loss):
     setting_names = ("delta",)
     setting_degrees = (1.0,)
     max_curvature = 1.0
-    is_likelihood = False
 
     @staticmethod
     @pointwise
