@@ -124,7 +124,7 @@ def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(way: str, data: P
     )
 
 
-@pytest.mark.parametrize("way", each_way("blocks", "batch"))
+@pytest.mark.parametrize("way", each_way("blocks"))
 def test_a_fault_at_any_operation_is_one_line_and_the_run_goes_on_to_the_same_end(
     way: str, data: Path, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ def peak_anonymous_bytes(*arguments: str) -> int:
 @pytest.mark.parametrize(
     ("rows", "columns", "row_group_rows", "memory_mb", "options"),
     [
-        (200_000, 10, 1_000, 320, []),
+        pytest.param(200_000, 10, 1_000, 320, [], marks=pytest.mark.slow),
         (5_000, 1_000, 1_000, 600, []),
         pytest.param(5_000_000, 10, 1_000_000, 320, [], marks=pytest.mark.slow),
         pytest.param(5_000_000, 10, 1_000_000, 512, ["--shuffle", "window"], marks=pytest.mark.slow),

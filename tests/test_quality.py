@@ -172,7 +172,7 @@ def test_pure_streaming_of_arrival_delay(flights: Path, arrival: Oracle, tmp_pat
     [
         {"features": 20, "badly_scaled": True},
         {"features": 20, "badly_scaled": True, "sorted": True, "loss": "squared"},
-        {"features": 30, "correlation": 0.8},
+        pytest.param({"features": 30, "correlation": 0.8}, marks=pytest.mark.slow),
         pytest.param({"features": 100, "loss": "squared"}, marks=pytest.mark.slow),
         {"features": 10, "categorical": 3, "levels": 50, "sorted": True, "nulls": 0.05},
         {"features": 20, "imbalance": 0.002, "rows": 500_000},

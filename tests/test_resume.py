@@ -294,10 +294,10 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(tried: int, variant: s
     "variant",
     [
         "adam-full",
-        "adam-window",
+        pytest.param("adam-window", marks=pytest.mark.slow),
         pytest.param("adagrad-unshuffled", marks=pytest.mark.slow),
         "sgd-full",
-        "batch-backtracking",
+        pytest.param("batch-backtracking", marks=pytest.mark.slow),
         "batch-newton",
         pytest.param("batch-lbfgs", marks=pytest.mark.slow),
         "auto-holdout-robust",
