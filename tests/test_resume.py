@@ -68,9 +68,10 @@ class FlightsRun:
         self.run = folder / "run"
         self.rows = folder / "rows"
         folder.mkdir()
+        if "--target" not in options:
+            options = ["--target", "late", "--features", FLIGHT_FEATURES, *options]
         self.command = [
-            "train", str(flights), "--target", "late", "--features", FLIGHT_FEATURES, "--run", str(self.run),
-            "--row-log", str(self.rows), "--json", *options,
+            "train", str(flights), "--run", str(self.run), "--row-log", str(self.rows), "--json", *options
         ]  # fmt: skip
 
     def start(self) -> Process:
