@@ -142,13 +142,8 @@ def area_under_curve(bins: np.ndarray) -> tuple[float | None, float | None]:
     return float((ordered.sum() + 0.5 * together.sum()) / pairs), float(0.5 * unsure.sum() / pairs)
 
 
-class RegressionMetrics(Metrics):
-    """Metrics of real predictions: loss, R², RMSE, MAE, mean of target and prediction.
-
-    The base is the mean of the target, so ``base_rmse`` is its standard deviation; of a loss that is not squared there
-    is no ``base_loss``, as moments do not tell it. There is no base beside ``mae``: the mean absolute error of a
-    constant follows only from a second pass, when the constant is known.
-    """
+class _NumberMetrics(Metrics):
+    """Sums over rows whose targets are numbers: losses, errors, moments of the target."""
 
     def __init__(self, loss: Loss):
         self._loss = loss
@@ -171,6 +166,15 @@ class RegressionMetrics(Metrics):
     def weight(self) -> float:
         return float(self._totals[0])
 
+
+class RegressionMetrics(_NumberMetrics):
+    """Metrics of real predictions: loss, R², RMSE, MAE, mean of target and prediction.
+
+    The base is the mean of the target, so ``base_rmse`` is its standard deviation; of a loss that is not squared there
+    is no ``base_loss``, as moments do not tell it. There is no base beside ``mae``: the mean absolute error of a
+    constant follows only from a second pass, when the constant is known.
+    """
+
     def result(self) -> Result:
         weight, loss, squares, absolute, predicted = self._totals.tolist()
         if weight == 0.0:
@@ -186,7 +190,7 @@ class RegressionMetrics(Metrics):
         }  # fmt: skip
 
 
-class AmountMetrics(Metrics):
+class AmountMetrics(_NumberMetrics):
     """Metrics of counts and amounts with the log link: loss, deviance, D², Gini, lift, RMSE, MAE, means.
 
     ``deviance`` is the weighted mean of the unit deviance, twice the loss, as in scikit-learn; ``d2`` the part of it
@@ -201,33 +205,23 @@ class AmountMetrics(Metrics):
     """
 
     def __init__(self, loss: LogLinkLoss):
-        self._loss = loss
-        self._totals = np.zeros(5)
-        self._target = Moments.empty(1)
+        super().__init__(loss)
+        self._log_link = loss
         #: Loss of the constant 0, and the two sums by which that of others differs.
         self._constant = np.zeros(3)
         self._bins = np.zeros((4, kernels.RANK_BINS))
         self._bins[2], self._bins[3] = np.inf, -np.inf
-        self.rows = 0
 
     def add(
         self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None,
         offset: np.ndarray | None = None,
     ) -> None:  # fmt: skip
+        super().add(target, prediction, raw, weight)
         weight = np.ones(len(target)) if weight is None else weight
         offset = np.zeros(len(target)) if offset is None or not len(offset) else offset
-        totals = np.empty(7)
-        kernels.regression_sums(self._loss.pointwise_loss, self._loss.settings, target, raw, prediction, weight, totals)
         kernels.add_amounts(raw - offset, np.exp(offset), target, weight, self._bins)
-        self._totals += totals[:5]
-        self._target = self._target.merge(Moments(totals[:1], totals[5:6], totals[6:], np.zeros(1)))
-        at_zero = float((weight * self._loss.loss(target, offset)).sum())
-        self._constant += [at_zero, *self._loss.constant_sums(target, offset, weight)]
-        self.rows += len(target)
-
-    @property
-    def weight(self) -> float:
-        return float(self._totals[0])
+        at_zero = float((weight * self._log_link.loss(target, offset)).sum())
+        self._constant += [at_zero, *self._log_link.constant_sums(target, offset, weight)]
 
     def result(self) -> Result:
         weight, loss, squares, absolute, predicted = self._totals.tolist()
@@ -251,7 +245,7 @@ class AmountMetrics(Metrics):
         at_zero, of_targets, of_exposure = self._constant.tolist()
         if of_targets <= 0.0 or not math.isfinite(at_zero):
             return None
-        constant, power = math.log(of_targets / of_exposure), self._loss.power
+        constant, power = math.log(of_targets / of_exposure), self._log_link.power
         more = of_exposure * _integral(2.0 - power, constant) - of_targets * _integral(1.0 - power, constant)
         return max(at_zero + more, 0.0) / self.weight
 
