@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,52 @@ def padded_bytes(size_bytes: int) -> int:
 
 
 @dataclass(frozen=True)
+class Entries:
+    """What the sparse columns hold, row after row (compressed sparse rows).
+
+    Attributes
+    ----------
+    starts : int64, (n_rows + 1,) or (0,)
+        Row i has the entries ``starts[i] … starts[i + 1] - 1``; empty where the run has no sparse columns.
+    coordinates : int32, (n_entries,)
+        Row of theta of each entry, never negative; one that a row has twice counts twice.
+    values : float32 or float64, (n_entries,) or (0,)
+        In the type of the features; empty: every value is 1.
+    """
+
+    starts: np.ndarray
+    coordinates: np.ndarray
+    values: np.ndarray
+
+    def part(self, start: int, stop: int) -> Entries:
+        """Those of the rows ``start … stop - 1``, without copying."""
+        return Entries(self.starts[start : stop + 1], self.coordinates, self.values)
+
+    def chosen(self, rows: np.ndarray) -> Entries:
+        """A copy of those of the rows where ``rows`` (bool, (n_rows,)) is true."""
+        if not len(self.starts):
+            return self
+        counts = np.diff(self.starts)
+        first, end = int(self.starts[0]), int(self.starts[-1])
+        kept = np.repeat(rows, counts)
+        starts = np.concatenate([[0], np.cumsum(counts[rows])]).astype(np.int64)
+        return Entries(
+            starts, self.coordinates[first:end][kept], self.values[first:end][kept] if len(self.values) else self.values
+        )
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All arrays, in the order of the attributes."""
+        return (self.starts, self.coordinates, self.values)
+
+
+#: Where there are no sparse columns, by the type of the features.
+NO_ENTRIES = {
+    np.dtype(kind): Entries(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, kind))
+    for kind in (np.float32, np.float64)
+}
+
+
+@dataclass(frozen=True)
 class Block:
     """Encoded rows.
 
@@ -38,6 +85,8 @@ class Block:
         Empty where the run has none: 1 and 0.
     row_numbers : uint64, (n_rows,) or (0,)
         Global row numbers, kept only for ``--row-log``.
+    sparse : Entries, optional
+        What the sparse columns hold; none if not given.
     """
 
     features: np.ndarray
@@ -46,21 +95,31 @@ class Block:
     weight: np.ndarray
     offset: np.ndarray
     row_numbers: np.ndarray
+    sparse: Entries | None = None
 
     @property
     def rows(self) -> int:
         return len(self.target)
 
+    @property
+    def entries(self) -> Entries:
+        """Those of the sparse columns."""
+        return NO_ENTRIES[self.features.dtype] if self.sparse is None else self.sparse
+
     def part(self, start: int, stop: int) -> Block:
         """The rows ``start … stop - 1``, without copying."""
-        return Block(*(array[start:stop] for array in self.arrays()))
+        return self._each(lambda array: array[start:stop], self.sparse and self.sparse.part(start, stop))
 
     def chosen(self, rows: np.ndarray) -> Block:
         """A copy of the rows where ``rows`` (bool, (n_rows,)) is true."""
-        return Block(*(array[rows] if len(array) else array for array in self.arrays()))
+        return self._each(lambda array: array[rows] if len(array) else array, self.sparse and self.sparse.chosen(rows))
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray], sparse: Entries | None) -> Block:
+        features, codes, target, weight, offset, row_numbers = map(change, self.arrays())
+        return Block(features, codes, target, weight, offset, row_numbers, sparse)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """All arrays, in the order of the attributes."""
+        """The arrays with a number a row or column, in the order of the attributes."""
         return (self.features, self.codes, self.target, self.weight, self.offset, self.row_numbers)
 
 

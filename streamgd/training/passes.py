@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from streamgd.data.blocks import Block
@@ -63,5 +64,5 @@ class PreparedPass(Pass):
         return total
 
     def _block(self, index: int) -> Block:
-        features, codes, *others = self._prepared.train_block(index).arrays()
-        return Block(features, self._rows[codes], *others)
+        block = self._prepared.train_block(index)
+        return replace(block, codes=self._rows[block.codes])
