@@ -31,7 +31,8 @@ FEWEST_ROWS = 4_096
 FIRST_ROWS, FIRST_ROWS_AMONG = 1_024, 2**20
 
 _THREADS = 4
-_COLUMNS_AT_ONCE = 200  # each open reader of a column holds about 0.4 MB
+#: As many row groups are read at once as their readers fit this, whatever the memory budget.
+_READERS_BYTES = 140_000_000
 _CODES = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -70,7 +71,7 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     def front(row_group: RowGroup) -> pa.RecordBatch:
         return next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
 
-    batches = each_in_order(chosen, front, _sampling_threads(columns))
+    batches = each_in_order(chosen, front, _sampling_threads(manifest, chosen, columns))
     n_rows = sum(row_group.rows for row_group in row_groups)
     rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)
     if where is not None and rows_looked_at < n_rows and sum(map(len, batches)) < FEWEST_ROWS:
@@ -85,7 +86,7 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
 def sample_size(manifest: Manifest, columns: list[str]) -> tuple[int, int]:
     """Rows of a sample of these columns, at most, and how many threads read it."""
     rows = min(SAMPLE_ROWS, manifest.n_rows, _affordable_rows(manifest, list(manifest.row_groups), columns))
-    return rows, _sampling_threads(columns)
+    return rows, _sampling_threads(manifest, list(manifest.row_groups), columns)
 
 
 def first_rows(manifest: Manifest, columns: list[str], where: Where | None, sample: Sample) -> pa.RecordBatch:
@@ -133,8 +134,9 @@ def _row_groups(manifest: Manifest, where: Where | None) -> list[RowGroup]:
     return passing or [manifest.row_groups[0]]
 
 
-def _sampling_threads(columns: list[str]) -> int:
-    return max(1, min(_THREADS, _COLUMNS_AT_ONCE // len(columns)))
+def _sampling_threads(manifest: Manifest, row_groups: list[RowGroup], columns: list[str]) -> int:
+    largest = max((manifest.reader_bytes(row_group, columns) for row_group in row_groups), default=0)
+    return max(1, min(_THREADS, _READERS_BYTES // max(1, largest)))
 
 
 def _affordable_rows(manifest: Manifest, row_groups: list[RowGroup], columns: list[str]) -> int:

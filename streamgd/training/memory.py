@@ -21,8 +21,6 @@ from streamgd.training.reduce import FOLDED
 BASE_BYTES = 180_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
-#: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
-COLUMN_READER_BYTES = 350_000
 #: A row of ``TrainState.coordinates`` has 6 to 7 numbers; it is there three times, with two snapshots, beside the best
 #: theta, the coefficients of the epoch before, and what the end of an epoch works with. A resume has a checkpoint and
 #: its arrays at once. Measured with 1.1 million coefficients.
@@ -195,11 +193,7 @@ def _sample_bytes(manifest: Manifest, columns: list[str], reader_bytes: int) -> 
 
 def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:
     """What decoding a row group holds beside its output, for the widest of all row groups."""
-    largest = 0
-    for group in manifest.row_groups:
-        sizes = (manifest.uncompressed_bytes(group, [name]) for name in columns)
-        largest = max(largest, sum(min(3 * size, COLUMN_READER_BYTES) for size in sizes))
-    return largest
+    return max((manifest.reader_bytes(group, columns) for group in manifest.row_groups), default=0)
 
 
 def _require(memory_bytes: int, needed_bytes: int, what: str) -> None:

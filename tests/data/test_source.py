@@ -646,3 +646,15 @@ def test_a_file_that_is_no_longer_the_same_is_named(tmp_path, change):
     with pytest.raises(DataChangedError, match=r"a\.parquet (changed since|is gone since) the run began"):
         check_identity(manifest, 0)
     check_identity(manifest, 1)
+
+
+def test_dictionary_pages_count_to_what_a_reader_holds(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=20_000)
+    table = pa.table({"a": values, "b": values, "few": np.arange(20_000) % 2.0})
+    pq.write_table(table, tmp_path / "data.parquet", use_dictionary=["a", "few"], compression="zstd")
+    manifest = discover([str(tmp_path)])
+    (group,) = manifest.row_groups
+    assert manifest.dictionary_bytes(group, ["a"]) == pytest.approx(160_000, rel=0.1)
+    assert manifest.dictionary_bytes(group, ["b"]) == 0
+    assert manifest.dictionary_bytes(group, ["few"]) < 1_000
+    assert manifest.reader_bytes(group, ["a"]) >= manifest.reader_bytes(group, ["b"]) + 250_000
