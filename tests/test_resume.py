@@ -52,6 +52,10 @@ ALL_METHODS = {
         "--target", "carrier", "--features", "month,day,dep_time,distance,origin", "--where", "late >= 0",
         "--epochs", "3",
     ],
+    "minibatch-counts": [
+        "--target", "late", "--features", "month,day,dep_time,carrier,origin", "--where", "late >= 0",
+        "--loss", "poisson", "--exposure", "distance", "--epochs", "3",
+    ],
 }  # fmt: skip
 
 #: Of all five years, and of the first.
@@ -192,6 +196,7 @@ def test_one_run_with_ten_sigkills_and_three_sigterms_ends_as_if_undisturbed(
 
 #: Without what speaks of mini-batches.
 AUTO: dict[str, Any] = {"epochs": None, "batch_size": 256}
+COUNTS: dict[str, Any] = {"loss": "poisson", "exposure": "part"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "adagrad-full": {"shuffle": "full"},
     "adam-full": {"optimizer": "adam", "shuffle": "full"},
@@ -216,6 +221,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "classes-adagrad-window": {"shuffle": "window"},
     "classes-batch-lbfgs": {"method": "batch", "optimizer": "lbfgs", "epochs": 12},
     "classes-auto-robust": {**AUTO, "errors": "robust"},
+    "counts-adam-full": {**COUNTS, "optimizer": "adam", "shuffle": "full"},
+    "counts-adagrad-window": {**COUNTS, "shuffle": "window"},
+    "counts-sgd": {**COUNTS, "method": "sgd"},
+    "counts-batch-newton": {**COUNTS, "method": "batch", "epochs": 20},
+    "counts-auto-robust": {**AUTO, **COUNTS, "errors": "robust"},
 }
 
 
@@ -223,28 +233,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def small(generated: Generated, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """4,000 rows in blocks of 400, a snapshot every three; of two classes for Newton, which is done soon else.
 
-    For variants of classes the target is text of four values.
+    For variants of classes the target is text of four values, for those of counts a whole number.
     """
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 400)
     monkeypatch.setattr(monitor, "SNAPSHOT_BLOCKS", 3)
     callspec = getattr(request.node, "callspec", None)
     variant = callspec.params.get("variant", "") if callspec else ""
-    of_classes = variant.startswith("classes")
-    loss = "logistic" if not of_classes and ("newton" in variant or "auto" in variant) else "squared"
+    real = variant.startswith(("classes", "counts")) or not ("newton" in variant or "auto" in variant)
+    loss = "squared" if real else "logistic"
     data = generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss=loss, nulls=0.01, seed=7)
-    return str(with_classes(data, tmp_path / "classes") if of_classes else data)
+    if variant.startswith("classes"):
+        return str(with_target(data, tmp_path / "classes", np.array(["low", "fair", "good", "high"])))
+    return str(with_target(data, tmp_path / "counts", np.arange(4)) if variant.startswith("counts") else data)
 
 
-def with_classes(data: Path, folder: Path) -> Path:
-    """The same files with the quarter of the target, as text, in its place."""
+def with_target(data: Path, folder: Path, values: np.ndarray) -> Path:
+    """The same files with one of four values for each quarter of the target in its place, and an exposure."""
     folder.mkdir()
     for path in sorted(data.glob("*.parquet")):
         table = pq.read_table(path)
         y = table["y"].to_numpy()
-        quarters = pa.array(
-            np.array(["low", "fair", "good", "high"])[np.digitize(y, np.quantile(y, [0.25, 0.5, 0.75]))]
-        )
-        pq.write_table(table.set_column(table.column_names.index("y"), "y", quarters), folder / path.name, 900)
+        quarters = pa.array(values[np.digitize(y, np.quantile(y, [0.25, 0.5, 0.75]))])
+        table = table.set_column(table.column_names.index("y"), "y", quarters)
+        if values.dtype.kind == "i":
+            table = table.append_column("part", pa.array(1.0 - np.arange(len(y)) % 7 / 10.0))
+        pq.write_table(table, folder / path.name, 900)
     return folder
 
 
@@ -304,6 +317,9 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(tried: int, variant: s
         "auto-holdout-robust",
         pytest.param("classes-adam-full", marks=pytest.mark.slow),
         "classes-auto-robust",
+        "counts-adam-full",
+        pytest.param("counts-batch-newton", marks=pytest.mark.slow),
+        pytest.param("counts-auto-robust", marks=pytest.mark.slow),
     ],
 )
 def test_neither_threads_nor_memory_nor_checkpoints_nor_pauses_change_a_bit(

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from clusters import DELAYS, Cluster, wait_until
@@ -120,6 +122,19 @@ def test_workers_take_the_first_steps_on_the_sample_that_threads_take(
     on_threads = outcome(data, tmp_path / "threads")
     assert len(on_threads["losses"]) <= 4
     assert outcome(data, tmp_path / "workers", cluster=running.address) == on_threads
+
+
+@pytest.mark.parametrize("options", [{"loss": "poisson"}, {"loss": "multinomial"}], ids=str)
+def test_counts_and_classes_are_summed_on_workers_as_on_threads(
+    options: dict[str, Any], generated: Generated, running: Cluster, tmp_path: Path
+) -> None:
+    folder = generated(rows=12_000, features=3, categorical=1, levels=4, row_group_rows=1_000, seed=12)
+    data = tmp_path / "data.parquet"
+    table = ds.dataset(sorted(folder.glob("*.parquet"))).to_table()
+    y = pc.add(table["y"], pc.cast(pc.greater(table["x0"], 0.8), pa.int8()))
+    pq.write_table(table.set_column(table.column_names.index("y"), "y", y), data, row_group_size=1_000)
+    on_threads = outcome(str(data), tmp_path / "threads", threads=1, **options)
+    assert outcome(str(data), tmp_path / "workers", cluster=running.address, **options) == on_threads
 
 
 @pytest.mark.slow
