@@ -187,3 +187,17 @@ def test_generated_data(population: dict[str, Any], generated: Generated, tmp_pa
     oracle = Oracle.of(Rows.read(data, "y", features))
     assert_way_closed(tmp_path / "run", data, oracle, "y", None, (0.97, 0.999))
     assert_default_closes_all(tmp_path / "default", data, oracle, "y", None)
+
+
+@pytest.mark.slow
+def test_claims_by_splines_of_long_tails(shared_data: Path, tmp_path: Path) -> None:
+    """Most drivers have the least BonusMalus, a few five times as much."""
+    options: dict[str, Any] = {
+        "loss": "poisson", "exposure": "Exposure", "exclude": "IDpol", "spline": "BonusMalus=6,DrivAge=6,Density=5"
+    }  # fmt: skip
+    data = str(shared_data / "freMTPL2" / "freq.parquet")
+    exact = train(data, "ClaimNb", run=str(tmp_path / "exact"), method="batch", **options).facts
+    for epochs, way in ((1, 0.97), (5, 0.995)):
+        found = train(data, "ClaimNb", run=str(tmp_path / f"{epochs}"), method="minibatch", epochs=epochs, **options)
+        closed = (exact["base_loss"] - found.facts["objective"]) / (exact["base_loss"] - exact["objective"])
+        assert closed >= way

@@ -55,7 +55,8 @@ def beforehand(rows: pa.Table) -> pa.Table:
     frame["age"] = ages.astype(object).where(ages.notna(), None)
     years = frame.pop("years").clip(None, 30.0)
     known = years.notna()
-    spline = SplineTransformer(4, knots="quantile", extrapolation="linear", include_bias=False)
+    knots = np.quantile(years[known], np.linspace(0.025, 0.975, 4), method="inverted_cdf")
+    spline = SplineTransformer(knots=knots[:, None], extrapolation="linear", include_bias=False)
     made = np.full((len(frame), 5), np.nan)
     made[known] = spline.fit_transform(years[known].to_numpy()[:, None])
     for number in range(5):

@@ -18,6 +18,10 @@ from streamgd.data.transforms.base import NumberTransform
 from streamgd.kernels.spline import piecewise_cubic
 
 DEGREE = 3
+#: Share of the rows beyond each outer knot (Harrell 2015, "Regression Modeling Strategies", section 2.4.6: 2.5 % for
+#: seven knots). With outer knots at the extremes, the columns between the last two would be told by a few rows, and
+#: learned slowly.
+OUTER = 0.025
 
 
 @dataclass(frozen=True)
@@ -75,22 +79,27 @@ def degrees(knots: tuple[float, ...]) -> int:
 
 
 def chosen_knots(values: np.ndarray, columns: int) -> tuple[float, ...] | None:
-    """The knots of a spline of so many columns, at quantiles of the values.
+    """The knots of a spline of so many columns: values at equally spaced quantiles, from ``OUTER`` to ``1 - OUTER``.
 
-    Where some of these coincide, they are quantiles of the distinct values. None where there are too few of them.
+    Where some of these coincide, since one value has many rows, values count for at most so many rows as keep them
+    apart. None where there are too few values.
 
     Parameters
     ----------
     values : float64, (n_rows,)
         NaN and infinite ones are passed over.
     """
-    finite = values[np.isfinite(values)]
-    shares = np.linspace(0.0, 1.0, columns - DEGREE + 2)
-    for found in (finite, np.unique(finite)):
-        if len(np.unique(found)) > columns:
-            knots = np.quantile(found, shares)
-            if (np.diff(knots) > 0.0).all():
-                return tuple(knots.tolist())
+    distinct, rows = np.unique(values[np.isfinite(values)], return_counts=True)
+    shares = np.linspace(OUTER, 1.0 - OUTER, columns - DEGREE + 2)
+    if len(distinct) <= columns:
+        return None
+    most = int(rows.max())
+    while most:
+        counted = np.cumsum(np.minimum(rows, most))
+        knots = distinct[np.searchsorted(counted, shares * counted[-1])]
+        if (np.diff(knots) > 0.0).all():
+            return tuple(knots.tolist())
+        most //= 2
     return None
 
 
