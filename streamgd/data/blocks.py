@@ -59,7 +59,7 @@ class Entries:
             starts, self.coordinates[first:end][kept], self.values[first:end][kept] if len(self.values) else self.values
         )
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All arrays, in the order of the attributes."""
         return (self.starts, self.coordinates, self.values)
 

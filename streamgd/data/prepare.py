@@ -302,7 +302,8 @@ class Preparation:
         store.write(region, 0, buffer)
         norms = np.zeros(2)
         train_part = block.part(0, n_train)
-        sums.row_norms(train_part.features, train_part.codes, train_part.weight, norms)
+        entries = train_part.entries.arrays()
+        sums.row_norms(train_part.features, train_part.codes, *entries, train_part.weight, norms)
         for source in group:
             store.release_if_large(source)
         return n_train, n_records, norms

@@ -94,9 +94,9 @@ def pay_penalty(coordinates, step, l1, l2, out):
 # The coordinates that a mini-batch touches
 
 
-def most_touched(n_dof: int, n_numeric: int, n_categorical: int, rows: int) -> int:
-    """Length of the list of the coordinates that so many rows touch; one more is written than is read."""
-    return min(n_dof, n_numeric + n_categorical * rows + 1) + 1
+def most_touched(n_dof: int, n_numeric: int, n_categorical: int, rows: int, entries: int) -> int:
+    """Length of the list of the coordinates that so many rows and entries touch; one more is written than is read."""
+    return min(n_dof, n_numeric + n_categorical * rows + entries + 1) + 1
 
 
 @compiled(_i8(_i4[:, ::1], _i8, _i8, _i8, _f8[:, ::1], _i4[::1], _i4[::1], _i8, _i4[:, ::1], _i8[::1]))
@@ -163,7 +163,7 @@ def put_back(coordinates, touched, first, end, here):
 
 @compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8, _f8, _f8))
 def penalise(theta, clock, rate, step, l1, l2):
-    """The penalty's step, also of the steps missed, for coordinates that are pulled towards 0."""
+    """The penalty's step, also of the steps missed, for coordinates that are pulled towards 0: levels, and entries."""
     for k in range(theta.shape[0]):
         theta[k] = shrink(theta[k], rate[k] * (step - clock[k]), l1, l2)
 

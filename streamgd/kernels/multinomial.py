@@ -21,9 +21,17 @@ from streamgd.kernels.coordinates import (
     bring_average_up,
     gather,
     meet_levels,
+    penalise,
     penalise_levels,
     put_back,
     shrink,
+)
+from streamgd.kernels.entries import (
+    add_gradient_of_entries,
+    entries_signature,
+    meet_entries,
+    most_entries,
+    predict_entries,
 )
 from streamgd.kernels.softmax import softmax, softmax_losses, softmax_residuals
 from streamgd.kernels.stochastic import (
@@ -44,12 +52,15 @@ _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
 def _sums_signature(feature):
     return types.UniTuple(_f8, 2)(
-        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[:, ::1],
+        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[:, ::1], _f8[:, ::1],
+        _f8[:, ::1], _f8[:, ::1],
     )  # fmt: skip
 
 
 @compiled([_sums_signature(types.float32), _sums_signature(_f8)])
-def add_sums(features, codes, target, weight, theta, gradient, probabilities, residuals):
+def add_sums(
+    features, codes, starts, coordinates, values, target, weight, theta, gradient, probabilities, residuals
+):  # fmt: skip
     """Predict, compare, gradient, as ``sums.add_sums`` does for one output.
 
     Parameters
@@ -71,11 +82,14 @@ def add_sums(features, codes, target, weight, theta, gradient, probabilities, re
     raw, residual, out = np.empty((n_classes, sums.TILE_ROWS)), np.empty((n_classes, sums.TILE_ROWS)), np.empty(n_rows)
     for start in range(0, n_rows, sums.TILE_ROWS):
         stop = min(start + sums.TILE_ROWS, n_rows)
-        count = stop - start
+        count, entries_here = stop - start, starts[start : stop + 1]
         y_true, row_weight, losses = target[start:stop], weight[start:stop], out[:count]
         # Predict.
         for k in range(n_classes):
-            sums.raw_prediction(features[start:stop], codes[start:stop], no_offset, theta[k], raw[k, :count])
+            sums.raw_prediction(
+                features[start:stop], codes[start:stop], entries_here, coordinates, values, no_offset, theta[k],
+                raw[k, :count],
+            )  # fmt: skip
         # Compare.
         softmax_losses(y_true, raw, count, losses)
         loss += (row_weight * losses).sum() if weighted else losses.sum()
@@ -94,7 +108,9 @@ def add_sums(features, codes, target, weight, theta, gradient, probabilities, re
             of_class = residual[k, :count]
             if weighted:
                 of_class *= row_weight
-            sums.add_gradient(features[start:stop], codes[start:stop], of_class, gradient[k])
+            sums.add_gradient(
+                features[start:stop], codes[start:stop], entries_here, coordinates, values, of_class, gradient[k]
+            )
     return loss, sum_of_weights
 
 
@@ -103,14 +119,15 @@ def add_sums(features, codes, target, weight, theta, gradient, probabilities, re
 
 def _minibatch_signature(feature):
     return types.boolean(
-        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8, types.boolean,
-        _f8[:, :, ::1], _i8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[::1], _f8[::1], _i4[::1], _i4[::1], UPDATE_FUNCTION,
+        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8,
+        _f8, _f8, types.boolean, _f8[:, :, ::1], _i8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[::1], _f8[::1], _i4[::1],
+        _i4[::1], UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
-    features, codes, target, weight, bounds, learning_rates, steps_before, mean_weight, l1, l2,
+    features, codes, starts, entries, values, target, weight, bounds, learning_rates, steps_before, mean_weight, l1, l2,
     averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched, update,
 ):  # fmt: skip
     """``stochastic.train_minibatches`` for the softmax: the update of each class by its own table of coordinates.
@@ -138,6 +155,7 @@ def train_minibatches(
     here, gradient = np.zeros((n_classes, n_columns, most_here + 1)), np.zeros((n_classes, most_here + 1))
     column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
     levels = np.empty((n_categorical, largest_batch), np.int32)
+    met = np.empty(most_entries(starts, bounds), np.int32)
     touched[:n_numeric] = np.arange(n_numeric)
     for k in range(n_classes):
         gather(coordinates[k], touched, 0, n_numeric, here[k])
@@ -161,8 +179,10 @@ def train_minibatches(
         end_of_levels = meet_levels(
             codes, start, stop, n_numeric, coordinates[0], touched, place, most_here, levels, column_starts
         )
-        touched[end_of_levels] = intercept
-        n_here = end_of_levels + 1
+        end_of_entries = meet_entries(starts, entries, start, stop, end_of_levels, coordinates[0], touched, place, met)
+        first_entry = starts[start] if starts.shape[0] > 0 else 0
+        touched[end_of_entries] = intercept
+        n_here = end_of_entries + 1
         for k in range(n_classes):
             gather(coordinates[k], touched, n_numeric, n_here, here[k])
             gradient[k, n_numeric:n_here] = 0.0
@@ -179,11 +199,13 @@ def train_minibatches(
 
         for first in range(start, stop, TILE_ROWS):
             count = min(TILE_ROWS, stop - first)
+            entries_here = starts[first : first + count + 1]
             # Predict.
             for k in range(n_classes):
                 theta = here[k, THETA]
-                predict_tile(features, first, count, theta_numeric[k], theta[end_of_levels], raw[k, :count])
+                predict_tile(features, first, count, theta_numeric[k], theta[end_of_entries], raw[k, :count])
                 predict_levels(levels, first - start, theta, raw[k, :count])
+                predict_entries(entries_here, met, values, first_entry, theta, raw[k, :count])
             # Compare.
             softmax_residuals(target[first : first + count], raw, count, residual)
             begin, n_watched = first + (loss_phase - first) % LOSS_EVERY_ROWS, 0
@@ -203,7 +225,8 @@ def train_minibatches(
                 for j in range(n_numeric):
                     gradient_numeric[k, j] += tile_gradient[j]
                 add_gradient_of_levels(levels, first - start, of_class, gradient[k])
-                gradient[k, end_of_levels] += of_class.sum()
+                add_gradient_of_entries(entries_here, met, values, first_entry, of_class, gradient[k])
+                gradient[k, end_of_entries] += of_class.sum()
 
         divisor = 1.0 / ((stop - start) * mean_weight)
         for k in range(n_classes):
@@ -228,6 +251,8 @@ def train_minibatches(
                 coordinates[k], table, touched, place, column_starts, sums_before, level_ranges, level_sums[k], step,
                 l1, l2,
             )  # fmt: skip
+            in_entries = slice(end_of_levels, end_of_entries)
+            penalise(theta[in_entries], clock[in_entries], rate[in_entries], step, l1, l2)
             if averaging:
                 share = 4.0 / (step + 3.0)
                 for j in range(n_here):

@@ -29,9 +29,17 @@ from streamgd.kernels.coordinates import (
     bring_average_up,
     gather,
     meet_levels,
+    penalise,
     penalise_levels,
     put_back,
     shrink,
+)
+from streamgd.kernels.entries import (
+    add_gradient_of_entries,
+    entries_signature,
+    meet_entries,
+    most_entries,
+    predict_entries,
 )
 from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
 
@@ -148,16 +156,16 @@ def add_gradient_of_levels(levels, first, residual, gradient):
 
 def _minibatch_signature(feature):
     return types.boolean(
-        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[:, ::1], _f8[::1], _f8[::1], _i4[::1], _i4[::1],
-        _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
+        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1],
+        _i8, _f8, _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[:, ::1], _f8[::1], _f8[::1],
+        _i4[::1], _i4[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
-    features, codes, target, weight, offset, bounds, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched,
+    features, codes, starts, entries, values, target, weight, offset, bounds, learning_rates, steps_before,
+    mean_weight, l1, l2, averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched,
     loss_settings, losses_of_rows, residuals_of_rows, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
@@ -167,6 +175,8 @@ def train_minibatches(
     features : float32 or float64, (n_rows, n_numeric)
     codes : int32, (n_rows, n_categorical)
         Row of theta of each level, -1 for the base level.
+    starts, entries, values
+        Those of ``data.blocks.Entries``; without sparse columns, empty.
     target, weight, offset : float64, (n_rows,)
         Weight and offset may be empty: 1 and 0.
     bounds : int64, (n_batches + 1,)
@@ -188,7 +198,7 @@ def train_minibatches(
         Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
     settings, loss_settings : float64, (n_settings,)
         Of the optimizer and of the loss.
-    place, touched : int32, (n_dof,) and (most_touched(n_dof, n_numeric, n_categorical, rows of a mini-batch),)
+    place, touched : int32, (n_dof,) and (most_touched(n_dof, n_numeric, …, of a mini-batch),)
         Memory to work with, zeros at first, that is used again for the next block.
 
     Returns
@@ -206,6 +216,7 @@ def train_minibatches(
     theta, average, clock, rate, slots = here[THETA], here[AVERAGE], here[CLOCK], here[RATE], here[SLOTS:]
     column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
     levels = np.empty((n_categorical, largest_batch), np.int32)
+    met = np.empty(most_entries(starts, bounds), np.int32)
     touched[:n_numeric] = np.arange(n_numeric)
     # Every mini-batch touches the numeric coordinates: they stay here.
     gather(coordinates, touched, 0, n_numeric, here)
@@ -226,8 +237,10 @@ def train_minibatches(
         end_of_levels = meet_levels(
             codes, start, stop, n_numeric, coordinates, touched, place, most_here, levels, column_starts
         )
-        touched[end_of_levels] = intercept
-        n_here = end_of_levels + 1
+        end_of_entries = meet_entries(starts, entries, start, stop, end_of_levels, coordinates, touched, place, met)
+        first_entry = starts[start] if starts.shape[0] > 0 else 0
+        touched[end_of_entries] = intercept
+        n_here = end_of_entries + 1
         gather(coordinates, touched, n_numeric, n_here, here)
         gradient[n_numeric:n_here] = 0.0
 
@@ -246,8 +259,10 @@ def train_minibatches(
             count = min(TILE_ROWS, stop - first)
             raw, residual = raw_of_tile[:count], residual_of_tile[:count]
             # Predict.
-            predict_tile(features, first, count, theta_numeric, theta[end_of_levels], raw)
+            predict_tile(features, first, count, theta_numeric, theta[end_of_entries], raw)
             predict_levels(levels, first - start, theta, raw)
+            entries_here = starts[first : first + count + 1]
+            predict_entries(entries_here, met, values, first_entry, theta, raw)
             for i in range(count if offset.shape[0] > 0 else 0):
                 raw[i] += offset[first + i]
             # Compare.
@@ -265,7 +280,8 @@ def train_minibatches(
             for j in range(n_numeric):
                 gradient_numeric[j] += tile_gradient[j]
             add_gradient_of_levels(levels, first - start, residual, gradient)
-            gradient[end_of_levels] += residual.sum()
+            add_gradient_of_entries(entries_here, met, values, first_entry, residual, gradient)
+            gradient[end_of_entries] += residual.sum()
 
         divisor = 1.0 / ((stop - start) * mean_weight)
         for j in range(n_numeric):
@@ -290,6 +306,8 @@ def train_minibatches(
         penalise_levels(
             coordinates, here, touched, place, column_starts, sums_before, level_ranges, level_sums, step, l1, l2
         )
+        in_entries = slice(end_of_levels, end_of_entries)
+        penalise(theta[in_entries], clock[in_entries], rate[in_entries], step, l1, l2)
         if averaging:
             share = 4.0 / (step + 3.0)
             for k in range(n_here):
@@ -299,17 +317,71 @@ def train_minibatches(
     return finite & put_back(coordinates, touched, 0, n_numeric, here)
 
 
+def _predict_row_signature(feature):
+    return _f8(*entries_signature(feature), _i8, _f8[:, ::1])
+
+
+@compiled([_predict_row_signature(types.float32), _predict_row_signature(_f8)])
+def predict_row(starts, entries, values, i, coordinates):
+    """What the entries of row i add to its raw prediction; meanwhile the coordinates of the next row are fetched."""
+    if starts.shape[0] == 0:
+        return 0.0
+    row_bytes, address = 8 * coordinates.shape[1], coordinates.ctypes.data
+    for e in range(starts[i + 1], starts[min(i + 2, starts.shape[0] - 1)]):
+        prefetch(address + np.int64(entries[e]) * row_bytes)
+        prefetch(address + np.int64(entries[e]) * row_bytes + row_bytes - 8)
+    raw = 0.0
+    for e in range(starts[i], starts[i + 1]):
+        raw += coordinates[entries[e], THETA] * (values[e] if values.shape[0] > 0 else 1.0)
+    return raw
+
+
+def _step_signature(feature):
+    return types.boolean(
+        *entries_signature(feature), _i8, _f8, _f8, _i8, _f8, _f8, types.boolean, _f8[:, ::1]
+    )  # fmt: skip
+
+
+@compiled([_step_signature(types.float32), _step_signature(_f8)])
+def step_of_entries(starts, entries, values, i, residual, alpha, step, l1, l2, averaging, coordinates):
+    """The step of row i for the coordinates of its entries; returns whether each theta is finite.
+
+    A coordinate that comes twice moves twice and then pays its penalty once. Between the two its clock c stands at
+    ``-1 - c``.
+    """
+    if starts.shape[0] == 0:
+        return True
+    share, finite = 4.0 / (step + 3.0), True
+    for e in range(starts[i], starts[i + 1]):
+        here = coordinates[entries[e]]
+        if here[CLOCK] >= 0.0:
+            if averaging and here[CLOCK] < step - 1:
+                here[AVERAGE] = average_decay(here[CLOCK], step - 1.0, here[AVERAGE], here[THETA])
+            here[CLOCK] = -1.0 - here[CLOCK]
+        here[THETA] -= alpha * residual * (values[e] if values.shape[0] > 0 else 1.0)
+    for e in range(starts[i], starts[i + 1]):
+        here = coordinates[entries[e]]
+        if here[CLOCK] < 0.0:
+            here[THETA] = shrink(here[THETA], alpha * (step + 1.0 + here[CLOCK]), l1, l2)
+            if averaging:
+                here[AVERAGE] += share * (here[THETA] - here[AVERAGE])
+            here[CLOCK], here[RATE] = step, alpha
+            finite &= np.isfinite(here[THETA])
+    return finite
+
+
 def _rows_signature(feature):
     return types.boolean(
-        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8, _f8, _f8,
-        types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION, POINTWISE_FUNCTION,
+        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8,
+        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION,
+        POINTWISE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(
-    features, codes, target, weight, offset, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, coordinates, level_ranges, level_sums, losses, loss_settings, losses_of_rows, loss_derivative,
+    features, codes, starts, entries, values, target, weight, offset, learning_rates, steps_before, mean_weight,
+    l1, l2, averaging, coordinates, level_ranges, level_sums, losses, loss_settings, losses_of_rows, loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
@@ -336,6 +408,7 @@ def train_rows(
         for c in range(n_categorical):
             if codes[i, c] >= 0:
                 raw += coordinates[codes[i, c], THETA]
+        raw += predict_row(starts, entries, values, i, coordinates)
         if shifted:
             raw += offset[i]
         # Compare.
@@ -378,6 +451,7 @@ def train_rows(
                     level[AVERAGE] += share * (level[THETA] - level[AVERAGE])
                 level[CLOCK], level[RATE] = step, alpha
                 finite &= np.isfinite(level[THETA])
+        finite &= step_of_entries(starts, entries, values, i, residual, alpha, step, l1, l2, averaging, coordinates)
         intercept[THETA] -= alpha * residual
         if averaging:
             intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])

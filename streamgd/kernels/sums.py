@@ -8,6 +8,12 @@ import numpy as np
 from numba import types
 
 from streamgd.kernels.compile import ROWS_FUNCTION, compiled
+from streamgd.kernels.entries import (
+    add_gradient_of_entries,
+    add_squares_of_rows,
+    entries_signature,
+    predict_entries,
+)
 
 #: Rows that are predicted, compared and summed together: few enough to stay in the nearest cache between the three.
 #: Fixed, so that the bits of a sum depend on nothing but the block.
@@ -19,12 +25,17 @@ _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
 
 def _predict_signature(feature):
-    return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1])
+    return types.void(
+        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1]
+    )  # fmt: skip
 
 
 @compiled([_predict_signature(types.float32), _predict_signature(_f8)])
-def raw_prediction(features, codes, offset, theta, raw):
-    """``raw = X @ theta + offset``, written to ``raw`` (n_rows,); ``offset`` may be empty."""
+def raw_prediction(features, codes, starts, coordinates, values, offset, theta, raw):
+    """``raw = X @ theta + offset``, written to ``raw`` (n_rows,); ``offset`` may be empty.
+
+    ``starts``, ``coordinates`` and ``values`` are those of ``data.blocks.Entries``; without sparse columns, empty.
+    """
     n_numeric = features.shape[1]
     for i in range(features.shape[0]):
         dot = theta[theta.shape[0] - 1]
@@ -36,16 +47,17 @@ def raw_prediction(features, codes, offset, theta, raw):
             j = codes[i, c]
             if j >= 0:
                 raw[i] += theta[j]
+    predict_entries(starts, coordinates, values, 0, theta, raw)
     for i in range(offset.shape[0]):
         raw[i] += offset[i]
 
 
 def _gradient_signature(feature):
-    return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1])
+    return types.void(feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1])
 
 
 @compiled([_gradient_signature(types.float32), _gradient_signature(_f8)])
-def add_gradient(features, codes, residual, gradient):
+def add_gradient(features, codes, starts, coordinates, values, residual, gradient):
     """``gradient += X' @ residual``: residual (n_rows,), gradient (n_dof,); four rows of features at a time."""
     n_rows, n_numeric = features.shape
     by_four = n_rows - n_rows % 4
@@ -61,25 +73,28 @@ def add_gradient(features, codes, residual, gradient):
             j = codes[i, c]
             if j >= 0:
                 gradient[j] += residual[i]
+    add_gradient_of_entries(starts, coordinates, values, 0, residual, gradient)
     gradient[gradient.shape[0] - 1] += residual.sum()
 
 
 def _sums_signature(feature):
     return types.UniTuple(_f8, 2)(
-        feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION,
-        ROWS_FUNCTION, ROWS_FUNCTION, _f8[::1], _f8[::1], _f8[::1],
+        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1],
+        ROWS_FUNCTION, ROWS_FUNCTION, ROWS_FUNCTION, _f8[::1], _f8[::1], _f8[::1],
     )  # fmt: skip
 
 
 @compiled([_sums_signature(types.float32), _sums_signature(_f8)])
 def add_sums(
-    features, codes, target, weight, offset, theta, settings, losses_of_rows, residuals_of_rows,
-    curvatures_of_rows, gradient, curvature, squares,
+    features, codes, starts, coordinates, values, target, weight, offset, theta, settings, losses_of_rows,
+    residuals_of_rows, curvatures_of_rows, gradient, curvature, squares,
 ):  # fmt: skip
     """Predict, compare, gradient: one call for all rows of a block, so that no thread waits for Python in between.
 
     Parameters
     ----------
+    starts, coordinates, values
+        Those of ``data.blocks.Entries``; without sparse columns, empty.
     weight, offset : float64, (n_rows,) or (0,)
         Empty: 1 and 0.
     settings : float64, (n_settings,)
@@ -102,7 +117,10 @@ def add_sums(
         stop = min(start + TILE_ROWS, n_rows)
         raw, out = raw_of_tile[: stop - start], out_of_tile[: stop - start]
         # Predict.
-        raw_prediction(features[start:stop], codes[start:stop], offset[start:stop], theta, raw)
+        entries_here = starts[start : stop + 1]
+        raw_prediction(
+            features[start:stop], codes[start:stop], entries_here, coordinates, values, offset[start:stop], theta, raw
+        )
         # Compare.
         y_true, row_weight = target[start:stop], weight[start:stop]
         losses_of_rows(y_true, raw, settings, out)
@@ -124,7 +142,7 @@ def add_sums(
         if weighted:
             out *= row_weight
         # Gradient.
-        add_gradient(features[start:stop], codes[start:stop], out, gradient)
+        add_gradient(features[start:stop], codes[start:stop], entries_here, coordinates, values, out, gradient)
     return loss, sum_of_weights
 
 
@@ -189,7 +207,7 @@ def _products_signature(feature):
 def add_code_products(features, codes, weight, products):
     """Add ``weight_i * x_i x_i'`` to ``products`` (n_dof, n_dof) where one factor at least is a level's 1.
 
-    Only one of each pair of mirrored entries is summed, the one that lies best in memory: see ``mirror_codes``.
+    Only one of each pair of mirrored entries is summed, the one that lies best in memory: see ``mirror``.
     """
     n_numeric, last = features.shape[1], products.shape[0] - 1
     for i in range(features.shape[0]):
@@ -208,8 +226,8 @@ def add_code_products(features, codes, weight, products):
 
 
 @compiled(types.void(_f8[:, ::1], _i8))
-def mirror_codes(products, n_numeric):
-    """Give the entries that ``add_code_products`` left out the value of their mirrored ones."""
+def mirror(products, n_numeric):
+    """Give what ``add_code_products`` and ``add_entry_products`` left out the value of what mirrors it."""
     last = products.shape[0] - 1
     for row in range(n_numeric, last):
         for other in range(row):
@@ -218,19 +236,24 @@ def mirror_codes(products, n_numeric):
 
 
 def _norm_signature(feature):
-    return types.void(feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1])
+    return types.void(feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1])
 
 
 @compiled([_norm_signature(types.float32), _norm_signature(_f8)])
-def row_norms(features, codes, weight, norms):
+def row_norms(features, codes, starts, coordinates, values, weight, norms):
     """``norms`` (2,) is updated: the largest squared norm of a row times its weight, and the sum of these."""
-    weighted = weight.shape[0] > 0
+    weighted, sparse = weight.shape[0] > 0, starts.shape[0] > 0
+    of_entries = np.zeros(features.shape[0] if sparse else 0)
+    if sparse:
+        add_squares_of_rows(starts, coordinates, values, of_entries)
     for i in range(features.shape[0]):
         square = 1.0
         for j in range(features.shape[1]):
             square += np.float64(features[i, j]) * features[i, j]
         for c in range(codes.shape[1]):
             square += 1.0 if codes[i, c] >= 0 else 0.0
+        if sparse:
+            square += of_entries[i]
         if weighted:
             square *= weight[i]
         norms[0] = max(norms[0], square)

@@ -34,8 +34,8 @@ def add_sums(
     from streamgd.kernels import multinomial as kernels  # it takes time and 13 MB, and few runs need it
 
     loss, weight = kernels.add_sums(
-        block.features, block.codes, block.target, block.weight, np.ascontiguousarray(theta.T), gradient,
-        probabilities, residuals,
+        block.features, block.codes, *block.entries.arrays(), block.target, block.weight,
+        np.ascontiguousarray(theta.T), gradient, probabilities, residuals,
     )  # fmt: skip
     return float(loss), float(weight)
 
@@ -44,7 +44,9 @@ def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:
     """``X @ theta`` of the rows of a block, float64, ``(n_rows, n_classes)``."""
     raw = np.empty((theta.shape[1], block.rows))
     for of_class, into in zip(theta.T, raw, strict=True):
-        sums.raw_prediction(block.features, block.codes, np.empty(0), np.ascontiguousarray(of_class), into)
+        sums.raw_prediction(
+            block.features, block.codes, *block.entries.arrays(), np.empty(0), np.ascontiguousarray(of_class), into
+        )
     return np.ascontiguousarray(raw.T)
 
 

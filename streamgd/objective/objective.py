@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamgd.data.blocks import Block
-from streamgd.kernels import sums
+from streamgd.kernels import entries, sums
 from streamgd.objective import multinomial
 from streamgd.objective.losses import Loss
 from streamgd.objective.penalties import ElasticNet
@@ -125,7 +125,7 @@ class Objective:
         if self.loss.step_curvatures_of_rows is not None and not len(squares):
             curvatures_of_rows = self.loss.step_curvatures_of_rows
         loss, weight = sums.add_sums(
-            block.features, block.codes, block.target, block.weight, block.offset,
+            block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
             np.ascontiguousarray(theta[:, 0]), self.loss.settings, self.loss.losses_of_rows,
             self.loss.residuals_of_rows, curvatures_of_rows, gradient, curvature, squares,
         )  # fmt: skip
@@ -143,7 +143,9 @@ def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:
     if theta.shape[1] > 1:
         return multinomial.raw_prediction(block, theta)
     raw = np.empty(block.rows, np.float64)
-    sums.raw_prediction(block.features, block.codes, block.offset, np.ascontiguousarray(theta[:, 0]), raw)
+    sums.raw_prediction(
+        block.features, block.codes, *block.entries.arrays(), block.offset, np.ascontiguousarray(theta[:, 0]), raw
+    )
     return raw
 
 
@@ -156,15 +158,15 @@ def column_sums(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarray:
         The only weight of a row: that of the block is not applied.
     """
     found = np.zeros(n_dof)
-    sums.add_gradient(block.features, block.codes, row_weight, found)
+    sums.add_gradient(block.features, block.codes, *block.entries.arrays(), row_weight, found)
     return found[:, None]
 
 
 def outer_products(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarray:
     """``sum_i row_weight_i * x_i x_i'`` over the rows of a block, float64, shape ``(n_dof, n_dof)``, symmetric.
 
-    x is a row as theta sees it, with a 1 for the intercept as its last entry; levels are counted where they stand, so
-    that no one-hot matrix exists. With ``w_i * curvature_i`` it is the Hessian of the loss, with
+    x is a row as theta sees it, with a 1 for the intercept as its last entry; levels and entries are counted where they
+    stand, so that no one-hot matrix exists. With ``w_i * curvature_i`` it is the Hessian of the loss, with
     ``w_i * gradient_i^2`` the meat of the sandwich.
 
     Products of numeric columns are float64 whatever the type of the features: in float32 rounding would hide the
@@ -182,7 +184,9 @@ def outer_products(block: Block, row_weight: np.ndarray, n_dof: int) -> np.ndarr
     sums.add_numeric_products(block.features, row_weight, numeric)
     if block.codes.shape[1]:
         sums.add_code_products(block.features, block.codes, row_weight, products)
+    if len(block.entries.starts):
+        entries.add_entry_products(block.features, block.codes, *block.entries.arrays(), row_weight, products)
     places = [*range(n_numeric), n_dof - 1]
     products[np.ix_(places, places)] = numeric
-    sums.mirror_codes(products, n_numeric)
+    sums.mirror(products, n_numeric)
     return products

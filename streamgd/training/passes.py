@@ -65,4 +65,5 @@ class PreparedPass(Pass):
 
     def _block(self, index: int) -> Block:
         block = self._prepared.train_block(index)
-        return replace(block, codes=self._rows[block.codes])
+        sparse = block.sparse and replace(block.sparse, coordinates=self._rows[block.sparse.coordinates])
+        return replace(block, codes=self._rows[block.codes], sparse=sparse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,7 @@ LONGEST_CONSTANT_STEP = 4.0
 def block_row_norms(block: Block) -> np.ndarray:
     """Largest squared norm of a row times its weight, and the sum of these; float64, ``(2,)``."""
     norms = np.zeros(2)
-    sums.row_norms(block.features, block.codes, block.weight, norms)
+    sums.row_norms(block.features, block.codes, *block.entries.arrays(), block.weight, norms)
     return norms
 
 
@@ -85,7 +86,7 @@ def column_squares(survey: Survey, encoding: Encoding, vocabularies: list[Vocabu
 
 def second_moments(vector: np.ndarray, block: Block) -> ChunkSums:
     """``X' W X @ vector`` of the rows of a block, as the gradient of the squared loss with target 0."""
-    rows = Block(block.features, block.codes, np.zeros(block.rows), block.weight, np.empty(0), np.empty(0, np.uint64))
+    rows = replace(block, target=np.zeros(block.rows), offset=np.empty(0))
     return Objective(LOSSES["squared"], ElasticNet()).chunk_sums(vector, rows)
 
 
@@ -242,15 +243,26 @@ def expected_squares(
 
     Of several outputs, ``(n_outputs, n_dof)``.
 
-    ``mean(r^2) mean(x_j^2) / batch_size`` over the rows of ``block``, r the weighted residual. A level is taken to
-    occur once more than it does, so that one that is not in the block has an expectation too.
+    ``mean(r^2) mean(x_j^2) / batch_size`` over the rows of ``block``, r the weighted residual. A level, or an entry of
+    a sparse column, is taken to occur once more than it does, so that one that is not in the block has an expectation
+    too.
     """
     n_numeric = block.features.shape[1]
     squares = np.ones(n_dof)
     squares[:n_numeric] = (block.features.astype(np.float64) ** 2).mean(axis=0)
-    counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof)[n_numeric:-1]
-    squares[n_numeric:-1] = (counts + 1.0) / (block.rows + 1.0)
+    counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof) + _squares_of_entries(block, n_dof)
+    squares[n_numeric:-1] = (counts[n_numeric:-1] + 1.0) / (block.rows + 1.0)
     return np.asarray(np.multiply.outer(_mean_squares(block, loss, constant, mean_weight), squares) / batch_size)
+
+
+def _squares_of_entries(block: Block, n_dof: int) -> np.ndarray:
+    """The sum of the squared values of the entries of each coordinate, float64, ``(n_dof,)``."""
+    starts, coordinates, values = block.entries.arrays()
+    if not len(starts):
+        return np.zeros(n_dof)
+    here = slice(int(starts[0]), int(starts[-1]))
+    squares = values[here].astype(np.float64) ** 2 if len(values) else None
+    return np.bincount(coordinates[here], squares, minlength=n_dof)
 
 
 def _mean_squares(block: Block, loss: Loss, constant: float | np.ndarray, mean_weight: float) -> np.ndarray:

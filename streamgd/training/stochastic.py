@@ -16,6 +16,7 @@ from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
 from streamgd.errors import DataError, DivergenceError, StreamgdError
+from streamgd.kernels import entries
 from streamgd.kernels import stochastic as kernels
 from streamgd.kernels.coordinates import most_touched
 from streamgd.objective.objective import Objective
@@ -73,9 +74,7 @@ class StochasticTrainer:
         """
         self._unit = state.encoding.target_scale**2
         self._level_ranges = state.encoding.level_ranges()
-        encoding, rows = state.encoding, self._batch_size
-        most = most_touched(encoding.n_dof, encoding.n_numeric, len(encoding.categorical), rows)
-        self._place, self._touched = np.zeros(encoding.n_dof, np.int32), np.zeros(most, np.int32)
+        self._place, self._touched = np.zeros(state.encoding.n_dof, np.int32), np.zeros(0, np.int32)
         if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
             return False
         state.stopped_by, state.asked_epochs = None, self._task.epochs
@@ -175,39 +174,51 @@ class StochasticTrainer:
         n_steps = -(-block.rows // self._batch_size)
         total_steps = task.epochs * -(-self._train_rows // self._batch_size)
         rates = learning_rates(task.schedule, state.learning_rate, state.steps + 1, n_steps, total_steps)
+        # Cut into mini-batches of nearly equal size.
+        bounds = np.linspace(0, block.rows, n_steps + 1).round().astype(np.int64)
         if loss.has_many_outputs:
-            finite = self._train_classes(state, block, losses, rates)
+            finite = self._train_classes(state, block, losses, bounds, rates)
         elif self._batch_size == 1 and task.optimizer == "plain":
             finite = kernels.train_rows(
-                block.features, block.codes, block.target, block.weight, block.offset,
+                block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.coordinates, self._level_ranges, state.level_sums, losses,
                 loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
             )  # fmt: skip
         else:
-            # Cut into mini-batches of nearly equal size.
-            bounds = np.linspace(0, block.rows, n_steps + 1).round().astype(np.int64)
+            place, touched = self._lists(state.encoding, block, bounds)
             finite = kernels.train_minibatches(
-                block.features, block.codes, block.target, block.weight, block.offset,
+                block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
                 state.coordinates, self._level_ranges, state.level_sums, state.rotation, self._settings, losses,
-                self._place, self._touched, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
+                place, touched, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
                 self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps
         return bool(finite)
 
-    def _train_classes(self, state: TrainState, block: Block, losses: np.ndarray, rates: np.ndarray) -> bool:
+    def _lists(self, encoding: Encoding, block: Block, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Memory for the coordinates that a mini-batch touches, ``place`` and ``touched``: that of the block before,
+        unless one of this block's has more.
+        """
+        rows, in_entries = int(np.diff(bounds).max()), int(entries.most_entries(block.entries.starts, bounds))
+        most = most_touched(encoding.n_dof, encoding.n_numeric, len(encoding.categorical), rows, in_entries)
+        if len(self._touched) < most:
+            self._touched = np.zeros(most, np.int32)
+        return self._place, self._touched
+
+    def _train_classes(
+        self, state: TrainState, block: Block, losses: np.ndarray, bounds: np.ndarray, rates: np.ndarray
+    ) -> bool:
         """As :meth:`_train_block`, where each class has a raw prediction."""
         from streamgd.kernels import multinomial  # it takes time and 13 MB, and few runs need it
 
-        penalty = self._objective.penalty
-        bounds = np.linspace(0, block.rows, len(rates) + 1).round().astype(np.int64)
+        penalty, (place, touched) = self._objective.penalty, self._lists(state.encoding, block, bounds)
         return bool(
             multinomial.train_minibatches(
-                block.features, block.codes, block.target, block.weight, bounds, rates, state.steps,
-                state.mean_weight, penalty.l1, penalty.l2, self._task.averaging, state.tables, self._level_ranges,
-                state.sums_of_levels, state.rotation, self._settings, losses, self._place, self._touched,
+                block.features, block.codes, *block.entries.arrays(), block.target, block.weight, bounds, rates,
+                state.steps, state.mean_weight, penalty.l1, penalty.l2, self._task.averaging, state.tables,
+                self._level_ranges, state.sums_of_levels, state.rotation, self._settings, losses, place, touched,
                 self._optimizer.update,
             )
         )  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
+from streamgd.data.blocks import NO_ENTRIES
 from streamgd.kernels import coordinates as table
 from streamgd.kernels import multinomial as kernels
 from streamgd.kernels.stochastic import LOSS_EVERY_ROWS
@@ -17,6 +18,7 @@ N_NUMERIC, N_LEVELS, N_CLASSES, N_ROWS, N_STEPS = 3, 4, 3, 700, 9
 N_DOF = N_NUMERIC + N_LEVELS + 1
 BOUNDS = np.linspace(0, N_ROWS, N_STEPS + 1).round().astype(np.int64)
 RATE = 0.3
+NONE = NO_ENTRIES[np.dtype(float)].arrays()
 
 
 def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -67,11 +69,11 @@ def test_steps_are_those_of_numpy(optimizer: str, rotated: bool) -> None:
     coordinates[:, :, table.THETA] = coordinates[:, :, table.AVERAGE] = start
     if len(rule.slots):
         coordinates[:, :, table.SLOTS] = 0.01
-    losses, most = np.zeros(3), table.most_touched(N_DOF, N_NUMERIC, 1, 100)
+    losses, most = np.zeros(3), table.most_touched(N_DOF, N_NUMERIC, 1, 100, 0)
     finite = kernels.train_minibatches(
-        features, codes, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, weight.mean(), 0.0, 0.0, True, coordinates,
-        np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.ascontiguousarray(rotation), np.array(rule.settings),
-        losses, np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), rule.update,
+        features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, weight.mean(), 0.0, 0.0, True,
+        coordinates, np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.ascontiguousarray(rotation),
+        np.array(rule.settings), losses, np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), rule.update,
     )  # fmt: skip
     X = dense(features @ rotation.T if rotated else features, codes)
     theta, average, loss = by_numpy(start.T.copy(), X, y, weight, optimizer == "adagrad")
@@ -90,9 +92,9 @@ def test_a_step_that_is_not_finite_is_told() -> None:
     features, codes, y, weight = rows()
     features[5, 0] = np.inf
     coordinates = np.zeros((N_CLASSES, N_DOF, table.SLOTS))
-    most = table.most_touched(N_DOF, N_NUMERIC, 1, 100)
+    most = table.most_touched(N_DOF, N_NUMERIC, 1, 100, 0)
     assert not kernels.train_minibatches(
-        features, codes, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, 1.0, 0.0, 0.0, False, coordinates,
+        features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, 1.0, 0.0, 0.0, False, coordinates,
         np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.empty((0, 0)), np.zeros(1), np.zeros(3),
         np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), OPTIMIZERS["plain"].update,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from reference import Descent, Rows, take_steps
 from scipy.optimize import minimize_scalar
 
+from streamgd.data.blocks import NO_ENTRIES
 from streamgd.kernels import coordinates as table
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.losses import LOSSES
@@ -39,6 +40,10 @@ def some_rows(seed: int, n: int, loss: str, weighted: bool = True, base_level: b
     return Rows(features, codes, target, weight, offset)
 
 
+def no_entries(dtype: type) -> tuple[np.ndarray, ...]:
+    return NO_ENTRIES[np.dtype(dtype)].arrays()
+
+
 class Compiled:
     """The state that the kernels change, started at the same theta as the reference."""
 
@@ -64,11 +69,11 @@ class Compiled:
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
         self.finite = kernels.train_minibatches(
-            np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset, bounds,
-            rates, self.step, mean_weight, l1, l2, averaging, self.coordinates, self._level_ranges(level_ranges),
-            self.level_sums, self.rotation, np.array(self.optimizer.settings), self.losses, self.place, self.touched,
-            LOSSES[loss].settings, LOSSES[loss].losses_of_rows, LOSSES[loss].residuals_of_rows,
-            self.optimizer.update,
+            np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
+            rows.offset, bounds, rates, self.step, mean_weight, l1, l2, averaging, self.coordinates,
+            self._level_ranges(level_ranges), self.level_sums, self.rotation, np.array(self.optimizer.settings),
+            self.losses, self.place, self.touched, LOSSES[loss].settings, LOSSES[loss].losses_of_rows,
+            LOSSES[loss].residuals_of_rows, self.optimizer.update,
         )  # fmt: skip
         self.step += len(rates)
 
@@ -77,10 +82,10 @@ class Compiled:
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
         self.finite = kernels.train_rows(
-            np.ascontiguousarray(rows.features, dtype), rows.codes, rows.target, rows.weight, rows.offset,
-            rates, self.step, mean_weight, l1, l2, averaging, self.coordinates, self._level_ranges(level_ranges),
-            self.level_sums, self.losses, LOSSES[loss].settings, LOSSES[loss].losses_of_rows,
-            LOSSES[loss].pointwise_gradient,
+            np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
+            rows.offset, rates, self.step, mean_weight, l1, l2, averaging, self.coordinates,
+            self._level_ranges(level_ranges), self.level_sums, self.losses, LOSSES[loss].settings,
+            LOSSES[loss].losses_of_rows, LOSSES[loss].pointwise_gradient,
         )  # fmt: skip
         self.step += len(rates)
 

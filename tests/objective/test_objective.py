@@ -158,7 +158,7 @@ def test_row_norms_are_those_of_the_rows_with_their_intercept(weighted: bool) ->
     block = a_block(400, "squared", "float32", weighted)
     norms = (design(block) ** 2).sum(axis=1) * (block.weight if weighted else 1.0)
     found = np.array([1.5, 10.0])
-    row_norms(block.features, block.codes, block.weight, found)
+    row_norms(block.features, block.codes, *block.entries.arrays(), block.weight, found)
 
     assert found[0] == pytest.approx(norms.max(), rel=1e-13)
     assert found[1] == pytest.approx(10.0 + norms.sum(), rel=1e-13)

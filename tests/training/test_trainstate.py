@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamgd.data.blocks import NO_ENTRIES
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
 from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
@@ -26,6 +27,7 @@ from streamgd.training.trainstate import TrainState
 N_NUMERIC, LEVELS = 3, 4
 N_DOF = N_NUMERIC + LEVELS + 1
 RANGES = np.array([[N_NUMERIC, N_NUMERIC + LEVELS]])
+NONE = NO_ENTRIES[np.dtype(float)].arrays()
 BEFORE = (np.array([0.3, -2.0, 5.0]), np.array([1.0, 0.2, 3.0]))
 
 
@@ -71,8 +73,8 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
     raw, codes, target = raw_rows(n, seed)
     bounds = np.linspace(0, n, steps + 1).round().astype(np.int64)
     kernels.train_minibatches(
-        features(raw, state.encoding), codes, target, np.empty(0), np.empty(0), bounds, np.full(steps, 0.1),
-        state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
+        features(raw, state.encoding), codes, *NONE, target, np.empty(0), np.empty(0), bounds,
+        np.full(steps, 0.1), state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
         state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3),
         np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
         LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
@@ -138,8 +140,8 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
         gradients.append(gradient)
         bounds = np.array([0, 4])
         kernels.train_minibatches(
-            features(raw[rows], state.encoding), codes[rows], target[rows], np.empty(0), np.empty(0), bounds,
-            np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
+            features(raw[rows], state.encoding), codes[rows], *NONE, target[rows], np.empty(0), np.empty(0),
+            bounds, np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
             state.rotation, np.array(rule.settings), np.zeros(3),
             np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
             LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,

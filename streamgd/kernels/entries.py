@@ -1,0 +1,142 @@
+"""The entries of sparse columns (``data.blocks.Entries``) in the loops over rows; without any, nothing is done.
+
+An entry that a row has twice counts twice, so its value there is the sum of both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from streamgd.kernels.compile import compiled
+from streamgd.kernels.prefetch import prefetch
+
+#: So many entries before one is needed, its place in memory is fetched.
+AHEAD_ENTRIES = 32
+
+_f8, _i8, _i4 = types.float64, types.int64, types.int32
+
+
+def entries_signature(feature):
+    """The types of ``starts``, ``coordinates`` and ``values``, with features of type ``feature``."""
+    return _i8[::1], _i4[::1], feature[::1]
+
+
+def _predict_signature(feature):
+    return types.void(*entries_signature(feature), _i8, _f8[::1], _f8[::1])
+
+
+@compiled([_predict_signature(types.float32), _predict_signature(_f8)])
+def predict_entries(starts, coordinates, values, first, theta, raw):
+    """Add ``value * theta[coordinate]`` of each row's entries to ``raw`` (n_rows,); entry e has its coordinate at
+    ``coordinates[e - first]``.
+    """
+    for i in range(raw.shape[0] if starts.shape[0] > 0 else 0):
+        total = 0.0
+        if values.shape[0] > 0:
+            for e in range(starts[i], starts[i + 1]):
+                total += values[e] * theta[coordinates[e - first]]
+        else:
+            for e in range(starts[i], starts[i + 1]):
+                total += theta[coordinates[e - first]]
+        raw[i] += total
+
+
+@compiled([_predict_signature(types.float32), _predict_signature(_f8)])
+def add_gradient_of_entries(starts, coordinates, values, first, residual, gradient):
+    """Add ``residual * value`` of each row's entries to the gradient of their coordinates, given as above."""
+    for i in range(residual.shape[0] if starts.shape[0] > 0 else 0):
+        slope = residual[i]
+        if values.shape[0] > 0:
+            for e in range(starts[i], starts[i + 1]):
+                gradient[coordinates[e - first]] += slope * values[e]
+        else:
+            for e in range(starts[i], starts[i + 1]):
+                gradient[coordinates[e - first]] += slope
+
+
+def _products_signature(feature):
+    return types.void(feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[:, ::1])
+
+
+@compiled([_products_signature(types.float32), _products_signature(_f8)])
+def add_entry_products(features, codes, starts, coordinates, values, weight, products):
+    """Add ``weight_i * x_i x_i'`` to ``products`` (n_dof, n_dof) where one factor at least is an entry.
+
+    Only one of each pair of mirrored entries of the matrix is summed: see ``sums.mirror``.
+    """
+    n_numeric, last = features.shape[1], products.shape[0] - 1
+    for i in range(features.shape[0]):
+        for e in range(starts[i], starts[i + 1]):
+            value = weight[i] * (values[e] if values.shape[0] > 0 else 1.0)
+            row = products[coordinates[e]]
+            for j in range(n_numeric):
+                row[j] += value * features[i, j]
+            for c in range(codes.shape[1]):
+                if codes[i, c] >= 0:
+                    row[codes[i, c]] += value
+            row[last] += value
+            for d in range(starts[i], starts[i + 1]):
+                # Both orders of two entries come by: of two coordinates one is kept, of the same both.
+                if coordinates[d] <= coordinates[e]:
+                    row[coordinates[d]] += value * (values[d] if values.shape[0] > 0 else 1.0)
+
+
+def _squares_signature(feature):
+    return types.void(*entries_signature(feature), _f8[::1])
+
+
+@compiled([_squares_signature(types.float32), _squares_signature(_f8)])
+def add_squares_of_rows(starts, coordinates, values, squares):
+    """Add the sum of the squares of what each row has in its sparse columns to ``squares`` (n_rows,)."""
+    largest = 0
+    for e in range(starts[0], starts[starts.shape[0] - 1]):
+        largest = max(largest, coordinates[e])
+    row = np.zeros(largest + 1)
+    for i in range(squares.shape[0]):
+        for e in range(starts[i], starts[i + 1]):
+            value = np.float64(values[e]) if values.shape[0] > 0 else 1.0
+            before = row[coordinates[e]]
+            squares[i] += value * (value + 2.0 * before)
+            row[coordinates[e]] = before + value
+        for e in range(starts[i], starts[i + 1]):
+            row[coordinates[e]] = 0.0
+
+
+# The entries of a mini-batch
+
+
+@compiled(_i8(_i8[::1], _i8[::1]))
+def most_entries(starts, bounds):
+    """The largest number of entries of a mini-batch ``bounds[k]:bounds[k + 1]``."""
+    most = 0
+    for batch in range(bounds.shape[0] - 1 if starts.shape[0] > 0 else 0):
+        most = max(most, starts[bounds[batch + 1]] - starts[bounds[batch]])
+    return most
+
+
+@compiled(_i8(_i8[::1], _i4[::1], _i8, _i8, _i8, _f8[:, ::1], _i4[::1], _i4[::1], _i4[::1]))
+def meet_entries(starts, coordinates, start, stop, n_here, table, touched, place, met):
+    """List the coordinates that occur in the entries of the rows ``start … stop - 1``, each once.
+
+    As ``coordinates.meet_levels`` does for levels, after which it goes on at ``n_here``: written are ``touched``,
+    ``place``, and ``met``, the place in ``touched`` of each entry's coordinate. Returns the end of the list.
+    """
+    if starts.shape[0] == 0:
+        return n_here
+    row_bytes, address, address_of_place = 8 * table.shape[1], table.ctypes.data, place.ctypes.data
+    first, end = starts[start], starts[stop]
+    last = coordinates.shape[0] - 1
+    for e in range(first, end):
+        prefetch(address_of_place + 4 * np.int64(coordinates[min(e + AHEAD_ENTRIES, last)]))
+        j = np.int64(coordinates[e])
+        at = np.int64(place[j])
+        known = (at < n_here) & (touched[at] == j)
+        at = at if known else n_here
+        touched[n_here] = j
+        n_here += np.int64(0) if known else np.int64(1)
+        place[j] = at
+        met[e - first] = at
+        prefetch(address + j * row_bytes)
+        prefetch(address + j * row_bytes + row_bytes - 8)
+    return n_here
