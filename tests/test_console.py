@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -171,13 +170,11 @@ class TestThreads:
         assert len([line for line in lines if line.startswith("prepare: ")]) == 1
         assert len(lines) == 17
 
-    def test_progress_costs_microseconds(self, stream: io.StringIO) -> None:
+    def test_progress_that_is_told_often_is_written_seldom(self, stream: io.StringIO) -> None:
         display = plain(stream)
-        display.progress("prepare", 0, 10**9, None)
-        started_s = time.perf_counter()
         for step in range(20_000):
             display.progress("prepare", step, 10**9, 0.5)
-        assert (time.perf_counter() - started_s) / 20_000 < 20e-6
+        assert len(stream.getvalue().splitlines()) <= 2
 
 
 _TERMINAL_PROGRAM = """
