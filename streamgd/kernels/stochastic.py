@@ -324,8 +324,6 @@ def _predict_row_signature(feature):
 @compiled([_predict_row_signature(types.float32), _predict_row_signature(_f8)])
 def predict_row(starts, entries, values, i, coordinates):
     """What the entries of row i add to its raw prediction; meanwhile the coordinates of the next row are fetched."""
-    if starts.shape[0] == 0:
-        return 0.0
     row_bytes, address = 8 * coordinates.shape[1], coordinates.ctypes.data
     for e in range(starts[i + 1], starts[min(i + 2, starts.shape[0] - 1)]):
         prefetch(address + np.int64(entries[e]) * row_bytes)
@@ -343,14 +341,12 @@ def _step_signature(feature):
 
 
 @compiled([_step_signature(types.float32), _step_signature(_f8)])
-def step_of_entries(starts, entries, values, i, residual, alpha, step, l1, l2, averaging, coordinates):
+def step_of_entries(starts, entries, values, i, move, alpha, step, l1, l2, averaging, coordinates):
     """The step of row i for the coordinates of its entries; returns whether each theta is finite.
 
     A coordinate that comes twice moves twice and then pays its penalty once. Between the two its clock c stands at
     ``-1 - c``.
     """
-    if starts.shape[0] == 0:
-        return True
     share, finite = 4.0 / (step + 3.0), True
     for e in range(starts[i], starts[i + 1]):
         here = coordinates[entries[e]]
@@ -358,7 +354,7 @@ def step_of_entries(starts, entries, values, i, residual, alpha, step, l1, l2, a
             if averaging and here[CLOCK] < step - 1:
                 here[AVERAGE] = average_decay(here[CLOCK], step - 1.0, here[AVERAGE], here[THETA])
             here[CLOCK] = -1.0 - here[CLOCK]
-        here[THETA] -= alpha * residual * (values[e] if values.shape[0] > 0 else 1.0)
+        here[THETA] -= move * (values[e] if values.shape[0] > 0 else 1.0)
     for e in range(starts[i], starts[i + 1]):
         here = coordinates[entries[e]]
         if here[CLOCK] < 0.0:
@@ -388,7 +384,7 @@ def train_rows(
     The arguments are those of ``train_minibatches``, with one learning rate a row.
     """
     n_numeric, n_categorical = features.shape[1], codes.shape[1]
-    weighted, shifted, finite = weight.shape[0] > 0, offset.shape[0] > 0, True
+    weighted, shifted, sparse, finite = weight.shape[0] > 0, offset.shape[0] > 0, starts.shape[0] > 0, True
     loss_phase = steps_before % LOSS_EVERY_ROWS
     # Whole vectors of numbers, the last filled up with zeros: what is left over would take as long as the rest.
     width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
@@ -403,12 +399,13 @@ def train_rows(
         for j in range(n_numeric):
             x[j] = features[i, j]
         raw = intercept[THETA]
+        if sparse:
+            raw += predict_row(starts, entries, values, i, coordinates)
         for j in range(width):
             raw += x[j] * theta[j]
         for c in range(n_categorical):
             if codes[i, c] >= 0:
                 raw += coordinates[codes[i, c], THETA]
-        raw += predict_row(starts, entries, values, i, coordinates)
         if shifted:
             raw += offset[i]
         # Compare.
@@ -451,7 +448,10 @@ def train_rows(
                     level[AVERAGE] += share * (level[THETA] - level[AVERAGE])
                 level[CLOCK], level[RATE] = step, alpha
                 finite &= np.isfinite(level[THETA])
-        finite &= step_of_entries(starts, entries, values, i, residual, alpha, step, l1, l2, averaging, coordinates)
+        if sparse:
+            finite &= step_of_entries(
+                starts, entries, values, i, alpha * residual, alpha, step, l1, l2, averaging, coordinates
+            )
         intercept[THETA] -= alpha * residual
         if averaging:
             intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])
