@@ -137,6 +137,9 @@ class TrainConfig(BaseModel):
     )
     l1: Finite = Field(0.0, description="L1 penalty on the standardised coefficients.")
     l2: Finite = Field(1e-6, description="L2 penalty on the standardised coefficients.")
+    non_negative: Names = Field(
+        [], description="batch: numbers whose coefficients stay >= 0, with all that is made of them; comma-separated."
+    )
 
     # method
     method: Literal["auto", "minibatch", "sgd", "batch"] = Field(
@@ -434,6 +437,10 @@ def _check_optimizer(config: TrainConfig) -> None:
         raise ConfigError(f"--learning-rate has no meaning for {name}. Choose --optimizer plain, or leave it out.")
     if name in ("lbfgs", "normal") and config.l1 > 0:
         raise ConfigError(f"--optimizer {name} knows no --l1. Choose newton, backtracking or plain.")
+    if config.non_negative and config.method != "batch":
+        raise ConfigError("--non-negative is for --method batch. Add it, or leave the bounds out.")
+    if name in ("lbfgs", "normal") and config.non_negative:
+        raise ConfigError(f"--optimizer {name} knows no --non-negative. Choose newton, backtracking or plain.")
     if name == "normal" and config.loss not in ("auto", "squared"):
         raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
     _check_tolerances(config)

@@ -12,6 +12,9 @@ columns are nearly collinear and rows are many. Estimates, tests and intervals a
 Newton step away: exact for the squared loss, as good as the maximum itself where the step is short (the one-step
 estimator: van der Vaart (1998), "Asymptotic Statistics", section 5.7).
 
+Coefficients at their bound are told no errors, and those of the others are as if these columns had been left out: which
+coefficients end at their bound is taken as given.
+
 A weight of 2 counts as the row twice in all of it (frequency weights), as it does in the objective.
 """
 
@@ -39,6 +42,9 @@ CONCERNED = 1e-10
 MOST_MISSED = 0.1
 #: A log-likelihood is told where theta is so near its maximum, as a part of the null deviance.
 NEARBY = 1e-3
+
+#: Why a coefficient that ``--non-negative`` holds at zero has no errors.
+AT_BOUND = "at its bound, 0 (--non-negative)"
 
 _MOST_NAMES = 3
 
@@ -105,6 +111,23 @@ class ClosingSums:
             raise ValueError("sums over rows that are no numbers")
         if not self.is_finite or self.weight <= 0.0:
             raise ValueError("sums over rows that are not finite, or over none")
+
+    def without(self, rows: np.ndarray) -> Self:
+        """The sums with zeros for what concerns the ``rows`` of theta, of one output: as if the columns were zero."""
+
+        def cleared(matrix: np.ndarray | None) -> np.ndarray | None:
+            if matrix is None:
+                return None
+            matrix = matrix.copy()
+            matrix[rows], matrix[:, rows] = 0.0, 0.0
+            return matrix
+
+        gradient, information = self.gradient.copy(), cleared(self.information)
+        assert information is not None
+        gradient[rows] = 0.0
+        return replace(
+            self, information=information, gradient=gradient, meat=cleared(self.meat), expected=cleared(self.expected)
+        )
 
     @property
     def is_finite(self) -> bool:
@@ -216,6 +239,9 @@ def infer(
     encoding : Encoding
         Its target is not scaled.
     """
+    at_bound = encoding.at_bound(np.reshape(values, (encoding.n_dof, -1)))
+    if len(at_bound):
+        sums = sums.without(at_bound)
     # The number of BLAS threads changes bits. What is not finite has its reason told.
     with threadpool_limits(1, "blas"), np.errstate(all="ignore"):
         solved = _Solved(sums, encoding)
@@ -225,6 +251,8 @@ def infer(
         if not fit.dispersion:  # there are no more observations than coefficients, or the model fits them all
             deviation[:] = 0.0
         reasons = _reasons(solved, deviation, loss, _names(encoding))
+        for row in at_bound:
+            reasons[row] = AT_BOUND
         refused = np.array([reason is not None for reason in reasons])
         covariance[refused], covariance[:, refused] = np.nan, np.nan
         deviation = np.where(refused, np.nan, deviation)

@@ -91,6 +91,8 @@ def show(
         "model": None,
         "inference": None,
         "base_levels": {},
+        "non_negative": [],
+        "at_bound": [],
         "n_coefficients": 0,
         "coefficients": [],
         "relativities": [],
@@ -125,6 +127,8 @@ def model_facts(
         "model": {"loss": model.loss_name, "classes": model.classes, **model.facts},
         "inference": _inference_facts(inference) if inference else {"refused": model.no_errors},
         "base_levels": model.base_levels(),
+        "non_negative": list(model.encoding.columns.non_negative),
+        "at_bound": [model.encoding.columns.numeric[row].name for row in model.encoding.at_bound(model.theta)],
         "n_coefficients": len(rows),
         "coefficients": [*intercepts, *shown],
         "relativities": relativities(model, errors, level) if model.loss.link_name == "log" else [],
@@ -179,6 +183,8 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
     intercept = "the intercept" if n_intercepts == 1 else "the intercepts"
     of_all = f", {intercept} and the {n_largest} largest of {n_features:,} (--all)" if n_largest < n_features else ""
     parts.append(f"coefficients{of_all}\n{_coefficients(facts['coefficients'], facts['inference'])}")
+    if facts["non_negative"]:
+        parts.append(_bounds(facts["non_negative"], facts["at_bound"]))
     parts += _inference_parts(facts["coefficients"], facts["inference"])
     if facts["relativities"]:
         parts.append(_relativities(facts["relativities"], n_shown > n_features, facts["inference"].get("level")))
@@ -208,6 +214,11 @@ def _coefficients(coefficients: list[dict[str, Any]], inference: dict[str, Any])
         columns |= {"lower": f"{tail:g} %", "upper": f"{100.0 - tail:g} %"}
     rows = [[_rounded(name, c[name]) for name in columns] for c in coefficients]
     return format_table(list(columns.values()), rows)
+
+
+def _bounds(non_negative: list[str], at_bound: list[str]) -> str:
+    at = f"at the bound: {', '.join(at_bound)}" if at_bound else "none is at the bound"
+    return f"held at 0 or above: {', '.join(non_negative)}; {at}"
 
 
 def _relativities(rows: list[dict[str, Any]], everything: bool, level: float | None) -> str:

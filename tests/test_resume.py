@@ -214,6 +214,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch-normal": {"method": "batch", "optimizer": "normal"},
     "batch-newton": {"method": "batch", "epochs": 20},
     "batch-newton-l1": {"method": "batch", "epochs": 20, "l1": 1e-3},
+    "batch-newton-bounds": {"method": "batch", "epochs": 20, "non_negative": "x0,x1,x2", "init": "random"},
     "batch-newton-patience": {"method": "batch", "epochs": 20, "holdout": 0.2, "patience": 2},
     "auto": AUTO,
     "auto-holdout-robust": {**AUTO, "holdout": 0.2, "errors": "robust"},

@@ -132,7 +132,11 @@ class TargetColumn:
 
 @dataclass(frozen=True)
 class Columns:
-    """All columns of a run and what they became; ``exposure`` is one whose logarithm is added to the offset."""
+    """All columns of a run and what they became.
+
+    ``exposure`` is one whose logarithm is added to the offset. ``non_negative`` names numeric features whose
+    coefficients are held at zero or above.
+    """
 
     numeric: tuple[NumericColumn, ...]
     categorical: tuple[CategoricalColumn, ...]
@@ -140,6 +144,12 @@ class Columns:
     weight: str | None = None
     offset: str | None = None
     exposure: str | None = None
+    non_negative: tuple[str, ...] = ()
+
+    @property
+    def non_negative_rows(self) -> tuple[int, ...]:
+        """The rows of theta that are held at zero or above."""
+        return tuple(row for row, column in enumerate(self.numeric) if column.name in self.non_negative)
 
     @property
     def has_offset(self) -> bool:
@@ -172,6 +182,8 @@ class Columns:
                 raise ValueError("a target of an unknown domain")
         if not all(isinstance(name, str) for name in names) or not all(isinstance(flag, bool) for flag in flags):
             raise ValueError("a column whose name is no text")
+        if not set(self.non_negative) <= {column.name for column in self.numeric}:
+            raise ValueError("a bound on what is no number")
         if any(column.values not in ("string", "int", "float", "bool") for column in self.categorical):
             raise ValueError("levels of an unknown type")
         if classes is not None and not (2 <= len(classes) == len(set(classes)) and all(map(_is_label, classes))):
@@ -195,6 +207,8 @@ class Columns:
             del plain["target"]["domain"]  # as it was written before there were others
         if self.exposure is None:
             del plain["exposure"]
+        if not self.non_negative:
+            del plain["non_negative"]
         return plain
 
     @classmethod
@@ -212,6 +226,7 @@ class Columns:
             fields["weight"],
             fields["offset"],
             fields.get("exposure"),
+            tuple(fields.get("non_negative", ())),
         )
 
 

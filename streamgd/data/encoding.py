@@ -64,6 +64,11 @@ class Encoding:
             names += column.row_names()
         return [*names, "(intercept)"]
 
+    def at_bound(self, theta: np.ndarray) -> np.ndarray:
+        """The rows of ``theta`` (n_dof, n_outputs) that are held at zero by a bound, int64."""
+        rows = np.array(self.columns.non_negative_rows, np.int64)
+        return np.asarray(rows[(theta[rows] == 0.0).all(axis=1)])
+
     def in_original_units(self, theta: np.ndarray) -> np.ndarray:
         """Coefficients of the columns as they are, from columns of ``theta`` (n_dof, any): a linear map.
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamgd.config import TrainConfig
+from streamgd.data.bounded import with_bounds
 from streamgd.data.columns import (
     INDEX_REASON,
     CategoricalColumn,
@@ -150,6 +151,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         config.exposure,
     )
     _check_feature_names(columns)
+    columns = with_bounds(columns, config, dict(left_out))
     numbers = [_values(column, sample.rows) for column in columns.numeric]
     moments = [(0.0, 1.0)] * len(numbers)
     if config.scale == "standard" and numbers:

@@ -1,4 +1,4 @@
-"""Minimum of a quadratic plus l1, one coordinate after another."""
+"""Minimum of a quadratic plus l1 within bounds, one coordinate after another."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from streamgd.kernels.compile import compiled
 _f8, _i8 = types.float64, types.int64
 
 
-@compiled(_i8(_f8[:, ::1], _f8[::1], _f8, _i8, _f8, _i8, _f8[::1]))
-def minimise_by_coordinates(matrix, gradient, l1, n_intercepts, tolerance, max_sweeps, theta):
+@compiled(_i8(_f8[:, ::1], _f8[::1], _f8, _i8, types.boolean[::1], _f8, _i8, _f8[::1]))
+def minimise_by_coordinates(matrix, gradient, l1, n_intercepts, bounded, tolerance, max_sweeps, theta):
     """Move ``theta`` to the minimum of ``gradient' d + d' matrix d / 2 + l1 |theta_0 + d|_1``, d = theta - theta_0.
 
-    The last coordinates, the intercepts, have no l1. Each coordinate in turn goes to its own minimum, until a sweep
-    changes none by more than ``tolerance / sqrt(matrix_jj)``; returns the number of sweeps.
+    The last coordinates, the intercepts, have no l1; those ``bounded`` stay at zero or above. Each coordinate in turn
+    goes to its own minimum, until a sweep changes none by more than ``tolerance / sqrt(matrix_jj)``; returns the number
+    of sweeps.
     """
     n = theta.shape[0]
     slope = gradient.copy()
@@ -29,7 +30,7 @@ def minimise_by_coordinates(matrix, gradient, l1, n_intercepts, tolerance, max_s
             wanted = theta[j] - slope[j] / curvature
             if j < n - n_intercepts:
                 shrunk = max(abs(wanted) - l1 / curvature, 0.0)
-                wanted = shrunk if wanted > 0.0 else -shrunk
+                wanted = shrunk if wanted > 0.0 else (0.0 if bounded[j] else -shrunk)
             change = wanted - theta[j]
             if change != 0.0:
                 theta[j] = wanted

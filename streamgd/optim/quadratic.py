@@ -24,6 +24,8 @@ from streamgd.objective.penalties import ElasticNet
 SINGULAR = 1e-11
 #: A sweep over the coordinates that moves no raw prediction by more than this, in the root mean square, is the last.
 SWEEP_TOLERANCE = 1e-11
+#: Within bounds, so many sweeps go before each solve.
+SWEEPS_BETWEEN_SOLVES = 20
 #: Multiplications that the sweeps of one step may take.
 SWEEP_WORK = 2_000_000_000
 
@@ -50,22 +52,57 @@ class Step:
 def newton_step(theta: np.ndarray, evaluation: Evaluation, penalty: ElasticNet) -> Step:
     """The step from ``theta`` to the minimum of the model; ``evaluation`` must have a Hessian.
 
-    With l1 the minimum is found by coordinate descent, as in the proximal Newton method of Lee, Sun, Saunders (2014).
+    With l1 the minimum is found by coordinate descent, as in the proximal Newton method of Lee, Sun, Saunders (2014);
+    within bounds by that and solves in turn.
     """
     matrix = penalised_hessian(evaluation, penalty)
     gradient, here, n_outputs = evaluation.gradient.ravel(), theta.ravel(), theta.shape[1]
-    if penalty.l1 == 0.0:
+    sweeps = max(100, SWEEP_WORK // len(here) ** 2)
+    bounded = penalty.bounded(len(theta), n_outputs)
+    if penalty.is_smooth:
         direction = -solve(matrix, gradient)
+    elif penalty.non_negative:
+        direction = minimum_within_bounds(matrix, gradient, here, penalty.l1, n_outputs, bounded, sweeps) - here
     else:
         there = here.copy()
-        sweeps = max(100, SWEEP_WORK // len(here) ** 2)
-        minimise_by_coordinates(matrix, gradient.copy(), penalty.l1, n_outputs, SWEEP_TOLERANCE, sweeps, there)
+        minimise_by_coordinates(matrix, gradient.copy(), penalty.l1, n_outputs, bounded, SWEEP_TOLERANCE, sweeps, there)
         direction = there - here
     penalised = slice(0, len(here) - n_outputs)
     grown = np.abs(here[penalised] + direction[penalised]).sum() - np.abs(here[penalised]).sum()
     slope = float(gradient @ direction + penalty.l1 * grown)
     decrease = -slope - 0.5 * float(direction @ (matrix @ direction))
     return Step(direction.reshape(theta.shape), min(slope, 0.0), max(decrease, 0.0))
+
+
+def minimum_within_bounds(
+    matrix: np.ndarray,
+    gradient: np.ndarray,
+    here: np.ndarray,
+    l1: float,
+    n_intercepts: int,
+    bounded: np.ndarray,
+    max_sweeps: int,
+) -> np.ndarray:
+    """Where ``gradient' d + d' matrix d / 2 + l1 |here + d|_1`` is least, the coordinates ``bounded`` not below zero.
+
+    Sweeps over the coordinates find which of them are zero, and a solve where the others lead to, up to the first that
+    changes its sign; where nothing is left to change, the sweeps end at once. Each step lowers the model.
+    """
+    there, penalised, most = here.copy(), np.arange(len(here)) < len(here) - n_intercepts, SWEEPS_BETWEEN_SOLVES
+    for _ in range(max_sweeps // most):
+        slope = gradient + matrix @ (there - here)
+        if minimise_by_coordinates(matrix, slope, l1, n_intercepts, bounded, SWEEP_TOLERANCE, most, there) < most:
+            break
+        signed = bounded | (penalised & (l1 > 0.0))
+        free = ~signed | (there != 0.0)
+        slope = gradient + matrix @ (there - here) + l1 * np.where(penalised, np.sign(there), 0.0)
+        way = np.zeros_like(there)
+        way[free] = -solve(matrix[np.ix_(free, free)], slope[free])
+        crossing = signed & free & (there * (there + way) < 0.0)
+        share = float((-there[crossing] / way[crossing]).min()) if crossing.any() else 1.0
+        ends = crossing & (-there / np.where(crossing, way, 1.0) <= share)
+        there = np.where(ends, 0.0, there + share * way)
+    return np.where(bounded, np.maximum(there, 0.0), there)
 
 
 def penalised_hessian(evaluation: Evaluation, penalty: ElasticNet) -> np.ndarray:

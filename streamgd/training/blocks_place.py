@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from streamgd.plain import byte_size
 #: Identity options that decide no bit of the blocks, or by what they resolve to.
 NOT_OF_BLOCKS = {
     "data", "validation", "loss", "l1", "l2", "method", "optimizer", "learning_rate", "schedule", "average", "init",
-    "shuffle", "from_",
+    "shuffle", "from_", "non_negative",
 }  # fmt: skip
 
 
@@ -37,6 +38,7 @@ def common_blocks_dir(config: TrainConfig, key: str) -> Path | None:
 def blocks_key(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> str:
     """See ``Task.blocks_key``."""
     names = [name for name in identity_fields() if name not in NOT_OF_BLOCKS]
+    resolved = replace(resolved, columns=replace(resolved.columns, non_negative=()))
     # Exact zeros want the base levels left out: see ``StochasticSession``.
     return digest(config, names, manifest, resolved, layout, resolved.loss, config.l1 > 0)
 

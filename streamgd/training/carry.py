@@ -21,7 +21,8 @@ from streamgd.training.trainstate import TrainState
 def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.ndarray:
     """The theta (n_dof, n_outputs) of ``after`` that predicts what ``theta`` predicts under ``before``.
 
-    That holds for rows of the columns and levels which both know, but for the rounding.
+    That holds for rows of the columns and levels which both know, but for the rounding and for coefficients that
+    ``after`` holds at zero.
 
     Raises
     ------
@@ -42,6 +43,8 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
     for row, column in enumerate(after.columns.numeric):
         if (old := numeric.get((column.name, column.steps))) is not None:
             slope = theta[old] / before.scaling.scale[old]
+            if column.name in after.columns.non_negative:
+                slope = np.maximum(slope, 0.0)
             carried[row] = slope * after.scaling.scale[row]
             intercept += slope * (after.scaling.shift[row] - before.scaling.shift[old])
     categorical = {each.column.name: each for each in before.categorical}

@@ -174,12 +174,13 @@ class Task:
             return self
         if hessian_is_affordable(n_dof):
             return replace(self, optimizer="newton")
-        if self.config.l1 > 0.0 and self.config.tol_excess is not None:
+        option = "--l1" if self.config.l1 > 0.0 else "--non-negative" if self.config.non_negative else None
+        if option is not None and self.config.tol_excess is not None:
             raise ConfigError(
-                f"--tol-excess: with --l1 and {n_dof:,} coefficients the optimizer is backtracking, which does not"
+                f"--tol-excess: with {option} and {n_dof:,} coefficients the optimizer is backtracking, which does not"
                 f" estimate how far the optimum is. Choose --tol-gradient, or --optimizer newton."
             )
-        return replace(self, optimizer="backtracking" if self.config.l1 > 0.0 else "lbfgs")
+        return replace(self, optimizer="lbfgs" if option is None else "backtracking")
 
     def with_room_for_hessians(self, encoding: Encoding, n_chunks: int) -> Task:
         """The same task with so few threads that there is room for Hessians, where passes over chunks make them.
@@ -345,7 +346,9 @@ class Task:
 
     def objective(self, encoding: Encoding) -> Objective:
         """The objective in units of the standardised target, stated for the original one: l1 follows the unit."""
-        return Objective(self.loss_of(encoding), ElasticNet(self.config.l1 / encoding.target_scale, self.config.l2))
+        bounds = encoding.columns.non_negative_rows
+        penalty = ElasticNet(self.config.l1 / encoding.target_scale, self.config.l2, bounds)
+        return Objective(self.loss_of(encoding), penalty)
 
     def summary(self) -> dict[str, Any]:
         """What was resolved, as plain values, for ``config.json`` and ``--dry-run``."""
@@ -379,6 +382,7 @@ def first_theta(task: Task, encoding: Encoding, best_constant: float | np.ndarra
     if task.config.init == "random":
         words = [derive_key(task.config.seed, INIT, number) for number in range(theta.size)]
         theta[:] = 0.1 * (np.array(words, np.float64).reshape(theta.shape) / 2.0**63 - 1.0)
+        theta = task.objective(encoding).penalty.allowed(theta)
     elif task.config.init == "best":
         theta[-1] = best_constant
     return theta

@@ -470,6 +470,8 @@ def _tell(task: Task, display: Display) -> None:
         f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1,"
         f" {loss.name} loss {loss.formula}{', ' * bool(settings)}{settings}"
     )
+    if task.resolved.columns.non_negative:
+        display.message(f"bounds: coefficients >= 0 of {', '.join(task.resolved.columns.non_negative)}")
     place = config.blocks_dir or task.blocks_dir  # which folder of it, is seen when it is locked
     order = {
         "full": f"shuffled over the whole data, blocks of {byte_size(task.blocks_bytes)} in {place}",

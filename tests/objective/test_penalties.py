@@ -71,3 +71,31 @@ def test_the_l1_step_gives_exact_zeros() -> None:
 
 def test_l2_alone_has_no_proximal_step() -> None:
     np.testing.assert_array_equal(ElasticNet(l2=3.0).proximal_step(THETA, 0.5), THETA)
+
+
+@given(value=numbers, l1=strengths, rate=st.floats(1e-3, 3.0))
+def test_the_proximal_step_of_a_bounded_coefficient_is_the_minimum_above_zero(
+    value: float, l1: float, rate: float
+) -> None:
+    penalty = ElasticNet(l1=l1, non_negative=(0,))
+    found = float(penalty.proximal_step(np.array([[value], [-3.0]]), rate)[0, 0])
+    # Above zero the claim is a parabola: its minimum, or the bound.
+    assert found == pytest.approx(max(value - rate * l1, 0.0), abs=1e-15)
+    assert found >= 0.0
+
+
+@given(theta=st.floats(0.0, 3.0), gradient=numbers, l1=strengths)
+def test_the_subgradient_at_a_bound_is_zero_where_j_grows_from_there_on(
+    theta: float, gradient: float, l1: float
+) -> None:
+    penalty = ElasticNet(l1=l1, non_negative=(0,))
+    found = float(penalty.subgradient(np.array([[theta], [1.0]]), np.array([[gradient], [0.5]]))[0, 0])
+    grows = theta == 0.0 and gradient + l1 >= 0.0
+    assert found == pytest.approx(0.0 if grows else gradient + l1)
+
+
+def test_only_what_is_bounded_is_moved_to_the_bound() -> None:
+    penalty = ElasticNet(non_negative=(1, 2))
+    np.testing.assert_array_equal(penalty.allowed(THETA)[:, 0], [3.0, 0.0, 0.0, 7.0])
+    np.testing.assert_array_equal(penalty.proximal_step(-THETA, 1.0)[:, 0], [-3.0, 0.5, 0.0, -7.0])
+    assert ElasticNet().allowed(THETA) is THETA

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import Problem
+from scipy.optimize import lsq_linear
 from sklearn.linear_model import ElasticNet as SklearnElasticNet
 
 from streamgd.objective.objective import Evaluation
@@ -72,6 +73,46 @@ def test_with_l1_the_step_leads_to_the_elastic_net_of_scikit_learn(l1: float, st
     assert ((found[:-1] == 0.0) == (oracle.coef_ == 0.0)).all()
     fall = problem.evaluate(theta, penalty).value - problem.evaluate(found[:, None], penalty).value
     assert step.decrease == pytest.approx(fall, rel=1e-8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    columns=st.integers(1, 20),
+    mixed=st.sampled_from([0.0, 1.0]),
+    bounded=st.sets(st.integers(0, 19)),
+)
+def test_within_bounds_the_step_leads_to_the_least_squares_of_scipy(
+    seed: int, columns: int, mixed: float, bounded: set[int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(60, columns)) @ (np.eye(columns) + mixed * rng.normal(size=(columns, columns)))
+    X, y = np.column_stack([X, np.ones(60)]), rng.normal(size=60)
+    rows = tuple(sorted(row for row in bounded if row < columns))
+    penalty = ElasticNet(non_negative=rows)
+    problem, theta = Problem(X, y, logistic=False), penalty.allowed(rng.normal(size=(columns + 1, 1)))
+    lowest = np.full(columns + 1, -np.inf)
+    lowest[list(rows)] = 0.0
+
+    step = newton_step(theta, problem.evaluate(theta, penalty), penalty)
+
+    found = (theta + step.direction)[:, 0]
+    expected = lsq_linear(X, y, (lowest, np.inf), method="bvls", tol=1e-14).x
+    assert (found[list(rows)] >= 0.0).all()
+    np.testing.assert_allclose(X @ found, X @ expected, atol=1e-7)
+    assert step.decrease >= 0.0
+
+
+def test_of_equal_columns_within_bounds_some_solution_is_found() -> None:
+    rng = np.random.default_rng(3)
+    X = np.column_stack([rng.normal(size=(80, 4)), np.ones(80)])
+    X[:, 1], X[:, 2] = X[:, 0], -X[:, 0]
+    problem, penalty = Problem(X, X[:, 3] - X[:, 0], logistic=False), ElasticNet(non_negative=(0, 1, 2))
+
+    step = newton_step(problem.start, problem.evaluate(problem.start, penalty), penalty)
+
+    assert np.abs(X @ step.direction[:, 0] - problem.y).max() < 1e-9
+    assert (step.direction[:3] >= 0.0).all()
 
 
 def test_no_column_of_a_regular_matrix_is_dependent() -> None:
