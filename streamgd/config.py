@@ -28,15 +28,29 @@ Crosses = Annotated[list[str], BeforeValidator(parse_crosses)]
 Bins = Annotated[dict[str, list[float]], BeforeValidator(parse_bins)]
 
 LossName = Literal[
-    "auto", "squared", "logistic", "multinomial", "poisson", "gamma", "tweedie", "huber", "squared_hinge"
+    "auto",
+    "squared",
+    "logistic",
+    "multinomial",
+    "poisson",
+    "gamma",
+    "tweedie",
+    "huber",
+    "quantile",
+    "squared_hinge",
+    "hinge",
 ]
 
 #: Losses of two classes.
-CLASSIFIER_LOSSES = ("logistic", "squared_hinge")
+CLASSIFIER_LOSSES = ("logistic", "squared_hinge", "hinge")
 #: Losses whose prediction is exp of the raw one.
 LOG_LINK_LOSSES = ("poisson", "gamma", "tweedie")
 #: Losses of which numbers are asked.
-NUMBER_LOSSES = ("squared", "poisson", "gamma", "tweedie", "huber")
+NUMBER_LOSSES = ("squared", "poisson", "gamma", "tweedie", "huber", "quantile")
+#: Losses of numbers that are to know no outliers: the unit of the target is that of a sample's middle half.
+ROBUST_LOSSES = ("huber", "quantile")
+#: Losses that have a kink, and no curvature.
+KINKED_LOSSES = ("quantile", "hinge")
 
 CHANGEABLE: JsonDict = {"identity": False}
 
@@ -135,6 +149,7 @@ class TrainConfig(BaseModel):
     delta: Rate = Field(
         "auto", description="huber: error from which on it counts linearly; auto: by the spread of the target."
     )
+    quantile: float = Field(0.5, gt=0, lt=1, description="quantile: which one of the target is predicted, e.g. 0.9.")
     l1: Finite = Field(0.0, description="L1 penalty on the standardised coefficients.")
     l2: Finite = Field(1e-6, description="L2 penalty on the standardised coefficients.")
     non_negative: Names = Field(
@@ -270,8 +285,8 @@ class TrainConfig(BaseModel):
         """Why coefficients trained with these options have no standard errors; None where passes give them."""
         if self.method in ("minibatch", "sgd"):
             return NO_CLOSING_PASS
-        if self.loss == "squared_hinge":
-            return "the squared hinge loss is of no likelihood"
+        if self.loss in ("squared_hinge", *KINKED_LOSSES):
+            return f"the {self.loss.replace('_', ' ')} loss is of no likelihood"
         if self.loss == "huber" and self.errors != "robust":
             return "the huber loss has robust errors alone: --errors robust"
         if self.l1 > 0:
@@ -375,7 +390,7 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.from_ is not None and config.init != "best":
         raise ConfigError(f"--from and --init {config.init} both say where theta starts. Leave one out.")
     _check_optimizer(config)
-    for option, loss in (("power", "tweedie"), ("delta", "huber")):
+    for option, loss in (("power", "tweedie"), ("delta", "huber"), ("quantile", "quantile")):
         if config.loss != loss and getattr(config, option) != TrainConfig.model_fields[option].default:
             raise ConfigError(f"--{option} is for --loss {loss}, the loss is {config.loss}. Leave one of them out.")
     if 0.0 < min(config.power - 1.0, 2.0 - config.power) < NEAREST_POWER:
@@ -444,6 +459,16 @@ def _check_optimizer(config: TrainConfig) -> None:
     if name == "normal" and config.loss not in ("auto", "squared"):
         raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
     _check_tolerances(config)
+    if config.loss in KINKED_LOSSES:
+        _check_kinked(config)
+
+
+def _check_kinked(config: TrainConfig) -> None:
+    """Refuse what needs the curvature of a loss that has none."""
+    if config.method == "batch":
+        raise ConfigError(f"--method batch needs curvature, the {config.loss} loss has none. Choose minibatch or sgd.")
+    if config.certify:
+        raise ConfigError(f"--certify needs curvature, the {config.loss} loss has none. Leave it out.")
 
 
 def _check_tolerances(config: TrainConfig) -> None:

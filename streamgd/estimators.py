@@ -26,8 +26,8 @@ __all__ = ["GDClassifier", "GDRegressor"]
 
 def _has_probability(estimator: Any) -> bool:
     """Whether the classifier has ``predict_proba``; raises AttributeError where it has not."""
-    if estimator.loss == "squared_hinge":
-        raise AttributeError("loss='squared_hinge' has no probabilities; loss='logistic' and 'multinomial' have")
+    if estimator.loss in ("squared_hinge", "hinge"):
+        raise AttributeError(f"loss={estimator.loss!r} has no probabilities; loss='logistic' and 'multinomial' have")
     return True
 
 
@@ -36,10 +36,10 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
 
     Parameters
     ----------
-    loss : {"logistic", "multinomial", "squared_hinge"}
+    loss : {"logistic", "multinomial", "squared_hinge", "hinge"}
         Of ``y`` with two classes multinomial is the logistic loss, and with more the other way round; of data that hold
-        their target multinomial is to be named. The squared hinge loss is of two classes, and has no probabilities:
-        ``predict_proba`` is not there with it.
+        their target multinomial is to be named. The hinge losses are of two classes, and have no probabilities:
+        ``predict_proba`` is not there with them.
     method : {"auto", "batch", "minibatch", "sgd"}
         ``auto``: full batch to the optimum below 100,000 rows, unless an optimizer, a learning rate or a shuffle is
         asked for; from there on what ``train`` does by default.
@@ -219,12 +219,14 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
 
     Parameters
     ----------
-    loss : {"squared", "huber", "poisson", "gamma", "tweedie"}
-        The last three predict ``exp`` of the linear part.
+    loss : {"squared", "huber", "quantile", "poisson", "gamma", "tweedie"}
+        The last three predict ``exp`` of the linear part, quantile that of the target.
     power : float
         Of the tweedie loss, from 1 (poisson) to 2 (gamma).
     delta : float or "auto"
         Of the huber loss.
+    quantile : float
+        Of the quantile loss, between 0 and 1.
 
     Attributes
     ----------
@@ -242,6 +244,7 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
         loss: str = "squared",
         power: float = 1.5,
         delta: float | str = "auto",
+        quantile: float = 0.5,
         method: str = "auto",
         optimizer: str = "auto",
         learning_rate: float | str = "auto",
@@ -271,13 +274,12 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
             null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline, cross=cross, scale=scale,
             shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
         )  # fmt: skip
-        self.loss, self.power, self.delta = loss, power, delta
+        self.loss, self.power, self.delta, self.quantile = loss, power, delta, quantile
 
     def _loss_options(self, by_name: bool) -> dict[str, Any]:  # noqa: ARG002
         options: dict[str, Any] = {"loss": self.loss}
-        if self.loss == "tweedie":
-            options["power"] = self.power
-        return options | ({"delta": self.delta} if self.loss == "huber" else {})
+        own = {"tweedie": "power", "huber": "delta", "quantile": "quantile"}.get(self.loss)
+        return options | ({own: getattr(self, own)} if own else {})
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, target: str | None = None) -> Self:
         """Go on as one stream with more rows, in one pass over them; see :meth:`fit` for the arguments.

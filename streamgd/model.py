@@ -128,7 +128,7 @@ class Model:
         theta[-1] += encoding.target_shift
         closing = closing and closing.for_target(encoding.target_scale)
         encoding = replace(encoding, target_shift=0.0, target_scale=1.0, class_weights=None)
-        return cls(loss.name, theta, encoding, facts, closing, tuple(loss.settings.tolist()))
+        return cls(loss.name, theta, encoding, facts, closing, tuple(loss.named_settings.values()))
 
     @property
     def loss(self) -> Loss:

@@ -18,6 +18,7 @@ from mistakes import here, message
 from scipy.optimize import minimize
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor, Ridge, TweedieRegressor
 
+from streamgd.config import KINKED_LOSSES
 from streamgd.errors import ConfigError, PausedError
 from streamgd.evaluation import evaluate
 from streamgd.exports.export import export
@@ -39,7 +40,11 @@ LOSSES_UNDER_TEST: dict[str, tuple[str, dict[str, Any]]] = {
     "tweedie": ("cost", {"power": 1.7}),
     "huber": ("outliers", {"delta": 2.0}),
     "squared_hinge": ("two", {}),
+    "quantile": ("outliers", {"quantile": 0.7}),
+    "hinge": ("two", {}),
 }
+MARGINS = ("squared_hinge", "hinge")
+WITH_CURVATURE = sorted(set(LOSSES_UNDER_TEST) - set(KINKED_LOSSES))
 
 
 def make_rows(n: int, seed: int) -> dict[str, Any]:
@@ -128,7 +133,7 @@ def test_the_table_has_every_loss() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["newton", "lbfgs", "backtracking"])
-@pytest.mark.parametrize("loss", LOSSES_UNDER_TEST)
+@pytest.mark.parametrize("loss", WITH_CURVATURE)
 def test_full_batch_ends_at_the_optimum(loss: str, optimizer: str, small: Path, tmp_path: Path) -> None:
     exact = {"tol_gradient": 1e-9, "epochs": 2000} if optimizer != "newton" else {}
     result = run(small, loss, tmp_path / "run", method="batch", optimizer=optimizer, **exact)
@@ -139,7 +144,7 @@ def test_full_batch_ends_at_the_optimum(loss: str, optimizer: str, small: Path, 
     assert result.facts["certificate"]["excess"] <= 1e-12 * result.facts["base_loss"]
 
 
-@pytest.mark.parametrize("loss", LOSSES_UNDER_TEST)
+@pytest.mark.parametrize("loss", WITH_CURVATURE)
 def test_plain_gradient_descent_never_overshoots(loss: str, small: Path, tmp_path: Path) -> None:
     """Its step is safe, also where curvature has no bound."""
     result = run(small, loss, tmp_path / "run", method="batch", optimizer="plain", epochs=25)
@@ -160,7 +165,7 @@ def test_epochs_close_the_way_to_the_optimum(loss: str, method: str, large: Path
         assert (base - found.facts["objective"]) / (base - best) >= share
 
 
-@pytest.mark.parametrize("loss", LOSSES_UNDER_TEST)
+@pytest.mark.parametrize("loss", WITH_CURVATURE)
 def test_a_weight_counts_as_the_row_repeated(loss: str, small: Path, tmp_path: Path) -> None:
     table = pq.read_table(small)
     copies = table["copies"].to_numpy()
@@ -262,6 +267,11 @@ def test_robust_errors_of_the_huber_loss_are_the_sandwich(small: Path, tmp_path:
         ("--loss squared_hinge", 65, ("'y'", "squared hinge loss needs two")),
         ("--loss tweedie --power 3", 78, ("--power", "less than or equal to 2", "3")),
         ("--loss tweedie --power 1.99999999999", 78, ("--power 1.99999999999", "Choose 2 itself")),
+        ("--loss hinge", 65, ("'y'", "hinge loss needs two")),
+        ("--loss quantile --quantile 1", 78, ("--quantile", "less than 1")),
+        ("--loss squared --quantile 0.9", 78, ("--quantile is for --loss quantile", "squared")),
+        ("--loss quantile --certify", 78, ("--certify", "curvature", "quantile")),
+        ("--loss hinge --errors robust --method minibatch", 78, ("--errors robust", "closing pass")),
         ("--loss huber --delta 0", 78, ("--delta", "positive number")),
         ("--loss poisson --delta 2", 78, ("--delta is for --loss huber", "poisson")),
         ("--loss huber --positive 1", 78, ("--positive", "huber")),
@@ -288,7 +298,7 @@ def test_predictions_metrics_exports_and_reports_know_the_loss(loss: str, small:
     expected = Model.load(tmp_path / "run").predict_batch(table.combine_chunks().to_batches()[0])
     predict(result.model, str(small), str(tmp_path / "out"))
     written = pq.read_table(tmp_path / "out")
-    number = {"logistic": "probability", "squared_hinge": "raw_prediction"}.get(loss, "prediction")
+    number = "raw_prediction" if loss in MARGINS else "probability" if loss == "logistic" else "prediction"
 
     np.testing.assert_allclose(written[number].to_numpy(), expected, rtol=1e-12)
     assert evaluate(result.model, str(small)).metrics["loss"] == pytest.approx(result.facts["train_loss"], rel=1e-9)
@@ -300,7 +310,7 @@ def test_predictions_metrics_exports_and_reports_know_the_loss(loss: str, small:
     if loss == "logistic":
         found = pipeline.predict_proba(frame)[:, 1]
     else:
-        found = pipeline.decision_function(frame) if loss == "squared_hinge" else pipeline.predict(frame)
+        found = pipeline.decision_function(frame) if loss in MARGINS else pipeline.predict(frame)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     export(result.model, "onnx", tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamgd.config import TrainConfig
+from streamgd.config import ROBUST_LOSSES, TrainConfig
 from streamgd.data.bounded import with_bounds
 from streamgd.data.columns import (
     INDEX_REASON,
@@ -69,7 +69,7 @@ class Resolved:
     loss : str
         Its name in ``LOSSES``.
     target_units : tuple of float
-        Shift and scale of the target for a loss that is to know no outliers (huber); 0 and 1 for others.
+        Shift and scale of the target for a loss that is to know no outliers (huber, quantile); 0 and 1 for others.
     shift, scale : float64 array, shape (n_numeric,)
         Provisional moments of the numeric columns, in original units; finite, scales above zero.
     left_out : tuple of (name, reason)
@@ -165,7 +165,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         tuple(left_out),
         _became(kept, columns, loss, sample),
         tuple(warnings),
-        robust_units(target.name, sample) if loss == "huber" else (0.0, 1.0),
+        robust_units(target.name, sample) if loss in ROBUST_LOSSES else (0.0, 1.0),
     )
 
 

@@ -35,6 +35,7 @@ from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
     PoissonRegressor,
+    QuantileRegressor,
     TweedieRegressor,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -50,7 +51,7 @@ from streamgd.errors import ConfigError
 from streamgd.exports.labels import check_told_apart
 from streamgd.exports.sklearn_transforms import places_of, steps_of
 from streamgd.model import Model
-from streamgd.objective.losses import LogLinkLoss, Loss
+from streamgd.objective.losses import LogLinkLoss, Loss, QuantileLoss
 
 
 def exported(model: Model) -> Pipeline:
@@ -213,6 +214,8 @@ def _tell_scaling(numbers: Pipeline, model: Model, places: list[int]) -> None:
 
 
 def _regressor(loss: Loss) -> Any:
+    if isinstance(loss, QuantileLoss):
+        return QuantileRegressor(quantile=loss.quantile, alpha=0.0)
     if not isinstance(loss, LogLinkLoss):
         return LinearRegression()
     kinds = {"poisson": PoissonRegressor, "gamma": GammaRegressor}
@@ -227,7 +230,7 @@ def _linear(model: Model, coefficients: np.ndarray, intercept: float) -> Any:
         regression = _regressor(model.loss)
         regression.coef_, regression.intercept_ = coefficients, intercept
     else:
-        regression = LogisticRegression() if model.loss.has_probability else LinearSVC()
+        regression = LogisticRegression() if model.loss.has_probability else LinearSVC(loss=model.loss.name)
         regression.coef_, regression.intercept_ = coefficients[None, :], np.array([intercept])
         regression.classes_, regression.n_iter_ = np.array(model.classes), np.zeros(1, np.int32)
     regression.n_features_in_ = len(coefficients)

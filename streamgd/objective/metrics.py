@@ -13,7 +13,7 @@ import numpy as np
 
 from streamgd.data.scaler import Moments
 from streamgd.kernels import metrics as kernels
-from streamgd.objective.losses import LogLinkLoss, Loss
+from streamgd.objective.losses import LogLinkLoss, Loss, QuantileLoss
 
 Result = dict[str, float | None]
 
@@ -58,6 +58,8 @@ def metrics_of(loss: Loss) -> Metrics:
     """Empty sums for the predictions of a model with this loss."""
     if isinstance(loss, LogLinkLoss):
         return AmountMetrics(loss)
+    if isinstance(loss, QuantileLoss):
+        return QuantileMetrics(loss)
     return ClassifierMetrics(loss) if loss.is_classifier else RegressionMetrics(loss)
 
 
@@ -188,6 +190,66 @@ class RegressionMetrics(_NumberMetrics):
             "mae": absolute / weight,
             "mean_target": mean, "mean_prediction": predicted / weight,
         }  # fmt: skip
+
+
+class QuantileMetrics(_NumberMetrics):
+    """Metrics of a predicted quantile: pinball loss, D² of it, coverage, MAE, mean of target and prediction.
+
+    ``coverage`` is the share of rows whose target is below their prediction, which is to come near the quantile.
+    ``d2`` is the part of the pinball loss of the best constant that the model has not, as in scikit-learn. That
+    constant, the quantile of the targets, lies in the bin of a histogram where that share of the weight is passed: the
+    loss is that of the lowest or the highest target there. Bins are in units of the spread of the first rows that are
+    added, 3e-5 of it wide around their median.
+    """
+
+    def __init__(self, loss: QuantileLoss):
+        super().__init__(loss)
+        self._quantile = loss.quantile
+        self._below = 0.0
+        self._units: tuple[float, float] | None = None
+        self._bins = np.zeros((4, kernels.RANK_BINS))
+        self._bins[2], self._bins[3] = np.inf, -np.inf
+
+    def add(
+        self, target: np.ndarray, prediction: np.ndarray, raw: np.ndarray, weight: np.ndarray | None,
+        offset: np.ndarray | None = None,  # noqa: ARG002
+    ) -> None:  # fmt: skip
+        super().add(target, prediction, raw, weight)
+        weight = np.ones(len(target)) if weight is None else weight
+        self._below += float(weight @ (target < prediction))
+        if self._units is None and len(target):
+            centre = float(np.median(target))
+            self._units = centre, float(np.abs(target - centre).mean()) or 1.0
+        if self._units is not None:
+            away = (target - self._units[0]) / self._units[1]
+            kernels.add_amounts(away, np.ones(len(target)), away, weight, self._bins)
+
+    def result(self) -> Result:
+        weight, loss, _, absolute, predicted = self._totals.tolist()
+        if weight == 0.0:
+            return {}
+        base = self._base_loss()
+        return {
+            "loss": loss / weight, "base_loss": base,
+            "d2": 1.0 - loss / weight / base if base else None, "base_d2": 0.0, "coverage": self._below / weight,
+            "mae": absolute / weight, "mean_target": float(self._target.mean[0]), "mean_prediction": predicted / weight,
+        }  # fmt: skip
+
+    def _base_loss(self) -> float:
+        """Mean loss of the best constant."""
+        assert self._units is not None
+        weight, target, lowest, highest = self._bins[:, self._bins[0] > 0.0]
+        passed = np.cumsum(weight)
+        k = int(np.searchsorted(passed, self._quantile * passed[-1]))
+        # With all targets of the bins before on one side, and those of the bins after on the other.
+        at_lowest = self._loss_of(float(lowest[k]), slice(k, None), weight, target)
+        at_highest = self._loss_of(float(highest[k]), slice(k + 1, None), weight, target)
+        return min(at_lowest, at_highest) * self._units[1]
+
+    def _loss_of(self, constant: float, above: slice, weight: np.ndarray, target: np.ndarray) -> float:
+        """Mean loss of a constant, the targets of the bins ``above`` being above it, in units of the spread."""
+        missing, more = float((target - weight * constant).sum()), float((target - weight * constant)[above].sum())
+        return (more - (1.0 - self._quantile) * missing) / float(weight.sum())
 
 
 class AmountMetrics(_NumberMetrics):

@@ -26,7 +26,8 @@ class ChunkSums:
     Of several outputs the matrices are those of ``objective.multinomial``; of one,
     ``hessian``, float64 ``(n_dof, n_dof)``, is the sum of ``w_i * curvature_i * x_i x_i'``, x with a 1 for the
     intercept as its last entry; ``meat``, of the same shape, that of ``w_i * gradient_i^2 * x_i x_i'``, the middle of
-    the sandwich of robust errors. None where they were not asked for; sums with and without one do not add up.
+    the sandwich of robust errors; ``slopes``, float64 ``(n,)``, those of the loss at some constants. None where they
+    were not asked for; sums with and without one do not add up.
     """
 
     loss: float
@@ -35,6 +36,7 @@ class ChunkSums:
     rows: int
     hessian: np.ndarray | None = None
     meat: np.ndarray | None = None
+    slopes: np.ndarray | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -45,6 +47,7 @@ class ChunkSums:
         return ChunkSums(
             self.loss + other.loss, self.gradient + other.gradient, self.weight + other.weight,
             self.rows + other.rows, _added(self.hessian, other.hessian), _added(self.meat, other.meat),
+            _added(self.slopes, other.slopes),
         )  # fmt: skip
 
 
@@ -52,7 +55,7 @@ def _added(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | Non
     if one is not None and other is not None:
         return np.asarray(one + other)
     if one is not other:
-        raise ValueError("sums with and without a Hessian, or the meat, do not add up")
+        raise ValueError("sums with and without a Hessian, the meat or slopes do not add up")
     return None
 
 

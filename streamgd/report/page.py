@@ -48,7 +48,8 @@ _METHODS = {
 }  # fmt: skip
 _METRICS = {
     "loss": "loss", "log_loss": "log loss", "auc": "AUC", "brier": "Brier score", "accuracy": "accuracy",
-    "deviance": "mean deviance", "d2": "D²", "gini": "Gini", "top_decile_lift": "lift of the highest tenth",
+    "deviance": "mean deviance", "d2": "D²", "coverage": "share of targets below",
+    "gini": "Gini", "top_decile_lift": "lift of the highest tenth",
     "bottom_decile_lift": "lift of the lowest tenth", "r2": "R²", "rmse": "RMSE", "mae": "mean absolute error",
     "positive_rate": "positive rate",
     "mean_target": "mean target", "mean_prediction": "mean prediction",

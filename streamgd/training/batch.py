@@ -15,7 +15,7 @@ import numpy as np
 from streamgd.data.encoding import Encoding
 from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.inference import ClosingSums, expected_sums
-from streamgd.objective.losses import LogLinkLoss
+from streamgd.objective.losses import KinkedLoss, LogLinkLoss
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import count_noun
@@ -23,6 +23,7 @@ from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.chunks import SumsOfBlock
 from streamgd.training.holdout import Holdout
+from streamgd.training.kink_constant import constant_by_kinks
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
@@ -165,7 +166,10 @@ class BatchTrainer:
             theta[-1, 0] = constant
             return self._blocks((sums, theta))  # type: ignore[no-any-return]
 
-        return constant_by_sums(self._objective.loss, known, encoding.columns.has_offset, total)
+        loss = self._objective.loss
+        if isinstance(loss, KinkedLoss):
+            return constant_by_kinks(loss, lambda sums: total(sums, 0.0))
+        return constant_by_sums(loss, known, encoding.columns.has_offset, total)
 
     def run(self, state: BatchState) -> None:
         """Pass after pass; ``state.stopped_by`` says what ended it.

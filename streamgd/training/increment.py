@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streamgd.config import TrainConfig, differing_options
+from streamgd.config import ROBUST_LOSSES, TrainConfig, differing_options
 from streamgd.data.agreement import check_columns
 from streamgd.data.columns import Columns
 from streamgd.data.encoder import Encoder, Survey
@@ -30,6 +30,7 @@ from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_leve
 from streamgd.data.window import look_at_all
 from streamgd.errors import ConfigError, RunMismatchError, SchemaError
 from streamgd.kernels import coordinates as kernels
+from streamgd.objective.losses import KinkedLoss
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.memory import check_coefficients
@@ -93,7 +94,7 @@ def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manif
     loss, scaling = canonical_loss(loss, config.power), encoding.scaling
     return Resolved(
         columns, loss, scaling.shift0, scaling.scale0, tuple(left_out.items()), became, (),
-        (encoding.target_shift, encoding.target_scale) if loss == "huber" else (0.0, 1.0),
+        (encoding.target_shift, encoding.target_scale) if loss in ROBUST_LOSSES else (0.0, 1.0),
     )  # fmt: skip
 
 
@@ -290,6 +291,9 @@ def _expected_squares(
         rows = column.table(words)[: len(counts)]
         known = rows >= 0
         np.add.at(squares, rows[known], counts[known] / max(survey.weight, 1e-300))
+    if isinstance(task.loss, KinkedLoss):
+        # The slope takes two values, which differ by the steepness.
+        variance = np.full(1, 0.25 * task.loss_of(encoding).max_curvature ** 2)
     if task.loss.link_name == "log":
         # The gradient is linear in the target.
         mean = float(stream.mean[0])

@@ -6,7 +6,7 @@ same blocks. Where such a pass would cost too much, or where the options speak o
 
 from __future__ import annotations
 
-from streamgd.config import TrainConfig, option_name
+from streamgd.config import KINKED_LOSSES, TrainConfig, option_name
 from streamgd.errors import ConfigError
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, hessian_is_affordable
 
@@ -33,6 +33,8 @@ def why_minibatch(config: TrainConfig, order: str, n_columns: int) -> str | None
         Numeric and categorical ones.
     """
     fields = TrainConfig.model_fields
+    if config.loss in KINKED_LOSSES:
+        return f"the {config.loss} loss has no curvature, and takes many passes to its optimum"
     given = [option_name(name) for name in OF_MINIBATCHES if getattr(config, name) != fields[name].default]
     if given:
         return f"{given[0]} is given"

@@ -16,11 +16,12 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments, Scaling
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import sums
-from streamgd.objective.losses import LOSSES, LogLinkLoss, Loss
+from streamgd.objective.losses import LOSSES, KinkedLoss, LogLinkLoss, Loss
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import Smoothness
 from streamgd.training.chunks import SumsOfBlock
+from streamgd.training.kink_constant import constant_by_kinks
 
 POWER_ITERATIONS = 12
 #: Residuals of several outputs that are made at once.
@@ -91,7 +92,9 @@ def second_moments(vector: np.ndarray, block: Block) -> ChunkSums:
 
 
 def usual_curvature(loss: Loss, target_mean: float) -> float:
-    """A bound on the loss's mean curvature; with a margin that near the best constant, where there is no bound."""
+    """A bound on the loss's mean curvature, or what stands for it where there is a kink; with a margin that near the
+    best constant, where there is no bound.
+    """
     if math.isfinite(loss.max_curvature):
         return loss.max_curvature
     constant = np.array([loss.best_constant(target_mean)])
@@ -147,6 +150,8 @@ def best_constant(loss: Loss, target_mean: float, block: Block) -> float:
     known = loss.best_constant(target_mean)
     if known is not None and not len(block.offset):
         return known
+    if isinstance(loss, KinkedLoss):
+        return constant_by_kinks(loss, lambda sums: sums(np.zeros((1, 1)), block))
     return constant_by_sums(
         loss, known, bool(len(block.offset)), lambda sums, constant: sums(np.array([[constant]]), block)
     )

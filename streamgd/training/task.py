@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from streamgd.config import TrainConfig, identity_fields
+from streamgd.config import ROBUST_LOSSES, TrainConfig, identity_fields
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding
@@ -103,7 +103,7 @@ class Task:
     @property
     def loss(self) -> Loss:
         """The loss, in units of the target."""
-        settings = {"power": self.config.power, "delta": self._delta}
+        settings = {"power": self.config.power, "delta": self._delta, "quantile": self.config.quantile}
         return loss_of(self.resolved.loss, [settings[name] for name in LOSSES[self.resolved.loss].setting_names])
 
     def loss_of(self, encoding: Encoding) -> Loss:
@@ -334,7 +334,11 @@ class Task:
                 f"target '{self.config.target}': its largest value is {largest:.3g}, the {self.loss.name} loss takes up"
                 f" to {LARGEST_AMOUNT:g}. Divide it in the data."
             )
-        if self.resolved.loss in ("squared", "huber") and largest and not SMALLEST_TARGET < largest < LARGEST_TARGET:
+        if (
+            self.resolved.loss in ("squared", *ROBUST_LOSSES)
+            and largest
+            and not SMALLEST_TARGET < largest < LARGEST_TARGET
+        ):
             raise TargetError(
                 f"target '{self.config.target}': its largest value is {largest:.3g}, and a float64 does not hold the"
                 f" square of that. Multiply it in the data, so that it comes nearer to 1."
@@ -356,9 +360,7 @@ class Task:
         return {
             "rows": self.manifest.n_rows, "files": len(self.manifest.files),
             "row_groups": len(self.manifest.row_groups),
-            "loss": self.resolved.loss, "loss_settings": dict(
-                zip(self.loss.setting_names, self.loss.settings.tolist(), strict=True)
-            ), "columns": self.resolved.became,
+            "loss": self.resolved.loss, "loss_settings": self.loss.named_settings, "columns": self.resolved.became,
             "left_out": dict(self.resolved.left_out), "method": self.method, "optimizer": self.optimizer,
             "schedule": self.schedule, "averaging": self.averaging, "epochs": self.epochs, "order": self.order,
             "blocks": blocks[0] if self.order == "full" else 0,

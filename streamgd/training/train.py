@@ -465,7 +465,7 @@ def _tell(task: Task, display: Display) -> None:
     for name, reason in task.resolved.left_out:
         display.message(f"  {name}: left out, {reason}")
     loss = task.loss
-    settings = ", ".join(f"{name} = {value:.6g}" for name, value in zip(loss.setting_names, loss.settings, strict=True))
+    settings = ", ".join(f"{name} = {value:.6g}" for name, value in loss.named_settings.items())
     display.message(
         f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1,"
         f" {loss.name} loss {loss.formula}{', ' * bool(settings)}{settings}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn._loss import loss as sklearn_losses
 
-from streamgd.objective.losses import LOSSES, HalfTweedieLoss
+from streamgd.objective.losses import LOSSES, HalfTweedieLoss, KinkedLoss
 
 
 class SklearnSquaredHinge:
@@ -25,6 +25,27 @@ class SklearnSquaredHinge:
     def gradient_hessian(self, y_true: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         side = np.where(y_true == 1.0, 1.0, -1.0)
         return self.gradient(y_true, raw), np.where(side * raw <= 1.0, 2.0, 0.0)
+
+
+class SklearnPinball(sklearn_losses.PinballLoss):
+    """scikit-learn gives it a curvature of one, for its trees."""
+
+    def gradient_hessian(self, y_true: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.gradient(y_true, raw), np.zeros_like(raw)
+
+
+class SklearnHinge:
+    """scikit-learn has it inside of its solvers alone: by numpy."""
+
+    def loss(self, y_true: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        return np.maximum(0.0, 1.0 - np.where(y_true == 1.0, raw, -raw))
+
+    def gradient(self, y_true: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        side = np.where(y_true == 1.0, 1.0, -1.0)
+        return np.where(side * raw <= 1.0, -side, 0.0)
+
+    def gradient_hessian(self, y_true: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.gradient(y_true, raw), np.zeros_like(raw)
 
 
 COUNTS = np.array([0.0, 1.0, 2.5, 7.0, 1e3])
@@ -70,6 +91,16 @@ TABLE = {
             (0.0, 3.0, 1.345 * (3.0 - 0.6725), 1.345, 0.0),
             (5.0, 1.0, 1.345 * (4.0 - 0.6725), -1.345, 0.0),
         ],
+    ),
+    "quantile": (
+        np.array([-1e3, -2.5, 0.0, 1.0, 7.0, 1e3]),
+        SklearnPinball(quantile=0.5),
+        [(1.0, 3.0, 1.0, 0.5, 0.0), (5.0, 2.0, 1.5, -0.5, 0.0), (4.0, 4.0, 0.0, -0.5, 0.0)],
+    ),
+    "hinge": (
+        np.array([0.0, 1.0]),
+        SklearnHinge(),
+        [(1.0, 0.0, 1.0, -1.0, 0.0), (0.0, 0.5, 1.5, 1.0, 0.0), (1.0, 3.0, 0.0, 0.0, 0.0), (0.0, -1.0, 0.0, 1.0, 0.0)],
     ),
     "squared_hinge": (
         np.array([0.0, 1.0]),
@@ -173,7 +204,7 @@ def test_no_curvature_exceeds_its_bound_and_one_reaches_it(name: str) -> None:
     curvature = loss.curvature(y_true, raw)
 
     assert curvature.max() <= loss.max_curvature * (1 + 1e-15)
-    if np.isinf(loss.max_curvature):
+    if np.isinf(loss.max_curvature) or isinstance(loss, KinkedLoss):
         return
     assert curvature.max() == pytest.approx(loss.max_curvature, rel=1e-12)
 
@@ -192,7 +223,7 @@ def test_the_mean_target_tells_the_best_constant(name: str) -> None:
     y_true = TABLE[name][0]
     best = loss.best_constant(y_true.mean())
     if best is None:
-        assert name == "huber"
+        assert name in ("huber", "quantile")
         return
 
     assert abs(loss.gradient(y_true, np.repeat(best, len(y_true))).sum()) < 1e-12 * max(1.0, np.abs(y_true).max())

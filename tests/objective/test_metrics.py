@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn import metrics as oracle
 
-from streamgd.objective.losses import LOSSES
+from streamgd.objective.losses import LOSSES, QuantileLoss
 from streamgd.objective.metrics import Metrics, metrics_of
 
 
@@ -242,14 +242,42 @@ def test_amounts_that_are_all_zero_have_no_base() -> None:
     assert found["gini"] is None
 
 
-def test_a_margin_has_no_metrics_of_probabilities() -> None:
+@pytest.mark.parametrize(("loss", "expected"), [("squared_hinge", (1.5**2 + 1.5**2) / 4.0), ("hinge", 3.0 / 4.0)])
+def test_a_margin_has_no_metrics_of_probabilities(loss: str, expected: float) -> None:
     target, raw = np.array([0.0, 0.0, 1.0, 1.0]), np.array([-2.0, 0.5, -0.5, 3.0])
-    metrics = metrics_of(LOSSES["squared_hinge"])
+    metrics = metrics_of(LOSSES[loss])
     metrics.add(target, (raw > 0.0).astype(float), raw, None)
     found = metrics.result()
 
-    assert found["loss"] == pytest.approx((1.5**2 + 1.5**2) / 4.0)
+    assert found["loss"] == pytest.approx(expected)
     assert found["base_loss"] == pytest.approx(1.0)
     assert found["accuracy"] == 0.5
     assert found["auc"] == 0.75
     assert not {"log_loss", "brier", "mean_prediction"} & set(found)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.83])
+@pytest.mark.parametrize("centre", [0.0, 1e6])
+def test_metrics_of_a_quantile_are_those_of_scikit_learn(quantile: float, weighted: bool, centre: float) -> None:
+    rng, metrics = np.random.default_rng(2), metrics_of(QuantileLoss(quantile))
+    target, away = centre + 7.0 * rng.standard_t(3.0, 5_000), rng.normal(size=5_000)
+    prediction, weight = target + 3.0 * away, rng.integers(1, 4, 5_000).astype(float) if weighted else None
+    for rows in np.array_split(np.arange(5_000), 7):
+        metrics.add(target[rows], prediction[rows], prediction[rows], None if weight is None else weight[rows])
+    found = metrics.result()
+
+    options: dict[str, Any] = {"alpha": quantile, "sample_weight": weight}
+    assert found["loss"] == pytest.approx(oracle.mean_pinball_loss(target, prediction, **options), rel=1e-12)
+    assert found["d2"] == pytest.approx(oracle.d2_pinball_score(target, prediction, **options), abs=1e-6)
+    assert found["coverage"] == pytest.approx(np.average(target < prediction, weights=weight), rel=1e-12)
+
+
+def test_a_quantile_of_targets_that_are_all_alike_has_no_base() -> None:
+    metrics = metrics_of(QuantileLoss(0.5))
+    metrics.add(np.full(3, 2.0), np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 4.0]), None)
+    found = metrics.result()
+
+    assert found["base_loss"] == 0.0
+    assert found["d2"] is None
+    assert found["coverage"] == pytest.approx(1 / 3)

@@ -210,7 +210,7 @@ def test_the_meat_is_that_of_numpy(loss: str, weighted: bool, rows: int) -> None
     assert loss == "huber" or without.hessian.tobytes() == sums.hessian.tobytes()
 
 
-@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"huber", "squared_hinge", "multinomial"}))  # slopes with kinks
+@pytest.mark.parametrize("loss", ["gamma", "logistic", "poisson", "squared", "tweedie"])  # slopes without kinks
 def test_the_hessian_is_that_of_finite_differences(loss: str) -> None:
     objective, block, h = Objective(LOSSES[loss], ElasticNet()), a_block(500, loss), 1e-5
 

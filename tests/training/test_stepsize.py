@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from streamgd.data.blocks import Block
-from streamgd.objective.losses import LOSSES
+from streamgd.objective.losses import LOSSES, KinkedLoss
 from streamgd.training.stepsize import (
     best_constant,
     block_row_norms,
@@ -112,7 +112,8 @@ def test_the_best_constant_is_the_minimum_over_constants(loss: str, weighted: bo
         return float(w @ LOSSES[loss].loss(block.target, raw + np.zeros(block.rows)))
 
     best = minimize_scalar(total, bounds=(-30.0, 30.0), method="bounded", options={"xatol": 1e-10})
-    assert found == pytest.approx(best.x, abs=1e-5)
+    if not isinstance(LOSSES[loss], KinkedLoss):  # there it may be flat
+        assert found == pytest.approx(best.x, abs=1e-5)
     assert total(found) <= best.fun * (1 + 1e-12)
 
 

@@ -10,21 +10,24 @@ from collections.abc import Sequence
 
 from streamgd.objective.losses.base import Loss
 from streamgd.objective.losses.binomial import HalfBinomialLoss
-from streamgd.objective.losses.hinge import SquaredHingeLoss
+from streamgd.objective.losses.hinge import HingeLoss, SquaredHingeLoss
 from streamgd.objective.losses.huber import HuberLoss
+from streamgd.objective.losses.kinked import KinkedLoss
 from streamgd.objective.losses.multinomial import HalfMultinomialLoss
+from streamgd.objective.losses.quantile import QuantileLoss
 from streamgd.objective.losses.squared import HalfSquaredError
 from streamgd.objective.losses.tweedie import HalfGammaLoss, HalfPoissonLoss, HalfTweedieLoss, LogLinkLoss
 
 __all__ = [
     "LOSSES", "HalfBinomialLoss", "HalfGammaLoss", "HalfMultinomialLoss",
     "HalfPoissonLoss", "HalfSquaredError", "HalfTweedieLoss",
-    "HuberLoss", "LogLinkLoss", "Loss", "SquaredHingeLoss", "loss_of",
+    "HingeLoss", "HuberLoss", "KinkedLoss", "LogLinkLoss", "Loss", "QuantileLoss",
+    "SquaredHingeLoss", "loss_of",
 ]  # fmt: skip
 
 _ALL: tuple[Loss, ...] = (
     HalfSquaredError(), HalfBinomialLoss(), HalfPoissonLoss(), HalfGammaLoss(), HalfTweedieLoss(1.5), HuberLoss(1.345),
-    SquaredHingeLoss(), HalfMultinomialLoss(),
+    QuantileLoss(0.5), SquaredHingeLoss(), HingeLoss(), HalfMultinomialLoss(),
 )  # fmt: skip
 
 #: Every loss by its name on the command line, with its usual settings.

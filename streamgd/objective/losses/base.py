@@ -30,7 +30,7 @@ class Loss(ABC):
     setting_names: ClassVar[tuple[str, ...]] = ()
     #: Powers of the target's unit that the settings are stated in.
     setting_degrees: ClassVar[tuple[float, ...]] = ()
-    max_curvature: ClassVar[float]
+    max_curvature: float
     target_curvature: ClassVar[float | None] = None
     pointwise_loss: ClassVar[Any]
     pointwise_gradient: ClassVar[Any]
@@ -61,6 +61,11 @@ class Loss(ABC):
     @abstractmethod
     def best_constant(self, target_mean: float) -> float | None:
         """The raw prediction that fits rows with this mean target best; None where the mean does not tell."""
+
+    @property
+    def named_settings(self) -> dict[str, float]:
+        """The settings that have a name, by it."""
+        return dict(zip(self.setting_names, self.settings.tolist(), strict=False))
 
     def loss(self, y_true: np.ndarray, raw_prediction: np.ndarray) -> np.ndarray:
         """Loss of each row, new, float64, shape ``(n,)``."""
