@@ -163,7 +163,7 @@ class TrainConfig(BaseModel):
         " where they are cheap.",
     )
     optimizer: Literal[
-        "auto", "plain", "momentum", "adagrad", "rmsprop", "adam", "backtracking", "newton", "lbfgs", "normal"
+        "auto", "plain", "momentum", "adagrad", "ftrl", "rmsprop", "adam", "backtracking", "newton", "lbfgs", "normal"
     ] = Field("auto", description="Update rule; auto: adagrad (minibatch), plain (sgd), newton or lbfgs (batch).")
     learning_rate: Rate = Field("auto", description="Step size alpha, or auto.")
     schedule: Literal["auto", "constant", "inverse", "cosine"] = Field(
@@ -439,7 +439,7 @@ def _check_optimizer(config: TrainConfig) -> None:
     """Refuse an optimizer that is not for the method, the loss, the penalty or a learning rate."""
     batch_only, stochastic_only = (
         {"backtracking", "newton", "lbfgs", "normal"},
-        {"momentum", "adagrad", "rmsprop", "adam"},
+        {"momentum", "adagrad", "ftrl", "rmsprop", "adam"},
     )
     name = config.optimizer
     if config.method == "batch" and name in stochastic_only:

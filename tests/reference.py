@@ -65,7 +65,7 @@ class Descent:
 
     @classmethod
     def start(cls, theta: np.ndarray) -> Descent:
-        names = ("velocity", "squares", "mean")
+        names = ("velocity", "squares", "mean", "z", "inverse_rate")
         slots = {name: np.zeros(len(theta)) for name in names}
         return cls(theta.copy(), theta.copy(), np.zeros(len(theta), int), slots)
 
@@ -81,6 +81,11 @@ def take_steps(
     for start, stop, alpha in zip(bounds[:-1], bounds[1:], rates, strict=True):
         descent.step += 1
         batch = slice(start, stop)
+        levels = [int(level) for level in rows.codes[batch].ravel() if level >= 0]
+        touched = [*range(n_numeric), n_dof - 1, *dict.fromkeys(levels)]
+        if optimizer == "ftrl":
+            for j in touched:
+                descent.theta[j] = leader(descent, j, l1, l2, descent.step - 1)
         weight = rows.weights()[batch]
 
         raw = X[batch] @ descent.theta + rows.offsets()[batch]
@@ -93,14 +98,14 @@ def take_steps(
         residual = weight * loss_derivative(loss, rows.target[batch], raw)
         gradient = X[batch].T @ residual / ((stop - start) * mean_weight)
 
-        levels = [int(level) for level in rows.codes[batch].ravel() if level >= 0]
-        touched = [*range(n_numeric), n_dof - 1, *dict.fromkeys(levels)]
         rate = np.zeros(n_dof)
         for j in touched:
             rate[j] = update(descent, j, gradient[j], alpha, optimizer)
         # Base levels come last: the others are pulled towards where they stood.
         for j in sorted(touched, key=lambda j: j in dict(level_ranges)):
-            if j != n_dof - 1:
+            if optimizer == "ftrl":
+                descent.theta[j] = leader(descent, j, l1, l2, descent.step)
+            elif j != n_dof - 1:
                 missed = descent.step - descent.last_touched[j]
                 descent.theta[j] = penalty_step(descent.theta, j, rate[j] * missed, l1, l2, level_ranges)
             descent.last_touched[j] = descent.step
@@ -124,6 +129,13 @@ def update(descent: Descent, j: int, gradient: float, alpha: float, optimizer: s
         rate = alpha / (np.sqrt(squares[j]) + 1e-12)
         theta[j] -= rate * gradient
         return rate
+    if optimizer == "ftrl":
+        # McMahan et al. (2013), algorithm 1, where sigma is the change of 1 / eta, as for any learning rate.
+        squares[j] += gradient**2
+        before = descent.slots["inverse_rate"][j]
+        descent.slots["inverse_rate"][j] = (np.sqrt(squares[j]) + 1e-12) / alpha
+        descent.slots["z"][j] += gradient - (descent.slots["inverse_rate"][j] - before) * theta[j]
+        return 0.0
     if optimizer == "rmsprop":
         squares[j] = 0.99 * squares[j] + 0.01 * gradient**2
         rate = alpha / (np.sqrt(squares[j] / (1 - 0.99**t)) + 1e-12)
@@ -135,6 +147,16 @@ def update(descent: Descent, j: int, gradient: float, alpha: float, optimizer: s
     rate = alpha / (np.sqrt(squares[j] / (1 - 0.999**t)) + 1e-12)
     theta[j] -= rate * mean[j] / (1 - 0.9**t)
     return rate
+
+
+def leader(descent: Descent, j: int, l1: float, l2: float, steps: int) -> float:
+    """``argmin_b z_j b + b^2 / (2 eta_j) + steps * (l1 |b| + l2/2 b^2)``; the intercept has no penalty."""
+    z, inverse_rate = descent.slots["z"][j], descent.slots["inverse_rate"][j]
+    if inverse_rate == 0.0:
+        return float(descent.theta[j])
+    if j == len(descent.theta) - 1:
+        return float(-z / inverse_rate)
+    return float(-np.sign(z) * max(abs(z) - steps * l1, 0.0) / (inverse_rate + steps * l2))
 
 
 def penalty_step(

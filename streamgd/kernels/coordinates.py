@@ -54,6 +54,39 @@ def shrink(theta, rate, l1, l2):
     return 0.0
 
 
+@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8, _f8, _f8[::1]))
+def renew(theta, rate, taken, steps, l1, l2):
+    """Bring theta up to date where the penalty of all steps is one: ``taken`` is what is in it, as a gradient.
+
+    Theta is ``shrink(theta + rate * taken)`` by the penalty of ``steps`` steps; ``l2`` is one number a coordinate.
+    Coordinates that no step has touched have a rate of 0, and stay.
+    """
+    for k in range(theta.shape[0]):
+        if rate[k] > 0.0:
+            free = theta[k] + rate[k] * taken[k]
+            theta[k] = shrink(free, rate[k] * steps, l1, l2[k])
+            taken[k] = (free - theta[k]) / rate[k]
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _f8[::1]))
+def note_penalty(free, theta, rate, taken):
+    """Write to ``taken`` what the penalty's step made of ``free``, as a gradient."""
+    for k in range(theta.shape[0]):
+        if rate[k] > 0.0:
+            taken[k] = (free[k] - theta[k]) / rate[k]
+
+
+@compiled(types.void(_f8[:, ::1], _i8, _f8, _f8, _f8[::1]))
+def renewed_theta(coordinates, steps, l1, l2, out):
+    """Theta with the penalty of so many steps, written to ``out``: see ``renew``."""
+    last = coordinates.shape[0] - 1
+    for j in range(last):
+        out[j], rate = coordinates[j, THETA], coordinates[j, RATE]
+        if rate > 0.0:
+            out[j] = shrink(out[j] + rate * coordinates[j, SLOTS], rate * steps, l1, l2)
+    out[last] = coordinates[last, THETA]
+
+
 @compiled(_f8(_f8, _f8, _f8, _f8, _i8))
 def base_penalised(base, rate, l2, level_sum, n_others):
     """The coefficient of a base level after the penalty's step, which pulls it towards the ``n_others`` other levels.

@@ -21,9 +21,11 @@ from streamgd.kernels.coordinates import (
     bring_average_up,
     gather,
     meet_levels,
+    note_penalty,
     penalise,
     penalise_levels,
     put_back,
+    renew,
     shrink,
 )
 from streamgd.kernels.entries import (
@@ -120,15 +122,15 @@ def add_sums(
 def _minibatch_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8,
-        _f8, _f8, types.boolean, _f8[:, :, ::1], _i8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[::1], _f8[::1], _i4[::1],
-        _i4[::1], UPDATE_FUNCTION,
+        _f8, _f8, types.boolean, types.boolean, _f8[:, :, ::1], _i8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[::1],
+        _f8[::1], _i4[::1], _i4[::1], UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, starts, entries, values, target, weight, bounds, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched, update,
+    averaging, anew, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched, update,
 ):  # fmt: skip
     """``stochastic.train_minibatches`` for the softmax: the update of each class by its own table of coordinates.
 
@@ -153,6 +155,7 @@ def train_minibatches(
         largest_batch = max(largest_batch, bounds[batch + 1] - bounds[batch])
     most_here = touched.shape[0] - 1
     here, gradient = np.zeros((n_classes, n_columns, most_here + 1)), np.zeros((n_classes, most_here + 1))
+    free = np.empty(most_here + 1 if anew else 0)
     column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
     levels = np.empty((n_categorical, largest_batch), np.int32)
     met = np.empty(most_entries(starts, bounds), np.int32)
@@ -187,7 +190,14 @@ def train_minibatches(
             gather(coordinates[k], touched, n_numeric, n_here, here[k])
             gradient[k, n_numeric:n_here] = 0.0
             gradient_numeric[k] = 0.0
-            theta = here[k, THETA]
+            theta, clock, rate = here[k, THETA], here[k, CLOCK], here[k, RATE]
+            if averaging and step > 1:
+                levels_here = slice(n_numeric, n_here)
+                bring_average_up(theta[levels_here], here[k, AVERAGE][levels_here], clock[levels_here], step - 1.0)
+            if anew:
+                taken, l2_here = here[k, SLOTS], np.full(end_of_entries, l2)
+                l2_here[:n_numeric] = l2_numeric
+                renew(theta[:end_of_entries], rate[:end_of_entries], taken[:end_of_entries], step - 1.0, l1, l2_here)
             coefficients[:] = theta[:n_numeric]
             if rotated:
                 coefficients[:] = 0.0
@@ -239,12 +249,12 @@ def train_minibatches(
             for j in range(n_here):
                 slope[j] *= divisor
             # Update.
-            if averaging and step > 1:
-                levels_here = slice(n_numeric, n_here)
-                bring_average_up(theta[levels_here], average[levels_here], clock[levels_here], step - 1.0)
             for c in range(n_categorical):
                 sums_before[c] = theta[column_starts[c] : column_starts[c + 1]].sum()
             update(theta[:n_here], slope[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
+            if anew:
+                clock[:n_here] = 0.0
+                free[:n_here] = theta[:n_here]
             for j in range(n_numeric):
                 theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2_numeric[j])
             penalise_levels(
@@ -253,6 +263,8 @@ def train_minibatches(
             )  # fmt: skip
             in_entries = slice(end_of_levels, end_of_entries)
             penalise(theta[in_entries], clock[in_entries], rate[in_entries], step, l1, l2)
+            if anew:
+                note_penalty(free[:end_of_entries], theta[:end_of_entries], rate[:end_of_entries], slots[0])
             if averaging:
                 share = 4.0 / (step + 3.0)
                 for j in range(n_here):

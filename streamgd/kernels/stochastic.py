@@ -29,9 +29,11 @@ from streamgd.kernels.coordinates import (
     bring_average_up,
     gather,
     meet_levels,
+    note_penalty,
     penalise,
     penalise_levels,
     put_back,
+    renew,
     shrink,
 )
 from streamgd.kernels.entries import (
@@ -157,16 +159,16 @@ def add_gradient_of_levels(levels, first, residual, gradient):
 def _minibatch_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1],
-        _i8, _f8, _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[:, ::1], _f8[::1], _f8[::1],
-        _i4[::1], _i4[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
+        _i8, _f8, _f8, _f8, types.boolean, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[:, ::1], _f8[::1],
+        _f8[::1], _i4[::1], _i4[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, starts, entries, values, target, weight, offset, bounds, learning_rates, steps_before,
-    mean_weight, l1, l2, averaging, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched,
-    loss_settings, losses_of_rows, residuals_of_rows, update,
+    mean_weight, l1, l2, averaging, anew, coordinates, level_ranges, level_sums, rotation, settings, losses, place,
+    touched, loss_settings, losses_of_rows, residuals_of_rows, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
 
@@ -185,6 +187,9 @@ def train_minibatches(
         Steps taken so far; the first mini-batch is step ``steps_before + 1``.
     mean_weight : float
         Mean weight of a training row, by which gradients are divided.
+    anew : bool
+        Whether each step takes the penalty of all steps anew, see ``StochasticOptimizer.takes_penalty_anew``; no base
+        level has a row then.
     coordinates : float64, (n_dof, SLOTS + n_slots)
         Theta, its average and so on, see ``THETA``; changed in place. RATE is the rate of a coordinate when it was last
         touched, by which it owes the penalty of missed steps.
@@ -213,6 +218,7 @@ def train_minibatches(
     most_here = touched.shape[0] - 1
     # One more for the code -1: its theta is 0, its gradient is not used.
     here, gradient = np.zeros((coordinates.shape[1], most_here + 1)), np.zeros(most_here + 1)
+    free = np.empty(most_here + 1 if anew else 0)
     theta, average, clock, rate, slots = here[THETA], here[AVERAGE], here[CLOCK], here[RATE], here[SLOTS:]
     column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
     levels = np.empty((n_categorical, largest_batch), np.int32)
@@ -243,6 +249,13 @@ def train_minibatches(
         n_here = end_of_entries + 1
         gather(coordinates, touched, n_numeric, n_here, here)
         gradient[n_numeric:n_here] = 0.0
+        if averaging and step > 1:
+            levels_here = slice(n_numeric, n_here)
+            bring_average_up(theta[levels_here], average[levels_here], clock[levels_here], step - 1.0)
+        if anew:
+            taken, l2_here = slots[0], np.full(end_of_entries, l2)
+            l2_here[:n_numeric] = l2_numeric
+            renew(theta[:end_of_entries], rate[:end_of_entries], taken[:end_of_entries], step - 1.0, l1, l2_here)
 
         coefficients[:] = theta[:n_numeric]
         if rotated:
@@ -295,12 +308,12 @@ def train_minibatches(
             gradient[k] *= divisor
 
         # Update.
-        if averaging and step > 1:
-            levels_here = slice(n_numeric, n_here)
-            bring_average_up(theta[levels_here], average[levels_here], clock[levels_here], step - 1.0)
         for c in range(n_categorical):
             sums_before[c] = theta[column_starts[c] : column_starts[c + 1]].sum()
         update(theta[:n_here], gradient[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
+        if anew:
+            clock[:n_here] = 0.0
+            free[:n_here] = theta[:n_here]
         for j in range(n_numeric):
             theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2_numeric[j])
         penalise_levels(
@@ -308,6 +321,8 @@ def train_minibatches(
         )
         in_entries = slice(end_of_levels, end_of_entries)
         penalise(theta[in_entries], clock[in_entries], rate[in_entries], step, l1, l2)
+        if anew:
+            note_penalty(free[:end_of_entries], theta[:end_of_entries], rate[:end_of_entries], slots[0])
         if averaging:
             share = 4.0 / (step + 3.0)
             for k in range(n_here):

@@ -7,7 +7,8 @@ An optimizer is one class here, entered in ``OPTIMIZERS``: the slots it keeps, i
 ``theta_j := shrink(theta_j - rate_j * gradient_j)``, so that penalised and plain runs take the same steps.
 
 Each slot says how it follows when the scaler moves (see ``data.scaler.Reexpression``): a *displacement* as theta
-does, a *gradient* as a gradient does, *squares* with the help of the *cross* products ``g_j * g_intercept``.
+does, a *gradient* as a gradient does, as does the *penalty* that was taken, a sum of its subgradients; *squares* with
+the help of the *cross* products ``g_j * g_intercept``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from streamgd.kernels.compile import update_rule
 
-SlotKind = Literal["displacement", "gradient", "squares", "cross"]
+SlotKind = Literal["displacement", "gradient", "penalty", "squares", "cross"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class Smoothness:
 
 
 class StochasticOptimizer(ABC):
-    """One update rule; ``update(theta, gradient, slots, rate, settings, learning_rate, step)``."""
+    """One update rule; ``update(theta, gradient, slots, rate, settings, learning_rate, step)``.
+
+    One that is ``takes_penalty_anew`` gives back the penalty of all steps so far, which its first slot holds, and the
+    loops take that of all steps at once: see ``kernels.coordinates.renew``.
+    """
 
     name: ClassVar[str]
     slots: ClassVar[tuple[SlotKind, ...]] = ()
     settings: ClassVar[tuple[float, ...]] = (0.0,)
+    takes_penalty_anew: ClassVar[bool] = False
     update: ClassVar[Any]
 
     def init(self, expected_squares: np.ndarray) -> np.ndarray:
@@ -114,11 +120,7 @@ class AdaGrad(StochasticOptimizer):
     slots = ("squares", "cross")
 
     def init(self, expected_squares: np.ndarray) -> np.ndarray:
-        slots = np.zeros((2, len(expected_squares)))
-        slots[0] = 100.0 * expected_squares
-        # Features are centred: only the intercept has a cross product with itself.
-        slots[1, -1] = slots[0, -1]
-        return slots
+        return _expected_slots(self.slots, expected_squares)
 
     @staticmethod
     @update_rule
@@ -129,6 +131,44 @@ class AdaGrad(StochasticOptimizer):
             slots[1, j] += gradient[j] * gradient_intercept
             rate[j] = learning_rate / (math.sqrt(slots[0, j]) + 1e-12)
             theta[j] -= rate[j] * gradient[j]
+
+    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
+        return 0.5
+
+
+class FTRLProximal(StochasticOptimizer):
+    """Follow the regularised leader, per coordinate: exact zeros under l1, however rarely a coordinate is touched.
+
+    McMahan et al. (2013), "Ad Click Prediction: a View from the Trenches", algorithm 1. After step t theta is the
+    minimum of ``sum_s (g_s' b + sigma_s / 2 * (b - theta_s)^2) + t * (l1 |b| + l2 / 2 b^2)``: since J has the penalty
+    once beside the mean loss, t mean gradients come with t penalties. The ``sigma_s`` sum up to ``1 / eta_j``,
+    ``eta_j = alpha / sqrt(G_j)``, so that, with their ``z_j``,
+
+        ``theta_j = 0`` where ``|z_j| <= t * l1``, else ``-(z_j - sign(z_j) * t * l1) / (1 / eta_j + t * l2)``.
+
+    The same is written here as a step: with ``d_j``, the part of the penalty's subgradients that is in theta_j,
+
+        ``theta_j := theta_j + eta_j * (d_j - gradient_j)``, then the penalty of all t steps, at the rate ``eta_j``,
+
+    which without a penalty is AdaGrad (McMahan 2011, theorem 4). G starts as it does there, in the place of their beta.
+    """
+
+    name = "ftrl"
+    slots = ("penalty", "squares", "cross")
+    takes_penalty_anew = True
+
+    def init(self, expected_squares: np.ndarray) -> np.ndarray:
+        return _expected_slots(self.slots, expected_squares)
+
+    @staticmethod
+    @update_rule
+    def update(theta, gradient, slots, rate, settings, learning_rate, step):
+        gradient_intercept = gradient[theta.shape[0] - 1]
+        for j in range(theta.shape[0]):
+            slots[1, j] += gradient[j] * gradient[j]
+            slots[2, j] += gradient[j] * gradient_intercept
+            rate[j] = learning_rate / (math.sqrt(slots[1, j]) + 1e-12)
+            theta[j] += rate[j] * (slots[0, j] - gradient[j])
 
     def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
         return 0.5
@@ -188,7 +228,21 @@ class Adam(StochasticOptimizer):
         return 0.01
 
 
+def taken_penalty(theta: np.ndarray, steps: int, l1: float, l2: float | np.ndarray) -> np.ndarray:
+    """What an optimizer that takes the penalty anew has in its first slot where it gave ``theta`` after ``steps``."""
+    return np.asarray(steps * (l1 * np.sign(theta) + l2 * theta))
+
+
+def _expected_slots(kinds: tuple[SlotKind, ...], expected_squares: np.ndarray) -> np.ndarray:
+    """Sums of squares as after 100 mini-batches at the best constant."""
+    slots = np.zeros((len(kinds), len(expected_squares)))
+    slots[kinds.index("squares")] = 100.0 * expected_squares
+    # Features are centred: only the intercept has a cross product with itself.
+    slots[kinds.index("cross"), -1] = 100.0 * expected_squares[-1]
+    return slots
+
+
 #: Every stochastic optimizer by its name on the command line.
 OPTIMIZERS: dict[str, StochasticOptimizer] = {
-    optimizer.name: optimizer for optimizer in (Plain(), Momentum(), AdaGrad(), RMSProp(), Adam())
+    optimizer.name: optimizer for optimizer in (Plain(), Momentum(), AdaGrad(), FTRLProximal(), RMSProp(), Adam())
 }

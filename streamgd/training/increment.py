@@ -32,7 +32,7 @@ from streamgd.errors import ConfigError, RunMismatchError, SchemaError
 from streamgd.kernels import coordinates as kernels
 from streamgd.objective.losses import KinkedLoss
 from streamgd.objective.penalties import ElasticNet
-from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.optim.stochastic import OPTIMIZERS, taken_penalty
 from streamgd.training.memory import check_coefficients
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import is_final
@@ -162,7 +162,8 @@ def _with_new_levels(old: TrainState, task: Task, context: RunContext) -> tuple[
     squares = _expected_squares(encoding, survey, vocabularies, task, _targets(old, survey))
     optimizer = OPTIMIZERS[task.optimizer]
     slots = np.concatenate([optimizer.init(of_output) for of_output in squares], axis=1)
-    return encoding, grown_coordinates(old, rows, is_new, slots, task.objective(encoding).penalty)
+    penalty, anew = task.objective(encoding).penalty, optimizer.takes_penalty_anew
+    return encoding, grown_coordinates(old, rows, is_new, slots, penalty, anew)
 
 
 def _look_at_levels(
@@ -230,7 +231,7 @@ def extended(encoding: Encoding, new: dict[str, pa.Array]) -> tuple[Encoding, np
 
 
 def grown_coordinates(
-    old: TrainState, rows: np.ndarray, is_new: np.ndarray, slots: np.ndarray, penalty: ElasticNet
+    old: TrainState, rows: np.ndarray, is_new: np.ndarray, slots: np.ndarray, penalty: ElasticNet, anew: bool = False
 ) -> np.ndarray:
     """The coordinates of ``old`` with those of new levels, float64, ``(n_outputs * n_dof, 4 + n_slots)``.
 
@@ -242,18 +243,24 @@ def grown_coordinates(
     rows, is_new : see :func:`extended`
     slots : float64, (n_slots, n_outputs * n_dof)
         Of the optimizer at its beginning.
+    anew : bool
+        Whether it ``takes_penalty_anew``.
     """
     of_outputs = np.split(slots, len(old.tables), axis=1)
-    grown = [_grown(old, each, rows, is_new, own, penalty) for each, own in zip(old.tables, of_outputs, strict=True)]
-    return np.concatenate(grown)
+    return np.concatenate([
+        _grown(old, each, rows, is_new, own, penalty, anew) for each, own in zip(old.tables, of_outputs, strict=True)
+    ])  # fmt: skip
 
 
 def _grown(
-    old: TrainState, before: np.ndarray, rows: np.ndarray, is_new: np.ndarray, slots: np.ndarray, penalty: ElasticNet
-) -> np.ndarray:
+    old: TrainState, before: np.ndarray, rows: np.ndarray, is_new: np.ndarray, slots: np.ndarray, penalty: ElasticNet,
+    anew: bool,
+) -> np.ndarray:  # fmt: skip
     """The coordinates of one output, see :func:`grown_coordinates`; ``before`` are those that it had."""
     theta, average = before[:, kernels.THETA].copy(), before[:, kernels.AVERAGE].copy()
-    if penalty.l1 > 0.0:
+    if penalty.l1 > 0.0 and anew:
+        kernels.renewed_theta(before, old.steps, penalty.l1, penalty.l2, theta)
+    elif penalty.l1 > 0.0:
         kernels.pay_penalty(before, old.steps, penalty.l1, penalty.l2, theta)
     if old.steps:
         kernels.averaged_theta(before, old.steps, average)
@@ -262,6 +269,8 @@ def _grown(
     coordinates[is_new, kernels.THETA], coordinates[is_new, kernels.AVERAGE] = theta[others], average[others]
     coordinates[is_new, kernels.CLOCK], coordinates[is_new, kernels.RATE] = old.steps, 0.0
     coordinates[is_new, kernels.SLOTS :] = slots[:, is_new].T
+    if anew:
+        coordinates[is_new, kernels.SLOTS] = taken_penalty(theta[others], old.steps, penalty.l1, penalty.l2)
     return coordinates
 
 

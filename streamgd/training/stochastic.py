@@ -187,9 +187,10 @@ class StochasticTrainer:
             )  # fmt: skip
         else:
             place, touched = self._lists(state.encoding, block, bounds)
+            anew = self._optimizer.takes_penalty_anew
             finite = kernels.train_minibatches(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
-                bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
+                bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging, anew,
                 state.coordinates, self._level_ranges, state.level_sums, state.rotation, self._settings, losses,
                 place, touched, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
                 self._optimizer.update,
@@ -214,10 +215,11 @@ class StochasticTrainer:
         from streamgd.kernels import multinomial  # it takes time and 13 MB, and few runs need it
 
         penalty, (place, touched) = self._objective.penalty, self._lists(state.encoding, block, bounds)
+        anew = self._optimizer.takes_penalty_anew
         return bool(
             multinomial.train_minibatches(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, bounds, rates,
-                state.steps, state.mean_weight, penalty.l1, penalty.l2, self._task.averaging, state.tables,
+                state.steps, state.mean_weight, penalty.l1, penalty.l2, self._task.averaging, anew, state.tables,
                 self._level_ranges, state.sums_of_levels, state.rotation, self._settings, losses, place, touched,
                 self._optimizer.update,
             )
@@ -246,7 +248,8 @@ class StochasticTrainer:
     def _end_epoch(self, state: TrainState) -> None:
         if isinstance(self._source, StreamedWindows) and state.epoch == 0 and state.survey is not None:
             state.reexpress(self._source.exact(state.encoding, state.survey.moments), self._optimizer)
-        theta = state.result(self._task.averaging, self._objective.penalty)
+        anew = self._optimizer.takes_penalty_anew
+        theta = state.result(self._task.averaging, self._objective.penalty, anew)
         holdout = None
         if self._holdout is not None:
             self._context.display.progress("evaluate", 0, 0, None)

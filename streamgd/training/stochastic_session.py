@@ -160,7 +160,9 @@ class StochasticSession(Session):
         )  # fmt: skip
 
     def _make_encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
-        """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros."""
+        """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros, and
+        where each step takes the penalty anew, which could not be that of differences.
+        """
         encoding = self.task.encoding(survey, vocabularies, with_other)
         self._resolve_method(encoding)
         if self.task.method == "auto":
@@ -168,7 +170,12 @@ class StochasticSession(Session):
         if self.task.config.certify or self.task.method == "auto":
             # Whether there is room is told before training, not after it.
             self.with_room_for_passes(encoding)
-        return encoding if self.task.config.l1 > 0 else encoding.with_base_rows()
+        return encoding if self.task.config.l1 > 0 or self._penalty_anew else encoding.with_base_rows()
+
+    @property
+    def _penalty_anew(self) -> bool:
+        optimizer = OPTIMIZERS.get(self.task.optimizer)
+        return optimizer is not None and optimizer.takes_penalty_anew
 
     def _resolve_method(self, encoding: Encoding) -> None:
         before, self.task = self.task.method, self.task.with_method(encoding.n_coefficients)
@@ -270,14 +277,17 @@ class StochasticSession(Session):
 
     def carry_over(self, saved: dict[str, Any]) -> None:
         old = TrainState.from_state(saved)
-        carry_over(self.state, old, old.result(self.task.averaging, self._objective.penalty))
+        penalty = self._objective.penalty
+        carry_over(self.state, old, old.result(self.task.averaging, penalty, self._penalty_anew))
+        if self._penalty_anew:
+            self.state.take_penalty(penalty)
         self.context.save(self.state.state())
 
     def _theta(self) -> np.ndarray:
         """The theta to predict with, in the encoding of the loops."""
         if self.task.config.patience and self.state.best and self.state.best["loss"] is not None:
             return np.array(self.state.best["theta"])
-        return self.state.result(self.task.averaging, self._objective.penalty)
+        return self.state.result(self.task.averaging, self._objective.penalty, self._penalty_anew)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
         encoding, theta = self.state.encoding.without_base_rows(self._theta())

@@ -12,7 +12,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Reexpression
 from streamgd.kernels import coordinates as kernels
 from streamgd.objective.penalties import ElasticNet
-from streamgd.optim.stochastic import StochasticOptimizer
+from streamgd.optim.stochastic import StochasticOptimizer, taken_penalty
 from streamgd.state import no_other_content
 
 
@@ -143,14 +143,16 @@ class TrainState:
         for table, level_sums in zip(self.tables, self.sums_of_levels, strict=True):
             kernels.sum_levels(table, ranges, level_sums)
 
-    def result(self, averaging: bool, penalty: ElasticNet) -> np.ndarray:
+    def result(self, averaging: bool, penalty: ElasticNet, anew: bool = False) -> np.ndarray:
         """The coefficients to predict with, of the averaged iterate up to now or of theta itself.
 
-        Float64, ``(n_dof, n_outputs)``.
+        Float64, ``(n_dof, n_outputs)``. ``anew`` says whether the optimizer ``takes_penalty_anew``.
         """
         outputs = np.ascontiguousarray(self.theta.T)
         for table, out in zip(self.tables, outputs, strict=True):
-            if penalty.l1 > 0.0:
+            if penalty.l1 > 0.0 and anew:
+                kernels.renewed_theta(table, self.steps, penalty.l1, penalty.l2, out)
+            elif penalty.l1 > 0.0:
                 # Levels that were not touched of late owe the penalty of these steps; only then are zeros exact.
                 kernels.pay_penalty(table, self.steps, penalty.l1, penalty.l2, out)
             if averaging and self.steps:
@@ -158,6 +160,14 @@ class TrainState:
         theta, n = np.ascontiguousarray(outputs.T), len(self.rotation)
         theta[:n] = self.rotation.T @ theta[:n]
         return theta
+
+    def take_penalty(self, penalty: ElasticNet) -> None:
+        """Let theta, set from elsewhere, count as one with the penalty of all steps so far, if that is taken anew."""
+        for table in self.tables:
+            theta = table[:-1, kernels.THETA]
+            l2, n = np.full(len(theta), penalty.l2), len(self.rotation)
+            l2[:n] *= np.square(self.rotation).sum(axis=1)
+            table[:-1, kernels.SLOTS] = taken_penalty(theta, self.steps, penalty.l1, l2)
 
     def reexpress(self, encoding: Encoding, optimizer: StochasticOptimizer) -> list[int]:
         """Carry theta, its average and the optimizer's slots over to a moved scaling.
@@ -188,7 +198,7 @@ class TrainState:
             for slot, kind in enumerate(kinds):
                 if kind == "displacement":
                     slots[slot] = move.displacement(slots[slot])
-                elif kind == "gradient":
+                elif kind in ("gradient", "penalty"):
                     slots[slot] = move.gradient(slots[slot])
         self.encoding = encoding
         return grown

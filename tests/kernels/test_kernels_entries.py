@@ -24,7 +24,13 @@ def start(optimizer: str, tables: int = 1) -> np.ndarray:
 
 
 def minibatches(
-    block: Block, coordinates: np.ndarray, optimizer: str, bounds: np.ndarray, before: int = 0, penalty: float = 0.0
+    block: Block,
+    coordinates: np.ndarray,
+    optimizer: str,
+    bounds: np.ndarray,
+    before: int = 0,
+    penalty: float = 0.0,
+    averaging: bool = True,
 ) -> bool:
     """Train ``coordinates`` (n_tables, n_dof, …) on the rows, of several classes if there are several tables."""
     rule, n_dof = OPTIMIZERS[optimizer], coordinates.shape[1]
@@ -32,18 +38,19 @@ def minibatches(
     most = table.most_touched(n_dof, block.features.shape[1], 1, int(np.diff(bounds).max()), of_batch)
     ranges, rates = np.array([[-1, -1]]), np.full(len(bounds) - 1, RATE)
     settings, lists = np.array(rule.settings), (np.zeros(n_dof, np.int32), np.zeros(most, np.int32))
+    anew = rule.takes_penalty_anew
     rows = (block.features, block.codes, *block.entries.arrays(), block.target, block.weight)
     if len(coordinates) > 1:
         sums = np.zeros((len(coordinates), 1))
         return multinomial.train_minibatches(
-            *rows, bounds, rates, before, 1.3, penalty, penalty, True, coordinates, ranges, sums, np.empty((0, 0)),
-            settings, np.zeros(3), *lists, rule.update,
+            *rows, bounds, rates, before, 1.3, penalty, penalty, averaging, anew, coordinates, ranges, sums,
+            np.empty((0, 0)), settings, np.zeros(3), *lists, rule.update,
         )  # fmt: skip
     loss = LOSSES["logistic"]
     return stochastic.train_minibatches(
-        *rows, block.offset, bounds, rates, before, 1.3, penalty, penalty, True, coordinates[0], ranges, np.zeros(1),
-        np.empty((0, 0)), settings, np.zeros(3), *lists, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
-        rule.update,
+        *rows, block.offset, bounds, rates, before, 1.3, penalty, penalty, averaging, anew, coordinates[0], ranges,
+        np.zeros(1), np.empty((0, 0)), settings, np.zeros(3), *lists, loss.settings, loss.losses_of_rows,
+        loss.residuals_of_rows, rule.update,
     )  # fmt: skip
 
 
@@ -100,6 +107,27 @@ def test_single_rows_take_the_steps_of_dense_rows(valued: bool) -> None:
     agree(found[:, both.of_dense], expected, 2 * ROWS)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_ftrl_is_that_of_dense_rows_with_penalties_too(classes: int) -> None:
+    """However rarely a coordinate is touched: theta follows from its sums and the number of steps alone."""
+    both = twins(ROWS, n_classes=classes)
+    found = start("ftrl", classes if classes > 2 else 1)
+    found[:, :-1, table.THETA] = 0.0  # a coordinate that begins elsewhere stays there until it is touched
+    expected = np.ascontiguousarray(found[:, both.of_dense])
+    bounds = np.arange(0, ROWS + 1, 3)
+    assert minibatches(both.sparse, found, "ftrl", bounds, 0, 0.02, averaging=False)
+    # Levels of the dense rows are as lazy as entries: both are brought up to date.
+    assert minibatches(both.dense, expected, "ftrl", bounds, 0, 0.02, averaging=False)
+    thetas = np.empty((2, len(found), N_DOF))
+    for table_of_class, other, one, dense in zip(found, expected, *thetas, strict=True):
+        table.renewed_theta(table_of_class, 100, 0.02, 0.02, one)
+        table.renewed_theta(other, 100, 0.02, 0.02, dense)
+
+    np.testing.assert_allclose(thetas[0][:, both.of_dense], thetas[1], rtol=1e-9, atol=1e-12)
+    assert (thetas[0] == 0.0).any()
+    np.testing.assert_array_equal(thetas[0][:, both.of_dense] == 0.0, thetas[1] == 0.0)
+
+
 @pytest.mark.parametrize("kind", ["minibatches", "rows"])
 def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) -> None:
     """Indicators of one entry a row, at most, are a categorical column: lazily penalised, to the same bits."""
@@ -126,8 +154,8 @@ def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) ->
         assert minibatches(by_entries, found, "plain", bounds, 0, 0.01)
         assert stochastic.train_minibatches(
             by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.weight, sparse.offset,
-            bounds, np.full(100, RATE), 0, 1.3, 0.01, 0.01, True, expected[0], np.full((2, 2), -1), np.zeros(2),
-            np.empty((0, 0)), np.array(rule.settings), np.zeros(3), np.zeros(N_DOF, np.int32),
+            bounds, np.full(100, RATE), 0, 1.3, 0.01, 0.01, True, False, expected[0], np.full((2, 2), -1),
+            np.zeros(2), np.empty((0, 0)), np.array(rule.settings), np.zeros(3), np.zeros(N_DOF, np.int32),
             np.zeros(N_DOF + 1, np.int32), loss.settings, loss.losses_of_rows, loss.residuals_of_rows, rule.update,
         )  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_steps_are_those_of_numpy(optimizer: str, rotated: bool) -> None:
         coordinates[:, :, table.SLOTS] = 0.01
     losses, most = np.zeros(3), table.most_touched(N_DOF, N_NUMERIC, 1, 100, 0)
     finite = kernels.train_minibatches(
-        features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, weight.mean(), 0.0, 0.0, True,
+        features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, weight.mean(), 0.0, 0.0, True, False,
         coordinates, np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.ascontiguousarray(rotation),
         np.array(rule.settings), losses, np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), rule.update,
     )  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_step_that_is_not_finite_is_told() -> None:
     coordinates = np.zeros((N_CLASSES, N_DOF, table.SLOTS))
     most = table.most_touched(N_DOF, N_NUMERIC, 1, 100, 0)
     assert not kernels.train_minibatches(
-        features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, 1.0, 0.0, 0.0, False, coordinates,
+        features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, 1.0, 0.0, 0.0, False, False, coordinates,
         np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.empty((0, 0)), np.zeros(1), np.zeros(3),
         np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), OPTIMIZERS["plain"].update,
     )  # fmt: skip

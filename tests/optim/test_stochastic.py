@@ -14,6 +14,8 @@ BY_HAND = {
     "momentum": [-0.02, -0.028, -0.0552],
     # G: 4, 5, 9
     "adagrad": [-0.1, -0.1 + 0.1 / np.sqrt(5), -0.1 + 0.1 / np.sqrt(5) - 0.2 / 3],
+    # without a penalty the same
+    "ftrl": [-0.1, -0.1 + 0.1 / np.sqrt(5), -0.1 + 0.1 / np.sqrt(5) - 0.2 / 3],
     "rmsprop": list(
         np.cumsum([
             -0.1,

@@ -118,17 +118,18 @@ def test_neither_new_levels_nor_a_moved_scaling_change_a_prediction(
     encoding.check()
     assert is_new.sum() == len(c) + len(e)
     slots = OPTIMIZERS[optimizer].init(np.full(encoding.n_dof, 0.25))
-    coordinates = grown_coordinates(old, rows, is_new, slots, penalty)
+    anew = OPTIMIZERS[optimizer].takes_penalty_anew
+    coordinates = grown_coordinates(old, rows, is_new, slots, penalty, anew)
     state = TrainState(
         encoding, coordinates, np.zeros(3), old.rotation, 0.1, 0.0, 1.0, "k", steps=old.steps
     )  # fmt: skip
-    np.testing.assert_array_equal(state.slots[:, is_new], slots[:, is_new])
+    np.testing.assert_array_equal(state.slots[anew:, is_new], slots[anew:, is_new])
     # What the known ones have, they keep to the bit.
     np.testing.assert_array_equal(state.coordinates[~is_new], old.coordinates)
     for step in range(2):
         for averaging in (True, False):
-            expected = predictions(old.encoding, old.result(averaging, penalty))
-            found = predictions(state.encoding, state.result(averaging, penalty))
+            expected = predictions(old.encoding, old.result(averaging, penalty, anew))
+            found = predictions(state.encoding, state.result(averaging, penalty, anew))
             np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
         scaling = state.encoding.scaling
         moved = Scaling(scaling.shift0, scaling.scale0, scaling.mean + shift, scaling.deviation * factor, scaling.fill)

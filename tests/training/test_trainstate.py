@@ -74,7 +74,7 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
     bounds = np.linspace(0, n, steps + 1).round().astype(np.int64)
     kernels.train_minibatches(
         features(raw, state.encoding), codes, *NONE, target, np.empty(0), np.empty(0), bounds,
-        np.full(steps, 0.1), state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
+        np.full(steps, 0.1), state.steps, 1.0, 0.0, 0.0, True, False, state.coordinates, RANGES, state.level_sums,
         state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3),
         np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
         LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
@@ -141,8 +141,8 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
         bounds = np.array([0, 4])
         kernels.train_minibatches(
             features(raw[rows], state.encoding), codes[rows], *NONE, target[rows], np.empty(0), np.empty(0),
-            bounds, np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, state.coordinates, RANGES, state.level_sums,
-            state.rotation, np.array(rule.settings), np.zeros(3),
+            bounds, np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, False, state.coordinates, RANGES,
+            state.level_sums, state.rotation, np.array(rule.settings), np.zeros(3),
             np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
             LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
             rule.update,
@@ -157,7 +157,7 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
     g = np.array(gradients)
     products = {"gradient": g, "squares": g**2, "cross": g * g[:, -1:]}
     for slot, kind in enumerate(rule.slots):
-        if kind == "displacement":
+        if kind in ("displacement", "penalty"):
             continue
         keep = {"adam": {"gradient": 0.9}.get(kind, 0.999), "rmsprop": 0.99}.get(optimizer)
         expected = np.zeros(N_DOF)
