@@ -214,17 +214,19 @@ def inspect(output: Output, /, data: tuple[str, ...], on_bad_data: Any) -> None:
 @click.option("--all", "show_all", is_flag=True, help="Every coefficient, not only the intercept and the 30 largest.")
 @click.option("--csv", "as_csv", is_flag=True, help="Only the coefficients, all of them, as CSV.")
 @click.option("--relativities", "as_factors", is_flag=True, help="With --csv: the relativities instead.")
+@click.option("--path", "as_path", is_flag=True, help="With --csv: the penalties of a --path instead.")
 @click.option("--errors", metavar="classical|robust", help="Kind of errors [default: what the run was asked for].",
               shell_complete=completion.one_of(("classical", "robust")))  # fmt: skip
 @click.option("--level", default="0.95", metavar="FRACTION", callback=_level, help="Of intervals [default: 0.95].")
 @json_option
 @click.pass_obj
 def show(
-    output: Output, /, run: str, show_all: bool, as_csv: bool, as_factors: bool, errors: Any, level: float
-) -> None:
+    output: Output, /, run: str, show_all: bool, as_csv: bool, as_factors: bool, as_path: bool, errors: Any,
+    level: float,
+) -> None:  # fmt: skip
     """State, history, coefficients in original units with their errors, and checkpoints of RUN."""
     from streamgd.errors import UsageError
-    from streamgd.show import format_csv, format_show
+    from streamgd.show import format_csv, format_show, points_of_path
     from streamgd.show import show as show_run
 
     if as_csv:
@@ -232,11 +234,17 @@ def show(
         from streamgd.relativities import NAMES, relativities
 
         model = Model.load(run)
+        if as_factors and as_path:
+            raise UsageError("--relativities and --path are two tables. Ask for one of them.")
+        if as_path:
+            output.csv(format_csv(points_of_path(model)))
+            return
         rows = relativities(model, errors, level) if as_factors else model.coefficient_rows(errors, level)
         output.csv(format_csv(rows, NAMES))
         return
-    if as_factors:
-        raise UsageError("--relativities is for --csv; show tells them in its text. Add --csv, or leave it out.")
+    for option, given in (("--relativities", as_factors), ("--path", as_path)):
+        if given:
+            raise UsageError(f"{option} is for --csv; show tells it in its text. Add --csv, or leave it out.")
     facts = show_run(run, show_all, errors, level)
     output.result(facts, lambda: format_show(facts))
 
@@ -345,10 +353,18 @@ def _show_run(output: Output, result: Any) -> None:
     from streamgd.console import format_facts
 
     facts = result.to_json()
-    told = ("history", "warnings", "key", "no_errors")
+    told = ("history", "warnings", "key", "no_errors", "path")
     empty = [name for name, value in facts.items() if value is None or (isinstance(value, dict) and not value)]
     brief = {name: value for name, value in facts.items() if name not in (*told, *empty)}
-    output.result(facts, lambda: format_facts(brief))
+
+    def text() -> str:
+        if "path" not in facts:
+            return format_facts(brief)
+        from streamgd.show import format_path
+
+        return f"{format_path(facts['path'])}\n\n{format_facts(brief)}"
+
+    output.result(facts, text)
 
 
 def _evaluation_text(facts: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from pydantic.config import JsonDict
 from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_splines, shown
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 from streamgd.option_values import Bytes, Duration, Finite, Fraction, Names, PathText, Rate, Sources
+from streamgd.path_options import check_path_options
 
 Clips = Annotated[dict[str, tuple[float | None, float | None]], BeforeValidator(parse_clips)]
 Splines = Annotated[dict[str, int], BeforeValidator(parse_splines)]
@@ -152,6 +153,13 @@ class TrainConfig(BaseModel):
     quantile: float = Field(0.5, gt=0, lt=1, description="quantile: which one of the target is predicted, e.g. 0.9.")
     l1: Finite = Field(0.0, description="L1 penalty on the standardised coefficients.")
     l2: Finite = Field(1e-6, description="L2 penalty on the standardised coefficients.")
+    path: int | None = Field(
+        None, ge=2, le=1000,
+        description="batch: so many penalties, from the one that leaves no coefficient down a log grid; the model is"
+        " that of the least holdout loss.",
+    )  # fmt: skip
+    path_to: Fraction = Field(1e-3, gt=0, lt=1, description="The last penalty of --path as a part of the first.")
+    l1_ratio: Fraction = Field(1.0, ge=0, le=1, description="Part of l1 in the penalties of --path; the rest is l2.")
     non_negative: Names = Field(
         [], description="batch: numbers whose coefficients stay >= 0, with all that is made of them; comma-separated."
     )
@@ -281,6 +289,11 @@ class TrainConfig(BaseModel):
         return self.workers is not None or self.cluster is not None
 
     @property
+    def has_l1(self) -> bool:
+        """Whether an l1 penalty is there, given or on the path."""
+        return self.l1 > 0.0 or (self.path is not None and self.l1_ratio > 0.0)
+
+    @property
     def no_errors(self) -> str | None:
         """Why coefficients trained with these options have no standard errors; None where passes give them."""
         if self.method in ("minibatch", "sgd"):
@@ -291,6 +304,8 @@ class TrainConfig(BaseModel):
             return "the huber loss has robust errors alone: --errors robust"
         if self.l1 > 0:
             return f"with --l1 {self.l1:g} coefficients are shrunk and set to zero, and errors have no meaning"
+        if self.path is not None:
+            return "with --path coefficients are shrunk by a penalty that the holdout loss chose, and errors mislead"
         if self.class_weight != "none":
             return f"with --class-weight {self.class_weight} rows count by their class, not as often as they occur"
         if self.l2 > MOST_L2_WITH_ERRORS:
@@ -390,6 +405,7 @@ def _check_combinations(config: TrainConfig) -> None:
     if config.from_ is not None and config.init != "best":
         raise ConfigError(f"--from and --init {config.init} both say where theta starts. Leave one out.")
     _check_optimizer(config)
+    check_path_options(config)
     for option, loss in (("power", "tweedie"), ("delta", "huber"), ("quantile", "quantile")):
         if config.loss != loss and getattr(config, option) != TrainConfig.model_fields[option].default:
             raise ConfigError(f"--{option} is for --loss {loss}, the loss is {config.loss}. Leave one of them out.")
@@ -409,6 +425,7 @@ def _check_combinations(config: TrainConfig) -> None:
             for way, needed in (
                 ("--method batch", config.method in ("minibatch", "sgd")),
                 ("--l1 0", config.l1 > 0),
+                ("a run without --path", config.path is not None),
                 ("--class-weight none", config.class_weight != "none"),
                 (f"--l2 {MOST_L2_WITH_ERRORS:g}", config.l2 > MOST_L2_WITH_ERRORS),
             )
@@ -450,8 +467,9 @@ def _check_optimizer(config: TrainConfig) -> None:
         raise ConfigError(f"--optimizer {name} is for --method batch only. Choose plain, momentum, adagrad, …")
     if name in batch_only and config.learning_rate != "auto":
         raise ConfigError(f"--learning-rate has no meaning for {name}. Choose --optimizer plain, or leave it out.")
-    if name in ("lbfgs", "normal") and config.l1 > 0:
-        raise ConfigError(f"--optimizer {name} knows no --l1. Choose newton, backtracking or plain.")
+    if name in ("lbfgs", "normal") and config.has_l1:
+        option = "--l1" if config.l1 > 0 else f"l1 (--l1-ratio {config.l1_ratio:g})"
+        raise ConfigError(f"--optimizer {name} knows no {option}. Choose newton, backtracking or plain.")
     if config.non_negative and config.method != "batch":
         raise ConfigError("--non-negative is for --method batch. Add it, or leave the bounds out.")
     if name in ("lbfgs", "normal") and config.non_negative:

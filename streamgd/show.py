@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from streamgd.console import format_facts, format_table, format_value
+from streamgd.errors import ConfigError
 from streamgd.inference import Errors, Inference
 from streamgd.model import Model
 from streamgd.relativities import relativities
 from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate
 from streamgd.training.checkpoint import steps_of
+from streamgd.training.path_points import NAMES as POINT_NAMES
 from streamgd.training.rundir import RunDirectory
 
 MOST_COEFFICIENTS = 30
@@ -174,6 +176,9 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
         parts.append(f"{which}. {_way_on(facts)}")
     elif _all_damaged(facts):
         parts.append("all checkpoints are damaged, the model is whole: more epochs would have to start over")
+    if facts["model"].get("path"):
+        with no_other_content(f"the model of {facts['run']}", "path"):
+            parts.append(format_path(facts["model"]["path"]))
     if facts["model"].get("certificate"):
         with no_other_content(f"the model of {facts['run']}", "certificate"):
             certificate = Certificate.from_json(facts["model"]["certificate"])
@@ -192,6 +197,33 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
         levels = {name: "null" if level is None else str(level) for name, level in facts["base_levels"].items()}
         parts.append("base levels, which have no coefficient\n" + format_facts(levels, indent="  "))
     return parts
+
+
+def points_of_path(model: Model) -> list[dict[str, Any]]:
+    """The points of the path of penalties that a model was chosen from, as plain values.
+
+    Raises
+    ------
+    ConfigError
+        The run followed none.
+    """
+    path = model.facts.get("path")
+    if not path:
+        raise ConfigError("the run followed no path of penalties. Train with --path N.")
+    points: list[dict[str, Any]] = path["points"]
+    return points
+
+
+def format_path(path: dict[str, Any]) -> str:
+    """The points of a path of penalties as a table; the one whose model was kept is marked."""
+    names = [name for name in POINT_NAMES if name not in ("gradient", "stopped_by")]
+    rows = [
+        ["*" if number == path["chosen"] else "", *(point[name] for name in names)]
+        for number, point in enumerate(path["points"])
+    ]
+    return "path of penalties; * has the least holdout loss\n" + format_table(
+        ["", *(name.replace("_", " ") for name in names)], rows
+    )
 
 
 def _way_on(facts: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.inference import ClosingSums, expected_sums
 from streamgd.objective.losses import KinkedLoss, LogLinkLoss
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
+from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import count_noun
 from streamgd.state import no_other_content
@@ -24,6 +25,7 @@ from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.chunks import SumsOfBlock
 from streamgd.training.holdout import Holdout
 from streamgd.training.kink_constant import constant_by_kinks
+from streamgd.training.path_points import check_path
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
@@ -53,7 +55,8 @@ class BatchState:
     ``rollbacks``.
     ``closing`` has J and mean loss at the result, where the optimizer does not know them; ``certificate`` how far it
     is from the optimum, None until the run has come to its end. ``base_loss``, of the best constant, is None until a
-    pass has told it; ``warnings``, by kind, until a Hessian has shown the columns.
+    pass has told it; ``warnings``, by kind, until a Hessian has shown the columns. ``path`` is where a path of
+    penalties stands: see ``training.path``.
     """
 
     encoding: Encoding
@@ -75,6 +78,7 @@ class BatchState:
     stopped_by: str | None = None
     holdout_loss: float | None = None
     best: dict[str, Any] | None = None
+    path: dict[str, Any] | None = None
 
     @property
     def passes(self) -> int:
@@ -85,9 +89,13 @@ class BatchState:
         return self.steps_before + self.passes
 
     def result(self, patience: int) -> np.ndarray:
-        """The theta to predict with: with patience that of the least holdout loss."""
-        theta: np.ndarray = self.best["theta"] if patience and self.best else self.optimizer["theta"]
+        """The theta to predict with: with patience, or of a path, that of the least holdout loss."""
+        theta: np.ndarray = self.best["theta"] if self.is_chosen(patience) and self.best else self.optimizer["theta"]
         return theta
+
+    def is_chosen(self, patience: int) -> bool:
+        """Whether the holdout loss chooses the result."""
+        return patience > 0 or self.path is not None
 
     def state(self) -> dict[str, Any]:
         state = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -108,6 +116,8 @@ class BatchState:
                 check_entries(restored.closing, value=float, mean_loss=float)
             if restored.certificate is not None:
                 Certificate.from_json(restored.certificate)
+            if restored.path is not None:
+                check_path(restored.path, (restored.encoding.n_dof, restored.encoding.n_outputs))
             _check_parts(restored.optimizer, restored.encoding.n_dof, restored.encoding.n_outputs)
         return restored
 
@@ -127,16 +137,48 @@ class BatchTrainer:
         self._holdout = holdout
         self._context = context
         self._optimizer = FULL_BATCH_OPTIMIZERS[task.optimizer]
-        #: Theta and sums of the last pass that had a Hessian.
+        #: Theta and sums of the last pass.
         self._latest: tuple[np.ndarray, ChunkSums] | None = None
+
+    @property
+    def penalty(self) -> ElasticNet:
+        return self._objective.penalty
+
+    def under(self, penalty: ElasticNet) -> BatchTrainer:
+        """A trainer under another penalty that looks at no held out rows; it knows the last pass of this one."""
+        objective = replace(self._objective, penalty=penalty)
+        trainer = BatchTrainer(self._task, self._blocks, objective, None, self._context)
+        trainer._latest = self._latest
+        return trainer
 
     def total(self, theta: np.ndarray, hessian: bool = False, meat: bool = False) -> ChunkSums:
         """Sums over all training rows at ``theta``."""
         self._latest = None
         total: ChunkSums = self._blocks((partial(self._objective.chunk_sums, hessian=hessian, meat=meat), theta))
-        if hessian:
-            self._latest = theta, total
+        self._latest = theta, total
         return total
+
+    def begin_at(self, state: BatchState, theta: np.ndarray, squares: np.ndarray) -> Evaluation:
+        """Let ``state`` begin anew at ``theta`` (n_dof, n_outputs), which counts as evaluated.
+
+        Where that was the last pass, it is not repeated. ``squares`` is what ``FullBatchOptimizer.init`` takes.
+        """
+        at, total = self._latest or (theta, None)
+        if total is None or not (at == theta).all():
+            total = self._total_or_saved(state, theta, self._optimizer.needs_hessian)
+        evaluation = self._objective.evaluate(theta, total)
+        beginning = self._optimizer.init(theta, state.optimizer["alpha"], squares)
+        state.optimizer = self._optimizer.update(beginning, evaluation, self._objective.penalty)
+        state.mean_loss = evaluation.mean_loss
+        self._check_divergence(state, evaluation)
+        if state.path is not None:
+            reason = self._stopped_by(state, beginning, accepted=True)
+            state.path["reason"] = None if reason == "max_time" else reason
+        return evaluation
+
+    @property
+    def rows_of_last_pass(self) -> int:
+        return 0 if self._latest is None else self._latest[1].rows
 
     def begin_on_sample(self, state: BatchState, base_loss: float) -> None:
         """Have ``state``, of Newton's method at the best constant, begin with a trial at the optimum of a sample."""
@@ -179,15 +221,27 @@ class BatchTrainer:
         DivergenceError
             J grew beyond all bounds: the fixed step is too large.
         """
+        if self.is_done(state):
+            return
+        while state.epoch < self._task.epochs and state.stopped_by is None:
+            self.step(state)
+        if state.stopped_by is None:
+            state.stopped_by = "epochs"
+        self.finish(state)
+
+    def is_done(self, state: BatchState) -> bool:
+        """Whether there is nothing to do; else what ended the run before is forgotten."""
         if not is_final(state.stopped_by) or self._task.epochs > state.asked_epochs:
             state.stopped_by, state.asked_epochs = None, self._task.epochs
             state.closing, state.certificate = None, None
-        elif state.certificate is not None:
-            return
-        while state.epoch < self._task.epochs and state.stopped_by is None:
-            self._step(state, self._total_or_saved(state, state.optimizer["trial"], self._optimizer.needs_hessian))
-        if state.stopped_by is None:
-            state.stopped_by = "epochs"
+        return state.certificate is not None
+
+    def step(self, state: BatchState) -> None:
+        """A pass at the optimizer's trial, and the step that follows from it."""
+        self._step(state, self._total_or_saved(state, state.optimizer["trial"], self._optimizer.needs_hessian))
+
+    def finish(self, state: BatchState) -> None:
+        """Make the certificate of a state that has come to its end, save it, and tell."""
         certificate = self._certify(state)
         state.certificate = None if certificate is None else certificate.to_json()
         self._context.save(state.state())
@@ -209,7 +263,8 @@ class BatchTrainer:
         """
         theta, robust = state.result(self._task.config.patience), self._task.config.errors == "robust"
         at, total = self._latest or (theta, None)
-        loss, told = self._objective.loss, total is not None and not robust and bool((at == theta).all())
+        loss = self._objective.loss
+        told = total is not None and total.hessian is not None and not robust and bool((at == theta).all())
         if state.stopped_by == "max_time" and (not told or isinstance(loss, LogLinkLoss)):
             return None
         if total is None or not told:
@@ -254,7 +309,7 @@ class BatchTrainer:
             return None
         evaluation = self._objective.evaluate(theta, self._total_or_saved(state, theta, affordable))
         state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
-        self._look_at_columns(state, theta, evaluation)
+        self.look_at_columns(state, theta, evaluation)
         return Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"] if told else None)
 
     def look_at_constant(self, state: BatchState, base: np.ndarray, shares: np.ndarray) -> None:
@@ -277,7 +332,7 @@ class BatchTrainer:
             weight[column.first_row : column.first_row + column.n_rows] = 0.0
         self._look_at_levels(state, base, evaluation, weight)
 
-    def _look_at_columns(self, state: BatchState, theta: np.ndarray, evaluation: Evaluation) -> None:
+    def look_at_columns(self, state: BatchState, theta: np.ndarray, evaluation: Evaluation) -> None:
         """Tell, by the first Hessian, of coefficients that the data do not decide."""
         if evaluation.hessian is None or (state.warnings is not None and state.passes > 0):
             return
@@ -312,7 +367,7 @@ class BatchTrainer:
         unit = _unit(state)
         evaluation = self._objective.evaluate(state.optimizer["trial"], total)
         before, previous = replace(state), state.optimizer
-        self._look_at_columns(state, previous["trial"], evaluation)
+        self.look_at_columns(state, previous["trial"], evaluation)
         if state.base_loss is None:
             state.base_loss = evaluation.mean_loss
         if self._begins_worse(state, evaluation):
@@ -340,7 +395,11 @@ class BatchTrainer:
         rows = self._task.manifest.n_rows
         name = f"pass {state.passes}" if accepted else f"pass {state.passes} (step too long, halved)"
         self._context.display.progress(name, rows, rows, evaluation.value * unit, lap["bottleneck"])
-        state.stopped_by = self._stopped_by(state, previous, accepted)
+        reason = self._stopped_by(state, previous, accepted)
+        if state.path is None:
+            state.stopped_by = reason
+        else:
+            state.path["reason"] = reason
         self._context.after_step(state.state)
 
     @staticmethod

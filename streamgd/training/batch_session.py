@@ -19,6 +19,8 @@ from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hes
 from streamgd.training.chunks import BlockWork, survey_pass
 from streamgd.training.holdout import reduced_holdout
 from streamgd.training.kept import Keep, kept_bytes
+from streamgd.training.path import PathTrainer
+from streamgd.training.path_points import hint_of_path
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Reduction, ThreadReduction
 from streamgd.training.reexpressed import ReexpressedPass
@@ -40,11 +42,13 @@ class BatchSession(Session):
         Mean square of each column, see ``FullBatchOptimizer.init``.
     reduction : Reduction or None
         What is to be closed at the end.
+    path : PathTrainer or None
+        What trains in place of ``trainer``, where there is a path of penalties.
     """
 
     def __init__(
         self, task: Task, context: RunContext, survey: Survey, trainer: BatchTrainer, state: BatchState,
-        squares: np.ndarray, reduction: Reduction | None = None,
+        squares: np.ndarray, reduction: Reduction | None = None, path: PathTrainer | None = None,
     ):  # fmt: skip
         super().__init__(task, context)
         self.state: BatchState = state
@@ -52,6 +56,7 @@ class BatchSession(Session):
         self._trainer = trainer
         self._squares = squares
         self._reduction = reduction
+        self._path = path
 
     @classmethod
     def over_row_groups(cls, task: Task, context: RunContext, saved: dict[str, Any] | None) -> Self:
@@ -67,25 +72,37 @@ class BatchSession(Session):
                 reduction.open(work, task.threads, keeps_blocks=True), provisional, encoding.scaling
             )
             tell_hashed(task, encoding, context)
-            holdout = reduced_holdout(task, encoding, reduction)
-            trainer = BatchTrainer(task, blocks, task.objective(encoding), holdout, context)
+            holdout, objective = reduced_holdout(task, encoding, reduction), task.objective(encoding)
+            trainer = BatchTrainer(task, blocks, objective, holdout, context)
             squares = column_squares(survey, encoding, vocabularies)
+            path = None
+            if task.config.path is not None:
+                assert holdout is not None
+                path = PathTrainer(task, trainer, objective, holdout, squares, context)
             if saved:
                 state = state_of(saved, task.optimizer, squares)
             else:
                 state = _new_state(task, context, survey, encoding, trainer, squares)
-                if state.base_loss is None and task.optimizer == "newton" and not task.loss.is_quadratic:
+                exact = task.loss.is_quadratic or path is not None
+                if state.base_loss is None and task.optimizer == "newton" and not exact:
                     _begin_on_sample(task, survey, state, trainer, len(work.chunks))
-            return cls(task, context, survey, trainer, state, squares, reduction)
+            return cls(task, context, survey, trainer, state, squares, reduction, path)
         except BaseException:
             reduction.close()
             raise
 
     def train(self) -> None:
-        self._trainer.run(self.state)
+        if self._path is not None:
+            self._trainer = self._path.run(self.state)
+        else:
+            self._trainer.run(self.state)
 
     def carry_over(self, saved: dict[str, Any]) -> None:
         old, state = BatchState.from_state(saved), self.state
+        if old.path is not None:
+            raise RunMismatchError(
+                "a path of penalties is that of the data it began with, and they changed. Start over with --restart."
+            )
         theta = carried_theta(old.encoding, np.array(old.optimizer["theta"]), state.encoding)
         if state.base_loss is None:
             # The first pass will not be at the best constant, where the new state stands.
@@ -97,7 +114,7 @@ class BatchSession(Session):
         self.context.save(state.state())
 
     def result(self) -> tuple[Encoding, np.ndarray]:
-        theta = self.task.objective(self.state.encoding).penalty.centred(self.state.result(self.task.config.patience))
+        theta = self._trainer.penalty.centred(self.state.result(self.task.config.patience))
         return self.state.encoding, np.array(theta)
 
     def closing(self) -> tuple[ClosingSums | None, str | None]:
@@ -120,7 +137,8 @@ class BatchSession(Session):
             closing = {"mean_loss": state.mean_loss, "value": state.optimizer["value"]}
         closing |= state.closing or {}
         # That of the result.
-        holdout_loss = state.best["loss"] if state.best and self.task.config.patience else state.holdout_loss
+        is_chosen = state.best is not None and state.is_chosen(self.task.config.patience)
+        holdout_loss = state.best["loss"] if state.best and is_chosen else state.holdout_loss
         facts |= {
             "progressive_loss": None, "holdout_loss": scaled(holdout_loss, unit),
             "base_loss": scaled(state.base_loss, unit), "train_loss": scaled(closing["mean_loss"], unit),
@@ -128,11 +146,17 @@ class BatchSession(Session):
             "gradient": certificate.get("gradient"), "certificate": state.certificate, "rollbacks": state.rollbacks,
             "warnings": list((state.warnings or {}).values()),
         }  # fmt: skip
+        if state.path is not None:
+            penalty = self._trainer.penalty
+            facts |= {"l1": penalty.l1 * state.encoding.target_scale, "l2": penalty.l2}
+            facts["path"] = {"chosen": state.path["chosen"], "points": state.path["points"]}
         return facts
 
     def hint(self) -> str | None:
         if self.state.stopped_by == "max_time" and not np.any(self.state.optimizer["theta"][:-1]):
             return "--max-time was over before the first step: the model predicts the same for all rows"
+        if self.state.path is not None:
+            return hint_of_path(self.state.path)
         if self.state.stopped_by != "epochs" or self.state.certificate is None:
             return None
         certificate = Certificate.from_json(self.state.certificate)

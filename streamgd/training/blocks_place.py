@@ -19,7 +19,7 @@ from streamgd.plain import byte_size
 #: Identity options that decide no bit of the blocks, or by what they resolve to.
 NOT_OF_BLOCKS = {
     "data", "validation", "loss", "l1", "l2", "method", "optimizer", "learning_rate", "schedule", "average", "init",
-    "shuffle", "from_", "non_negative",
+    "shuffle", "from_", "non_negative", "path", "path_to", "l1_ratio",
 }  # fmt: skip
 
 

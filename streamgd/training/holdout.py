@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from streamgd.data.block_encoder import BlockEncoder, blocks_of
+from streamgd.data.blocks import Block
 from streamgd.data.encoder import RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.prepare import PreparedBlocks
@@ -76,8 +78,19 @@ class ReducedHoldout:
         total: ChunkSums = self._held_out((objective.loss_sums, theta))
         return total.mean_loss if total.weight > 0 else None
 
+    def mean_losses(self, objective: Objective, thetas: np.ndarray) -> list[float] | None:
+        """As :meth:`mean_loss`, for many ``thetas`` (n_thetas, n_dof, n_outputs) in one pass."""
+        total: ChunkSums = self._held_out((partial(_losses_of_all, objective), thetas))
+        return (total.gradient[:, 0] / total.weight).tolist() if total.weight > 0 else None
 
-def reduced_holdout(task: Task, encoding: Encoding, reduction: Reduction) -> Holdout | None:
+
+def _losses_of_all(objective: Objective, thetas: np.ndarray, block: Block) -> ChunkSums:
+    """The summed losses by each theta, in the place of a gradient ``(n_thetas, 1)``."""
+    found = [objective.loss_sums(theta, block) for theta in thetas]
+    return ChunkSums(0.0, np.array([[each.loss] for each in found]), found[0].weight, block.rows)
+
+
+def reduced_holdout(task: Task, encoding: Encoding, reduction: Reduction) -> ReducedHoldout | None:
     """Held out rows of full batch, decoded anew each time, if there are any."""
     if task.validation is not None:
         choice = RowChoice(where=task.choice.where)

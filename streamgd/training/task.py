@@ -174,7 +174,7 @@ class Task:
             return self
         if hessian_is_affordable(n_dof):
             return replace(self, optimizer="newton")
-        option = "--l1" if self.config.l1 > 0.0 else "--non-negative" if self.config.non_negative else None
+        option = "--l1" if self.config.has_l1 else "--non-negative" if self.config.non_negative else None
         if option is not None and self.config.tol_excess is not None:
             raise ConfigError(
                 f"--tol-excess: with {option} and {n_dof:,} coefficients the optimizer is backtracking, which does not"

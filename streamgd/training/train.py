@@ -81,7 +81,7 @@ class Result:
     @property
     def stopped_by(self) -> str:
         """What ended the run, one of epochs, tol_gradient, tol_excess, tol_loss, tol_theta, patience, max_time,
-        precision and exact (the normal equations)."""
+        precision, exact (the normal equations) and path (its last penalty)."""
         return str(self.facts["stopped_by"])
 
     def to_json(self) -> dict[str, Any]:
@@ -466,12 +466,17 @@ def _tell(task: Task, display: Display) -> None:
         display.message(f"  {name}: left out, {reason}")
     loss = task.loss
     settings = ", ".join(f"{name} = {value:.6g}" for name, value in loss.named_settings.items())
+    l1, l2 = f"{config.l1:g}", f"{config.l2:g}"
+    if config.path is not None:
+        l1, l2 = f"{config.l1_ratio:g} lambda", f"({config.l2:g} + {1.0 - config.l1_ratio:g} lambda)"
     display.message(
-        f"objective: J = mean of w * loss + {config.l2:g}/2 |beta|^2 + {config.l1:g} |beta|_1,"
+        f"objective: J = mean of w * loss + {l2}/2 |beta|^2 + {l1} |beta|_1,"
         f" {loss.name} loss {loss.formula}{', ' * bool(settings)}{settings}"
     )
     if task.resolved.columns.non_negative:
         display.message(f"bounds: coefficients >= 0 of {', '.join(task.resolved.columns.non_negative)}")
+    if config.path is not None:
+        display.message(f"path: {config.path} penalties lambda, the last {config.path_to:g} of the first")
     place = config.blocks_dir or task.blocks_dir  # which folder of it, is seen when it is locked
     order = {
         "full": f"shuffled over the whole data, blocks of {byte_size(task.blocks_bytes)} in {place}",
@@ -485,6 +490,7 @@ def _tell(task: Task, display: Display) -> None:
     else:
         unit = "pass" if task.method == "batch" else "epoch"
         how = f"{task.optimizer}{average}, at most {count_noun(task.epochs, unit)}"
+        how += " for each penalty" * (config.path is not None)
     why = f" (auto: {task.why_minibatch})" if task.why_minibatch else ""
     display.message(f"method: {task.method}{why}, {how}, memory {config.memory / 1e6:.0f} MB")
     for note in task.notes:

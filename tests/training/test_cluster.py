@@ -138,6 +138,13 @@ def test_counts_and_classes_are_summed_on_workers_as_on_threads(
 
 
 @pytest.mark.slow
+def test_a_path_of_penalties_on_workers_has_the_bits_of_threads(data: str, running: Cluster, tmp_path: Path) -> None:
+    path: dict[str, Any] = {"path": 11, "path_to": 0.05}
+    expected = outcome(data, tmp_path / "threads", **path)
+    assert outcome(data, tmp_path / "workers", cluster=running.address, **path) == expected
+
+
+@pytest.mark.slow
 def test_one_two_and_four_workers_give_the_bits_of_threads(
     data: str, on_threads: dict[str, Any], tmp_path: Path
 ) -> None:
