@@ -15,6 +15,8 @@ from typing import Any
 FEWEST_DEGREES, MOST_DEGREES = 3, 100
 #: More bins than this are no longer levels to tell apart; a number is better.
 MOST_EDGES = 65_535
+#: An index is below this, unless fewer columns are declared.
+MOST_INDICES = 2**24
 
 
 def parse_clips(value: Any) -> Any:
@@ -42,6 +44,15 @@ def parse_splines(value: Any) -> Any:
     {'X': 5, 'Y': 4}
     """
     return _by_column(value, _degrees, "COL=5")
+
+
+def parse_index_columns(value: Any) -> Any:
+    """How many columns the indices of each column name.
+
+    >>> parse_index_columns("tags=1048576")
+    {'tags': 1048576}
+    """
+    return _by_column(value, _index_columns, "COL=N")
 
 
 def parse_crosses(value: Any) -> Any:
@@ -142,6 +153,13 @@ def _degrees(name: str, given: Any) -> int:
         raise ValueError(
             f"expected {FEWEST_DEGREES} to {MOST_DEGREES} columns for the spline of '{name}', found {given!r}"
         )
+    return int(number)
+
+
+def _index_columns(name: str, given: Any) -> int:
+    number = _number(name, given)
+    if number != int(number) or not 1 <= number <= MOST_INDICES:
+        raise ValueError(f"expected 1 to {MOST_INDICES:,} columns for the indices of '{name}', found {given!r}")
     return int(number)
 
 

@@ -18,13 +18,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
-from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_splines, shown
+from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_index_columns, parse_splines, shown
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 from streamgd.option_values import Bytes, Duration, Finite, Fraction, Names, PathText, Rate, Sources
 from streamgd.path_options import check_path_options
 
 Clips = Annotated[dict[str, tuple[float | None, float | None]], BeforeValidator(parse_clips)]
 Splines = Annotated[dict[str, int], BeforeValidator(parse_splines)]
+IndexColumns = Annotated[dict[str, int], BeforeValidator(parse_index_columns)]
 Crosses = Annotated[list[str], BeforeValidator(parse_crosses)]
 Bins = Annotated[dict[str, list[float]], BeforeValidator(parse_bins)]
 
@@ -105,6 +106,9 @@ class TrainConfig(BaseModel):
         None, description="Numbers that become a cubic spline of so many columns, knots at quantiles, e.g. VehAge=5."
     )
     cross: Crosses | None = Field(None, description="Columns whose levels count together as well, e.g. carrier:origin.")
+    index_columns: IndexColumns | None = Field(
+        None, description="Lists of indices, and how many columns they name, e.g. tags=1048576 [default: 2^24 each]."
+    )
     encode: Literal["onehot", "hash"] = Field("onehot", description="How categorical columns are encoded.")
     max_levels: int = Field(65_536, ge=2, description="Above this many levels a categorical column is hashed.")
     hash_buckets: int = Field(2**18, ge=2, le=2**24, description="Coefficients of one hashed column.")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from streamgd.data.columns import Label
 from streamgd.data.kinds import kind_of
+from streamgd.data.nested import nested_type
 from streamgd.data.resolve import ColumnDescription, describe_columns
 from streamgd.data.skipping import without_bad_row_groups
 from streamgd.data.source import Manifest, discover
@@ -36,8 +39,8 @@ def inspect(
         ``files``, ``rows``, ``row_groups``, ``bytes_on_disk``, ``bytes_uncompressed``; ``row_group_rows`` and
         ``row_group_bytes`` (uncompressed) as ``{"smallest", "largest"}``; and ``columns``: for each ``name``, ``type``
         (Arrow's; text is ``string`` and a dictionary the type of its values), ``becomes`` (``number``,
-        ``categorical``, ``left out`` or ``refused``) and ``reason``, and ``nulls``, ``minimum`` and ``maximum``, which
-        are None where the footers do not say; and
+        ``categorical``, ``sparse``, ``left out`` or ``refused``) and ``reason``, and ``nulls``, ``minimum`` and
+        ``maximum``, which are None where the footers do not say; and
         ``skipped``, a line for each part that is left out. All of it can be written as JSON.
 
     Raises
@@ -50,7 +53,7 @@ def inspect(
     manifest = discover(parse_sources(data), filesystem, skip_bad=on_bad_data == "skip")
     if on_bad_data == "skip":
         alike = [column.name for column in manifest.schema if column.name not in manifest.differing]
-        readable = [name for name in alike if kind_of(manifest.schema.field(name).type) != "other"]
+        readable = [name for name in alike if _is_readable(manifest.schema.field(name).type)]
         manifest = without_bad_row_groups(manifest, readable, lambda: None)
     footers = [
         manifest.files[group.file_index].metadata.row_group(group.index).total_byte_size
@@ -68,6 +71,10 @@ def inspect(
         "columns": [_column(manifest, description) for description in describe_columns(manifest)],
         "skipped": [each.problem for each in manifest.skipped],
     }
+
+
+def _is_readable(arrow_type: pa.DataType) -> bool:
+    return kind_of(arrow_type) != "other" or nested_type(arrow_type) is not None
 
 
 def _column(manifest: Manifest, description: ColumnDescription) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import pyarrow as pa
 from streamgd import state as states
 from streamgd.config import NO_CLOSING_PASS
 from streamgd.data.block_encoder import BlockEncoder
-from streamgd.data.blocks import Block, RecordLayout
+from streamgd.data.blocks import Block, EntriesLayout, RecordLayout
 from streamgd.data.columns import Label
 from streamgd.data.encoder import Origin, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.kinds import python_values
+from streamgd.data.sparse import SparseEncoding
 from streamgd.data.transforms.numbers import steps_state
 from streamgd.data.transforms.registry import labels_state
 from streamgd.data.vocabulary import CategoricalEncoding
@@ -44,6 +45,9 @@ COEFFICIENT_SCHEMA = pa.schema(
 
 #: Raw predictions that are made at once, and the fewest rows that have them.
 MOST_RAW_PREDICTIONS, FEWEST_ROWS = 250_000, 1_024
+
+#: Entries of a row that the rows made ready at once allow for, where no footer was read.
+USUAL_ENTRIES = 100
 
 #: The type of a column of classes, by the type of one.
 ARROW_TYPES_OF_LABELS: dict[type, pa.DataType] = {
@@ -165,6 +169,7 @@ class Model:
         layout = RecordLayout(
             len(columns.numeric), len(columns.categorical), "float64",
             columns.weight is not None, columns.has_offset, False,
+            EntriesLayout(USUAL_ENTRIES, columns.has_sparse_values) if columns.sparse else None,
         )  # fmt: skip
         return BlockEncoder(replace(self.encoding, columns=columns), layout, choice, every_row=not with_target)
 
@@ -210,6 +215,9 @@ class Model:
         for column in encoding.categorical:
             prefix = len(column.column.name) + 1
             rows += [(name, column.column.name, name[prefix:]) for name in column.row_names()]  # type: ignore[misc]
+        for sparse in encoding.sparse:
+            named = zip(sparse.row_names(), sparse.labels(), strict=True)
+            rows += [(name, sparse.column.name, label) for name, label in named]  # type: ignore[misc]
         rows.append(("(intercept)", "(intercept)", None))
         return [
             Coefficient(name, source, level, float(standardised), float(value), label)
@@ -312,9 +320,12 @@ class Model:
         of these. Where ``nulls`` is not ``impute``, a row with a null in ``numeric`` or ``categorical`` has none.
 
         ``format_version`` is 1 for what the first readers know, and 2 where there is an ``exposure``, a ``link`` other
-        than ``identity`` and ``logit``, or a transform: the value of an entry of ``numeric`` with ``steps`` is what
-        these make of the column ``source``, one after another, and the level of an entry of ``categorical`` with
-        ``made`` is made of other columns than the one it is named after.
+        than ``identity`` and ``logit``, ``sparse``, or a transform: the value of an entry of ``numeric`` with ``steps``
+        is what these make of the column ``source``, one after another, and the level of an entry of ``categorical``
+        with ``made`` is made of other columns than the one it is named after. For each entry of ``sparse``, every
+        element of the row's list or map adds the ``coefficient`` of its level or index (0 where it is not listed),
+        times its number if it has one. With ``buckets``, the index is FNV-1a of its text, or of its digits, modulo
+        their number.
 
         ``standardised_intercept`` and ``standardised`` are those of ``(value - shift) / scale``: the same sum, without
         cancellation where values lie far from zero. A coefficient beyond float64 is None.
@@ -344,6 +355,7 @@ class Model:
             "exposure": encoding.columns.exposure,
             "intercept": _plain_output(values[-1]), "standardised_intercept": _plain_output(self.theta[-1]),
             "numeric": numeric, "categorical": [_categorical_json(c, self.theta) for c in encoding.categorical],
+            **({"sparse": [_sparse_json(each, values) for each in encoding.sparse]} if encoding.sparse else {}),
             "theta_sha256": self.theta_sha256,
         }  # fmt: skip
 
@@ -352,6 +364,7 @@ class Model:
         """Whether a reader of JSON predicts that knows of no transforms, exposures and links of later builds."""
         columns = self.encoding.columns
         transforms = any(each.steps for each in columns.numeric) or any(each.made for each in columns.categorical)
+        transforms |= bool(columns.sparse)
         return not transforms and columns.exposure is None and self.loss.link_name in ("identity", "logit")
 
     def to_bytes(self) -> bytes:
@@ -421,6 +434,18 @@ def _categorical_json(column: CategoricalEncoding, theta: np.ndarray) -> dict[st
         for level, coefficient in zip(python_values(column.levels), coefficients, strict=True)
     ]
     return fields | {"levels": levels, "unseen": _plain_output(unseen)}
+
+
+def _sparse_json(column: SparseEncoding, values: np.ndarray) -> dict[str, Any]:
+    """A sparse column of :meth:`Model.to_json`; ``values`` are coefficients in original units."""
+    labels = column.labels() if column.by_level else column.indices.tolist()
+    kind = "level" if column.by_level else "index"
+    coefficients = [
+        {kind: label, "coefficient": _plain_output(value)}
+        for label, value in zip(labels, values[column.rows], strict=True)
+    ]
+    fields = {"name": column.column.name, "keys": column.column.keys, "has_values": column.column.has_values}
+    return fields | ({"buckets": column.buckets} if column.buckets else {}) | {"coefficients": coefficients}
 
 
 def _check(model: Model) -> None:

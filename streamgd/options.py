@@ -13,7 +13,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from streamgd import completion
-from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_splines
+from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_index_columns, parse_splines
 from streamgd.config import TrainConfig, identity_fields, load_toml, option_name
 from streamgd.errors import ConfigError, did_you_mean
 from streamgd.option_values import (
@@ -31,6 +31,7 @@ _METAVARS: dict[Any, str] = {
     parse_clips: "COL=LOW:HIGH",
     parse_bins: "COL=EDGES",
     parse_splines: "COL=N",
+    parse_index_columns: "COL=N",
     parse_crosses: "A:B",
     parse_duration_s: "TIME",
     parse_fraction: "FRACTION",
@@ -42,7 +43,7 @@ _METAVARS: dict[Any, str] = {
 }
 
 #: What reads several values from one text.
-_LISTS = {parse_names, parse_sources, parse_clips, parse_bins, parse_splines, parse_crosses}
+_LISTS = {parse_names, parse_sources, parse_clips, parse_bins, parse_splines, parse_index_columns, parse_crosses}
 
 
 @cache  # click compares parameters by identity

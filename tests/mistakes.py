@@ -119,7 +119,7 @@ def make_data(folder: Path) -> None:
     })  # fmt: skip
     write(folder / "types.parquet", {
         "x": x, "late": late, "when": pa.array(rows * 10**9, pa.timestamp("us")), "nested": [{"a": 1}] * ROWS,
-        "listed": [[1]] * ROWS, "bytes": [b"x"] * ROWS,
+        "listed": [[0.5]] * ROWS, "bytes": [b"x"] * ROWS,
     })  # fmt: skip
     write(folder / "odd.parquet", {
         "late": late, "constant": np.full(ROWS, 3.0), "nulls": pa.array([None] * ROWS, pa.float64()), "a b": x,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from streamgd.data.columns import IS_NULL, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import IS_NULL, Columns, NumericColumn, SparseColumn, TargetColumn
 from streamgd.data.kinds import NUMBERS, Kind, kind_of, type_name
+from streamgd.data.nested import nested_type
 from streamgd.data.source import Manifest
 from streamgd.data.timestamps import parts_of
 from streamgd.errors import SchemaError, did_you_mean
@@ -57,6 +58,8 @@ def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
     for categorical in columns.categorical:
         for source, values in categorical.reads.items():
             _check(schema, name, source, *_expected_label(schema, source, values))
+    for sparse in columns.sparse:
+        _check(schema, name, sparse.name, *_expected_entries(schema, sparse))
     if columns.target is not None:
         _check(schema, name, columns.target.name, *_expected_target(schema, columns.target))
     for side in (columns.weight, columns.offset, columns.exposure):
@@ -79,6 +82,13 @@ def _expected_label(schema: pa.Schema, name: str, values: str) -> tuple[bool, st
     if values == "number":
         return _kind(schema, name) in NUMBERS, "a number"
     return _kind(schema, name) in _LABEL_KINDS[values], f"{_LABEL_WORDS[values]} as labels"
+
+
+def _expected_entries(schema: pa.Schema, column: SparseColumn) -> tuple[bool, str]:
+    found = nested_type(schema.field(column.name).type)
+    fits = found is not None and (found.keys, found.has_values) == (column.keys, column.has_values)
+    words = {"index": "integers", "string": "texts"}[column.keys]
+    return fits, f"pairs of {words} and numbers" if column.has_values else f"lists of {words}"
 
 
 def _expected_target(schema: pa.Schema, column: TargetColumn) -> tuple[bool, str]:

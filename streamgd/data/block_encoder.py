@@ -6,6 +6,7 @@ Passes over Parquet, streamed holdout rows, evaluation and prediction read rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from streamgd.data.blocks import Block, Places, RecordLayout
 from streamgd.data.columns import Columns
 from streamgd.data.encoder import EncodedRows, Encoder, Origin, RowChoice
 from streamgd.data.encoding import Encoding
+from streamgd.data.entries import EntriesFinisher
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.stream import can_hold_rows, origin_of
@@ -48,8 +50,11 @@ class BlockEncoder:
         self.vocabularies = vocabularies if vocabularies is not None else encoding.vocabularies()
         self.encoder = Encoder(
             encoding.columns, layout, scaling.shift0, scaling.scale0, self.vocabularies, encoding.nulls,
-            choice or RowChoice(), every_row, scaling.mean, scaling.deviation,
+            choice or RowChoice(), every_row, scaling.mean, scaling.deviation, sparse=encoding.keys_met(),
         )  # fmt: skip
+        self._entries: EntriesFinisher | None = None
+        if encoding.sparse:
+            self._entries = EntriesFinisher(encoding.sparse, self.encoder.sparse, layout.feature_type)
         self._encoding = encoding
         self._tables = [
             column.table(words) for column, words in zip(encoding.categorical, self.vocabularies, strict=True)
@@ -89,6 +94,8 @@ class BlockEncoder:
             memory = np.empty(self.layout.block_bytes(batch.num_rows), np.uint8)
         block = self.layout.views(memory, batch.num_rows)
         rows = self.encoder.encode(batch, origin, Places.of_block(block), self._theta_rows)
+        if self._entries is not None and rows.entries is not None:
+            block = replace(block, sparse=self._entries.of_rows(rows.entries))
         self.finish(block, bool(rows.has_null.any()))
         return block, rows
 

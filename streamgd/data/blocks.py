@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +14,8 @@ BLOCK_ROWS = 65_536
 #: Rows that become records together: so many bytes of records stay in the processor's cache on their way.
 SLICE_BYTES = 2_000_000
 SLICE_ROWS = 4_096
+#: Of rows with many entries.
+FEWEST_SLICE_ROWS = 256
 
 #: Set in a record's slot when the row is held out.
 HOLDOUT_BIT = 1 << 30
@@ -62,6 +65,34 @@ class Entries:
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All arrays, in the order of the attributes."""
         return (self.starts, self.coordinates, self.values)
+
+
+@dataclass(frozen=True)
+class RawEntries:
+    """Entries as they are read, before it is known which rows of theta they have.
+
+    Attributes
+    ----------
+    starts : int64, (n_rows + 1,)
+        Row i has the entries ``starts[i] … starts[i + 1] - 1``.
+    keys : int32, (n_entries,)
+        Column and index, level or bucket: see ``kernels.keys``.
+    values : float64, (n_entries,) or (0,)
+        As they are in the data; empty: every value is 1.
+    """
+
+    starts: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+
+    def chosen(self, rows: np.ndarray) -> RawEntries:
+        """A copy of those of the rows with these numbers, ascending."""
+        counts = np.diff(self.starts)
+        is_chosen = np.zeros(len(counts), np.bool_)
+        is_chosen[rows] = True
+        kept = np.repeat(is_chosen, counts)
+        starts = np.concatenate([[0], np.cumsum(counts[is_chosen])]).astype(np.int64)
+        return RawEntries(starts, self.keys[kept], self.values[kept] if len(self.values) else self.values)
 
 
 #: Where there are no sparse columns, by the type of the features.
@@ -151,10 +182,33 @@ class Places:
 
 
 @dataclass(frozen=True)
+class EntriesLayout:
+    """What the entries of sparse columns take: so many in a row, on average, with values or without."""
+
+    of_row: float
+    has_values: bool
+
+    def row_bytes(self, feature_bytes: int) -> float:
+        """Bytes of the entries of a row in a block."""
+        return 8 + self.of_row * (4 + feature_bytes * self.has_values)
+
+    @property
+    def waiting_words(self) -> int:
+        """8-byte words of an entry that waits for its block to be finished: slot and key, and the value."""
+        return 1 + self.has_values
+
+    @property
+    def waiting_bytes(self) -> float:
+        """Of a row, while its entries wait."""
+        return self.of_row * 8 * self.waiting_words
+
+
+@dataclass(frozen=True)
 class RecordLayout:
     """Where the numbers of a row stand, both in a record (side by side) and in a block (column groups).
 
-    A record is ``[target, weight?, offset?, row number?, features …, codes …, slot]``, padded to 8 bytes.
+    A record is ``[target, weight?, offset?, row number?, features …, codes …, slot]``, padded to 8 bytes. Entries of
+    sparse columns stand beside it.
     """
 
     n_numeric: int
@@ -163,6 +217,8 @@ class RecordLayout:
     has_weight: bool
     has_offset: bool
     has_row_number: bool
+    #: Not shown: layouts without sparse columns are known by what was shown before there were any.
+    entries: EntriesLayout | None = field(default=None, repr=False)
 
     @property
     def feature_type(self) -> np.dtype:
@@ -210,15 +266,29 @@ class RecordLayout:
 
     @property
     def block_rows(self) -> int:
-        """Places of a block: as many records as fit 8 MB, at most 65,536; the debugging row number does not count."""
-        return min(BLOCK_ROWS, max(1, BLOCK_BYTES // (self.record_bytes - 8 * self.has_row_number)))
+        """Places of a block: as many rows as fit 8 MB, at most 65,536; the debugging row number does not count."""
+        row_bytes = self.record_bytes - 8 * self.has_row_number
+        if self.entries is not None:
+            row_bytes += math.ceil(self.entries.row_bytes(self.feature_type.itemsize))
+        return min(BLOCK_ROWS, max(1, BLOCK_BYTES // row_bytes))
 
     @property
     def slice_rows(self) -> int:
         """Rows that are decoded, encoded and scattered together: more where each slice brings dictionaries."""
+        if self.entries is not None:
+            return min(self.block_rows, max(FEWEST_SLICE_ROWS, int(2 * SLICE_BYTES / self._waiting_row_bytes)))
         if self.n_categorical:
             return self.block_rows
         return min(self.block_rows, max(SLICE_ROWS, SLICE_BYTES // self.record_bytes))
+
+    @property
+    def _waiting_row_bytes(self) -> float:
+        """Of a record, with entries that wait beside it."""
+        return self.record_bytes + (self.entries.waiting_bytes if self.entries is not None else 0.0)
+
+    def rows_in(self, size_bytes: int) -> int:
+        """How many records, with entries that wait beside them, take so many bytes."""
+        return int(size_bytes / self._waiting_row_bytes)
 
     def views(self, buffer: np.ndarray, rows: int) -> Block:
         """A block of ``rows`` rows over ``buffer`` (uint8, from :meth:`block_bytes`), without copying."""

@@ -1,4 +1,4 @@
-"""What each column of the data becomes: a number, a categorical, the target, a weight, an offset, or nothing.
+"""What each column of the data becomes: numbers, a categorical, sparse, the target, a weight, an offset, or nothing.
 
 These are plain, frozen descriptions. ``resolve`` decides them from schema, sample and configuration;
 ``encoder`` acts on them; they are stored in the run's configuration and in the model.
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from streamgd.column_options import MOST_INDICES
 from streamgd.data.transforms.labels import Labels
 from streamgd.data.transforms.numbers import Steps, check_steps, steps_from_state, steps_state
 from streamgd.data.transforms.registry import labels_from_state, labels_state
@@ -96,6 +97,33 @@ class CategoricalColumn:
         return cls(**fields | {"made": None if made is None else labels_from_state(made)})
 
 
+#: Of one model.
+MOST_SPARSE_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class SparseColumn:
+    """A column of lists or maps: each entry of a row is one of many features, and its number, or 1, is its value.
+
+    An entry is named by a text or, of ``keys`` ``index``, by an integer: 0 up to ``n_columns`` - 1. A ``hashed`` column
+    takes any integer or text, and has ``n_columns`` buckets.
+    """
+
+    name: str
+    keys: Literal["index", "string"]
+    has_values: bool
+    n_columns: int = MOST_INDICES
+    hashed: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError where a value is not what it is declared to be."""
+        flags = isinstance(self.has_values, bool) and isinstance(self.hashed, bool)
+        if not flags or self.keys not in ("index", "string") or not isinstance(self.name, str):
+            raise ValueError("a sparse column of an unknown kind")
+        if not isinstance(self.n_columns, int) or not 0 < self.n_columns <= MOST_INDICES:
+            raise ValueError(f"a sparse column of {self.n_columns} columns")
+
+
 @dataclass(frozen=True)
 class TargetColumn:
     """The column to predict. ``classes`` are the values that count as 0, 1, …, or None; of two, 1 is positive.
@@ -145,6 +173,7 @@ class Columns:
     offset: str | None = None
     exposure: str | None = None
     non_negative: tuple[str, ...] = ()
+    sparse: tuple[SparseColumn, ...] = ()
 
     @property
     def non_negative_rows(self) -> tuple[int, ...]:
@@ -159,13 +188,20 @@ class Columns:
     @property
     def feature_names(self) -> list[str]:
         """Names of the features, numeric ones first, in the order of theta."""
-        return [column.name for column in self.numeric] + [column.name for column in self.categorical]
+        names = [column.name for column in self.numeric] + [column.name for column in self.categorical]
+        return names + [column.name for column in self.sparse]
+
+    @property
+    def has_sparse_values(self) -> bool:
+        """Whether entries have values other than 1."""
+        return any(column.has_values for column in self.sparse)
 
     @property
     def sources(self) -> list[str]:
         """Columns to read from the files, each once."""
         names = [column.source for column in self.numeric]
         names += [name for column in self.categorical for name in column.reads]
+        names += [column.name for column in self.sparse]
         names += [name for name in (self.target and self.target.name, self.weight, self.offset, self.exposure) if name]
         return list(dict.fromkeys(names))
 
@@ -195,6 +231,10 @@ class Columns:
         for categorical in self.categorical:
             if categorical.made is not None:
                 categorical.made.check()
+        for sparse in self.sparse:
+            sparse.check()
+        if len(self.sparse) > MOST_SPARSE_COLUMNS:
+            raise ValueError(f"{len(self.sparse)} sparse columns")
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values; :meth:`from_json` is its inverse."""
@@ -209,6 +249,8 @@ class Columns:
             del plain["exposure"]
         if not self.non_negative:
             del plain["non_negative"]
+        if not self.sparse:
+            del plain["sparse"]
         return plain
 
     @classmethod
@@ -227,6 +269,7 @@ class Columns:
             fields["offset"],
             fields.get("exposure"),
             tuple(fields.get("non_negative", ())),
+            tuple(SparseColumn(**column) for column in fields.get("sparse", [])),
         )
 
 

@@ -15,17 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamgd.data.blocks import Places, RecordLayout
+from streamgd.data.blocks import Places, RawEntries, RecordLayout
 from streamgd.data.columns import Columns, NumericColumn, TargetColumn
 from streamgd.data.derived import UsedRows, doubles, level_codes, part_of, stepped
 from streamgd.data.encoding import Encoding
+from streamgd.data.entries import encode_entries
 from streamgd.data.filters import Where
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import as_dictionary, null_mask
+from streamgd.data.nested import null_rows
 from streamgd.data.numbers import as_float64
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.ranges import BatchMoments, Piece
 from streamgd.data.scaler import Moments
+from streamgd.data.sparse import KeysMet
 from streamgd.data.transforms.cross import Cross
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.errors import DataError, TargetError
@@ -146,7 +149,8 @@ class EncodedRows:
     """What ``Encoder.encode`` found: bool arrays ``(n_rows,)``, and the survey of these rows.
 
     Where moments are taken by ranges, they are in ``ranges``, with the weight in them and the target of each row; of
-    the survey's, ``largest`` alone is then told.
+    the survey's, ``largest`` alone is then told. ``entries`` are those of the sparse columns, None where the run has
+    none.
     """
 
     kept: np.ndarray
@@ -154,6 +158,7 @@ class EncodedRows:
     has_null: np.ndarray
     survey: Survey
     ranges: tuple[BatchMoments, np.ndarray, np.ndarray] | None = None
+    entries: RawEntries | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,8 @@ class Encoder:
         Keep every row, as prediction does; ``nulls`` is then left to the caller.
     range_rows : int
         Take moments by ranges of so many rows (``data.ranges``); 0: of each batch.
+    sparse : list of KeysMet
+        What was met of each sparse column.
     """
 
     columns: Columns
@@ -196,13 +203,14 @@ class Encoder:
     mean: np.ndarray | None = None
     deviation: np.ndarray | None = None
     range_rows: int = 0
+    sparse: list[KeysMet] = field(default_factory=list)
 
     @classmethod
     def of_encoding(cls, encoding: Encoding, layout: RecordLayout, choice: RowChoice | None = None) -> Self:
         """An encoder whose provisional units and vocabularies are those of an encoding."""
         return cls(
             encoding.columns, layout, encoding.scaling.shift0, encoding.scaling.scale0, encoding.vocabularies(),
-            encoding.nulls, choice or RowChoice(),
+            encoding.nulls, choice or RowChoice(), sparse=encoding.keys_met(),
         )  # fmt: skip
 
     @property
@@ -228,7 +236,13 @@ class Encoder:
         """Columns that features are read from, each once."""
         names = [column.source for column in self.columns.numeric]
         names += [name for column in self.columns.categorical for name in column.reads]
+        names += [column.name for column in self.columns.sparse]
         return list(dict.fromkeys(names))
+
+    def _is_null(self, batch: pa.RecordBatch, name: str) -> np.ndarray:
+        """Null or NaN, or a list with a null in it, as a numpy mask."""
+        array = batch.column(name)
+        return null_rows(array) if name in (column.name for column in self.columns.sparse) else _is_null(array)
 
     def encode(
         self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None = None
@@ -299,7 +313,7 @@ class Encoder:
         has_null = np.zeros(batch.num_rows, np.bool_)
         if self.nulls != "impute":
             for name in self._crossed if self.every_row else self._feature_sources:
-                has_null |= _is_null(batch.column(name))
+                has_null |= self._is_null(batch, name)
         if self.nulls != "impute" and not self.every_row:
             if self.nulls == "error" and (has_null & kept).any():
                 raise self._null_error(batch, has_null & kept, origin)
@@ -317,6 +331,10 @@ class Encoder:
             for column, levels in zip(self.columns.categorical, found, strict=True)
             if len(levels.is_null)
         }
+        entries = None
+        if self.columns.sparse:
+            sparse = encode_entries(used, self.columns.sparse, self.sparse, learned > 0.0)
+            entries, has_null, nulls = sparse.entries, has_null | sparse.has_null, nulls | sparse.nulls
         arrays = [_readable(used, column) for column in self.columns.numeric]
         ranges = BatchMoments.room(origin.first_row, batch.num_rows, len(arrays), self.range_rows)
         numbers = self._write_numeric(arrays, places, learned, kept, has_null, ranges, learn)
@@ -333,7 +351,8 @@ class Encoder:
             int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments, target_moments, level_counts,
             nulls, self._class_counts(target, learned) if learn else np.zeros(0),
         )  # fmt: skip
-        return EncodedRows(kept, holdout, has_null, survey, (ranges, learned, target) if self.range_rows else None)
+        in_ranges = (ranges, learned, target) if self.range_rows else None
+        return EncodedRows(kept, holdout, has_null, survey, in_ranges, entries)
 
     def _chosen(self, purpose: int, origin: Origin, rows: int, fraction: float) -> np.ndarray:
         return chosen_rows(self.choice.seed, purpose, origin.file, origin.first_row_in_file, rows, fraction)
@@ -465,7 +484,7 @@ class Encoder:
 
     def _null_error(self, batch: pa.RecordBatch, rows: np.ndarray, origin: Origin) -> DataError:
         row = int(np.flatnonzero(rows)[0])
-        name = next(name for name in self._feature_sources if _is_null(batch.column(name))[row])
+        name = next(name for name in self._feature_sources if self._is_null(batch, name)[row])
         return DataError(f"{origin.row(row)}, column '{name}': null. Choose --nulls impute or drop, or mend the data.")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import Columns
 from streamgd.data.scaler import Scaling
+from streamgd.data.sparse import KeysMet, SparseEncoding
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary
 from streamgd.kernels import encode as kernels
 
@@ -24,10 +25,10 @@ MOST_BUCKETS = 2**24
 class Encoding:
     """Columns, scaling, levels and target of a model.
 
-    theta has one row for each numeric column, then those of the categorical columns, then the intercept, and a column
-    for each output. The target
-    is trained on as ``(y - target_shift) / target_scale``; offsets are divided by ``target_scale``. ``class_weights``
-    multiply the weights of rows whose target is 0, 1, …; the layout of blocks then has weights.
+    theta has one row for each numeric column, then those of the categorical columns, of the sparse ones, then the
+    intercept, and a column for each output. The target is trained on as ``(y - target_shift) / target_scale``; offsets
+    are divided by ``target_scale``. ``class_weights`` multiply the weights of rows whose target is 0, 1, …; the layout
+    of blocks then has weights.
     """
 
     columns: Columns
@@ -37,6 +38,7 @@ class Encoding:
     target_shift: float = 0.0
     target_scale: float = 1.0
     class_weights: tuple[float, ...] | None = None
+    sparse: tuple[SparseEncoding, ...] = ()
 
     @property
     def n_numeric(self) -> int:
@@ -45,7 +47,8 @@ class Encoding:
     @property
     def n_dof(self) -> int:
         """Rows of theta."""
-        return self.n_numeric + sum(column.n_rows for column in self.categorical) + 1
+        n_levels, n_sparse = (sum(each.n_rows for each in of_kind) for of_kind in (self.categorical, self.sparse))
+        return self.n_numeric + n_levels + n_sparse + 1
 
     @property
     def n_outputs(self) -> int:
@@ -62,6 +65,8 @@ class Encoding:
         names = [column.name for column in self.columns.numeric]
         for column in self.categorical:
             names += column.row_names()
+        for sparse in self.sparse:
+            names += sparse.row_names()
         return [*names, "(intercept)"]
 
     def at_bound(self, theta: np.ndarray) -> np.ndarray:
@@ -73,13 +78,16 @@ class Encoding:
         """Coefficients of the columns as they are, from columns of ``theta`` (n_dof, any): a linear map.
 
         A number's becomes the change of the raw prediction by one unit of the column, the intercept what it is where
-        all numbers are zero; those of levels stay.
+        all numbers are zero; those of levels stay. That of an entry becomes the change by one unit of its value.
         """
         values, n, scaling = theta.copy(), self.n_numeric, self.scaling
         # A column of 1e-310 has a coefficient that no float64 holds.
         with np.errstate(over="ignore", invalid="ignore"):
             values[:n] /= scaling.scale[:, None]
             values[-1] -= scaling.shift @ values[:n]
+            for column in self.sparse:
+                if column.column.has_values:  # a value that was never met has a scale of 0, and a coefficient of 0
+                    values[column.rows] /= np.where(column.scales > 0.0, column.scales, 1.0)[:, None]
         return values
 
     def vocabularies(self) -> list[Vocabulary]:
@@ -90,6 +98,29 @@ class Encoding:
             for column in self.categorical
         ]
 
+    def with_sparse_scales(self, largest: np.ndarray) -> Encoding:
+        """The same with a scale for each value that has none yet, from ``largest`` magnitudes of the sparse rows."""
+        sparse, first = [], 0
+        for column in self.sparse:
+            part = largest[first : first + column.n_rows]
+            first += column.n_rows
+            if column.column.has_values and ((column.scales == 0.0) & (part > 0.0)).any():
+                column = replace(column, scales=np.where(column.scales == 0.0, part, column.scales))
+            sparse.append(column)
+        return replace(self, sparse=tuple(sparse))
+
+    def keys_met(self) -> list[KeysMet]:
+        """What entries of the sparse columns are looked up with."""
+        return [column.keys_met() for column in self.sparse]
+
+    def with_categorical(self, categorical: list[CategoricalEncoding], first_row: int) -> Encoding:
+        """The same with these columns; the sparse ones have their rows from ``first_row`` on."""
+        sparse = []
+        for column in self.sparse:
+            sparse.append(replace(column, first_row=first_row))
+            first_row += column.n_rows
+        return replace(self, categorical=tuple(categorical), sparse=tuple(sparse))
+
     def with_base_rows(self) -> Encoding:
         """The same encoding with a row of theta for every base level too, as the stochastic loops use it."""
         first_row, categorical = self.n_numeric, []
@@ -97,7 +128,7 @@ class Encoding:
             wider = replace(column, first_row=first_row, base_row=len(column.levels) > 0)
             categorical.append(wider)
             first_row += wider.n_rows
-        return replace(self, categorical=tuple(categorical))
+        return self.with_categorical(categorical, first_row)
 
     def without_base_rows(self, theta: np.ndarray) -> tuple[Encoding, np.ndarray]:
         """The inverse: encoding and theta (n_dof, n_outputs) without rows for base levels; it predicts the same.
@@ -114,7 +145,8 @@ class Encoding:
             categorical.append(narrow)
             parts.append(part)
             first_row += narrow.n_rows
-        return replace(self, categorical=tuple(categorical)), np.concatenate([*parts, intercept])
+        parts += [theta[column.rows] for column in self.sparse]
+        return self.with_categorical(categorical, first_row), np.concatenate([*parts, intercept])
 
     def theta_with_base_rows(self, theta: np.ndarray) -> np.ndarray:
         """A theta (n_dof, n_outputs) under :meth:`without_base_rows` with rows of zeros for base levels again."""
@@ -136,6 +168,9 @@ class Encoding:
             first, kept = column.first_row + int(column.base_row), column.n_rows - int(column.base_row)
             rows[first : first + kept] = np.arange(narrow_row, narrow_row + kept)
             narrow_row += kept
+        for sparse in self.sparse:
+            rows[sparse.rows] = np.arange(narrow_row, narrow_row + sparse.n_rows)
+            narrow_row += sparse.n_rows
         return rows
 
     def level_ranges(self) -> np.ndarray:
@@ -177,9 +212,17 @@ class Encoding:
             if column.first_row != next_row or not 0 <= column.buckets <= MOST_BUCKETS:
                 raise ValueError(f"rows of column '{column.column.name}' in another place")
             next_row += column.n_rows
+        if [each.column for each in self.sparse] != list(self.columns.sparse):
+            raise ValueError("entries of other columns than those that are sparse")
+        for sparse in self.sparse:
+            sparse.check()
+            if sparse.first_row != next_row or not 0 <= sparse.buckets <= MOST_BUCKETS:
+                raise ValueError(f"rows of column '{sparse.column.name}' in another place")
+            next_row += sparse.n_rows
 
     def state(self) -> dict[str, Any]:
-        return {
+        sparse = {"sparse": [column.state() for column in self.sparse]} if self.sparse else {}
+        return sparse | {
             "columns": self.columns.to_json(),
             "shift0": self.scaling.shift0, "scale0": self.scaling.scale0, "mean": self.scaling.mean,
             "deviation": self.scaling.deviation, "fill": self.scaling.fill,
@@ -197,6 +240,7 @@ class Encoding:
             Columns.from_json(state["columns"]), scaling, categorical, state["nulls"],
             state["target_shift"], state["target_scale"],
             tuple(class_weights) if class_weights else None,
+            tuple(SparseEncoding.from_state(column) for column in state.get("sparse", [])),
         )  # fmt: skip
 
 

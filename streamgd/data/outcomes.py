@@ -8,9 +8,11 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streamgd.column_options import MOST_INDICES
 from streamgd.config import TrainConfig
-from streamgd.data.columns import IS_NULL, CategoricalColumn, NumericColumn
+from streamgd.data.columns import IS_NULL, CategoricalColumn, NumericColumn, SparseColumn
 from streamgd.data.kinds import kind_of, type_name
+from streamgd.data.nested import NestedType, nested_type
 from streamgd.data.sample import Sample
 from streamgd.data.source import Manifest
 from streamgd.data.timestamps import parts_of
@@ -27,19 +29,25 @@ _VALUES: dict[str, Literal["string", "int", "float", "bool"]] = {"integer": "int
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a column becomes: numbers (several for the parts of a timestamp), a categorical, or refused for a reason."""
+    """What a column becomes: numbers (several for the parts of a timestamp), a categorical, sparse, or refused for a
+    reason.
+    """
 
     name: str
     numeric: tuple[NumericColumn, ...] = ()
     categorical: CategoricalColumn | None = None
     description: str = ""
     refused: str = ""
+    sparse: SparseColumn | None = None
 
 
 def outcome_by_type(field: pa.Field, config: TrainConfig | None) -> Outcome:
     """What a column becomes by its type and the options; without options, by its type alone."""
     name, kind = field.name, kind_of(field.type)
     is_label = config is not None and name in config.categorical
+    nested = nested_type(field.type)
+    if nested is not None and not is_label:
+        return _sparse(name, nested, config)
     if kind == "other":
         return Outcome(name, refused=f"{type_name(field.type)} has no mapping to features")
     if kind == "text" or is_label:
@@ -50,6 +58,17 @@ def outcome_by_type(field: pa.Field, config: TrainConfig | None) -> Outcome:
         return _moment(field, config.timestamps if config is not None else [])
     description = "number" if kind != "decimal" else "number, in float64"
     return Outcome(name, (NumericColumn(name, name, integer=kind == "integer"),), description=description)
+
+
+def _sparse(name: str, nested: NestedType, config: TrainConfig | None) -> Outcome:
+    what = {"index": "indices", "string": "texts"}[nested.keys]
+    description = f"sparse: {what} with a number each" if nested.has_values else f"sparse: {what}"
+    if config is not None and config.encode == "hash":
+        column = SparseColumn(name, nested.keys, nested.has_values, config.hash_buckets, hashed=True)
+        return Outcome(name, sparse=column, description=f"{description}, hashed into {column.n_columns:,} buckets")
+    n_columns = (config.index_columns or {}).get(name, MOST_INDICES) if config is not None else MOST_INDICES
+    column = SparseColumn(name, nested.keys, nested.has_values, n_columns)
+    return Outcome(name, sparse=column, description=description)
 
 
 def _moment(field: pa.Field, parts: list[str]) -> Outcome:

@@ -15,15 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.blocks import HOLDOUT_BIT, Block, RecordLayout
+from streamgd.data.blocks import HOLDOUT_BIT, Block, Entries, RawEntries, RecordLayout
 from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
 from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.entries import EntriesFinisher
+from streamgd.data.entries_store import EntriesStore
 from streamgd.data.plan import PLACES, Permutation
 from streamgd.data.ranges import RangedMoments, RowGroupMoments, range_rows
 from streamgd.data.reader import read_batches
@@ -34,6 +37,7 @@ from streamgd.data.stream import can_hold_rows, origin_of, passed_over
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.errors import StreamgdError
 from streamgd.kernels import encode as kernels
+from streamgd.kernels import keys as entries_kernels
 from streamgd.kernels import sums
 from streamgd.stopwatch import Stopwatch
 
@@ -83,11 +87,15 @@ class PreparedBlocks:
     def in_turn(self, order: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
         """The blocks of ``order``, by number, one after another: see ``BlockStore.in_turn``."""
         turns = self.store.in_turn([int(self.regions[index]) for index in order], stopwatch)
+        if self.store.entries is not None:
+            turns = self.store.entries.in_turn(turns, order, self.store.is_large, stopwatch)
         for index, _ in zip(order, turns, strict=True):
             yield index
 
     def _block(self, index: int) -> Block:
-        return self.store.block(int(self.regions[index]), int(self.rows[index]))
+        rows = int(self.rows[index])
+        block = self.store.block(int(self.regions[index]), rows)
+        return block if self.store.entries is None else replace(block, sparse=self.store.entries.block(index, rows))
 
 
 def block_plan(n_rows: int, layout: RecordLayout, batch_size: int) -> tuple[int, int]:
@@ -105,7 +113,11 @@ def is_prepared(store: BlockStore, key: str) -> bool:
 def new_store(folder: Path, layout: RecordLayout, n_rows: int, batch_size: int) -> BlockStore:
     """The store for ``n_rows`` rows: a region for each block, and free ones for finalise."""
     n_blocks, places = block_plan(n_rows, layout, batch_size)
-    return BlockStore(folder, layout, places, n_blocks + min(SPARE_REGIONS, n_blocks))
+    n_regions = n_blocks + min(SPARE_REGIONS, n_blocks)
+    if layout.entries is None:
+        return BlockStore(folder, layout, places, n_regions)
+    entries = EntriesStore(folder, layout, n_blocks, n_rows)
+    return BlockStore(folder, layout, places, n_regions, entries=entries)
 
 
 class Preparation:
@@ -158,17 +170,19 @@ class Preparation:
         if note is None:
             choice = self._encoder.choice
             keeps_every_row = choice.where is None and choice.sample == 1.0
-            self._store.create(int(self._store.total_bytes * choice.sample), reserve=keeps_every_row)
+            self._store.create(int(self._store.needed_bytes * choice.sample), reserve=keeps_every_row)
             note = {
                 "phase": "scatter", "next_row_group": 0, "fill": np.zeros(self._n_blocks, np.int64),
                 "survey": Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies)).state(),
                 "ranges": RangedMoments(self._encoder.range_rows).state(),
-                "vocabularies": [vocabulary.state() for vocabulary in self._encoder.vocabularies],
+                **self._met(),
             }  # fmt: skip
         else:
             self._store.open()
         for vocabulary, noted in zip(self._encoder.vocabularies, note["vocabularies"], strict=True):
             vocabulary.restore(noted)
+        for met, noted in zip(self._encoder.sparse, note.get("sparse", []), strict=True):
+            met.restore(noted)
         if note["phase"] == "scatter":
             note = self._scatter(note)
             pa.default_memory_pool().release_unused()
@@ -176,9 +190,18 @@ class Preparation:
         encoding = self._make_encoding(survey, self._encoder.vocabularies)
         if note["phase"] == "finalise":
             note = self._finalise(note, encoding)
+        if self._store.entries is not None:
+            self._store.entries.remove_waiting()
         return PreparedBlocks(
             self._store, encoding, survey, note["regions"], note["train_rows"], note["rows"], note["row_norms"]
         )
+
+    def _met(self) -> dict[str, Any]:
+        """Levels and keys that were met, and where entries are, to be noted."""
+        met: dict[str, Any] = {"vocabularies": [vocabulary.state() for vocabulary in self._encoder.vocabularies]}
+        if self._store.entries is not None:
+            met |= {"sparse": [each.state() for each in self._encoder.sparse], "entries": self._store.entries.state()}
+        return met
 
     # Scatter
 
@@ -212,8 +235,7 @@ class Preparation:
                 noted_s = time.monotonic()
                 note = {
                     "phase": "scatter", "next_row_group": next_group, "fill": fill, "survey": survey.state(),
-                    "ranges": ranges.state(),
-                    "vocabularies": [vocabulary.state() for vocabulary in self._encoder.vocabularies],
+                    "ranges": ranges.state(), **self._met(),
                 }  # fmt: skip
                 if next_group == n_groups:
                     note |= {"phase": "finalise", "ranges": None}
@@ -250,9 +272,13 @@ class Preparation:
 
         While some are noted, threads work on those that follow.
         """
-        groups = _packed(note["fill"], self._store.places)
+        groups, entries = _packed(note["fill"], self._store.places), self._store.entries
         finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
         finish = self._stopwatch.timed("finalise")(self._finish_block)
+        if entries is not None:
+            entries.begin_finished([int(note["fill"][group].sum()) for group in groups], groups)
+            of_entries = EntriesFinisher(encoding.sparse, self._encoder.sparse, self._encoder.layout.feature_type)
+            finish = partial(finish, entries_finisher=of_entries)
         self._progress("finalise", int(note["rows"].sum()))
         free, begun = deque(note["free"].tolist()), len(note["regions"])
         under_way: deque[tuple[int, Future[tuple[int, int, np.ndarray]]]] = deque()
@@ -260,7 +286,8 @@ class Preparation:
             while (done := len(note["regions"])) < len(groups):
                 while free and begun < len(groups):
                     region = free.popleft()
-                    under_way.append((region, pool.submit(finish, groups[begun], region, note["fill"], finisher)))
+                    arguments = (begun, groups[begun], region, note["fill"], finisher)
+                    under_way.append((region, pool.submit(finish, *arguments)))
                     begun += 1
                 oldest = [under_way.popleft() for _ in range(-(-len(under_way) // 2))]
                 found = [future.result() for _, future in oldest]
@@ -272,16 +299,22 @@ class Preparation:
                     "rows": np.concatenate([note["rows"], np.array([f[1] for f in found], np.int64)]),
                     "row_norms": np.concatenate([note["row_norms"], np.array([f[2] for f in found])]),
                 }
+                if entries is not None:
+                    note |= {"entries": entries.state()}
                 self._write_note(note)
                 self._progress("finalise", sum(rows for _, rows, _ in found))
                 self._check()
         note = note | {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
+        if entries is not None:
+            entries.end_waiting()
+            note |= {"entries": entries.state()}
         self._write_note(note)
         return note
 
     def _finish_block(
-        self, group: list[int], region: int, fill: np.ndarray, finisher: Finisher
-    ) -> tuple[int, int, np.ndarray]:
+        self, index: int, group: list[int], region: int, fill: np.ndarray, finisher: Finisher,
+        entries_finisher: EntriesFinisher | None = None,
+    ) -> tuple[int, int, np.ndarray]:  # fmt: skip
         """Finish the records of the regions ``group`` into ``region``: rows in slot order, training rows first."""
         desk, store = self._desk(), self._store
         parts = [store.records(source, int(fill[source])) for source in group]
@@ -300,6 +333,8 @@ class Preparation:
         buffer = desk.block[: store.layout.block_bytes(n_records)]
         block = finisher.finish(parts[0] if len(parts) == 1 else np.concatenate(parts), order, buffer)
         store.write(region, 0, buffer)
+        if entries_finisher is not None:
+            block = replace(block, sparse=self._finish_entries(index, group, parts, order, entries_finisher))
         norms = np.zeros(2)
         train_part = block.part(0, n_train)
         entries = train_part.entries.arrays()
@@ -307,6 +342,26 @@ class Preparation:
         for source in group:
             store.release_if_large(source)
         return n_train, n_records, norms
+
+    def _finish_entries(
+        self, index: int, group: list[int], parts: list[np.ndarray], order: np.ndarray, finisher: EntriesFinisher
+    ) -> Entries:
+        """Finish the entries that wait for the regions ``group``, as those of the rows of ``parts`` in ``order``."""
+        store, entries = self._store, self._store.entries
+        assert entries is not None
+        row_of_record = np.empty(len(order), np.int32)
+        row_of_record[order] = np.arange(len(order))
+        row_of_slot, waiting, done = np.full(len(group) * store.places, -1, np.int32), [], 0
+        for number, (source, part) in enumerate(zip(group, parts, strict=True)):
+            slots = part.view(np.int32)[:, store.layout.slot_position] & ~HOLDOUT_BIT
+            row_of_slot[number * store.places + slots] = row_of_record[done : done + len(part)]
+            waiting.append(entries.waiting(source))
+            waiting[-1][:, 0] += np.uint64(number * store.places)
+            done += len(part)
+        joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+        finished = finisher.of_slots(joined, row_of_slot, len(order))
+        entries.write(index, finished)
+        return finished
 
     def _desk(self) -> _Desk:
         """The memory of this thread."""
@@ -393,7 +448,12 @@ class _Stage:
         self._scatter = scatter
         self._layout = layout = scatter.encoder.layout
         n_blocks = len(scatter.fill)
-        length = min(scatter.store.places, max(1, stage_bytes // layout.record_bytes // n_blocks))
+        rows_of_stage = layout.rows_in(stage_bytes)
+        length = min(scatter.store.places, max(1, rows_of_stage // n_blocks))
+        self._n_entries = np.zeros(n_blocks, np.int64)
+        if layout.entries is not None:
+            of_queue = max(1, int(layout.entries.of_row * rows_of_stage) // n_blocks)
+            self._entries = np.empty((n_blocks, of_queue, layout.entries.waiting_words), np.uint64)
         self._records = layout.new_records(min(layout.slice_rows, scatter.manifest.n_rows))
         self._queues = layout.new_records(n_blocks * length).reshape(n_blocks, length, -1)
         self._queued = np.zeros(n_blocks, np.int64)
@@ -406,6 +466,8 @@ class _Stage:
             with self._scatter.stopwatch.timed("scatter"):
                 for block in np.flatnonzero(self._queued):
                     self._write_queue(int(block))
+                for block in np.flatnonzero(self._n_entries):
+                    self._write_entries(int(block))
         except BaseException:
             wave.fail()
             raise
@@ -449,6 +511,26 @@ class _Stage:
         row = 0
         while (row := kernels.append_records(records, block, row, self._queues, self._queued)) < len(records):
             self._write_queue(int(block[row]))
+        if rows.entries is not None:
+            slot[rows.holdout] ^= HOLDOUT_BIT
+            self._place_entries(rows.entries, block, slot)
+
+    def _place_entries(self, found: RawEntries, block: np.ndarray, slot: np.ndarray) -> None:
+        """Put entries into the queues of their rows' blocks."""
+        row = entry = 0
+        arrays = found.starts, found.keys, found.values, block, slot
+        while True:
+            row, entry = entries_kernels.append_entries(*arrays, row, entry, self._entries, self._n_entries)
+            if row == len(block):
+                return
+            self._write_entries(int(block[row]))
+
+    def _write_entries(self, block: int) -> None:
+        """Write the entries that wait in a queue behind those of its block."""
+        entries = self._scatter.store.entries
+        assert entries is not None
+        count, self._n_entries[block] = int(self._n_entries[block]), 0
+        entries.append(block, self._entries[block, :count])
 
     def _write_queue(self, block: int) -> None:
         """Append the records that wait for a block to its region."""

@@ -19,6 +19,7 @@ from streamgd.config import ROBUST_LOSSES, TrainConfig
 from streamgd.data.bounded import with_bounds
 from streamgd.data.columns import (
     INDEX_REASON,
+    MOST_SPARSE_COLUMNS,
     CategoricalColumn,
     Columns,
     NumericColumn,
@@ -29,6 +30,7 @@ from streamgd.data.derived import doubles, level_codes, number_values
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, screened_auc
+from streamgd.data.nested import nested_type
 from streamgd.data.outcomes import (
     LARGEST_EXACT_INTEGER,
     Outcome,
@@ -91,7 +93,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class ColumnDescription:
-    """What a column would become: ``number``, ``categorical``, ``left out`` or ``refused``, with the reason."""
+    """What a column would become: ``number``, ``categorical``, ``sparse``, ``left out`` or ``refused``, and why."""
 
     name: str
     type: str
@@ -123,7 +125,8 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     outcomes = [outcome_by_type(manifest.schema.field(name), config) for name in candidates]
     _check_refused(manifest, outcomes, config)
 
-    sample = read_sample(manifest, list(dict.fromkeys([*candidates, *crossed, config.target])), where)
+    dense = [outcome.name for outcome in outcomes if outcome.sparse is None]
+    sample = read_sample(manifest, list(dict.fromkeys([*dense, *crossed, config.target])), where)
     if not len(sample.rows):
         raise NoInputError(f"no row passes --where {config.where!r}. Choose a wider condition.")
     loss, target = resolve_target(manifest, config, where, sample)
@@ -131,7 +134,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     kept: list[Outcome] = []
     for outcome in outcomes:
         is_asked_for = config.features is not None or outcome.name in transformed_names(config)
-        reason = "" if is_asked_for else id_reason(outcome, manifest, sample)
+        reason = "" if is_asked_for or outcome.sparse is not None else id_reason(outcome, manifest, sample)
         if reason:
             left_out.append((outcome.name, f"{reason}: taken for an id. Name it in --features to use it."))
         else:
@@ -149,9 +152,11 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
         config.weight,
         config.offset,
         config.exposure,
+        sparse=tuple(outcome.sparse for outcome in kept if outcome.sparse is not None),
     )
     _check_feature_names(columns)
     columns = with_bounds(columns, config, dict(left_out))
+    _check_sparse(columns)
     numbers = [_values(column, sample.rows) for column in columns.numeric]
     moments = [(0.0, 1.0)] * len(numbers)
     if config.scale == "standard" and numbers:
@@ -172,12 +177,12 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
 def describe_columns(manifest: Manifest) -> tuple[ColumnDescription, ...]:
     """What every column would become as a feature without any option; refused columns are no error here."""
     outcomes = [outcome_by_type(field, None) for field in manifest.schema]
-    usable = [o.name for o in outcomes if not o.refused and o.name not in manifest.differing]
+    usable = [o.name for o in outcomes if not (o.refused or o.sparse or o.name in manifest.differing)]
     sample = read_sample(manifest, usable) if usable else None
     described = []
     for outcome, field in zip(outcomes, manifest.schema, strict=True):
         refused = manifest.differing.get(field.name) or outcome.refused
-        reason = "" if refused or sample is None else id_reason(outcome, manifest, sample)
+        reason = "" if refused or outcome.sparse or sample is None else id_reason(outcome, manifest, sample)
         if is_index_level(field.name):
             becomes, reason = "left out", INDEX_REASON
         elif refused:
@@ -185,7 +190,7 @@ def describe_columns(manifest: Manifest) -> tuple[ColumnDescription, ...]:
         elif reason:
             becomes = "left out"
         else:
-            becomes = "categorical" if outcome.categorical is not None else "number"
+            becomes = "sparse" if outcome.sparse else "categorical" if outcome.categorical else "number"
         described.append(ColumnDescription(field.name, str(field.type), becomes, reason))
     return tuple(described)
 
@@ -203,6 +208,7 @@ def _check_names(manifest: Manifest, config: TrainConfig) -> None:
         "--weight": [config.weight] if config.weight is not None else [],
         "--offset": [config.offset] if config.offset is not None else [],
         "--exposure": [config.exposure] if config.exposure is not None else [],
+        "--index-columns": list(config.index_columns or {}),
     }
     for option, names in named.items():
         for name in names:
@@ -240,6 +246,13 @@ def _check_roles(manifest: Manifest, config: TrainConfig, candidates: list[str])
     for name in config.categorical:
         if name not in candidates and name not in config.crossed:
             raise ConfigError(f"--categorical: '{name}' is not among the features. Add it, or take it out there too.")
+    for name in config.index_columns or {}:
+        nested = nested_type(manifest.schema.field(name).type)
+        if name not in candidates:
+            raise ConfigError(f"--index-columns: '{name}' is not among the features. Leave it out there too.")
+        if nested is None or nested.keys != "index" or config.encode == "hash":
+            what = "hashed" if nested is not None and nested.keys == "index" else "no column of indices"
+            raise ConfigError(f"--index-columns: '{name}' is {what}. Leave it out there.")
     check_target_type(manifest, config)
     for option, role in sides:
         if role is not None and kind_of(manifest.schema.field(role).type) not in NUMBERS:
@@ -267,6 +280,15 @@ def _check_feature_names(columns: Columns) -> None:
     repeated = _repeated(columns.feature_names)
     if repeated:
         raise ConfigError(f"two features would be called '{repeated[0]}'. Leave one of them out with --exclude.")
+
+
+def _check_sparse(columns: Columns) -> None:
+    if len(columns.sparse) > MOST_SPARSE_COLUMNS:
+        names = ",".join(column.name for column in columns.sparse[MOST_SPARSE_COLUMNS:])
+        raise SchemaError(
+            f"{len(columns.sparse)} columns of lists and maps are more than {MOST_SPARSE_COLUMNS}. Leave some out with"
+            f" --exclude {names}."
+        )
 
 
 def _repeated(names: list[str]) -> list[str]:

@@ -187,6 +187,16 @@ class Manifest:
         pages = sum(min(3 * size, COLUMN_READER_BYTES) for size in sizes)
         return pages + DICTIONARY_COPIES * self.dictionary_bytes(row_group, columns)
 
+    def n_elements(self, column: str) -> int:
+        """How many elements the lists of a column have in all, as the footers say; an empty list counts as one."""
+        total = 0
+        for row_group in self.row_groups:
+            file = self.files[row_group.file_index]
+            leaves = file.leaves.get(column, [])
+            if leaves:
+                total += int(file.metadata.row_group(row_group.index).column(leaves[0]).num_values)
+        return total
+
     def bounds(self, file_index: int, row_group_index: int, column: str) -> Bounds | None:
         """What the footer (or the partition folder) says of a column in one row group; None where it says nothing."""
         file = self.files[file_index]

@@ -7,8 +7,6 @@ kill at any moment leaves either the records or the block, and the note says whi
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,15 +19,15 @@ import numpy as np
 
 from streamgd import state as states
 from streamgd.data.blocks import Block, RecordLayout, padded_bytes
+from streamgd.data.entries_store import FILE_NAMES as ENTRIES_FILE_NAMES
+from streamgd.data.entries_store import EntriesStore
+from streamgd.data.mapped import MappedFile, whole_pages
 from streamgd.errors import StorageError, StreamgdError, storage_errors
 from streamgd.plain import byte_size
 from streamgd.stopwatch import Stopwatch
 
-PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
 #: Blocks of at most so many bytes stay mapped until the next epoch: to map their pages anew takes a sixth of its time.
 MAPPED_BYTES = 1_000_000_000
-#: Of Linux 5.14; Python has no name for it yet.
-MADV_POPULATE_READ = 22
 #: Where worker processes of a run keep theirs, below the folder of the blocks.
 WORKERS_FOLDER = "workers"
 #: What a user can do about too little space.
@@ -54,32 +52,39 @@ class BlockStore:
         Records that fit a region; a block has at most so many rows.
     way_out : str
         What the user can do when the disk is full.
+    entries : EntriesStore, optional
+        Where those of sparse columns are, in the same folder.
     """
 
-    def __init__(self, folder: Path, layout: RecordLayout, places: int, n_regions: int, way_out: str = WAY_OUT):
+    def __init__(
+        self, folder: Path, layout: RecordLayout, places: int, n_regions: int, way_out: str = WAY_OUT,
+        entries: EntriesStore | None = None,
+    ):  # fmt: skip
         self.layout = layout
         self.places = places
         self.n_regions = n_regions
         needed = max(places * layout.record_bytes, layout.block_bytes(places))
-        self.region_bytes = -(-needed // PAGE_BYTES) * PAGE_BYTES
+        self.region_bytes = whole_pages(needed)
         self.total_bytes = self.region_bytes * n_regions
         self._needed_bytes = self.total_bytes
         self._way_out = way_out
         self._folder = folder
-        self._path = folder / "blocks.bin"
         self._note = folder / "prepared.safetensors"
-        self._descriptor: int | None = None
-        self._map: mmap.mmap | None = None
+        self._file = MappedFile(folder / "blocks.bin", self.total_bytes)
+        self.entries = entries
+        #: Of the files together.
+        self.needed_bytes = self.total_bytes + (entries.needed_bytes if entries is not None else 0)
 
     def read_note(self, key: str) -> dict[str, Any] | None:
         """What was last noted, if it is about these blocks (``key``), whole, and the file is there in its full size."""
+        if not self._file.is_whole:
+            return None
         try:
-            if self._path.stat().st_size != self.total_bytes:
-                return None
             note = states.deserialize(states.read_file(self._note), "prepare", str(self._note))
         except (OSError, StreamgdError):
             return None
-        return note if note["key"] == [key, boot_id(), self.total_bytes] else None
+        is_there = self.entries is None or self.entries.take_up(note.get("entries"))
+        return note if is_there and note["key"] == [key, boot_id(), self.total_bytes] else None
 
     def write_note(self, key: str, note: dict[str, Any]) -> None:
         data = states.serialize({**note, "key": [key, boot_id(), self.total_bytes]}, "prepare")
@@ -107,17 +112,19 @@ class BlockStore:
             )
         states.make_folder(self._folder)
         try:
-            with storage_errors(f"create {self._path}", self._hint()):
-                self._descriptor = states.files.create(self._path, self.total_bytes, reserve)
+            self._file.create(self._hint(), reserve)
+            if self.entries is not None:
+                self.entries.create(self._hint(), reserve)
         except StreamgdError:
             with suppress(StreamgdError):  # the first error is the one to tell
                 self.remove()
             raise
 
     def open(self) -> None:
-        """Open the file that is there."""
-        with storage_errors(f"open {self._path}"):
-            self._descriptor = os.open(self._path, os.O_RDWR)
+        """Open the files that are there."""
+        self._file.open()
+        if self.entries is not None:
+            self.entries.open(self._hint())
 
     def write(self, region: int, offset_bytes: int, data: np.ndarray) -> None:
         """Write an array to a region; threads may write at the same time.
@@ -127,11 +134,7 @@ class BlockStore:
         StorageError
             The disk is full or failed; the message names the bytes needed.
         """
-        assert self._descriptor is not None
-        view = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data
-        position = region * self.region_bytes + offset_bytes
-        with storage_errors(f"write the blocks to {self._path}", self._hint()):
-            states.files.write_at(self._descriptor, view, position)
+        self._file.write(region * self.region_bytes + offset_bytes, data, self._hint())
 
     def write_block(self, region: int, block: Block) -> None:
         """Write a finished block to a region, array by array: see :meth:`write`."""
@@ -150,23 +153,13 @@ class BlockStore:
         """
         self.read_ahead(region)
         self.wait_for(region)
-        buffer = np.frombuffer(self._mapped(), np.uint64, rows * self.layout.record_words, region * self.region_bytes)
+        buffer = self._file.array(region * self.region_bytes, rows * self.layout.record_words, np.uint64)
         return buffer.reshape(rows, self.layout.record_words)
 
     def block(self, region: int, rows: int) -> Block:
         """The finished block in a region, mapped."""
-        buffer = np.frombuffer(self._mapped(), np.uint8, self.region_bytes, region * self.region_bytes)
+        buffer = self._file.array(region * self.region_bytes, self.region_bytes, np.uint8)
         return self.layout.views(buffer, rows)
-
-    def _mapped(self) -> mmap.mmap:
-        if self._map is None:
-            assert self._descriptor is not None
-            with storage_errors(f"map {self._path}"):
-                if os.fstat(self._descriptor).st_size < self.total_bytes:
-                    raise StorageError(f"{self._path} is shorter than it was written. Run again with --restart.")
-                # Compiled loops take writable arrays only. Full batch finishes its blocks through the map, once.
-                self._map = mmap.mmap(self._descriptor, self.total_bytes)
-        return self._map
 
     def in_turn(self, regions: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
         """The regions one after another, each to be looked at through the map until the next is asked for.
@@ -189,18 +182,7 @@ class BlockStore:
 
     def read_ahead(self, region: int) -> bool:
         """Have the system read a region that is needed soon; returns whether it had to be read."""
-        assert self._descriptor is not None
-        begin = region * self.region_bytes
-        if not hasattr(os, "RWF_NOWAIT"):
-            return False
-        try:
-            # Asking for what is in memory already would take time; the last page stands for all.
-            at = begin + self.region_bytes - PAGE_BYTES
-            return os.preadv(self._descriptor, [bytearray(1)], at, os.RWF_NOWAIT) == 0  # a file that was cut short
-        except OSError:
-            with storage_errors(f"read the blocks from {self._path}"):
-                os.posix_fadvise(self._descriptor, begin, self.region_bytes, os.POSIX_FADV_WILLNEED)
-            return True
+        return self._file.read_ahead(region * self.region_bytes, self.region_bytes)
 
     def wait_for(self, region: int) -> None:
         """Wait until the pages of a region are in memory.
@@ -210,29 +192,27 @@ class BlockStore:
         StorageError
             They cannot be read: an error here where a look through the map would kill the process.
         """
-        with storage_errors(f"read the blocks from {self._path}"):
-            try:
-                self._mapped().madvise(MADV_POPULATE_READ, region * self.region_bytes, self.region_bytes)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # a system that does not know it
-                    raise
+        self._file.wait_for(region * self.region_bytes, self.region_bytes)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the pages of blocks are let go when another one is looked at."""
+        finished_bytes = self.entries.finished_bytes if self.entries is not None else 0
+        return self.total_bytes + finished_bytes > MAPPED_BYTES
 
     def release_if_large(self, region: int) -> None:
         """Let the pages of a region go, unless all are few: they are not needed soon."""
-        if self.total_bytes > MAPPED_BYTES:
+        if self.is_large:
             self.release(region)
 
     def release(self, region: int) -> None:
         """Tell the system that the pages of a region are not needed soon."""
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, region * self.region_bytes, self.region_bytes)
+        self._file.release(region * self.region_bytes, self.region_bytes)
 
     def close(self) -> None:
-        # The map goes with the last block that looks into it.
-        self._map = None
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._file.close()
+        if self.entries is not None:
+            self.entries.close()
 
     def remove(self) -> None:
         """Delete file and note, and the folder if it is then empty."""
@@ -244,7 +224,7 @@ class BlockStore:
 
 
 def _remove_files(folder: Path) -> None:
-    for name in ("prepared.safetensors", "blocks.bin"):
+    for name in ("prepared.safetensors", "blocks.bin", *ENTRIES_FILE_NAMES):
         with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError):
             states.files.remove(folder / name)
 
@@ -268,7 +248,8 @@ def free_bytes(folder: Path) -> int:
 
 def written_bytes(folder: Path) -> int:
     """Bytes on the disk of the blocks in ``folder``."""
-    try:
-        return (folder / "blocks.bin").stat().st_blocks * 512
-    except OSError:
-        return 0
+    total = 0
+    for name in ("blocks.bin", *ENTRIES_FILE_NAMES):
+        with suppress(OSError):
+            total += (folder / name).stat().st_blocks * 512
+    return total

@@ -31,7 +31,10 @@ class EncodedSlice:
         """A copy of the first ``rows`` training rows; their survey is that of the whole slice."""
         found = self.rows
         first = np.flatnonzero(found.kept & ~found.holdout)[:rows]
-        kept = EncodedRows(found.kept[first], found.holdout[first], found.has_null[first], found.survey)
+        entries = None if found.entries is None else found.entries.chosen(first)
+        kept = EncodedRows(
+            found.kept[first], found.holdout[first], found.has_null[first], found.survey, entries=entries
+        )
         return EncodedSlice(self.origin, self.records[first], kept)
 
 

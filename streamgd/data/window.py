@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 
 from streamgd.data.ahead import in_order
-from streamgd.data.blocks import Block
+from streamgd.data.blocks import Block, RawEntries
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Finisher
+from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
 from streamgd.data.plan import Slice, file_order, window_order, window_rows_order
 from streamgd.data.reader import READ_BUFFER_BYTES, read_batches
 from streamgd.data.source import Manifest, RowGroup
@@ -48,9 +49,14 @@ class Window:
     order: np.ndarray
     survey: Survey
     memory: np.ndarray
+    entries: RawEntries | None = None
 
-    def block(self, finisher: Finisher) -> Block:
-        return finisher.finish(self.records, self.order, self.memory)
+    def block(self, finisher: Finisher, of_entries: EntriesFinisher | None = None) -> Block:
+        """The rows as a block, with their entries if the run has sparse columns."""
+        block = finisher.finish(self.records, self.order, self.memory)
+        if of_entries is None or self.entries is None:
+            return block
+        return replace(block, sparse=of_entries.of_rows(self.entries, self.order))
 
 
 def count_lanes(manifest: Manifest, columns: list[str]) -> int:
@@ -65,6 +71,15 @@ def count_lanes(manifest: Manifest, columns: list[str]) -> int:
         )
         widest = max(widest, pages)
     return max(1, min(MAX_LANES, len(manifest.row_groups), LANES_BYTES // widest))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Which rows of a slice to train on (bool, (n_rows,)), what was found in them, and their entries."""
+
+    to_train: np.ndarray
+    survey: Survey
+    entries: RawEntries
 
 
 class WindowStream:
@@ -86,6 +101,7 @@ class WindowStream:
         self._threads = threads
         self._stopwatch = stopwatch
         self.layout = encoder.layout
+        self.sparse = encoder.sparse
 
     def windows(self, epoch: int, first: int) -> Iterator[Window]:
         """The windows of an epoch from number ``first`` on; a resumed lane is decoded from its beginning again."""
@@ -99,7 +115,7 @@ class WindowStream:
         records = [self.layout.new_records(window_rows) for _ in range(2)]
         memory = np.empty(self.layout.block_bytes(window_rows), np.uint8)
         with ThreadPoolExecutor(self._threads) as pool:
-            ahead: tuple[int, list[Future[tuple[np.ndarray, Survey]]]] | None = None
+            ahead: tuple[int, list[Future[_Part]]] | None = None
             for index, pieces in enumerate(plan):
                 if index < first:
                     continue
@@ -137,11 +153,11 @@ class WindowStream:
 
     def _encode(
         self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, skipped: int, records: np.ndarray
-    ) -> tuple[np.ndarray, Survey]:
-        """Which of the rows to train on, which are encoded into ``records``, and their survey."""
+    ) -> _Part:
+        """What is to be known of the rows of a slice, which are encoded into ``records``."""
         if reader is None:
             none = passed_over(self._manifest, piece.row_group, self._encoder, piece.rows)
-            return np.zeros(piece.rows, np.bool_), none.rows.survey
+            return _Part(np.zeros(piece.rows, np.bool_), none.rows.survey, no_entries(piece.rows))
         with self._stopwatch.timed("decode"):
             for _ in range(skipped):
                 next(reader)
@@ -152,29 +168,30 @@ class WindowStream:
         origin = origin_of(self._manifest, piece.row_group, piece.start)
         with self._stopwatch.timed("encode"):
             rows = self._encoder.encode(batch, origin, self.layout.places(records))
-        return rows.kept & ~rows.holdout, rows.survey
+        return _Part(rows.kept & ~rows.holdout, rows.survey, rows.entries or no_entries(piece.rows))
 
     def _gather(
         self,
         epoch: int,
         index: int,
-        futures: list[Future[tuple[np.ndarray, Survey]]],
+        futures: list[Future[_Part]],
         records: np.ndarray,
         memory: np.ndarray,
     ) -> Window:
         survey = Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies))
-        kept = []
+        kept, entries = [], []
         for future in futures:
             with self._stopwatch.timed("waiting"):
-                to_train, found = future.result()
-            survey = survey.merge(found)
-            kept.append(to_train)
+                part = future.result()
+            survey = survey.merge(part.survey)
+            kept.append(part.to_train)
+            entries.append(part.entries)
         chosen = np.flatnonzero(np.concatenate(kept))
         if self._lanes and len(chosen):
             shuffled = np.empty_like(chosen)
             shuffled[window_rows_order(self._seed, epoch, index, len(chosen))] = chosen
             chosen = shuffled
-        return Window(records, chosen, survey, memory)
+        return Window(records, chosen, survey, memory, joined_entries(entries) if self._encoder.sparse else None)
 
 
 def first_look(
@@ -228,7 +245,7 @@ def _surveyed(
     threads: int,
 ) -> tuple[Survey, list[EncodedSlice]]:
     """Survey of all ``count`` pieces of the row groups, and the first rows of each piece."""
-    rows_each = max(1, LOOK_BYTES // encoder.layout.record_bytes // count)
+    rows_each = max(1, encoder.layout.rows_in(LOOK_BYTES) // count)
     survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
     fronts = []
 

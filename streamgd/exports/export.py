@@ -54,7 +54,7 @@ def export(model: Model | str | Path, to: str, out: str | Path | None = None) ->
     >>> export(model, "onnx", "late.onnx")  # doctest: +SKIP
     """
     model = model_of(model)
-    exported = _written_by(to).exported(model)
+    exported = exported_model(model, to)
     for text in remarks(model, to):
         warnings.warn(text, stacklevel=2)
     if out is not None:
@@ -64,7 +64,24 @@ def export(model: Model | str | Path, to: str, out: str | Path | None = None) ->
 
 def exported_bytes(model: Model, to: str) -> bytes:
     """What :func:`export` writes."""
-    return bytes(_written_by(to).to_bytes(_written_by(to).exported(model)))
+    return bytes(_written_by(to).to_bytes(exported_model(model, to)))
+
+
+def exported_model(model: Model, to: str) -> Any:
+    """The model in a format.
+
+    Raises
+    ------
+    ConfigError
+        The format has no place for what it is made of, or its package is missing.
+    """
+    written_by = _written_by(to)
+    if to != "json" and model.encoding.sparse:
+        raise ConfigError(
+            f"--to {to}: column '{model.encoding.sparse[0].column.name}' holds lists or maps, which have no place"
+            f" there. Choose --to json, or train without it."
+        )
+    return written_by.exported(model)
 
 
 def remarks(model: Model, to: str) -> list[str]:

@@ -330,6 +330,8 @@ class BatchTrainer:
             weight = shares_by_class(weight, evaluation.gradient[:, 0], prediction, class_weights)
         for column in (each for each in state.encoding.categorical if each.hashed):
             weight[column.first_row : column.first_row + column.n_rows] = 0.0
+        for sparse in state.encoding.sparse:
+            weight[sparse.rows] = 0.0
         self._look_at_levels(state, base, evaluation, weight)
 
     def look_at_columns(self, state: BatchState, theta: np.ndarray, evaluation: Evaluation) -> None:

@@ -63,8 +63,8 @@ class BatchSession(Session):
         """Over the row groups of the data, on threads or workers: moments and levels first."""
         reduction = open_reduction(task, context)
         try:
-            survey, vocabularies = survey_pass(task, reduction, context)
-            encoding = task.encoding(survey, vocabularies)
+            survey, vocabularies, sparse = survey_pass(task, reduction, context)
+            encoding = task.encoding(survey, vocabularies, sparse=sparse)
             provisional = encoding.scaling.provisional()
             work = BlockWork(task.manifest, encoding.with_scaling(provisional), task.layout, task.choice)
             task = task.with_optimizer(encoding.n_coefficients).with_room_for_hessians(encoding, len(work.chunks))

@@ -10,6 +10,7 @@ from typing import Any
 
 from streamgd.config import TrainConfig, identity_fields
 from streamgd.data.blocks import RecordLayout
+from streamgd.data.entries_store import entries_bytes
 from streamgd.data.prepare import SPARE_REGIONS, block_plan
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
@@ -55,7 +56,8 @@ def digest(
 
 def blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
     n_blocks, places = block_plan(manifest.n_rows, layout, config.batch_size)
-    return (n_blocks + min(SPARE_REGIONS, n_blocks)) * places * layout.record_bytes
+    records = (n_blocks + min(SPARE_REGIONS, n_blocks)) * places * layout.record_bytes
+    return records + entries_bytes(layout, n_blocks, manifest.n_rows)
 
 
 def needed_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:

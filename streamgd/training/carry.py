@@ -13,6 +13,7 @@ import numpy as np
 from streamgd.data.columns import CategoricalColumn, Label
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import LevelIndex
+from streamgd.data.sparse import SparseEncoding
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import RunMismatchError
 from streamgd.training.trainstate import TrainState
@@ -52,6 +53,10 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
         part, base = _level_rows(categorical.get(each.column.name), theta, each)
         carried[each.first_row : each.first_row + each.n_rows] = part
         intercept += base
+    sparse = {each.column.name: each for each in before.sparse}
+    for entries in after.sparse:
+        if (known := sparse.get(entries.column.name)) is not None:
+            carried[entries.rows] = _entry_rows(known, theta, entries)
     carried[-1] = intercept - after.target_shift
     return carried / after.target_scale
 
@@ -81,6 +86,26 @@ def _level_rows(
     if after.other:
         rows[-1] = unknown - base
     return rows, base
+
+
+def _entry_rows(before: SparseEncoding, theta: np.ndarray, after: SparseEncoding) -> np.ndarray:
+    """The rows of a sparse column ``(n_rows, n_outputs)``: those of the same level, index or bucket."""
+    rows = np.zeros((after.n_rows, theta.shape[1]))
+    same = before.column.keys == after.column.keys and before.buckets == after.buckets
+    if not same or not before.n_rows:
+        return rows
+    if after.by_level:
+        places = LevelIndex("string", before.levels).codes(after.levels, growing=False)
+        known = places >= 0
+    else:
+        places = np.minimum(np.searchsorted(before.indices, after.indices), before.n_rows - 1)
+        known = before.indices[places] == after.indices
+    rows[known] = theta[before.rows][places[known]]
+    for column, moved in ((before, places[known]), (after, np.flatnonzero(known))):
+        if column.column.has_values:  # a slope by one unit of the value
+            scales = np.where(column.scales[moved] > 0.0, column.scales[moved], 1.0)[:, None]
+            rows[known] = rows[known] * scales if column is after else rows[known] / scales
+    return rows
 
 
 def _same_levels(before: CategoricalColumn, after: CategoricalColumn) -> bool:

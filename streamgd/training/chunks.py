@@ -23,6 +23,7 @@ from streamgd.data.encoder import Encoder, RowChoice, Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import LevelIndex, no_levels
 from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.sparse import KeysMet
 from streamgd.data.stream import can_hold_rows, passed_over
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.objective.objective import ChunkSums
@@ -36,8 +37,10 @@ from streamgd.training.task import Task
 SumsOfBlock = Callable[[np.ndarray, Block], ChunkSums]
 
 
-def survey_pass(task: Task, reduction: Reduction, context: RunContext) -> tuple[Survey, list[Vocabulary]]:
-    """Moments, levels and counts of all rows, and the vocabularies whose codes are counted."""
+def survey_pass(
+    task: Task, reduction: Reduction, context: RunContext
+) -> tuple[Survey, list[Vocabulary], tuple[KeysMet, ...]]:
+    """Moments, levels and counts of all rows, the vocabularies whose codes are counted, what sparse columns have."""
     counter = RowCounter(context.display, task.manifest.n_rows, context.stopwatch)
     counter.add("prepare", 0)
     work = SurveyWork.of(task)
@@ -47,7 +50,7 @@ def survey_pass(task: Task, reduction: Reduction, context: RunContext) -> tuple[
     vocabularies = [work.vocabulary(column) for column in work.columns.categorical]
     for vocabulary, levels in zip(vocabularies, found.levels, strict=True):
         vocabulary.take_over(levels.levels, levels.hashed)
-    return found.survey, vocabularies
+    return found.survey, vocabularies, found.sparse
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,11 @@ class ChunkLevels:
 
 @dataclass(frozen=True)
 class ChunkSurvey:
-    """The survey of a chunk, whose level counts are by the chunk's own codes."""
+    """The survey of a chunk, whose level counts are by the chunk's own codes, and what it met of sparse columns."""
 
     survey: Survey
     levels: tuple[ChunkLevels, ...]
+    sparse: tuple[KeysMet, ...] = ()
 
     def __add__(self, later: ChunkSurvey) -> ChunkSurvey:
         levels, mine, others = [], [], []
@@ -91,7 +95,8 @@ class ChunkSurvey:
             others.append(recoded)
             mine.append(np.zeros(0) if merged.hashed else self.survey.level_counts[column])
         survey = replace(self.survey, level_counts=mine).merge(replace(later.survey, level_counts=others))
-        return ChunkSurvey(survey, tuple(levels))
+        sparse = tuple(mine.merged(their) for mine, their in zip(self.sparse, later.sparse, strict=True))
+        return ChunkSurvey(survey, tuple(levels), sparse)
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,17 @@ class _OpenSurvey:
     def result(self, common: None, chunk: RowGroups) -> ChunkSurvey:  # noqa: ARG002
         work = self._work
         vocabularies = [work.vocabulary(column) for column in work.columns.categorical]
-        encoder = Encoder(work.columns, work.layout, work.shift, work.scale, vocabularies, work.nulls, work.choice)
+        sparse = [KeysMet(column, work.max_levels, work.hash_buckets) for column in work.columns.sparse]
+        encoder = Encoder(
+            work.columns, work.layout, work.shift, work.scale, vocabularies, work.nulls, work.choice, sparse=sparse
+        )
         total = Survey.empty(len(work.shift), len(vocabularies))
         for row_group in chunk:
             for survey in self._surveys(row_group, encoder):
                 total = total.merge(survey)
                 self._check()
         levels = tuple(ChunkLevels.of(vocabulary, work.max_levels) for vocabulary in vocabularies)
-        return ChunkSurvey(total, levels)
+        return ChunkSurvey(total, levels, tuple(sparse))
 
     def _surveys(self, row_group: RowGroup, encoder: Encoder) -> Iterator[Survey]:
         """What is found in each slice of a row group; the training rows are kept as blocks in provisional units."""

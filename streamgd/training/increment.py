@@ -87,6 +87,8 @@ def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manif
     for each in encoding.categorical:
         levels = "hashed" if each.hashed else f"{len(each.levels):,} levels known"
         became[each.column.name] = f"categorical, {levels}"
+    for sparse in encoding.sparse:
+        became[sparse.column.name] = f"sparse, {sparse.n_rows:,} coefficients"
     loss: str = config.loss
     if loss == "auto":
         loss = "logistic" if columns.target is not None and columns.target.classes is not None else "squared"
@@ -176,7 +178,7 @@ def _look_at_levels(
     ]
     encoder = Encoder(
         Columns((), tuple(each.column for each in columns), resolved.target, resolved.weight),
-        replace(task.layout, n_numeric=0, n_categorical=len(columns), has_offset=False),
+        replace(task.layout, n_numeric=0, n_categorical=len(columns), has_offset=False, entries=None),
         np.empty(0), np.empty(0), vocabularies, config.nulls, task.choice,
     )  # fmt: skip
     context.display.progress("levels", 0, 0, None)
@@ -225,9 +227,9 @@ def extended(encoding: Encoding, new: dict[str, pa.Array]) -> tuple[Encoding, np
         is_new[-1][wider.n_rows - 1 - len(levels) : -1] = True
         categorical.append(wider)
         first_row += wider.n_rows
-    rows.append(np.array([encoding.n_dof - 1]))
-    is_new.append(np.zeros(1, np.bool_))
-    return replace(encoding, categorical=tuple(categorical)), np.concatenate(rows), np.concatenate(is_new)
+    rows.append(np.arange(encoding.n_dof - 1 - sum(each.n_rows for each in encoding.sparse), encoding.n_dof))
+    is_new.append(np.zeros(len(rows[-1]), np.bool_))
+    return encoding.with_categorical(categorical, first_row), np.concatenate(rows), np.concatenate(is_new)
 
 
 def grown_coordinates(

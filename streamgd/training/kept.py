@@ -51,6 +51,8 @@ class Keep:
         StorageError
             The file cannot be made.
         """
+        if layout.entries is not None:  # rows with entries are decoded in each pass
+            return None
         if self._blocks is None:
             self._blocks = self._new_blocks(manifest, layout, leaves_out)
         return self._blocks

@@ -5,9 +5,11 @@ Anonymous memory only: blocks are mapped from a file. Nothing here decides a bit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from streamgd.data.blocks import RecordLayout
+from streamgd.data.columns import Columns
 from streamgd.data.prepare import STAGE_BYTES
 from streamgd.data.sample import sample_size
 from streamgd.data.source import Manifest
@@ -39,6 +41,8 @@ SOLVING_HESSIANS = 8
 SOLVER_BYTES = 64_000_000
 #: Bytes of a decoded value: two record batches are there at once.
 VALUE_BYTES = 16
+#: What an entry takes while it is decoded and encoded; one with a value twice as much.
+ENTRY_BYTES = 48
 #: What Arrow's allocator keeps of the batches before, measured with 3 to 1,000 columns and 1 to 4 threads: up to two
 #: batches, of large buffers six, however many threads there are.
 KEPT_VALUE_BYTES, LARGE_KEPT_VALUE_BYTES = 16, 48
@@ -88,12 +92,17 @@ def plan_memory(
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
     slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
+    if layout.entries is not None:
+        # Those of a slice are decoded, those of a block are finished.
+        rows = slice_rows if full_batch else max(layout.slice_rows, layout.block_rows // 3)
+        slice_bytes += int(min(slice_rows, rows) * _entries_of_row_bytes(layout))
     kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns) + full_batch * SOLVER_BYTES
     sampling = (fixed_bytes + _sample_bytes(manifest, columns, reader), "a sample of the rows")
     if lanes:
         # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
         # they cannot be fewer.
         row_bytes = 2 * (VALUE_BYTES + KEPT_VALUE_BYTES) * len(columns) + 5 * layout.record_bytes
+        row_bytes += math.ceil(2 * _entries_of_row_bytes(layout))
         streaming = (
             fixed_bytes + lanes * reader + layout.block_rows * row_bytes,
             f"{count_noun(lanes, 'row group')} open at once",
@@ -121,6 +130,25 @@ def beyond_limit(memory_bytes: int, processes: int) -> list[str]:
         f"--memory {byte_size(memory_bytes)}{each} is more than the {byte_size(limit_bytes)} that the control group of"
         f" this process may have: it may be killed. Lower --memory, or raise the limit of the container"
     ]
+
+
+def check_room(memory_bytes: int, columns: Columns, n_outputs: int) -> None:
+    """Refuse streamed sparse columns whose indices and buckets, which all have a coefficient, do not fit the budget.
+
+    Raises
+    ------
+    ConfigError
+        They do not fit; the message has the number that would be needed.
+    """
+    rooms = [each for each in columns.sparse if each.hashed or each.keys == "index"]
+    n_rows = sum(each.n_columns for each in rooms)
+    if rooms:
+        widest = max(rooms, key=lambda each: each.n_columns)
+        ways = "--hash-buckets makes" if widest.hashed else f"--index-columns {widest.name}=N makes"
+        _require(
+            memory_bytes, _base_bytes(False) + n_rows * n_outputs * COEFFICIENT_BYTES,
+            f"{n_rows:,} columns of lists and maps; {ways} them fewer, --shuffle full has only those that occur",
+        )  # fmt: skip
 
 
 def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int, on_workers: bool = False) -> None:
@@ -175,6 +203,11 @@ def memory_for_hessians(
     _require(memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; {ways}")
     fitting = next(threads for threads in range(plan.threads, 0, -1) if needed(threads) <= memory_bytes)
     return replace(plan, threads=fitting)
+
+
+def _entries_of_row_bytes(layout: RecordLayout) -> float:
+    entries = layout.entries
+    return 0.0 if entries is None else entries.of_row * ENTRY_BYTES * (1 + entries.has_values)
 
 
 def _kept_value_bytes(slice_rows: int) -> int:

@@ -21,7 +21,7 @@ OF_MINIBATCHES = (
 )  # fmt: skip
 
 
-def why_minibatch(config: TrainConfig, order: str, n_columns: int) -> str | None:
+def why_minibatch(config: TrainConfig, order: str, n_columns: int, n_sparse: int = 0) -> str | None:
     """Why ``auto`` is nothing but mini-batches; None where passes to the optimum follow an epoch of them.
 
     The number of coefficients, which has a say too, is known later: see :func:`why_too_many`.
@@ -31,6 +31,8 @@ def why_minibatch(config: TrainConfig, order: str, n_columns: int) -> str | None
     order : {"full", "window", "none"}
     n_columns : int
         Numeric and categorical ones.
+    n_sparse : int
+        Columns of lists and maps.
     """
     fields = TrainConfig.model_fields
     if config.loss in KINKED_LOSSES:
@@ -40,6 +42,8 @@ def why_minibatch(config: TrainConfig, order: str, n_columns: int) -> str | None
         return f"{given[0]} is given"
     if order != "full":
         return f"rows in order {order} are not kept for passes"
+    if n_sparse:
+        return "lists and maps have many coefficients"
     if n_columns > MOST_CHEAP_COLUMNS:
         return f"{n_columns:,} columns are more than {MOST_CHEAP_COLUMNS:,}"
     return None

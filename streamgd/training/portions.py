@@ -12,6 +12,7 @@ from typing import Protocol
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.entries import EntriesFinisher
 from streamgd.data.plan import block_order
 from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.scaler import Moments, Scaling
@@ -26,6 +27,10 @@ class Portion(Protocol):
     @property
     def survey(self) -> Survey | None:
         """What was found in the rows, where the scaler learns from them."""
+        ...
+
+    def with_scales(self, encoding: Encoding) -> Encoding:
+        """The encoding with the units of values that occur here for the first time."""
         ...
 
     def block(self, encoding: Encoding) -> Block:
@@ -50,6 +55,9 @@ class _BlockPortion:
 
     def __init__(self, block: Block):
         self._block = block
+
+    def with_scales(self, encoding: Encoding) -> Encoding:
+        return encoding
 
     def block(self, encoding: Encoding) -> Block:  # noqa: ARG002
         return self._block
@@ -81,9 +89,15 @@ class _WindowPortion:
     def survey(self) -> Survey:
         return self._window.survey
 
+    def with_scales(self, encoding: Encoding) -> Encoding:
+        window, finisher = self._window, self._source.entries_finisher(encoding)
+        if finisher is None or window.entries is None or not encoding.columns.has_sparse_values:
+            return encoding
+        return encoding.with_sparse_scales(finisher.largest(window.entries, window.order))
+
     def block(self, encoding: Encoding) -> Block:
         with self._source.stopwatch.timed("finalise"):
-            return self._window.block(self._source.finisher(encoding))
+            return self._window.block(self._source.finisher(encoding), self._source.entries_finisher(encoding))
 
 
 class StreamedWindows:
@@ -111,6 +125,7 @@ class StreamedWindows:
         self.stopwatch = stopwatch
         self._stream = stream
         self._vocabularies = encoder_vocabularies
+        self._sparse = stream.sparse
         self._look = look
         self._standardise = standardise
         self._goes_on = goes_on
@@ -121,6 +136,11 @@ class StreamedWindows:
 
     def finisher(self, encoding: Encoding) -> Finisher:
         return Finisher(self._stream.layout, encoding, self._vocabularies)
+
+    def entries_finisher(self, encoding: Encoding) -> EntriesFinisher | None:
+        if not encoding.sparse:
+            return None
+        return EntriesFinisher(encoding.sparse, self._sparse, self._stream.layout.feature_type)
 
     def learned(self, encoding: Encoding, moments: Moments) -> Encoding:
         return self._scaled(encoding, self._look.merge(moments))

@@ -32,7 +32,7 @@ def sample_is_worth_it(survey: Survey, encoding: Encoding, n_chunks: int) -> boo
     A level may be missing in it, or be of one class there: with categorical columns all rows are asked from the start.
     """
     enough = survey.train_rows >= EVERY * ROWS_PER_COEFFICIENT * encoding.n_coefficients
-    return enough and n_chunks >= EVERY * FEWEST_CHUNKS and not encoding.categorical
+    return enough and n_chunks >= EVERY * FEWEST_CHUNKS and not (encoding.categorical or encoding.sparse)
 
 
 def optimum_of_sample(

@@ -14,7 +14,9 @@ import pyarrow as pa
 from streamgd.config import TrainConfig
 from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import RecordLayout
+from streamgd.data.columns import Columns
 from streamgd.data.encoder import RowChoice
+from streamgd.data.entries import entries_layout
 from streamgd.data.filters import parse_where
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.source import Manifest
@@ -25,10 +27,7 @@ from streamgd.limits import usable_cores
 from streamgd.objective.losses import LOSSES
 from streamgd.plain import byte_size
 from streamgd.training.blocks_place import blocks_dir, blocks_key, check_blocks_max, common_blocks_dir, needed_bytes
-from streamgd.training.memory import (
-    beyond_limit,
-    plan_memory,
-)
+from streamgd.training.memory import beyond_limit, check_room, plan_memory
 from streamgd.training.method import check_tolerances, why_minibatch
 from streamgd.training.task import DEFAULT_EPOCHS, DEFAULT_PASSES, Task
 from streamgd.training.warm_start import model_to_start_from
@@ -72,10 +71,10 @@ def make_task(
     layout = RecordLayout(
         len(columns.numeric), len(columns.categorical), config.dtype,
         columns.weight is not None or config.class_weight != "none", columns.has_offset,
-        config.row_log is not None,
+        config.row_log is not None, entries_layout(manifest, columns),
     )  # fmt: skip
     order, notes = (stored["order"], []) if stored else _order(config, manifest, resolved, layout)
-    method, why = _method(config, order, len(columns.numeric) + len(columns.categorical), stored)
+    method, why = _method(config, order, columns, stored)
     if order == "full":
         check_blocks_max(config, manifest, layout)
     if config.batch_size > layout.block_rows and order != "full":
@@ -95,6 +94,8 @@ def make_task(
     n_outputs = columns.target.n_outputs if columns.target is not None else 1
     read = list(dict.fromkeys([*columns.sources, *(where.columns if where else ())]))
     lanes = count_lanes(manifest, read) if order == "window" else 0
+    if not batch and order != "full":
+        check_room(config.memory, columns, n_outputs)
     return Task(
         config=config,
         manifest=manifest,
@@ -150,14 +151,15 @@ def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: 
     ]
 
 
-def _method(config: TrainConfig, order: str, n_columns: int, stored: dict[str, Any] | None) -> tuple[str, str | None]:
+def _method(config: TrainConfig, order: str, columns: Columns, stored: dict[str, Any] | None) -> tuple[str, str | None]:
     """The method as far as it is known by now, and why it is mini-batches where it might be more."""
     if config.method != "auto":
         return config.method, None
     if stored:
         why = None if stored["method"] == "auto" else "so the run began"
     else:
-        why = why_minibatch(config, order, n_columns)
+        n_columns = len(columns.numeric) + len(columns.categorical)
+        why = why_minibatch(config, order, n_columns, len(columns.sparse))
     if why is None:
         return "auto", None
     check_tolerances(config, why)

@@ -69,7 +69,8 @@ def mean_row_norm(moments: Moments, scaling: Scaling, n_categorical: int) -> flo
 def column_squares(survey: Survey, encoding: Encoding, vocabularies: list[Vocabulary]) -> np.ndarray:
     """Mean square of each column of all rows, with a 1 for the intercept, float64, ``(n_dof, 1)``.
 
-    That of a level is its share of the weight; buckets of a hashed column count as equally full.
+    That of a level is its share of the weight; buckets of a hashed column count as equally full, and so do the rows of
+    a sparse one.
     """
     moments, scaling = survey.moments, encoding.scaling
     squares = np.zeros(encoding.n_dof)
@@ -82,6 +83,8 @@ def column_squares(survey: Survey, encoding: Encoding, vocabularies: list[Vocabu
         else:
             rows = column.table(vocabulary)[: len(counts)]
             np.add.at(squares, rows[rows >= 0], counts[: len(rows)][rows >= 0] / survey.weight)
+    for sparse in encoding.sparse:
+        squares[sparse.rows] = 1.0 / max(1, sparse.n_rows)
     return squares[:, None]
 
 

@@ -129,6 +129,7 @@ class StochasticTrainer:
         """Learn the scaling, then train on the rows; returns what went wrong, or an empty text."""
         if portion.survey is not None and state.epoch == 0:
             self._learn_scaling(state, portion.survey)
+        state.encoding = portion.with_scales(state.encoding)
         block = portion.block(state.encoding)
         state.position += 1
         if block.rows == 0:

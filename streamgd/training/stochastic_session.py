@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +15,10 @@ from streamgd.config import NO_CLOSING_PASS
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding, Finisher
+from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
 from streamgd.data.folder import BlocksFolder, claim_folder
 from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, is_prepared, new_store
+from streamgd.data.sparse import KeysMet
 from streamgd.data.store import BlockStore, remove_blocks
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
@@ -109,8 +112,10 @@ class StochasticSession(Session):
             context.display.message(f"blocks: those kept in {self._folder.path} are used, nothing is decoded")
         store = store_in(self._folder.path)
         try:
+            encoder = task.encoder()
+            make_encoding = partial(self._make_encoding, sparse=encoder.sparse)
             prepared = Preparation(
-                task.manifest, task.encoder(), self._make_encoding, store, key, task.config.seed, task.threads,
+                task.manifest, encoder, make_encoding, store, key, task.config.seed, task.threads,
                 task.memory.stage_bytes, context.interrupt.check, counter.add, context.stopwatch,
             ).run()  # fmt: skip
         except (PausedError, InterruptedRunError):
@@ -134,12 +139,16 @@ class StochasticSession(Session):
         encoder = task.encoder()
         check, stopwatch = self.context.interrupt.check_repeated, self.context.stopwatch
         self.survey, pieces = first_look(task.manifest, encoder, self._is_enough, check, stopwatch, task.threads)
-        self._encoding = self._make_encoding(self.survey, encoder.vocabularies, with_other=True)
+        self._encoding = self._make_encoding(self.survey, encoder.vocabularies, True, encoder.sparse)
         self._source = self._windows(goes_on=False)
         finisher = Finisher(task.layout, self._encoding, encoder.vocabularies)
         records = np.concatenate([piece.records for piece in pieces])
         chosen = np.concatenate([piece.rows.kept & ~piece.rows.holdout for piece in pieces])
         sample = finisher.finish(records, np.flatnonzero(chosen))
+        if encoder.sparse:
+            entries = joined_entries([piece.rows.entries or no_entries(0) for piece in pieces])
+            of_entries = EntriesFinisher(self._encoding.sparse, encoder.sparse, task.layout.feature_type)
+            sample = replace(sample, sparse=of_entries.of_rows(entries, np.flatnonzero(chosen)))
         return sample, float(block_row_norms(sample)[0])
 
     def _go_on_with_windows(self, saved: dict[str, Any]) -> None:
@@ -159,11 +168,13 @@ class StochasticSession(Session):
             stream, frozen.vocabularies, self.survey.moments, standardise, stopwatch, goes_on
         )  # fmt: skip
 
-    def _make_encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
+    def _make_encoding(
+        self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False, sparse: Sequence[KeysMet] = ()
+    ) -> Encoding:
         """The encoding of the loops: base levels have rows of their own, but under l1, which wants exact zeros, and
         where each step takes the penalty anew, which could not be that of differences.
         """
-        encoding = self.task.encoding(survey, vocabularies, with_other)
+        encoding = self.task.encoding(survey, vocabularies, with_other, sparse)
         self._resolve_method(encoding)
         if self.task.method == "auto":
             self.squares = column_squares(survey, encoding, vocabularies)

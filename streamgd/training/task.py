@@ -24,6 +24,7 @@ from streamgd.data.provisional import power_of_two
 from streamgd.data.resolve import Resolved
 from streamgd.data.scaler import Scaling
 from streamgd.data.source import Manifest
+from streamgd.data.sparse import KeysMet, SparseEncoding
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
 from streamgd.objective.losses import LOSSES, Loss, loss_of
@@ -192,7 +193,7 @@ class Task:
         """
         n_dof, on_workers = encoding.n_coefficients, self.config.on_workers
         if self.optimizer == "lbfgs":
-            check_history(self.config.memory, n_dof, _n_levels(encoding.categorical), on_workers)
+            check_history(self.config.memory, n_dof, _n_levels(encoding.categorical, encoding.sparse), on_workers)
         asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
         if not (asked or hessian_is_affordable(n_dof)):
             return self
@@ -209,17 +210,24 @@ class Task:
         """An encoder in provisional units with growing vocabularies."""
         config, columns = self.config, self.resolved.columns
         vocabularies = [Vocabulary(c, config.max_levels, config.hash_buckets) for c in columns.categorical]
+        sparse = [KeysMet(c, config.max_levels, config.hash_buckets) for c in columns.sparse]
         return Encoder(
-            columns, self.layout, self.resolved.shift, self.resolved.scale, vocabularies, config.nulls, self.choice
-        )
+            columns, self.layout, self.resolved.shift, self.resolved.scale, vocabularies, config.nulls, self.choice,
+            sparse=sparse,
+        )  # fmt: skip
 
-    def encoding(self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False) -> Encoding:
+    def encoding(
+        self, survey: Survey, vocabularies: list[Vocabulary], with_other: bool = False, sparse: Sequence[KeysMet] = ()
+    ) -> Encoding:
         """The final encoding, from a survey of the rows.
 
         Parameters
         ----------
         with_other : bool
-            Whether levels that the survey has not seen get a coefficient in common (pure streaming).
+            Whether levels that the survey has not seen get a coefficient in common, and indices one each (pure
+            streaming).
+        sparse : sequence of KeysMet
+            What the survey has met of the sparse columns.
 
         Raises
         ------
@@ -260,8 +268,12 @@ class Task:
                 encoded = CategoricalEncoding(column, first_row, final_levels(vocabulary, counts), with_other, 0)
             categorical.append(encoded)
             first_row += encoded.n_rows
+        entries = []
+        for met in sparse:
+            entries.append(SparseEncoding.of(met, first_row, every=with_other))
+            first_row += entries[-1].n_rows
         n_coefficients = (first_row + 1) * self.n_outputs
-        check_coefficients(config.memory, n_coefficients, _n_levels(categorical), config.on_workers)
+        check_coefficients(config.memory, n_coefficients, _n_levels(categorical, entries), config.on_workers)
         if self.loss.link_name == "log" and mean <= 0.0:
             raise TargetError(
                 f"target '{config.target}' is 0 in all {survey.train_rows:,} rows that are used; the"
@@ -277,7 +289,7 @@ class Task:
             if self.loss.has_many_outputs:
                 counts = survey.class_counts
                 class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
-        return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale, class_weights)
+        return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale, class_weights, tuple(entries))
 
     def _check_classes(self, survey: Survey) -> None:
         """Refuse classes of which no row is left: their probability would go to zero, their intercept without end."""
@@ -346,7 +358,8 @@ class Task:
 
     def hashed_now(self, encoding: Encoding) -> list[str]:
         """Columns that have more levels than ``--max-levels``, and were not asked to be hashed."""
-        return [column.column.name for column in encoding.categorical if column.hashed and not column.column.hashed]
+        names = [each.column.name for each in encoding.categorical if each.hashed and not each.column.hashed]
+        return names + [each.column.name for each in encoding.sparse if each.buckets and not each.column.hashed]
 
     def objective(self, encoding: Encoding) -> Objective:
         """The objective in units of the standardised target, stated for the original one: l1 follows the unit."""
@@ -370,8 +383,8 @@ class Task:
         }  # fmt: skip
 
 
-def _n_levels(categorical: Sequence[CategoricalEncoding]) -> int:
-    return sum(len(each.levels) for each in categorical)
+def _n_levels(categorical: Sequence[CategoricalEncoding], sparse: Sequence[SparseEncoding]) -> int:
+    return sum(len(each.levels) for each in categorical) + sum(len(each.levels) for each in sparse)
 
 
 def first_theta(task: Task, encoding: Encoding, best_constant: float | np.ndarray) -> np.ndarray:

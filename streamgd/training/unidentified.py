@@ -53,6 +53,8 @@ def one_class_levels(encoding: Encoding, loss: Loss, constant: float, gradient: 
     rounding = 1e-9 * weight
     separated = (weight > 0.0) & ((positives <= rounding) | (positives >= weight - rounding))
     separated[: encoding.n_numeric] = separated[-1] = False
+    for column in encoding.sparse:
+        separated[column.rows] = False
     if not separated.any():
         return ""
     told = _listed_rows(encoding, separated)
@@ -74,6 +76,8 @@ def levels_lacking_a_class(
     of_classes = weight[:, None] * probabilities - gradient
     separated = (weight > 0.0) & (of_classes <= 1e-9 * weight[:, None]).any(axis=1)
     separated[: encoding.n_numeric] = separated[-1] = False
+    for column in encoding.sparse:
+        separated[column.rows] = False
     if not separated.any():
         return ""
     told = _listed_rows(encoding, separated)

@@ -53,8 +53,10 @@ def what_is_carried(before: Encoding, after: Encoding) -> str:
 def _coefficients(encoding: Encoding) -> list[tuple[str, object]]:
     """Name of each coefficient but the intercept, with what makes it another one in ``training.carry``."""
     numeric: list[tuple[str, object]] = [(column.name, column.steps) for column in encoding.columns.numeric]
-    return numeric + [
+    levels = [
         (name, (each.column.values, each.column.made, each.buckets))
         for each in encoding.categorical
         for name in each.row_names()
     ]
+    entries = [(name, (each.column.keys, each.buckets)) for each in encoding.sparse for name in each.row_names()]
+    return numeric + levels + entries

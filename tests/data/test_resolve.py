@@ -75,11 +75,12 @@ MOMENTS = {
     "duration": (cycled([timedelta(days=1), None], pa.duration("us")), "epoch"),
 }
 NEVER = {
-    "list": cycled([[1], [2, 3]]),
-    "large_list": cycled([[1], [2]], pa.large_list(pa.int64())),
+    "list": cycled([[1.0], [2.0, 3.0]]),
+    "large_list": cycled([[[1]], [[2]]], pa.large_list(pa.list_(pa.int64()))),
     "fixed_size_list": cycled([[1.0, 2.0]], pa.list_(pa.float64(), 2)),
     "struct": cycled([{"a": 1}]),
-    "map": cycled([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+    "map": cycled([[("a", "b")]], pa.map_(pa.string(), pa.string())),
+    "pairs": cycled([[{"a": 1.5, "b": 2.5}]]),
     "binary": cycled([b"a", b"b"]),
     "large_binary": cycled([b"a"], pa.large_binary()),
     "fixed_size_binary": cycled([b"ab"], pa.binary(2)),

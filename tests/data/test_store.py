@@ -10,7 +10,8 @@ import pytest
 from streamgd.data import store as module
 from streamgd.data import store as stores
 from streamgd.data.blocks import RecordLayout
-from streamgd.data.store import PAGE_BYTES, BlockStore, free_bytes, remove_blocks
+from streamgd.data.mapped import PAGE_BYTES
+from streamgd.data.store import BlockStore, free_bytes, remove_blocks
 from streamgd.errors import StorageError
 from streamgd.stopwatch import Stopwatch
 

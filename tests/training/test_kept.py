@@ -13,7 +13,7 @@ from small_data import table, written
 
 from streamgd import train
 from streamgd.data.blocks import RecordLayout
-from streamgd.data.store import PAGE_BYTES
+from streamgd.data.mapped import PAGE_BYTES
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.kept import Keep
 
