@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from sparse_rows import FIRST, N_DOF, N_LEVELS, N_NUMERIC, N_SPARSE, twins
 
-from streamgd.data.blocks import Block
+from streamgd.data.blocks import Block, Entries
 from streamgd.kernels import coordinates as table
 from streamgd.kernels import entries, multinomial, stochastic
 from streamgd.objective.losses import LOSSES
+from streamgd.objective.objective import raw_prediction
 from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.training.stepsize import block_row_norms, expected_squares, smoothness
 
 ROWS, RATE = 300, 0.1
 
@@ -175,6 +177,38 @@ def test_an_entry_that_comes_twice_in_a_row_pays_its_penalty_once() -> None:
     assert one_by_one(both.sparse, expected, 0, 0.02)
 
     agree(found, expected, ROWS, 1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["plain", "adagrad", "ftrl"])
+def test_rows_of_ten_thousand_ones_throw_no_prediction_far(optimizer: str) -> None:
+    """Such rows among short ones, of columns that are rare: default rates must be safe for them."""
+    rng, n_columns, rows, batch_size = np.random.default_rng(6), 20_000, 1_500, 30
+    counts = np.where(np.arange(rows) % 100 == 7, 10_000, 5)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    of_entries = Entries(starts, rng.integers(0, n_columns, starts[-1]).astype(np.int32), np.empty(0))
+    target = rng.integers(0, 2, rows).astype(float)
+    nothing = np.empty(0)
+    block = Block(
+        np.empty((rows, 0)), np.empty((rows, 0), np.int32), target, nothing, nothing, np.empty(0, np.uint64), of_entries
+    )
+    rule, loss, n_dof = OPTIMIZERS[optimizer], LOSSES["logistic"], n_columns + 1
+    bounds = smoothness(block, n_dof, (0.25, 0.25), block_row_norms(block)[0], 1.0, 0.0)
+    squares = expected_squares(block, n_dof, loss, 0.0, 1.0, batch_size, 0.25)
+    coordinates = np.zeros((n_dof, table.SLOTS + len(rule.slots)))
+    coordinates[:, table.SLOTS :] = rule.init(squares).T
+    rate, cuts = rule.default_learning_rate(bounds, batch_size), np.arange(0, rows + 1, batch_size)
+    for cut in range(50):
+        part, most = block.part(cuts[cut], cuts[cut + 1]), np.zeros(n_dof + 1, np.int32)
+        assert stochastic.train_minibatches(
+            part.features, part.codes, *part.entries.arrays(), part.target, nothing, nothing,
+            np.array([0, batch_size]), np.array([rate]), cut, 1.0, 0.0, 0.0, False, rule.takes_penalty_anew,
+            coordinates, np.empty((0, 2), np.int64), nothing, np.empty((0, 0)), np.array(rule.settings), np.zeros(3),
+            np.zeros(n_dof, np.int32), most, loss.settings, loss.losses_of_rows, loss.residuals_of_rows, rule.update,
+        )  # fmt: skip
+        raw = raw_prediction(block, np.ascontiguousarray(coordinates[:, :1]))
+
+        assert np.abs(raw).max() < 30.0
+        assert np.abs(raw[counts == 5]).max() < 2.0
 
 
 @pytest.mark.parametrize("kind", ["minibatches", "rows"])

@@ -7,7 +7,7 @@ from sparse_rows import N_DOF, Twins, twins
 from streamgd.objective.losses import LOSSES
 from streamgd.objective.objective import Objective, column_sums, raw_prediction
 from streamgd.objective.penalties import ElasticNet
-from streamgd.training.stepsize import block_row_norms, expected_squares, second_moments
+from streamgd.training.stepsize import UNSAFE_STEPS, block_row_norms, expected_squares, second_moments
 
 N_CLASSES = 3
 
@@ -81,11 +81,27 @@ def test_a_row_of_many_ones_has_the_square_of_their_number_as_its_norm() -> None
 
 def test_expected_squares_count_the_entries_of_each_coordinate() -> None:
     both, loss = twins(200), LOSSES["squared"]
-    found = expected_squares(both.sparse, N_DOF, loss, 0.4, 1.3, 32)
+    found = expected_squares(both.sparse, N_DOF, loss, 0.4, 1.3, 32, 0.0)
     squares = _squares(both)
     residual = (0.4 + both.sparse.offset - both.sparse.target) * both.sparse.weight / 1.3
 
     close(found[5:-1], (residual**2).mean() * (squares + 1.0) / 201.0 / 32)
+
+
+def test_expected_squares_are_large_where_rows_are_long() -> None:
+    """Even one step on such a row alone is then not far too long."""
+    both, loss = twins(200, weighted=False), LOSSES["squared"]
+    starts, coordinates, _ = both.sparse.entries.arrays()
+    norms = (both.dense.features**2).sum(axis=1) + (both.dense.codes[:, 0] >= 0) + 1.0
+    of_coordinate = [norms[np.repeat(np.arange(200), np.diff(starts))[coordinates == 5 + j]].mean() for j in range(7)]
+    expected = np.maximum(
+        expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 0.0)[5:-1],
+        (2.0 * np.array(of_coordinate) / 4 / UNSAFE_STEPS) ** 2,
+    )
+
+    found = expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 2.0)
+    close(found[5:-1], expected)
+    close(found[[0, 1, -1]], expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 0.0)[[0, 1, -1]])
 
 
 def _squares(both: Twins) -> np.ndarray:
