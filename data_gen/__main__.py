@@ -20,6 +20,8 @@ from data_gen.writer import DEFAULT_ROW_GROUP_ROWS, generate
 @click.option("--features", required=True, type=int, metavar="D", help="Number of numeric columns x0, x1, …")
 @click.option("--categorical", default=Population.categorical, metavar="C", help="Number of text columns c0, c1, …")
 @click.option("--levels", default=Population.levels, metavar="L", help="Levels of each text column, by Zipf's law.")
+@click.option("--active", default=Population.active, metavar="A", help="Indices in each row's list s, if not 0.")
+@click.option("--sparse-columns", default=Population.sparse_columns, metavar="M", help="Columns that lists name.")
 @click.option("--loss", type=click.Choice(["logistic", "squared"]), default=Population.loss, help="Kind of target y.")
 @click.option("--files", default=1, metavar="F", help="Number of Parquet files.")
 @click.option("--row-group-rows", default=DEFAULT_ROW_GROUP_ROWS, metavar="R", help="Rows of a row group.")

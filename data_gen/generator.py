@@ -1,6 +1,6 @@
 """Draw rows from a linear model whose coefficients are known.
 
-    raw = intercept + sum_j coef_j * x_j + sum_k effect_k[c_k]
+    raw = intercept + sum_j coef_j * x_j + sum_k effect_k[c_k] + sum over i in s of effect_i
     y   = 1 with probability expit(raw) (logistic),  raw + N(0, NOISE_SD^2) (squared)
 
 Every column of every chunk of CHUNK_ROWS rows has a random stream of its own, keyed by (seed, purpose, column, chunk).
@@ -12,12 +12,14 @@ change its streams from one release to the next (NEP 19); `truth.json` records t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from data_gen.sparse import Int32Array, draw_effects, draw_numbers, draw_ranks
 
 CHUNK_ROWS = 65_536
 SIGNAL_SD = 2.0
@@ -45,6 +47,9 @@ class Purpose(IntEnum):
     OUTLIER_ROW = 10
     OUTLIER_COLUMN = 11
     NULLS = 12
+    SPARSE_NUMBERS = 13
+    SPARSE_EFFECTS = 14
+    SPARSE = 15
 
 
 def random_stream(seed: int, purpose: Purpose, column: int = 0, chunk: int = 0) -> np.random.Generator:
@@ -65,6 +70,9 @@ class Population:
     categorical, levels : int
         Number of categorical columns `c0`, `c1`, … and of the levels `l0`, `l1`, … of each; level k has probability
         proportional to 1 / (k + 1) (Zipf's law).
+    active, sparse_columns : int
+        Entries of each row's list `s`, if not 0, and the number of columns that they are indices of: see
+        `data_gen.sparse`.
     loss : {'logistic', 'squared'}
         The target `y`: 0 or 1 (int8), or a real number (float64).
     seed : int
@@ -97,6 +105,8 @@ class Population:
     features: int
     categorical: int = 0
     levels: int = 10
+    active: int = 0
+    sparse_columns: int = 1 << 20
     loss: str = "logistic"
     seed: int = 0
     sorted: bool = False
@@ -108,13 +118,15 @@ class Population:
     correlation: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, smallest in {"rows": 1, "features": 0, "categorical": 0, "levels": 1, "seed": 0}.items():
+        for name, smallest in {"rows": 1, "features": 0, "categorical": 0, "levels": 1, "active": 0, "seed": 0}.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, found {getattr(self, name)}")
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, found {self.seed}")
-        if self.features + self.categorical == 0:
-            raise ValueError("no feature columns: features and categorical are both 0; ask for at least one")
+        if self.features + self.categorical + self.active == 0:
+            raise ValueError("no feature columns: features, categorical and active are all 0; ask for at least one")
+        if self.active and not self.active <= self.sparse_columns <= 1 << 24:
+            raise ValueError(f"sparse_columns must be from active to 2^24, found {self.sparse_columns}")
         if self.loss not in ("logistic", "squared"):
             raise ValueError(f"loss must be logistic or squared, found {self.loss!r}")
         for name in ("nulls", "outliers"):
@@ -138,6 +150,10 @@ class Population:
         return [f"c{column}" for column in range(self.categorical)]
 
     @property
+    def list_columns(self) -> list[str]:
+        return ["s"] if self.active else []
+
+    @property
     def level_names(self) -> list[str]:
         return [f"l{level}" for level in range(self.levels)]
 
@@ -145,7 +161,10 @@ class Population:
     def schema(self) -> pa.Schema:
         numeric = [(name, pa.float64()) for name in self.numeric_columns]
         categorical = [(name, pa.dictionary(pa.int32(), pa.string())) for name in self.categorical_columns]
-        return pa.schema([*numeric, *categorical, ("y", pa.int8() if self.loss == "logistic" else pa.float64())])
+        lists = [(name, pa.list_(pa.int32())) for name in self.list_columns]
+        return pa.schema(
+            [*numeric, *categorical, *lists, ("y", pa.int8() if self.loss == "logistic" else pa.float64())]
+        )
 
 
 @dataclass(frozen=True)
@@ -163,6 +182,8 @@ class LinearModel:
         Half of the way that the column's mean moves, in standard deviations.
     cumulative : float64 array of shape (levels - 1,)
         Probability of a level up to k, for all but the last.
+    numbers : int32 array, sparse_effects : float64 array, of shape (sparse_columns,) or (0,)
+        Number and effect of each column that lists name, by its rank.
     """
 
     coef: Float64Array
@@ -172,6 +193,8 @@ class LinearModel:
     offset: Float64Array
     drift: Float64Array
     cumulative: Float64Array
+    numbers: Int32Array
+    sparse_effects: Float64Array
 
     @property
     def coef_in_written_units(self) -> Float64Array:
@@ -194,7 +217,7 @@ class Chunk:
 def draw_model(population: Population) -> LinearModel:
     """Draw the true model; each feature column has, on average, the same share of the variance SIGNAL_SD^2 of raw."""
     seed, features = population.seed, population.features
-    column_variance = SIGNAL_SD**2 / (features + population.categorical)
+    column_variance = SIGNAL_SD**2 / (features + population.categorical + len(population.list_columns))
 
     coef = random_stream(seed, Purpose.COEFFICIENTS).standard_normal(features)
     if features:
@@ -222,10 +245,15 @@ def draw_model(population: Population) -> LinearModel:
 
     cumulative = probability.cumsum()[:-1]
     intercept = 0.5 * random_stream(seed, Purpose.INTERCEPT).standard_normal()
-    model = LinearModel(coef, effects, intercept, scale, offset, drift, cumulative)
+    numbers, sparse_effects = np.empty(0, np.int32), np.empty(0)
+    if population.active:
+        active, columns = population.active, population.sparse_columns
+        numbers = draw_numbers(random_stream(seed, Purpose.SPARSE_NUMBERS), columns)
+        sparse_effects = draw_effects(random_stream(seed, Purpose.SPARSE_EFFECTS), active, columns, column_variance)
+    model = LinearModel(coef, effects, intercept, scale, offset, drift, cumulative, numbers, sparse_effects)
     if population.imbalance is None:
         return model
-    return LinearModel(coef, effects, _balanced_intercept(population, model), scale, offset, drift, cumulative)
+    return replace(model, intercept=_balanced_intercept(population, model))
 
 
 def _balanced_intercept(population: Population, model: LinearModel) -> float:
@@ -238,6 +266,9 @@ def _balanced_intercept(population: Population, model: LinearModel) -> float:
     raw += (model.coef @ model.drift) * np.linspace(-1, 1, CALIBRATION_ROWS)
     for effects in model.effects:
         raw += effects[_draw_levels(model, random, CALIBRATION_ROWS)]
+    if population.active:
+        ranks = draw_ranks(random, CALIBRATION_ROWS, population.active, population.sparse_columns)
+        raw += model.sparse_effects[ranks].sum(axis=1)
     low, high = -100.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -292,6 +323,13 @@ def _draw_chunk(population: Population, model: LinearModel, dictionary: pa.Array
         codes.append(_draw_levels(model, random_stream(seed, Purpose.LEVELS, column, chunk), n_rows))
         raw += effects[codes[-1]]
 
+    lists = []
+    if population.active:
+        random = random_stream(seed, Purpose.SPARSE, 0, chunk)
+        ranks = draw_ranks(random, n_rows, population.active, population.sparse_columns)
+        raw += model.sparse_effects[ranks].sum(axis=1)
+        lists.append(model.numbers[ranks])
+
     random = random_stream(seed, Purpose.TARGET, 0, chunk)
     if population.loss == "logistic":
         y = (random.random(n_rows) < expit(raw)).astype(np.float64)
@@ -304,15 +342,26 @@ def _draw_chunk(population: Population, model: LinearModel, dictionary: pa.Array
         for column, x in enumerate(numeric):
             x[rows[column_of_row == column]] *= OUTLIER_FACTOR
 
-    arrays = []
-    for column, values in enumerate([*numeric, *codes]):
-        mask = None
-        if population.nulls:
-            mask = random_stream(seed, Purpose.NULLS, column, chunk).random(n_rows) < population.nulls
-        array = pa.array(values, mask=mask)
-        arrays.append(array if column < features else pa.DictionaryArray.from_arrays(array, dictionary))
+    def nulls_of(column: int) -> npt.NDArray[np.bool_] | None:
+        if not population.nulls:
+            return None
+        return random_stream(seed, Purpose.NULLS, column, chunk).random(n_rows) < population.nulls
+
+    arrays = [pa.array(x, mask=nulls_of(column)) for column, x in enumerate(numeric)]
+    for column, codes_of_column in enumerate(codes, features):
+        array = pa.array(codes_of_column, mask=nulls_of(column))
+        arrays.append(pa.DictionaryArray.from_arrays(array, dictionary))
+    arrays += [_lists(values, nulls_of(len(arrays))) for values in lists]
     target = pa.array(y.astype(np.int8) if population.loss == "logistic" else y)
     return Chunk(pa.record_batch([*arrays, target], schema=population.schema), raw, y)
+
+
+def _lists(values: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_] | None) -> pa.Array:
+    """A list a row, null where `mask` says so."""
+    n_rows, active = values.shape
+    starts = np.arange(0, (n_rows + 1) * active, active, dtype=np.int32)
+    kept = None if mask is None else pa.array(mask)
+    return pa.ListArray.from_arrays(pa.array(starts), pa.array(values.ravel()), mask=kept)
 
 
 def _draw_levels(model: LinearModel, random: np.random.Generator, n_rows: int) -> npt.NDArray[np.int32]:

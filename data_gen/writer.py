@@ -53,9 +53,10 @@ def generate(
     -------
     dict
         What `truth.json` holds. `coefficients`, `level_effects` (of raw, by column and level) and `intercept` are in
-        units of the written columns. `loss_at_truth` is the mean loss of the true model over the rows written, as they
-        were before nulls and outliers; `expected_loss` is its expectation over the noise of the target; `base_loss` is
-        that of the best constant. Losses are log loss, and half the squared error.
+        units of the written columns; `sparse_effects` is the number of those in the file `sparse_effects.npy` beside,
+        float64, of the columns that lists name. `loss_at_truth` is the mean loss of the true model over the rows
+        written, as they were before nulls and outliers; `expected_loss` is its expectation over the noise of the
+        target; `base_loss` is that of the best constant. Losses are log loss, and half the squared error.
 
     Raises
     ------
@@ -90,6 +91,10 @@ def generate(
 
     arguments = {**asdict(population), "files": files, "row_group_rows": row_group_rows}
     truth = _describe(population, model, totals, arguments, names)
+    if population.active:
+        effects = np.empty(population.sparse_columns)
+        effects[model.numbers] = model.sparse_effects
+        np.save(directory / "sparse_effects.npy", effects)
     temporary = directory / "_truth.json"
     temporary.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
     temporary.replace(directory / "truth.json")
@@ -103,7 +108,14 @@ def _make_room(directory: Path, overwrite: bool) -> None:
     if not overwrite and any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty: name another --out, or replace its data with --overwrite")
     # The truth goes first: without it nobody takes the rest for whole.
-    for pattern in ("truth.json", "_truth.json", "_sorting.arrow", "part-*.parquet", "_part-*.parquet"):
+    for pattern in (
+        "truth.json",
+        "_truth.json",
+        "_sorting.arrow",
+        "sparse_effects.npy",
+        "part-*.parquet",
+        "_part-*.parquet",
+    ):
         for old in directory.glob(pattern):
             old.unlink()
 
@@ -159,6 +171,7 @@ def _describe(
             column: dict(zip(population.level_names, effects.tolist(), strict=True))
             for column, effects in zip(population.categorical_columns, model.effects, strict=True)
         },
+        "sparse_effects": len(model.sparse_effects),
         "noise_sd": NOISE_SD if population.loss == "squared" else None,
         "positive_rate": totals.y_mean if population.loss == "logistic" else None,
         "loss_at_truth": totals.loss_at_truth,

@@ -53,6 +53,27 @@ def test_files_and_row_groups_change_no_value(tmp_path: Path) -> None:
     assert [metadata[0].row_group(group).num_rows for group in range(3)] == [10_000, 10_000, 3_333]
 
 
+def test_lists_name_columns_whose_effects_are_the_truth(tmp_path: Path) -> None:
+    truth = generate(tmp_path, rows=ROWS, features=1, active=6, sparse_columns=1_000, nulls=0.0, seed=3)
+    table, effects = read(tmp_path), np.load(tmp_path / "sparse_effects.npy")
+    lists = table["s"].combine_chunks()
+    assert truth["columns"] == ["x0", "s", "y"]
+    assert (len(effects), truth["sparse_effects"]) == (1_000, 1_000)
+    named = lists.flatten().to_numpy().reshape(ROWS, 6)
+    raw = raw_of(truth, table) + effects[named].sum(axis=1)
+    y = table["y"].to_numpy().astype(float)
+
+    assert truth["loss_at_truth"] == pytest.approx(np.mean(np.logaddexp(0, raw) - y * raw), rel=1e-12)
+    assert (np.sort(named, axis=1)[:, 1:] != np.sort(named, axis=1)[:, :-1]).all()
+    # The share of the variance that is asked for, spread over columns that are common and rare.
+    assert np.var(effects[named].sum(axis=1)) == pytest.approx(2.0, rel=0.05)
+    counts = np.sort(np.bincount(named.ravel(), minlength=1_000))
+    assert counts[-1] > 0.1 * ROWS
+    assert counts[500] < 0.01 * ROWS
+    generate(tmp_path / "nulls", rows=1_000, features=0, active=6, sparse_columns=6, nulls=0.3)
+    assert 200 < read(tmp_path / "nulls")["s"].null_count < 400
+
+
 def test_fewer_rows_are_the_first_of_more_rows(tmp_path: Path) -> None:
     options: dict[str, Any] = {"features": 2, "categorical": 1, "outliers": 0.2, "nulls": 0.1, "loss": "squared"}
     generate(tmp_path / "more", rows=ROWS, **options)

@@ -23,15 +23,18 @@ def test_every_option_reaches_the_data_set(
         "--rows 1000 --features 3 --categorical 2 --levels 4 --loss logistic --files 2 --row-group-rows 100 --seed 9"
     )
     options += " --sorted --badly-scaled --imbalance 0.2 --nulls 0.1 --outliers 0.05 --drift --correlation 0.3"
+    options += " --active 3 --sparse-columns 50"
     assert run(monkeypatch, ["--out", str(tmp_path / "data"), *options.split()]) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith(f"{tmp_path / 'data'}: 1,000 rows, 5 features, 2 files, logistic loss ")
+    assert printed.out.startswith(f"{tmp_path / 'data'}: 1,000 rows, 6 features, 2 files, logistic loss ")
     assert printed.err == ""
     assert json.loads((tmp_path / "data" / "truth.json").read_text())["arguments"] == {
         "rows": 1000,
         "features": 3,
         "categorical": 2,
         "levels": 4,
+        "active": 3,
+        "sparse_columns": 50,
         "loss": "logistic",
         "seed": 9,
         "sorted": True,
@@ -53,6 +56,7 @@ def test_every_option_reaches_the_data_set(
         ("--rows ten --features 1", 2, "'ten' is not a valid integer"),
         ("--rows 10 --features 1 --loss hinge", 2, "'hinge' is not one of"),
         ("--rows 10 --features 1 --sort", 2, "No such option"),
+        ("--rows 10 --features 0 --active 9 --sparse-columns 8", 2, "sparse_columns must be from active to 2^24"),
         ("--rows 10 --features 1 --nulls 2", 2, "nulls must be a fraction from 0 to 1, found 2.0"),
     ],
 )
