@@ -165,7 +165,7 @@ class TrainConfig(BaseModel):
     path_to: Fraction = Field(1e-3, gt=0, lt=1, description="The last penalty of --path as a part of the first.")
     l1_ratio: Fraction = Field(1.0, ge=0, le=1, description="Part of l1 in the penalties of --path; the rest is l2.")
     non_negative: Names = Field(
-        [], description="batch: numbers whose coefficients stay >= 0, with all that is made of them; comma-separated."
+        [], description="Numbers whose coefficients stay >= 0, with all that is made of them; comma-separated."
     )
 
     # method
@@ -474,8 +474,6 @@ def _check_optimizer(config: TrainConfig) -> None:
     if name in ("lbfgs", "normal") and config.has_l1:
         option = "--l1" if config.l1 > 0 else f"l1 (--l1-ratio {config.l1_ratio:g})"
         raise ConfigError(f"--optimizer {name} knows no {option}. Choose newton, backtracking or plain.")
-    if config.non_negative and config.method != "batch":
-        raise ConfigError("--non-negative is for --method batch. Add it, or leave the bounds out.")
     if name in ("lbfgs", "normal") and config.non_negative:
         raise ConfigError(f"--optimizer {name} knows no --non-negative. Choose newton, backtracking or plain.")
     if name == "normal" and config.loss not in ("auto", "squared"):

@@ -27,8 +27,8 @@ with scikit_learn():
 
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (
-    "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "shuffle", "scale", "categorical", "max_levels",
-    "null_indicators", "log", "clip", "bins", "spline", "cross", "seed", "memory", "threads",
+    "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "non_negative", "shuffle", "scale", "categorical",
+    "max_levels", "null_indicators", "log", "clip", "bins", "spline", "cross", "seed", "memory", "threads",
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
         epochs: int | None = None,
         l1: float = 0.0,
         l2: float = 1e-6,
+        non_negative: Sequence[str] | None = None,
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
@@ -70,6 +71,7 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.l1 = l1
         self.l2 = l2
+        self.non_negative = non_negative
         self.features = features
         self.categorical = categorical
         self.max_levels = max_levels

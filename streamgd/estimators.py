@@ -83,6 +83,7 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
         epochs: int | None = None,
         l1: float = 0.0,
         l2: float = 1e-6,
+        non_negative: Sequence[str] | None = None,
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
@@ -102,9 +103,9 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
     ):
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
-            l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels,
-            null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline, cross=cross, scale=scale,
-            shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
+            l1=l1, l2=l2, non_negative=non_negative, features=features, categorical=categorical,
+            max_levels=max_levels, null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline,
+            cross=cross, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
         )  # fmt: skip
         self.loss = loss
         self.class_weight = class_weight
@@ -252,6 +253,7 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
         epochs: int | None = None,
         l1: float = 0.0,
         l2: float = 1e-6,
+        non_negative: Sequence[str] | None = None,
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
@@ -270,9 +272,9 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
     ):
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
-            l1=l1, l2=l2, features=features, categorical=categorical, max_levels=max_levels,
-            null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline, cross=cross, scale=scale,
-            shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
+            l1=l1, l2=l2, non_negative=non_negative, features=features, categorical=categorical,
+            max_levels=max_levels, null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline,
+            cross=cross, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
         )  # fmt: skip
         self.loss, self.power, self.delta, self.quantile = loss, power, delta, quantile
 

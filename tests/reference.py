@@ -7,6 +7,7 @@ coordinate at every step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,9 +73,9 @@ class Descent:
 
 def take_steps(
     descent: Descent, rows: Rows, bounds: np.ndarray, rates: np.ndarray, loss: str, optimizer: str,
-    mean_weight: float, l1: float, l2: float, level_ranges: list[tuple[int, int]],
+    mean_weight: float, l1: float, l2: float, level_ranges: list[tuple[int, int]], bounded: Sequence[int] = (),
 ) -> None:  # fmt: skip
-    """One step for each mini-batch ``bounds[k]:bounds[k + 1]``."""
+    """One step for each mini-batch ``bounds[k]:bounds[k + 1]``; the coordinates ``bounded`` stay at zero or above."""
     n_numeric, n_dof = rows.features.shape[1], len(descent.theta)
     watched_phase = descent.step % 8
     X = design_matrix(rows.features, rows.codes, n_dof)
@@ -85,7 +86,8 @@ def take_steps(
         touched = [*range(n_numeric), n_dof - 1, *dict.fromkeys(levels)]
         if optimizer == "ftrl":
             for j in touched:
-                descent.theta[j] = leader(descent, j, l1, l2, descent.step - 1)
+                leads = leader(descent, j, l1, l2, descent.step - 1)
+                descent.theta[j] = max(leads, 0.0) if j in bounded else leads
         weight = rows.weights()[batch]
 
         raw = X[batch] @ descent.theta + rows.offsets()[batch]
@@ -109,6 +111,8 @@ def take_steps(
                 missed = descent.step - descent.last_touched[j]
                 descent.theta[j] = penalty_step(descent.theta, j, rate[j] * missed, l1, l2, level_ranges)
             descent.last_touched[j] = descent.step
+        for j in bounded:
+            descent.theta[j] = max(descent.theta[j], 0.0)
 
         descent.average += 4.0 / (descent.step + 3.0) * (descent.theta - descent.average)
 

@@ -214,6 +214,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch-normal": {"method": "batch", "optimizer": "normal"},
     "batch-newton": {"method": "batch", "epochs": 20},
     "batch-newton-l1": {"method": "batch", "epochs": 20, "l1": 1e-3},
+    "bounds-sgd-full": {"method": "sgd", "non_negative": "x0,x1,x2", "init": "random"},
+    "bounds-adam-window": {"optimizer": "adam", "shuffle": "window", "non_negative": "x0,x1,x2", "init": "random"},
     "batch-newton-bounds": {"method": "batch", "epochs": 20, "non_negative": "x0,x1,x2", "init": "random"},
     "batch-newton-path": {"method": "batch", "epochs": 20, "path": 12, "l1_ratio": 0.5, "holdout": 0.2},
     "batch-newton-patience": {"method": "batch", "epochs": 20, "holdout": 0.2, "patience": 2},

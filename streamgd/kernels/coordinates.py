@@ -87,6 +87,24 @@ def renewed_theta(coordinates, steps, l1, l2, out):
     out[last] = coordinates[last, THETA]
 
 
+@compiled(types.void(_f8[::1], _i8[::1]))
+def raise_to_bound(theta, bounded):
+    """The projection of theta to where the coordinates ``bounded`` are not below zero; NaN stays."""
+    for k in range(bounded.shape[0]):
+        if theta[bounded[k]] < 0.0:
+            theta[bounded[k]] = 0.0
+
+
+@compiled(types.void(_f8[::1], _f8[::1], _f8[::1], _i8[::1]))
+def take_bound(theta, rate, taken, bounded):
+    """:func:`raise_to_bound` after :func:`renew`: what the bound gives is in theta as the penalty is."""
+    for k in range(bounded.shape[0]):
+        j = bounded[k]
+        if theta[j] < 0.0 and rate[j] > 0.0:
+            taken[j] += theta[j] / rate[j]
+            theta[j] = 0.0
+
+
 @compiled(_f8(_f8, _f8, _f8, _f8, _i8))
 def base_penalised(base, rate, l2, level_sum, n_others):
     """The coefficient of a base level after the penalty's step, which pulls it towards the ``n_others`` other levels.

@@ -33,8 +33,10 @@ from streamgd.kernels.coordinates import (
     penalise,
     penalise_levels,
     put_back,
+    raise_to_bound,
     renew,
     shrink,
+    take_bound,
 )
 from streamgd.kernels.entries import (
     add_gradient_of_entries,
@@ -159,16 +161,16 @@ def add_gradient_of_levels(levels, first, residual, gradient):
 def _minibatch_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1],
-        _i8, _f8, _f8, _f8, types.boolean, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[:, ::1], _f8[::1],
-        _f8[::1], _i4[::1], _i4[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
+        _i8, _f8, _f8, _f8, types.boolean, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[:, ::1],
+        _f8[::1], _f8[::1], _i4[::1], _i4[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, starts, entries, values, target, weight, offset, bounds, learning_rates, steps_before,
-    mean_weight, l1, l2, averaging, anew, coordinates, level_ranges, level_sums, rotation, settings, losses, place,
-    touched, loss_settings, losses_of_rows, residuals_of_rows, update,
+    mean_weight, l1, l2, averaging, anew, coordinates, level_ranges, level_sums, bounded, rotation, settings, losses,
+    place, touched, loss_settings, losses_of_rows, residuals_of_rows, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
 
@@ -197,6 +199,8 @@ def train_minibatches(
         First row and end of each categorical column whose base level has a row, -1 of others; l1 must then be 0.
     level_sums : float64, (n_categorical,)
         See ``sum_levels``; changed in place.
+    bounded : int64, any length
+        Numeric coordinates that are held at zero or above; with some, nothing may be rotated.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Rows are the numeric coordinates of theta in terms of the features; l1 must then be 0.
     losses : float64, (3,)
@@ -256,6 +260,7 @@ def train_minibatches(
             taken, l2_here = slots[0], np.full(end_of_entries, l2)
             l2_here[:n_numeric] = l2_numeric
             renew(theta[:end_of_entries], rate[:end_of_entries], taken[:end_of_entries], step - 1.0, l1, l2_here)
+            take_bound(theta, rate, taken, bounded)
 
         coefficients[:] = theta[:n_numeric]
         if rotated:
@@ -321,6 +326,7 @@ def train_minibatches(
         )
         in_entries = slice(end_of_levels, end_of_entries)
         penalise(theta[in_entries], clock[in_entries], rate[in_entries], step, l1, l2)
+        raise_to_bound(theta, bounded)
         if anew:
             note_penalty(free[:end_of_entries], theta[:end_of_entries], rate[:end_of_entries], slots[0])
         if averaging:
@@ -384,7 +390,7 @@ def step_of_entries(starts, entries, values, i, move, alpha, step, l1, l2, avera
 def _rows_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8,
-        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION,
+        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION,
         POINTWISE_FUNCTION,
     )  # fmt: skip
 
@@ -392,7 +398,8 @@ def _rows_signature(feature):
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(
     features, codes, starts, entries, values, target, weight, offset, learning_rates, steps_before, mean_weight,
-    l1, l2, averaging, coordinates, level_ranges, level_sums, losses, loss_settings, losses_of_rows, loss_derivative,
+    l1, l2, averaging, coordinates, level_ranges, level_sums, bounded, losses, loss_settings, losses_of_rows,
+    loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
@@ -432,7 +439,7 @@ def train_rows(
         # Update; the gradient of one row is residual * x.
         share = 4.0 / (step + 3.0)
         kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
-        if averaging and l1 == 0.0:
+        if averaging and l1 == 0.0 and bounded.shape[0] == 0:
             for j in range(width):
                 theta[j] = (theta[j] - alpha * residual * x[j]) * kept
                 average[j] += share * (theta[j] - average[j])
@@ -441,6 +448,7 @@ def train_rows(
                 theta[j] = (theta[j] - alpha * residual * x[j]) * kept
             for j in range(n_numeric if l1 > 0.0 else 0):
                 theta[j] = shrink(theta[j], alpha, l1, l2)
+            raise_to_bound(theta, bounded)
             for j in range(n_numeric if averaging else 0):
                 average[j] += share * (theta[j] - average[j])
         for c in range(n_categorical):

@@ -74,6 +74,7 @@ class StochasticTrainer:
         """
         self._unit = state.encoding.target_scale**2
         self._level_ranges = state.encoding.level_ranges()
+        self._bounded = np.array(self._objective.penalty.non_negative, np.int64)
         self._place, self._touched = np.zeros(state.encoding.n_dof, np.int32), np.zeros(0, np.int32)
         if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
             return False
@@ -183,7 +184,7 @@ class StochasticTrainer:
             finite = kernels.train_rows(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.coordinates, self._level_ranges, state.level_sums, losses,
+                state.coordinates, self._level_ranges, state.level_sums, self._bounded, losses,
                 loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
             )  # fmt: skip
         else:
@@ -192,8 +193,8 @@ class StochasticTrainer:
             finite = kernels.train_minibatches(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging, anew,
-                state.coordinates, self._level_ranges, state.level_sums, state.rotation, self._settings, losses,
-                place, touched, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
+                state.coordinates, self._level_ranges, state.level_sums, self._bounded, state.rotation,
+                self._settings, losses, place, touched, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
                 self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps

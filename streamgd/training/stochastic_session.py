@@ -252,12 +252,15 @@ class StochasticSession(Session):
     def _may_rotate(self) -> bool:
         """Whether the steps may be taken in decorrelated coordinates.
 
-        Rules that rescale each coordinate gain by it; plain and momentum stay those of the textbook. The penalty l1 is
-        one of the coefficients themselves, and a scaler that still learns would have to move full matrices.
+        Rules that rescale each coordinate gain by it; plain and momentum stay those of the textbook. Penalty l1 and
+        bounds are those of the coefficients themselves, and a scaler that still learns would have to move full
+        matrices.
         """
         task = self.task
         rescales = "squares" in OPTIMIZERS[task.optimizer].slots
-        return rescales and task.order == "full" and task.method != "sgd" and task.config.l1 == 0.0
+        if task.config.l1 > 0.0 or task.config.non_negative:
+            return False
+        return rescales and task.order == "full" and task.method != "sgd"
 
     def train(self) -> None:
         if self.train_epochs():

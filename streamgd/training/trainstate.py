@@ -159,7 +159,7 @@ class TrainState:
                 kernels.averaged_theta(table, self.steps, out)
         theta, n = np.ascontiguousarray(outputs.T), len(self.rotation)
         theta[:n] = self.rotation.T @ theta[:n]
-        return theta
+        return penalty.allowed(theta)
 
     def take_penalty(self, penalty: ElasticNet) -> None:
         """Let theta, set from elsewhere, count as one with the penalty of all steps so far, if that is taken anew."""

@@ -13,6 +13,7 @@ from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.stepsize import block_row_norms, expected_squares, smoothness
 
 ROWS, RATE = 300, 0.1
+NO_BOUNDS = np.empty(0, np.int64)
 
 
 def start(optimizer: str, tables: int = 1) -> np.ndarray:
@@ -51,7 +52,7 @@ def minibatches(
     loss = LOSSES["logistic"]
     return stochastic.train_minibatches(
         *rows, block.offset, bounds, rates, before, 1.3, penalty, penalty, averaging, anew, coordinates[0], ranges,
-        np.zeros(1), np.empty((0, 0)), settings, np.zeros(3), *lists, loss.settings, loss.losses_of_rows,
+        np.zeros(1), NO_BOUNDS, np.empty((0, 0)), settings, np.zeros(3), *lists, loss.settings, loss.losses_of_rows,
         loss.residuals_of_rows, rule.update,
     )  # fmt: skip
 
@@ -60,8 +61,8 @@ def one_by_one(block: Block, coordinates: np.ndarray, before: int, penalty: floa
     loss, rates = LOSSES["logistic"], np.full(block.rows, 0.03)
     return stochastic.train_rows(
         block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset, rates, before,
-        1.3, penalty, penalty, True, coordinates[0], np.array([[-1, -1]]), np.zeros(1), np.zeros(3), loss.settings,
-        loss.losses_of_rows, loss.pointwise_gradient,
+        1.3, penalty, penalty, True, coordinates[0], np.array([[-1, -1]]), np.zeros(1), NO_BOUNDS, np.zeros(3),
+        loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
     )  # fmt: skip
 
 
@@ -148,7 +149,7 @@ def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) ->
         loss, ranges = LOSSES["logistic"], np.full((2, 2), -1)
         assert stochastic.train_rows(
             by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.weight, sparse.offset,
-            np.full(ROWS, 0.03), 0, 1.3, 0.01, 0.01, True, expected[0], ranges, np.zeros(2), np.zeros(3),
+            np.full(ROWS, 0.03), 0, 1.3, 0.01, 0.01, True, expected[0], ranges, np.zeros(2), NO_BOUNDS, np.zeros(3),
             loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
         )  # fmt: skip
     else:
@@ -157,7 +158,7 @@ def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) ->
         assert stochastic.train_minibatches(
             by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.weight, sparse.offset,
             bounds, np.full(100, RATE), 0, 1.3, 0.01, 0.01, True, False, expected[0], np.full((2, 2), -1),
-            np.zeros(2), np.empty((0, 0)), np.array(rule.settings), np.zeros(3), np.zeros(N_DOF, np.int32),
+            np.zeros(2), NO_BOUNDS, np.empty((0, 0)), np.array(rule.settings), np.zeros(3), np.zeros(N_DOF, np.int32),
             np.zeros(N_DOF + 1, np.int32), loss.settings, loss.losses_of_rows, loss.residuals_of_rows, rule.update,
         )  # fmt: skip
 

@@ -55,7 +55,7 @@ class Compiled:
         self.clock, self.slots = self.coordinates[:, table.CLOCK], self.coordinates[:, table.SLOTS :].T
         self.theta[:], self.average[:], self.slots[:] = theta, theta, slots
         self.losses, self.step, self.rotation = np.zeros(3), 0, np.empty((0, 0))
-        self.level_sums, self.finite = np.zeros(len(LEVELS)), True
+        self.level_sums, self.finite, self.bounded = np.zeros(len(LEVELS)), True, np.empty(0, np.int64)
         self.place, self.touched = np.zeros(len(theta), np.int32), np.zeros(len(theta) + 1, np.int32)
 
     def _level_ranges(self, pairs: list[tuple[int, int]]) -> np.ndarray:
@@ -72,7 +72,7 @@ class Compiled:
             np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
             rows.offset, bounds, rates, self.step, mean_weight, l1, l2, averaging,
             self.optimizer.takes_penalty_anew, self.coordinates, self._level_ranges(level_ranges), self.level_sums,
-            self.rotation, np.array(self.optimizer.settings),
+            self.bounded, self.rotation, np.array(self.optimizer.settings),
             self.losses, self.place, self.touched, LOSSES[loss].settings, LOSSES[loss].losses_of_rows,
             LOSSES[loss].residuals_of_rows, self.optimizer.update,
         )  # fmt: skip
@@ -85,7 +85,7 @@ class Compiled:
         self.finite = kernels.train_rows(
             np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
             rows.offset, rates, self.step, mean_weight, l1, l2, averaging, self.coordinates,
-            self._level_ranges(level_ranges), self.level_sums, self.losses, LOSSES[loss].settings,
+            self._level_ranges(level_ranges), self.level_sums, self.bounded, self.losses, LOSSES[loss].settings,
             LOSSES[loss].losses_of_rows, LOSSES[loss].pointwise_gradient,
         )  # fmt: skip
         self.step += len(rates)
@@ -153,6 +153,26 @@ def test_single_rows_take_the_steps_of_the_textbook_loop(
         take_steps(descent, rows, np.arange(121), rates, loss, "plain", mean_weight, l1, l2, level_ranges)
 
         agree(compiled, descent)
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.02])
+@pytest.mark.parametrize("optimizer", [*sorted(OPTIMIZERS), "rows"])
+def test_bounded_coordinates_are_raised_to_zero_after_each_step(optimizer: str, l1: float) -> None:
+    rows, bounded = some_rows(14, 60, "logistic", base_level=True), [0, 1, 2]
+    rows.target = (rows.features[:, 1] < 0.0).astype(float)
+    theta = np.full(N_DOF, 0.05)
+    rule, size = ("plain", 1) if optimizer == "rows" else (optimizer, 5)
+    bounds, rates = np.arange(0, 61, size), np.full(60 // size, 0.2)
+    compiled, descent = Compiled(theta, rule), Descent.start(theta)
+    compiled.bounded = np.array(bounded)
+    if optimizer == "rows":
+        compiled.rows(rows, rates, "logistic", 1.0, l1, 0.1, NO_BASE_ROWS)
+    else:
+        compiled.minibatches(rows, bounds, rates, "logistic", 1.0, l1, 0.1, NO_BASE_ROWS)
+    take_steps(descent, rows, bounds, rates, "logistic", rule, 1.0, l1, 0.1, NO_BASE_ROWS, bounded)
+
+    agree(compiled, descent)
+    assert (descent.theta[bounded] == 0.0).any()
 
 
 @settings(max_examples=25, deadline=None)

@@ -29,6 +29,7 @@ N_DOF = N_NUMERIC + LEVELS + 1
 RANGES = np.array([[N_NUMERIC, N_NUMERIC + LEVELS]])
 NONE = NO_ENTRIES[np.dtype(float)].arrays()
 BEFORE = (np.array([0.3, -2.0, 5.0]), np.array([1.0, 0.2, 3.0]))
+NO_BOUNDS = np.empty(0, np.int64)
 
 
 def encoding_of(mean: np.ndarray, deviation: np.ndarray) -> Encoding:
@@ -75,6 +76,7 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
     kernels.train_minibatches(
         features(raw, state.encoding), codes, *NONE, target, np.empty(0), np.empty(0), bounds,
         np.full(steps, 0.1), state.steps, 1.0, 0.0, 0.0, True, False, state.coordinates, RANGES, state.level_sums,
+        NO_BOUNDS,
         state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3),
         np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
         LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
@@ -142,7 +144,7 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
         kernels.train_minibatches(
             features(raw[rows], state.encoding), codes[rows], *NONE, target[rows], np.empty(0), np.empty(0),
             bounds, np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, False, state.coordinates, RANGES,
-            state.level_sums, state.rotation, np.array(rule.settings), np.zeros(3),
+            state.level_sums, NO_BOUNDS, state.rotation, np.array(rule.settings), np.zeros(3),
             np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
             LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
             rule.update,
