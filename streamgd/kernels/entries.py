@@ -88,19 +88,26 @@ def _squares_signature(feature):
 
 @compiled([_squares_signature(types.float32), _squares_signature(_f8)])
 def add_squares_of_rows(starts, coordinates, values, squares):
-    """Add the sum of the squares of what each row has in its sparse columns to ``squares`` (n_rows,)."""
-    largest = 0
-    for e in range(starts[0], starts[starts.shape[0] - 1]):
-        largest = max(largest, coordinates[e])
-    row = np.zeros(largest + 1)
+    """Add the sum of the squares of what each row has in its sparse columns to ``squares`` (n_rows,).
+
+    A small hash table has what the coordinates met in a row sum up to; it is as large as the longest row asks for.
+    """
+    longest = 0
+    for i in range(squares.shape[0]):
+        longest = max(longest, starts[i + 1] - starts[i])
+    bits = 3
+    while 1 << bits < 2 * longest:
+        bits += 1
+    row_of, coordinate_of, total = np.zeros(1 << bits, np.int64), np.empty(1 << bits, np.int32), np.empty(1 << bits)
     for i in range(squares.shape[0]):
         for e in range(starts[i], starts[i + 1]):
-            value = np.float64(values[e]) if values.shape[0] > 0 else 1.0
-            before = row[coordinates[e]]
+            value, j = np.float64(values[e]) if values.shape[0] > 0 else 1.0, coordinates[e]
+            at = (np.uint64(j) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)
+            while row_of[at] == i + 1 and coordinate_of[at] != j:
+                at = (at + np.uint64(1)) & np.uint64((1 << bits) - 1)
+            before = total[at] if row_of[at] == i + 1 else 0.0
+            row_of[at], coordinate_of[at], total[at] = i + 1, j, before + value
             squares[i] += value * (value + 2.0 * before)
-            row[coordinates[e]] = before + value
-        for e in range(starts[i], starts[i + 1]):
-            row[coordinates[e]] = 0.0
 
 
 # The entries of a mini-batch
