@@ -203,8 +203,9 @@ def test_rows_of_ten_thousand_ones_throw_no_prediction_far(optimizer: str) -> No
         assert stochastic.train_minibatches(
             part.features, part.codes, *part.entries.arrays(), part.target, nothing, nothing,
             np.array([0, batch_size]), np.array([rate]), cut, 1.0, 0.0, 0.0, False, rule.takes_penalty_anew,
-            coordinates, np.empty((0, 2), np.int64), nothing, np.empty((0, 0)), np.array(rule.settings), np.zeros(3),
-            np.zeros(n_dof, np.int32), most, loss.settings, loss.losses_of_rows, loss.residuals_of_rows, rule.update,
+            coordinates, np.empty((0, 2), np.int64), nothing, NO_BOUNDS, np.empty((0, 0)), np.array(rule.settings),
+            np.zeros(3), np.zeros(n_dof, np.int32), most, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
+            rule.update,
         )  # fmt: skip
         raw = raw_prediction(block, np.ascontiguousarray(coordinates[:, :1]))
 
