@@ -40,6 +40,7 @@ WAYS = {
     "sgd": ["--method", "sgd", *EPOCHS],
     "batch": ["--method", "batch", *EPOCHS],
     "auto": ["--holdout", "0.2"],
+    "lists": ["--holdout", "0.2", *EPOCHS],
 }
 
 
@@ -64,12 +65,20 @@ def make_data(folder: Path) -> Path:
     rng = np.random.default_rng(4)
     x, level = rng.normal(size=ROWS), rng.choice(["a", "b", "c"], ROWS)
     y = (rng.random(ROWS) < 1.0 / (1.0 + np.exp(-x - (level == "a")))).astype(np.int8)
-    pq.write_table(pa.table({"x": x, "level": level, "y": y}), folder / "data.parquet", row_group_size=100)
+    table = pa.table({"x": x, "level": level, "y": y})
+    pq.write_table(table, folder / "data.parquet", row_group_size=100)
+    tags = pa.array([rng.integers(0, 50, n).tolist() for n in rng.integers(0, 9, ROWS)])
+    pq.write_table(table.append_column("tags", tags), folder / "lists.parquet", row_group_size=100)
     return folder / "data.parquet"
 
 
+def arguments_of(data: Path, run: Path, way: str) -> list[str]:
+    file = data.with_name("lists.parquet") if way == "lists" else data
+    return ["train", str(file), "--run", str(run), *COMMON, *WAYS[way]]
+
+
 def train(data: Path, run: Path, way: str) -> Ending:
-    return here("train", data, "--run", run, *COMMON, *WAYS[way])
+    return here(*arguments_of(data, run, way))
 
 
 def outcome(ending: Ending) -> dict[str, Any]:
@@ -220,8 +229,7 @@ def test_sigkill_at_every_operation(way: str, data: Path, tmp_path: Path) -> Non
     expected = outcome(train(data, tmp_path / "undisturbed", way))
     for n in range(1, 1_000):
         run = tmp_path / str(n)
-        arguments = ["train", data, "--run", run, *COMMON, *WAYS[way]]
-        child = Process(die_at, n, [str(argument) for argument in arguments])
+        child = Process(die_at, n, arguments_of(data, run, way))
         assert child.wait() in (0, -signal.SIGKILL)
         numbers = sequences(run)
         assert len(numbers) >= min(2, max(numbers, default=0))

@@ -230,6 +230,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "counts-sgd": {**COUNTS, "method": "sgd"},
     "counts-batch-newton": {**COUNTS, "method": "batch", "epochs": 20},
     "counts-auto-robust": {**AUTO, **COUNTS, "errors": "robust"},
+    "lists-ftrl-full": {"optimizer": "ftrl", "l1": 1e-3, "shuffle": "full", "holdout": 0.2},
+    "lists-adagrad-window": {"shuffle": "window", "index_columns": "tags=500"},
+    "lists-sgd": {"method": "sgd"},
+    "lists-batch-lbfgs": {"method": "batch", "optimizer": "lbfgs", "epochs": 12},
 }
 
 
@@ -248,7 +252,26 @@ def small(generated: Generated, monkeypatch: pytest.MonkeyPatch, request: pytest
     data = generated(rows=4_000, features=5, categorical=2, files=2, row_group_rows=900, loss=loss, nulls=0.01, seed=7)
     if variant.startswith("classes"):
         return str(with_target(data, tmp_path / "classes", np.array(["low", "fair", "good", "high"])))
+    if variant.startswith("lists"):
+        return str(with_lists(data, tmp_path / "lists"))
     return str(with_target(data, tmp_path / "counts", np.arange(4)) if variant.startswith("counts") else data)
+
+
+def with_lists(data: Path, folder: Path) -> Path:
+    """The same files with a list of indices and a bag of words with numbers, the more indices the larger the target."""
+    folder.mkdir()
+    rng = np.random.default_rng(8)
+    for path in sorted(data.glob("*.parquet")):
+        table = pq.read_table(path)
+        lengths = np.clip(table["y"].to_numpy() + 3.0, 0.0, 9.0).astype(int)
+        tags = [rng.integers(0, 400, n).tolist() for n in lengths]
+        words = [{f"w{key}": float(key % 7 + 1) for key in set(rng.integers(0, 60, n).tolist())} for n in lengths]
+        table = table.append_column("tags", pa.array(tags, pa.list_(pa.int32())))
+        table = table.append_column(
+            "words", pa.array([list(w.items()) for w in words], pa.map_(pa.string(), pa.float32()))
+        )
+        pq.write_table(table, folder / path.name, 900)
+    return folder
 
 
 def with_target(data: Path, folder: Path, values: np.ndarray) -> Path:
@@ -323,6 +346,8 @@ def test_going_on_from_any_checkpoint_gives_the_same_rest(tried: int, variant: s
         pytest.param("classes-adam-full", marks=pytest.mark.slow),
         "classes-auto-robust",
         "counts-adam-full",
+        "lists-ftrl-full",
+        pytest.param("lists-batch-lbfgs", marks=pytest.mark.slow),
         pytest.param("counts-batch-newton", marks=pytest.mark.slow),
         pytest.param("counts-auto-robust", marks=pytest.mark.slow),
     ],
