@@ -156,8 +156,9 @@ class Model:
     @property
     def theta_sha256(self) -> str:
         """Digest of theta, shift and scale, from which predictions are made, as little-endian float64."""
-        digest = hashlib.sha256()
-        for array in (self.theta, self.encoding.scaling.shift, self.encoding.scaling.scale):
+        digest, encoding = hashlib.sha256(), self.encoding
+        scales = (column.scales for column in encoding.sparse)
+        for array in (self.theta, encoding.scaling.shift, encoding.scaling.scale, *scales):
             digest.update(np.ascontiguousarray(array, "<f8").tobytes())
         return digest.hexdigest()
 
