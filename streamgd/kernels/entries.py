@@ -13,8 +13,12 @@ from streamgd.kernels.prefetch import prefetch
 
 #: So many entries before one is needed, its place in memory is fetched.
 AHEAD_ENTRIES = 32
+#: Marks of coordinates by which those are found that a row may have twice.
+MARK_BITS = 14
 
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
+#: 2^64 over the golden ratio: the high bits of a product with it are spread evenly (Knuth, vol. 3, section 6.4).
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def entries_signature(feature):
@@ -82,6 +86,28 @@ def add_entry_products(features, codes, starts, coordinates, values, weight, pro
                     row[coordinates[d]] += value * (values[d] if values.shape[0] > 0 else 1.0)
 
 
+def _square_signature(feature):
+    return _f8(_i8, _i8, _i4[::1], feature[::1])
+
+
+@compiled([_square_signature(types.float32), _square_signature(_f8)])
+def square_of_row(start, stop, coordinates, values):
+    """The squared norm of the entries ``start … stop - 1``, the values of each coordinate added up in a hash table."""
+    bits, square = 3, 0.0
+    while 1 << bits < 2 * (stop - start):
+        bits += 1
+    coordinate_of, total = np.full(1 << bits, -1, np.int32), np.zeros(1 << bits)
+    for e in range(start, stop):
+        value, j = np.float64(values[e]) if values.shape[0] > 0 else 1.0, coordinates[e]
+        at = np.int64((np.uint64(j) * _SPREAD) >> np.uint64(64 - bits))
+        while coordinate_of[at] != -1 and coordinate_of[at] != j:
+            at = (at + 1) & ((1 << bits) - 1)
+        square += value * (value + 2.0 * total[at])
+        coordinate_of[at] = j
+        total[at] += value
+    return square
+
+
 def _squares_signature(feature):
     return types.void(*entries_signature(feature), _f8[::1])
 
@@ -90,24 +116,18 @@ def _squares_signature(feature):
 def add_squares_of_rows(starts, coordinates, values, squares):
     """Add the sum of the squares of what each row has in its sparse columns to ``squares`` (n_rows,).
 
-    A small hash table has what the coordinates met in a row sum up to; it is as large as the longest row asks for.
+    Only in rows where two coordinates have the same mark, as those do that are the same, are values added up.
     """
-    longest = 0
+    marked = np.zeros(1 << MARK_BITS, np.int64)
     for i in range(squares.shape[0]):
-        longest = max(longest, starts[i + 1] - starts[i])
-    bits = 3
-    while 1 << bits < 2 * longest:
-        bits += 1
-    row_of, coordinate_of, total = np.zeros(1 << bits, np.int64), np.empty(1 << bits, np.int32), np.empty(1 << bits)
-    for i in range(squares.shape[0]):
+        square, repeated = 0.0, False
         for e in range(starts[i], starts[i + 1]):
-            value, j = np.float64(values[e]) if values.shape[0] > 0 else 1.0, coordinates[e]
-            at = (np.uint64(j) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)
-            while row_of[at] == i + 1 and coordinate_of[at] != j:
-                at = (at + np.uint64(1)) & np.uint64((1 << bits) - 1)
-            before = total[at] if row_of[at] == i + 1 else 0.0
-            row_of[at], coordinate_of[at], total[at] = i + 1, j, before + value
-            squares[i] += value * (value + 2.0 * before)
+            value = np.float64(values[e]) if values.shape[0] > 0 else 1.0
+            mark = np.int64((np.uint64(coordinates[e]) * _SPREAD) >> np.uint64(64 - MARK_BITS))
+            square += value * value
+            repeated |= marked[mark] == i + 1
+            marked[mark] = i + 1
+        squares[i] += square_of_row(starts[i], starts[i + 1], coordinates, values) if repeated else square
 
 
 # The entries of a mini-batch
