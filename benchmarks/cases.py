@@ -140,7 +140,9 @@ def unique(runs: Iterable[Run]) -> list[Run]:
     return list({run.label: run for run in runs}.values())
 
 
-def _faster(what: str, measure: str, ours: Run, theirs: tuple[Run, ...], at_least: float, peer: str = "") -> Comparison:
+def _faster(
+    what: str, measure: str, ours: Run, theirs: tuple[Run, ...], at_least: float | None, peer: str = ""
+) -> Comparison:
     """How many times as long the peer takes."""
     return Comparison(what, Quantity(peer or measure, theirs), Quantity(measure, (ours,)), at_least=at_least)
 
@@ -209,6 +211,11 @@ def all_cases() -> list[Case]:
     process_5, process_loops_5 = _process(5)
     with_checkpoints = _streamgd("default, 300 epochs, --checkpoint-every 10s", epochs=300, checkpoint_every="10s")
     without = _streamgd("default, 300 epochs, no checkpoint", epochs=300, checkpoints=False)
+    sparse_1, sparse_5 = (
+        _streamgd(f"default, sparse, {_epochs(epochs)}", "sparse", epochs=epochs) for epochs in (1, 5)
+    )
+    sparse_l1 = _streamgd("ftrl, sparse, 1 epoch", "sparse", epochs=1, optimizer="ftrl", l1=4e-6)
+    sparse_text = Run("Vowpal Wabbit, sparse, text", "VowpalWabbitText", "sparse", {"bits": 20})
     demo = Run("demo of the README", "StreamgdDemo", "demo")
     return [
         Case("default-1", "Default run, prepare included, 1 epoch, against scikit-learn's loop", (
@@ -256,6 +263,19 @@ def all_cases() -> list[Case]:
             Comparison("rate", Quantity("rows", (categorical,)), Quantity("seconds", (categorical,)), at_least=0.8,
                        unit="M rows/s", divided_by=1e6),
             _faster("against scikit-learn with FeatureHasher", "seconds", categorical, (hashing,), 4.0),
+        )),
+        Case("sparse", "A million rows of 40 of 2^20 columns", (
+            Comparison("rows of 5 epochs a second, prepare included", Quantity("rows", (sparse_5,)),
+                       Quantity("seconds", (sparse_5,)), at_least=0.5, unit="M rows/s", divided_by=0.2e6),
+            Comparison("rows of the files a second, 1 epoch and prepare", Quantity("rows", (sparse_1,)),
+                       Quantity("seconds", (sparse_1,)), unit="M rows/s", divided_by=1e6),
+            Comparison("rows a second of a further epoch", Quantity("rows", (sparse_5,)),
+                       Quantity("further_epoch_s", (sparse_5,)), unit="M rows/s", divided_by=1e6),
+            _faster("1 epoch, prepare included, against Vowpal Wabbit's pass over text", "seconds", sparse_1,
+                    (sparse_text,), None),
+            _memory("peak anonymous memory", sparse_5),
+            Comparison("coefficients of ftrl with l1 that are zero", Quantity("zeros", (sparse_l1,)),
+                       Quantity("coefficients", (sparse_l1,)), at_least=0.5),
         )),
         Case("large", "20 times the rows (float32 columns), default run", (
             Comparison("time per row against that of few rows", Quantity("seconds", (large,), per_row=True),

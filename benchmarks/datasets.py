@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 from benchmarks.reference import Reference, mean_loss, optimum
 from benchmarks.systems.base import DataFiles
 from data_gen import generate
-from data_gen.generator import SIGNAL_SD, Population, draw_chunks, draw_model, expit
+from data_gen.generator import SIGNAL_SD, LinearModel, Population, draw_chunks, draw_model, expit
 
 ROW_GROUP_ROWS = 131_072
 FRESH_ROWS = 262_144
@@ -49,6 +50,8 @@ class DataSet:
         Type of the numeric columns.
     judged_by : {'optimum', 'truth'}
         What the quality of a model refers to.
+    active, sparse_columns : int
+        Entries of each row's list of indices, if not 0, and what they are indices of, as data_gen draws them.
     """
 
     name: str
@@ -57,22 +60,26 @@ class DataSet:
     levels: tuple[int, ...] = ()
     dtype: str = "float64"
     judged_by: str = "optimum"
+    active: int = 0
+    sparse_columns: int = 1 << 20
 
     @property
     def title(self) -> str:
         kind = {"float64": "double", "float32": "float32"}[self.dtype]
         text = f" + {len(self.levels)} text columns" if self.levels else ""
+        if self.active:
+            return f"{self.rows:,} rows × {self.sparse_columns:,} columns, {self.active} of them active in a row"
         return f"{self.rows:,} rows × {self.numeric} {kind} columns{text}"
 
     @property
     def data_bytes(self) -> int:
         """About so many bytes on the disk: random numbers do not compress."""
-        return self.rows * (self.numeric * np.dtype(self.dtype).itemsize + 3 * len(self.levels) + 1)
+        return self.rows * (self.numeric * np.dtype(self.dtype).itemsize + 3 * len(self.levels) + 4 * self.active + 1)
 
     @property
     def block_bytes(self) -> int:
         """About so many bytes that streamgd's blocks take."""
-        return self.rows * (4 * self.numeric + 4 * len(self.levels) + 16)
+        return self.rows * (4 * self.numeric + 4 * len(self.levels) + 12 * self.active + 16)
 
     def with_rows(self, rows: int) -> Self:
         return type(self)(**{**asdict(self), "rows": rows})
@@ -81,7 +88,8 @@ class DataSet:
         """Where the data are, or will be."""
         numeric = tuple(f"x{column}" for column in range(self.numeric))
         categorical = tuple(f"c{column}" for column in range(len(self.levels)))
-        return DataFiles(str(directory / f"{self.name}-{self.rows}"), self.rows, numeric, categorical)
+        lists = ("s",) if self.active else ()
+        return DataFiles(str(directory / f"{self.name}-{self.rows}"), self.rows, numeric, categorical, lists)
 
     def make(self, directory: Path) -> tuple[DataFiles, Reference]:
         """Write what is missing; returns the files and what models on them are judged by."""
@@ -104,7 +112,7 @@ class DataSet:
         return files, reference
 
     def _write(self, files: DataFiles) -> Reference:
-        fresh = DataFiles(f"{files.folder}-fresh", FRESH_ROWS, files.numeric, files.categorical)
+        fresh = replace(files, folder=f"{files.folder}-fresh", rows=FRESH_ROWS)
         shutil.rmtree(fresh.folder, ignore_errors=True)
         Path(fresh.folder).mkdir()
         draw = _mixed_rows if self.levels else _numeric_rows
@@ -145,12 +153,20 @@ def _write_groups(files: DataFiles, batches: Iterator[pa.RecordBatch]) -> None:
 def _numeric_rows(data_set: DataSet, group: int) -> tuple[pa.RecordBatch, npt.NDArray[np.float64]]:
     """A row group of data_gen's rows in the type asked for, and the truth's raw predictions."""
     # However many rows a population has, its model and its rows are the same.
-    population = Population(rows=2**40, features=data_set.numeric, seed=SEED)
-    chunks = list(draw_chunks(population, draw_model(population), [2 * group, 2 * group + 1]))
+    population = Population(
+        rows=2**40, features=data_set.numeric, active=data_set.active, sparse_columns=data_set.sparse_columns, seed=SEED
+    )
+    chunks = list(draw_chunks(population, _model(population), [2 * group, 2 * group + 1]))
     table = pa.Table.from_batches([chunk.batch for chunk in chunks]).combine_chunks()
-    kind = pa.from_numpy_dtype(np.dtype(data_set.dtype))
-    schema = pa.schema([(name, kind) for name in population.numeric_columns] + [("y", pa.int8())])
+    kind, schema = pa.from_numpy_dtype(np.dtype(data_set.dtype)), population.schema
+    for column, name in enumerate(population.numeric_columns):
+        schema = schema.set(column, pa.field(name, kind))
     return table.cast(schema, safe=False).to_batches()[0], np.concatenate([chunk.raw for chunk in chunks])
+
+
+@cache
+def _model(population: Population) -> LinearModel:
+    return draw_model(population)
 
 
 def _mixed_rows(data_set: DataSet, group: int) -> tuple[pa.RecordBatch, npt.NDArray[np.float64]]:
@@ -202,6 +218,7 @@ def data_sets(rows: int) -> dict[str, DataSet]:
             DataSet("float32-large", 20 * rows, 28, dtype="float32", judged_by="truth"),
             DataSet("wide", max(1, rows // 5), 500, judged_by="truth"),
             DataSet("categorical", max(1, rows * 2 // 5), 13, levels, judged_by="truth"),
+            DataSet("sparse", max(1, rows // 5), 0, judged_by="truth", active=40),
             DataSet("demo", min(rows, 1_000_000), 20),
         )
     }

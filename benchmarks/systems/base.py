@@ -34,11 +34,12 @@ class DataFiles:
     rows: int
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
+    lists: tuple[str, ...] = ()
     target: str = "y"
 
     @property
     def columns(self) -> list[str]:
-        return [*self.numeric, *self.categorical, self.target]
+        return [*self.numeric, *self.categorical, *self.lists, self.target]
 
     @property
     def paths(self) -> list[str]:
@@ -55,7 +56,7 @@ class DataFiles:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(**{**values, "numeric": tuple(values["numeric"]), "categorical": tuple(values["categorical"])})
+        return cls(**{**values, **{name: tuple(values[name]) for name in ("numeric", "categorical", "lists")}})
 
 
 def matrix(batch: pa.RecordBatch, columns: tuple[str, ...], dtype: str = "float64") -> npt.NDArray[Any]:

@@ -86,6 +86,9 @@ class Streamgd(System):
         if passes:
             found["pass_s"] = float(np.mean(passes))
             found["feature_bytes_per_s"] = 4.0 * self._data.rows * len(self._data.numeric) / found["pass_s"]
+        if self._data.lists:
+            theta = self._result.model.theta
+            found |= {"coefficients": float(theta.size), "zeros": float((theta == 0.0).sum())}
         return found
 
     def _checkpoint_files(self) -> list[Path]:
