@@ -19,7 +19,7 @@ ARGUMENTS = {
     for name in (
         "method", "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "non_negative", "features",
         "categorical", "max_levels", "null_indicators", "scale", "shuffle", "dtype", "seed", "memory", "threads",
-        "class_weight", "target", "loss", "power", "delta", "log", "clip", "bins", "spline", "cross",
+        "class_weight", "target", "loss", "power", "delta", "quantile", "log", "clip", "bins", "spline", "cross",
     )
 } | {"weight": "sample_weight"}  # fmt: skip
 

@@ -32,6 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = (x - x.mean(axis=0)) / x.std(axis=0) @ [1.0, -0.8, 0.5, -0.4, 0.02]
     columns: dict[str, Any] = dict(zip(NAMES, x.T, strict=True))
     columns["level"] = np.array(["p", "q", "r"])[rng.integers(0, 3, ROWS)]
+    columns["words"] = [["x", "y"][: n % 3] for n in range(ROWS)]
     columns["real"] = raw + rng.normal(size=ROWS)
     columns["class"] = (raw + rng.logistic(size=ROWS) > 0.0).astype(int)
     columns["count"] = rng.poisson(np.exp(0.5 * raw))
@@ -249,6 +250,7 @@ def test_a_stream_and_partial_fit_keep_the_bounds(data: Path, tmp_path: Path) ->
     [
         ({"non_negative": "level", "features": "a,level"}, "'level' has levels"),
         ({"non_negative": "b", "features": "a,b", "bins": "b=0,10"}, "'b' has levels"),
+        ({"non_negative": "words", "features": "a,words"}, "'words' names other columns in each row"),
         ({"non_negative": "aa"}, "'aa' is no numeric feature. Did you mean 'a'?"),
         ({"non_negative": "class"}, "'class' is no numeric feature"),
         ({"non_negative": "a", "target": "three"}, "of several classes only differences"),

@@ -50,6 +50,10 @@ def _refuse(name: str, columns: Columns, left_out: Mapping[str, str]) -> None:
             f"--non-negative: '{name}' has levels, and the coefficient of a level is told against the base level: which"
             f" of them are above zero depends on which that is. Leave it out."
         )
+    if any(column.name == name for column in columns.sparse):
+        raise ConfigError(
+            f"--non-negative: '{name}' names other columns in each row, and numbers are needed. Leave it out."
+        )
     if name in left_out:
         raise ConfigError(f"--non-negative: '{name}' is left out, {left_out[name]}")
     hint = did_you_mean(name, [column.name for column in columns.numeric])

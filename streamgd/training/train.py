@@ -468,7 +468,7 @@ def _tell(task: Task, display: Display) -> None:
     settings = ", ".join(f"{name} = {value:.6g}" for name, value in loss.named_settings.items())
     l1, l2 = f"{config.l1:g}", f"{config.l2:g}"
     if config.path is not None:
-        l1, l2 = f"{config.l1_ratio:g} lambda", f"({config.l2:g} + {1.0 - config.l1_ratio:g} lambda)"
+        l1, l2 = f"{config.l1_ratio:g} lambda", f"({l2} + {1.0 - config.l1_ratio:g} lambda)"
     display.message(
         f"objective: J = mean of w * loss + {l2}/2 |beta|^2 + {l1} |beta|_1,"
         f" {loss.name} loss {loss.formula}{', ' * bool(settings)}{settings}"
