@@ -237,7 +237,9 @@ def show(
         if as_factors and as_path:
             raise UsageError("--relativities and --path are two tables. Ask for one of them.")
         if as_path:
-            output.csv(format_csv(points_of_path(model)))
+            from streamgd.training.path_points import NAMES as POINT_NAMES
+
+            output.csv(format_csv(points_of_path(model), POINT_NAMES))
             return
         rows = relativities(model, errors, level) if as_factors else model.coefficient_rows(errors, level)
         output.csv(format_csv(rows, NAMES))

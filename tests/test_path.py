@@ -184,20 +184,22 @@ def test_how_many_points_are_held_against_the_holdout_at_once_changes_nothing(
     assert result.facts["path"] == expected.facts["path"]
 
 
+@pytest.mark.parametrize("target", ["class", "real"])
 def test_pauses_and_time_limits_end_at_the_same_bits(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(path, "POINTS_AT_ONCE", 3)
-    expected = fit(data, tmp_path / "straight", "class")
-    limited, starts = fit(data, tmp_path / "limited", "class", max_time=1e-9), 1
+    expected = fit(data, tmp_path / "straight", target, path=5)
+    limited, starts = fit(data, tmp_path / "limited", target, path=5, max_time=1e-9), 1
     assert limited.stopped_by == "max_time"
-    assert limited.facts["hint"].endswith("the same command goes on")
+    assert limited.facts["hint"] == "1 of 5 penalties of the path are solved; the same command goes on"
+    assert limited.facts["l1"] == limited.facts["path"]["points"][0]["l1"]
     while limited.stopped_by == "max_time":
-        limited, starts = fit(data, tmp_path / "limited", "class", max_time=1e-9), starts + 1
-    assert starts > 8
+        limited, starts = fit(data, tmp_path / "limited", target, path=5, max_time=1e-9), starts + 1
+    assert starts > 5
     for _ in range(100):
         try:
-            paused = fit(data, tmp_path / "paused", "class", pause_after=1e-9)
+            paused = fit(data, tmp_path / "paused", target, path=5, pause_after=1e-9)
             break
         except PausedError:
             pass

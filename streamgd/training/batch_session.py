@@ -153,10 +153,10 @@ class BatchSession(Session):
         return facts
 
     def hint(self) -> str | None:
-        if self.state.stopped_by == "max_time" and not np.any(self.state.optimizer["theta"][:-1]):
-            return "--max-time was over before the first step: the model predicts the same for all rows"
         if self.state.path is not None:
             return hint_of_path(self.state.path)
+        if self.state.stopped_by == "max_time" and not np.any(self.state.optimizer["theta"][:-1]):
+            return "--max-time was over before the first step: the model predicts the same for all rows"
         if self.state.stopped_by != "epochs" or self.state.certificate is None:
             return None
         certificate = Certificate.from_json(self.state.certificate)

@@ -76,6 +76,8 @@ class PathTrainer:
             if len(state.path["points"]) == len(state.path["strengths"]) or state.stopped_by is not None:
                 break
             self._solve(state)
+            if self._time_is_over(state):
+                state.stopped_by = "max_time"
         return self._end(state)
 
     def _under(self, state: BatchState, point: int) -> BatchTrainer:
@@ -145,6 +147,13 @@ class PathTrainer:
             "begun": False, "reason": None,
         }  # fmt: skip
 
+    def _time_is_over(self, state: BatchState) -> bool:
+        """Whether ``--max-time`` ends the run with something left to do; a start solves one penalty at least."""
+        assert state.path is not None
+        left = len(state.path["points"]) < len(state.path["strengths"]) or len(state.path["pending"]) > 0
+        interrupt = self._context.interrupt
+        return left and interrupt.time_is_over and interrupt.progressed
+
     def _holdout_is_due(self, state: BatchState) -> bool:
         assert state.path is not None
         pending, complete = len(state.path["pending"]), len(state.path["points"]) == len(state.path["strengths"])
@@ -174,10 +183,11 @@ class PathTrainer:
 
     @staticmethod
     def _result_point(state: BatchState) -> int:
-        """The point whose theta is the result; without a holdout loss so far the one under way."""
+        """The point whose theta is the result; without a holdout loss so far the one under way, or the last."""
         assert state.path is not None
         chosen: int | None = state.path["chosen"]
-        return min(len(state.path["points"]), len(state.path["strengths"]) - 1) if chosen is None else chosen
+        under_way = len(state.path["points"]) - (not state.path["begun"])
+        return under_way if chosen is None else chosen
 
     def _end(self, state: BatchState) -> BatchTrainer:
         """Stand at the result, with its certificate: that is one more pass, where the result is not the last point."""
