@@ -129,7 +129,7 @@ def test_what_a_killed_run_left_of_them_is_made_whole_by_the_next_that_keeps(
 def test_a_run_that_fails_removes_its_own_blocks_and_no_others(
     ready: bool, where: str, data: str, place: Path, kept: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise StorageError("the machine fell over")
 
     before = names(place)
