@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.blocks import HOLDOUT_BIT, Block, Entries, RawEntries, RecordLayout
-from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
+from streamgd.data.blocks import HOLDOUT_BIT, Block, Entries, RecordLayout
+from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher
 from streamgd.data.entries_store import EntriesStore
 from streamgd.data.plan import PLACES, Permutation
-from streamgd.data.ranges import RangedMoments, RowGroupMoments, range_rows
-from streamgd.data.reader import read_batches
+from streamgd.data.ranges import RangedMoments, range_rows
 from streamgd.data.scaler import Moments
-from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.scatter import Scatter, Stage, Wave
+from streamgd.data.source import Manifest
 from streamgd.data.store import BlockStore
-from streamgd.data.stream import can_hold_rows, origin_of, passed_over
 from streamgd.data.vocabulary import Vocabulary
-from streamgd.errors import StreamgdError
 from streamgd.kernels import encode as kernels
-from streamgd.kernels import keys as entries_kernels
 from streamgd.kernels import sums
 from streamgd.stopwatch import Stopwatch
 
@@ -45,9 +42,6 @@ from streamgd.stopwatch import Stopwatch
 WAVE_S = 2.0
 #: Regions that finalise writes to before the first ones of records are free.
 SPARE_REGIONS = 8
-
-#: A row group of more values is left where it is when the run is to stop; others are finished and noted first.
-LONG_ROW_GROUP_VALUES = 50_000_000
 
 STAGE_BYTES = 32_000_000
 
@@ -208,16 +202,16 @@ class Preparation:
     def _scatter(self, note: dict[str, Any]) -> dict[str, Any]:
         survey, fill, ranges = Survey.from_state(note["survey"]), note["fill"], RangedMoments.from_state(note["ranges"])
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
-        scatter = _Scatter(
+        scatter = Scatter(
             self._manifest, self._encoder, self._store, self._permutation, fill, self._check, self._progress,
             self._stopwatch,
         )  # fmt: skip
-        stages = [_Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
+        stages = [Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
         wave_s = WAVE_S
         self._progress("prepare", sum(group.rows for group in self._manifest.row_groups[:next_group]))
         with ThreadPoolExecutor(self._threads) as pool:
             while next_group < n_groups:
-                wave = _Wave(next_group, n_groups, time.monotonic() + wave_s, self._check)
+                wave = Wave(next_group, n_groups, time.monotonic() + wave_s, self._check)
                 for future in [pool.submit(stage.run, wave) for stage in stages]:
                     future.result()
                 next_group = wave.next_group
@@ -378,165 +372,6 @@ class _Desk:
         self.block = np.empty(layout.block_bytes(places), np.uint8)
         self.order = np.empty(places, np.int64)
         self.at = np.empty(2 * places, np.int64)
-
-
-class _Wave:
-    """Row groups dealt to threads in order until the time is over or the run is to stop.
-
-    One is dealt in any case: starts that are stopped again and again come to an end all the same.
-    """
-
-    def __init__(self, first_group: int, n_groups: int, deadline_s: float, check: Callable[[], None]):
-        self._first_group = first_group
-        self._check = check
-        self.next_group = first_group
-        self.found: dict[int, tuple[Survey, RowGroupMoments | None]] = {}
-        self._n_groups = n_groups
-        self._deadline_s = deadline_s
-        self._lock = threading.Lock()
-        self._failed = False
-
-    def take(self) -> int | None:
-        with self._lock:
-            if self._failed or self.next_group == self._n_groups:
-                return None
-            if self.next_group > self._first_group and (time.monotonic() > self._deadline_s or self._is_to_stop()):
-                return None
-            self.next_group += 1
-            return self.next_group - 1
-
-    def fail(self) -> None:
-        self._failed = True
-
-    def _is_to_stop(self) -> bool:
-        try:
-            self._check()
-        except StreamgdError:  # told once more when the wave is noted
-            return True
-        return False
-
-
-@dataclass
-class _Scatter:
-    """What the threads share; ``fill`` (int64, (n_blocks,)) counts the records of each region."""
-
-    manifest: Manifest
-    encoder: Encoder
-    store: BlockStore
-    permutation: Permutation
-    fill: np.ndarray
-    check: Callable[[], None]
-    progress: Callable[[str, int], None]
-    stopwatch: Stopwatch
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def reserve(self, block: int, count: int) -> int:
-        """Make room for ``count`` more records in the region of a block; returns after how many they begin."""
-        with self.lock:
-            begin = int(self.fill[block])
-            self.fill[block] += count
-        return begin
-
-
-class _Stage:
-    """One thread's staging area: the records of a slice, and a queue of records for each block.
-
-    A queue is written to its region when it is full.
-    """
-
-    def __init__(self, scatter: _Scatter, stage_bytes: int):
-        self._scatter = scatter
-        self._layout = layout = scatter.encoder.layout
-        n_blocks = len(scatter.fill)
-        rows_of_stage = layout.rows_in(stage_bytes)
-        length = min(scatter.store.places, max(1, rows_of_stage // n_blocks))
-        self._n_entries = np.zeros(n_blocks, np.int64)
-        if layout.entries is not None:
-            of_queue = max(1, int(layout.entries.of_row * rows_of_stage) // n_blocks)
-            self._entries = np.empty((n_blocks, of_queue, layout.entries.waiting_words), np.uint64)
-        self._records = layout.new_records(min(layout.slice_rows, scatter.manifest.n_rows))
-        self._queues = layout.new_records(n_blocks * length).reshape(n_blocks, length, -1)
-        self._queued = np.zeros(n_blocks, np.int64)
-
-    def run(self, wave: _Wave) -> None:
-        """Encode and scatter row groups until the wave ends."""
-        try:
-            while (index := wave.take()) is not None:
-                wave.found[index] = self._encode(self._scatter.manifest.row_groups[index])
-            with self._scatter.stopwatch.timed("scatter"):
-                for block in np.flatnonzero(self._queued):
-                    self._write_queue(int(block))
-                for block in np.flatnonzero(self._n_entries):
-                    self._write_entries(int(block))
-        except BaseException:
-            wave.fail()
-            raise
-
-    def _encode(self, row_group: RowGroup) -> tuple[Survey, RowGroupMoments | None]:
-        manifest, encoder, stopwatch = self._scatter.manifest, self._scatter.encoder, self._scatter.stopwatch
-        survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
-        if not can_hold_rows(manifest, row_group, encoder):
-            return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey, None
-        ranges = RowGroupMoments(encoder.range_rows, len(encoder.shift0), row_group.rows, encoder.moments_of)
-        start = 0
-        batches = read_batches(
-            manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.slice_rows
-        )
-        for batch in stopwatch.timed_items("decode", batches):
-            if row_group.rows * len(encoder.read_columns) > LONG_ROW_GROUP_VALUES:
-                self._scatter.check()
-            origin = origin_of(manifest, row_group, start)
-            records = self._records[: batch.num_rows]
-            with stopwatch.timed("encode"):
-                rows = encoder.encode(batch, origin, self._layout.places(records))
-            with stopwatch.timed("scatter"):
-                self._place(rows, origin, records)
-            survey = survey.merge(rows.survey)
-            assert rows.ranges is not None
-            ranges.add(*rows.ranges)
-            start += batch.num_rows
-        if encoder.dictionary_columns:
-            # Arrow would keep the dictionaries of every row group; pages are used again by the next one.
-            pa.default_memory_pool().release_unused()
-        self._scatter.progress("prepare", row_group.rows)
-        return survey, ranges
-
-    def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:
-        """Put the records into the queues of their blocks."""
-        places = self._scatter.store.places
-        block, slot = self._scatter.permutation.place_rows(origin.first_row, len(records), places)
-        block[~rows.kept] = -1
-        slot[rows.holdout] |= HOLDOUT_BIT
-        records.view(np.int32)[:, self._layout.slot_position] = slot
-        row = 0
-        while (row := kernels.append_records(records, block, row, self._queues, self._queued)) < len(records):
-            self._write_queue(int(block[row]))
-        if rows.entries is not None:
-            slot[rows.holdout] ^= HOLDOUT_BIT
-            self._place_entries(rows.entries, block, slot)
-
-    def _place_entries(self, found: RawEntries, block: np.ndarray, slot: np.ndarray) -> None:
-        """Put entries into the queues of their rows' blocks."""
-        row = entry = 0
-        arrays = found.starts, found.keys, found.values, block, slot
-        while True:
-            row, entry = entries_kernels.append_entries(*arrays, row, entry, self._entries, self._n_entries)
-            if row == len(block):
-                return
-            self._write_entries(int(block[row]))
-
-    def _write_entries(self, block: int) -> None:
-        """Write the entries that wait in a queue behind those of its block."""
-        entries = self._scatter.store.entries
-        assert entries is not None
-        count, self._n_entries[block] = int(self._n_entries[block]), 0
-        entries.append(block, self._entries[block, :count])
-
-    def _write_queue(self, block: int) -> None:
-        """Append the records that wait for a block to its region."""
-        count, self._queued[block] = int(self._queued[block]), 0
-        begin = self._scatter.reserve(block, count)
-        self._scatter.store.write(block, begin * self._layout.record_bytes, self._queues[block, :count])
 
 
 def _packed(fill: np.ndarray, places: int) -> list[list[int]]:

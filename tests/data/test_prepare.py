@@ -18,7 +18,7 @@ from small_data import (
     written,
 )
 
-from streamgd.data import prepare
+from streamgd.data import prepare, scatter
 from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import parse_where
 from streamgd.data.plan import HOLDOUT, PLACES, SAMPLE, Permutation, chosen_rows
@@ -39,7 +39,7 @@ class StoppedError(StreamgdError):
 def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waves of two row groups and two blocks."""
 
-    class ShortWave(prepare._Wave):
+    class ShortWave(prepare.Wave):
         def __init__(self, first_group: int, n_groups: int, deadline_s: float, check: Callable[[], None]):
             super().__init__(first_group, n_groups, float("inf"), check)
             self._last = first_group + 2
@@ -47,7 +47,7 @@ def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
         def take(self) -> int | None:
             return super().take() if self.next_group < self._last else None
 
-    monkeypatch.setattr(prepare, "_Wave", ShortWave)
+    monkeypatch.setattr(prepare, "Wave", ShortWave)
     monkeypatch.setattr(prepare, "SPARE_REGIONS", 2)
 
 
@@ -189,7 +189,7 @@ def test_threads_change_no_bit(manifest: Manifest, tmp_path: Path, threads: int)
 def test_an_interruption_at_any_check_changes_no_bit(
     manifest: Manifest, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "LONG_ROW_GROUP_VALUES", 0)  # a check for each slice
+    monkeypatch.setattr(scatter, "LONG_ROW_GROUP_VALUES", 0)  # a check for each slice
     choice = RowChoice(5, None, 0.8, 0.2)
     undisturbed = bits(preparation(manifest, tmp_path / "undisturbed", threads, choice).run())
     stopped = 0

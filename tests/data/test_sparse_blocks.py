@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from streamgd.config import make_config
-from streamgd.data import entries_store, prepare
+from streamgd.data import entries_store, prepare, scatter
 from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding
 from streamgd.data.prepare import Preparation, PreparedBlocks, new_store
@@ -93,7 +93,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 40 rows, pages of 16 or 8 entries, and a look at the check between slices."""
     monkeypatch.setattr("streamgd.data.blocks.BLOCK_ROWS", PLACES_OF_BLOCK)
     monkeypatch.setattr(entries_store, "PAGE_BYTES", 128)
-    monkeypatch.setattr(prepare, "LONG_ROW_GROUP_VALUES", 0)
+    monkeypatch.setattr(scatter, "LONG_ROW_GROUP_VALUES", 0)
     monkeypatch.setattr(prepare, "SPARE_REGIONS", 2)
     monkeypatch.setattr(prepare, "WAVE_S", 0.0)
 
