@@ -176,10 +176,9 @@ class EntriesFinisher:
         """The entries of the rows in ``order`` (int64), or of all."""
         order = np.arange(len(raw.starts) - 1) if order is None else order
         starts = np.empty(len(order) + 1, np.int64)
-        n = int((raw.starts[order + 1] - raw.starts[order]).sum())
-        coordinates, values = self._room(n)
+        coordinates, values = self._room(int((raw.starts[order + 1] - raw.starts[order]).sum()))
         n = kernels.entries_of_rows(
-            raw.starts, raw.keys, raw.values, order, *self._lookup, self._scales, self._first_row, starts, coordinates,
+            raw.starts, self._rows(raw.keys), raw.values, order, self._scales, self._first_row, starts, coordinates,
             values,
         )  # fmt: skip
         return Entries(starts, coordinates[:n], values[:n])
@@ -187,17 +186,31 @@ class EntriesFinisher:
     def largest(self, raw: RawEntries, order: np.ndarray) -> np.ndarray:
         """The largest magnitude of each row of theta from the first of the sparse columns on, in the rows ``order``."""
         largest = np.zeros(len(self._scales))
-        kernels.largest_of_rows(raw.starts, raw.keys, raw.values, order, *self._lookup, self._first_row, largest)
+        kernels.largest_of_rows(raw.starts, self._rows(raw.keys), raw.values, order, self._first_row, largest)
         return largest
 
     def of_slots(self, waiting: np.ndarray, row_of_slot: np.ndarray, n_rows: int) -> Entries:
-        """The entries of a block of ``n_rows`` from those that wait: see ``kernels.keys.entries_of_slots``."""
+        """The entries of a block of ``n_rows`` from those that wait for it.
+
+        Parameters
+        ----------
+        waiting : uint64, (n, words)
+            In any order: see ``kernels.keys.append_entries``.
+        row_of_slot : int32, (n_slots,)
+            Row of the block.
+        """
         starts = np.empty(n_rows + 1, np.int64)
+        halves = waiting.view(np.int32)
+        rows, places = self._rows(np.ascontiguousarray(halves[:, 1])), row_of_slot[halves[:, 0]]
+        given = waiting[:, 1].view(np.float64).copy() if waiting.shape[1] > 1 else np.empty(0)
         coordinates, values = self._room(len(waiting))
-        n = kernels.entries_of_slots(
-            waiting, row_of_slot, *self._lookup, self._scales, self._first_row, starts, coordinates, values
-        )
+        n = kernels.sort_entries(places, rows, given, self._scales, self._first_row, starts, coordinates, values)
         return Entries(starts, coordinates[:n], values[:n])
+
+    def _rows(self, keys: np.ndarray) -> np.ndarray:
+        rows = np.empty(len(keys), np.int32)
+        kernels.rows_of_keys(keys, *self._lookup, rows)
+        return rows
 
     def _room(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(n, np.int32), np.empty(n if self._has_values else 0, self._feature_type)

@@ -18,9 +18,6 @@ _CODE_MASK = (1 << KEY_BITS) - 1
 
 _f8, _f4, _i8, _i4, _u8, _u1 = types.float64, types.float32, types.int64, types.int32, types.uint64, types.uint8
 
-#: See ``row_of_key``.
-_LOOKUP = (_i4[::1], _u8[::1], _i4[::1], _i8[:, ::1])
-
 
 @compiled(types.void(_i8[::1], _u8, _i4[::1]))
 def hash_integers(integers, n_buckets, out):
@@ -169,49 +166,51 @@ def index_bits(present, words, before):
         n += _bits(words[w])
 
 
-@compiled(_i8(_i8, *_LOOKUP))
-def row_of_key(key, tables, words, before, columns):
-    """Row of theta of a key, -1 if it has none.
+@compiled(types.void(_i4[::1], _i4[::1], _u8[::1], _i4[::1], _i8[:, ::1], _i4[::1]))
+def rows_of_keys(keys, tables, words, before, columns, rows):
+    """Row of theta of each key, -1 if it has none. All in one loop: a call for each key would take ten times as long.
 
     Parameters
     ----------
+    keys : int32, (n,)
     tables : int32
         Row of each code of the columns that have a vocabulary, one column after another.
     words, before : uint64 and int32
         Which indices or buckets have a row, as ``index_bits`` writes it, one column after another.
     columns : int64, (n_columns, 5)
         Of each: its part of ``tables`` (start, length), its part of ``words`` (start, length), its first row.
+    rows : int32, (n,)
+        Written.
     """
-    column, code = key >> KEY_BITS, key & _CODE_MASK
-    if code < FIRST_BUCKET and columns[column, 1] > 0:
-        return np.int64(tables[columns[column, 0] + code]) if code < columns[column, 1] else np.int64(-1)
-    place = code & (FIRST_BUCKET - 1)
-    word = place >> 6
-    if word >= columns[column, 3]:
-        return np.int64(-1)
-    word += columns[column, 2]
-    bit = np.uint64(1) << np.uint64(place & 63)
-    if words[word] & bit == 0:
-        return np.int64(-1)
-    return columns[column, 4] + before[word] + _bits(words[word] & (bit - np.uint64(1)))
+    for i in range(keys.shape[0]):
+        column, code = np.int64(keys[i]) >> KEY_BITS, np.int64(keys[i]) & _CODE_MASK
+        row = np.int64(-1)
+        if code < FIRST_BUCKET and columns[column, 1] > 0:
+            if code < columns[column, 1]:
+                row = np.int64(tables[columns[column, 0] + code])
+        else:
+            place = code & (FIRST_BUCKET - 1)
+            if place >> 6 < columns[column, 3]:
+                at = (place >> 6) + columns[column, 2]
+                word, bit = words[at], np.uint64(1) << np.uint64(place & 63)
+                if word & bit != 0:
+                    row = columns[column, 4] + before[at] + _bits(word & (bit - np.uint64(1)))
+        rows[i] = row
 
 
 @compiled([
-    _i8(_i8[::1], _i4[::1], _f8[::1], _i8[::1], *_LOOKUP, _f8[::1], _i8, _i8[::1], _i4[::1], kind[::1])
-    for kind in (_f4, _f8)
+    _i8(_i8[::1], _i4[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _i8[::1], _i4[::1], kind[::1]) for kind in (_f4, _f8)
 ])  # fmt: skip
-def entries_of_rows(
-    starts, keys, values, order, tables, words, before, columns, scales, first_row, out_starts, coordinates, out_values
-):
+def entries_of_rows(starts, rows, values, order, scales, first_row, out_starts, coordinates, out_values):
     """The entries of the rows in ``order``, as those of a block; returns how many there are.
 
     Parameters
     ----------
-    starts, keys, values
+    starts, values
         As ``join_columns`` writes them.
+    rows : int32, (n_entries,)
+        Row of theta of each; entries that have none are left out.
     order : int64, (n,)
-    tables, words, before, columns
-        See ``row_of_key``; entries without a row of theta are left out.
     scales : float64, (n_rows of theta from ``first_row`` on,) or (0,)
         What values are divided by; an entry whose scale is 0 is left out.
     out_starts, coordinates, out_values
@@ -221,7 +220,7 @@ def entries_of_rows(
     out_starts[0] = 0
     for i in range(order.shape[0]):
         for j in range(starts[order[i]], starts[order[i] + 1]):
-            row = row_of_key(np.int64(keys[j]), tables, words, before, columns)
+            row = rows[j]
             if row < 0:
                 continue
             if out_values.shape[0] > 0:
@@ -235,61 +234,45 @@ def entries_of_rows(
     return n
 
 
-@compiled(types.void(_i8[::1], _i4[::1], _f8[::1], _i8[::1], *_LOOKUP, _i8, _f8[::1]))
-def largest_of_rows(starts, keys, values, order, tables, words, before, columns, first_row, largest):
+@compiled(types.void(_i8[::1], _i4[::1], _f8[::1], _i8[::1], _i8, _f8[::1]))
+def largest_of_rows(starts, rows, values, order, first_row, largest):
     """Raise ``largest`` to the largest magnitude of the values of each row of theta: see ``entries_of_rows``."""
     for i in range(order.shape[0]):
         for j in range(starts[order[i]], starts[order[i] + 1]):
-            row = row_of_key(np.int64(keys[j]), tables, words, before, columns)
-            if row >= 0:
+            if rows[j] >= 0:
                 magnitude = abs(values[j]) if values.shape[0] > 0 else 1.0
-                if magnitude > largest[row - first_row]:
-                    largest[row - first_row] = magnitude
+                if magnitude > largest[rows[j] - first_row]:
+                    largest[rows[j] - first_row] = magnitude
 
 
 @compiled([
-    _i8(_u8[:, ::1], _i4[::1], *_LOOKUP, _f8[::1], _i8, _i8[::1], _i4[::1], kind[::1]) for kind in (_f4, _f8)
+    _i8(_i4[::1], _i4[::1], _f8[::1], _f8[::1], _i8, _i8[::1], _i4[::1], kind[::1]) for kind in (_f4, _f8)
 ])  # fmt: skip
-def entries_of_slots(
-    waiting, row_of_slot, tables, words, before, columns, scales, first_row, starts, coordinates, out_values
-):
+def sort_entries(places, rows, values, scales, first_row, starts, coordinates, out_values):
     """As ``entries_of_rows``, from entries in any order: those of a row stand in the order that they have.
 
     Parameters
     ----------
-    waiting : uint64, (n, words)
-        As ``append_entries`` writes them; changed.
-    row_of_slot : int32, (n_slots,)
-        Row of the block.
+    places : int32, (n_entries,)
+        Row of the block of each.
     """
     starts[:] = 0
-    for i in range(waiting.shape[0]):
-        row = row_of_key(np.int64(waiting[i, 0] >> np.uint64(32)), tables, words, before, columns)
-        if row >= 0 and out_values.shape[0] > 0 and scales[row - first_row] == 0.0:
-            row = np.int64(-1)
-        place = row_of_slot[np.int64(waiting[i, 0] & np.uint64(0xFFFFFFFF))]
-        # The row of theta beside the row of the block plus one; 0 is an entry without one.
-        if row < 0:
-            waiting[i, 0] = np.uint64(0)
-        else:
-            waiting[i, 0] = np.uint64(row) << np.uint64(32) | np.uint64(place + 1)
-            starts[place + 1] += 1
+    for i in range(rows.shape[0]):
+        if rows[i] >= 0 and out_values.shape[0] > 0 and scales[rows[i] - first_row] == 0.0:
+            rows[i] = -1
+        if rows[i] >= 0:
+            starts[places[i] + 1] += 1
     for i in range(1, starts.shape[0]):
         starts[i] += starts[i - 1]
     n = starts[starts.shape[0] - 1]
-    for i in range(waiting.shape[0]):
-        if waiting[i, 0] == 0:
+    for i in range(rows.shape[0]):
+        if rows[i] < 0:
             continue
-        place = np.int64(waiting[i, 0] & np.uint64(0xFFFFFFFF)) - 1
-        row = np.int64(waiting[i, 0] >> np.uint64(32))
-        at = starts[place]
-        coordinates[at] = row
+        at = starts[places[i]]
+        coordinates[at] = rows[i]
         if out_values.shape[0] > 0:
-            value = 1.0
-            if waiting.shape[1] > 1:
-                value = waiting.view(np.float64)[i, 1]
-            out_values[at] = value / scales[row - first_row]
-        starts[place] = at + 1
+            out_values[at] = (values[i] if values.shape[0] > 0 else 1.0) / scales[rows[i] - first_row]
+        starts[places[i]] = at + 1
     for i in range(starts.shape[0] - 1, 0, -1):
         starts[i] = starts[i - 1]
     starts[0] = 0

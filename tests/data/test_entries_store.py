@@ -23,7 +23,7 @@ def layout(has_values: bool) -> RecordLayout:
 
 
 def new_store(folder: Path, has_values: bool = True, n_blocks: int = 3) -> EntriesStore:
-    store = EntriesStore(folder, layout(has_values), n_blocks, n_rows=100)
+    store = EntriesStore(folder, layout(has_values), n_blocks, n_rows=400)
     folder.mkdir(exist_ok=True, parents=True)
     store.create("No space.", reserve=False)
     return store
@@ -53,7 +53,7 @@ def test_entries_wait_in_the_order_they_came_and_go_on_from_the_note(
             expected[block].append(entries)
         if note is not None:
             store.close()
-            store = EntriesStore(folder, layout(has_values), 3, 100)
+            store = EntriesStore(folder, layout(has_values), 3, 400)
             assert store.take_up(note)
             store.open("No space.")
             for number, (block, count) in list(enumerate(appends))[noted:]:
@@ -81,7 +81,7 @@ def test_finished_blocks_are_mapped_as_they_were_written(tmp_path: Path, has_val
     note = store.state()
     store.remove_waiting()
     store.close()
-    again = EntriesStore(tmp_path, layout(has_values), 3, 100)
+    again = EntriesStore(tmp_path, layout(has_values), 3, 400)
     assert again.take_up(note)
     again.open("")
     for index, (rows, entries) in enumerate(written):
@@ -90,7 +90,7 @@ def test_finished_blocks_are_mapped_as_they_were_written(tmp_path: Path, has_val
             assert found.dtype == array.dtype
     assert [path.name for path in tmp_path.iterdir()] == ["sparse.bin"]
     os.truncate(tmp_path / "sparse.bin", again.finished_bytes - 1)
-    assert not EntriesStore(tmp_path, layout(has_values), 3, 100).take_up(note)
+    assert not EntriesStore(tmp_path, layout(has_values), 3, 400).take_up(note)
 
 
 def test_a_file_that_was_cut_short_is_told_of(tmp_path: Path) -> None:
