@@ -175,8 +175,11 @@ class TrainConfig(BaseModel):
         " where they are cheap.",
     )
     optimizer: Literal[
-        "auto", "plain", "momentum", "adagrad", "ftrl", "rmsprop", "adam", "backtracking", "newton", "lbfgs", "normal"
-    ] = Field("auto", description="Update rule; auto: adagrad (minibatch), plain (sgd), newton or lbfgs (batch).")
+        "auto", "plain", "momentum", "adagrad", "ftrl", "rmsprop", "adam", "backtracking", "newton", "lbfgs", "normal",
+        "band",
+    ] = Field(
+        "auto", description="Update rule; auto: adagrad (minibatch), plain (sgd), newton, lbfgs or band (batch)."
+    )  # fmt: skip
     learning_rate: Rate = Field("auto", description="Step size alpha, or auto.")
     schedule: Literal["auto", "constant", "inverse", "cosine"] = Field(
         "auto", description="How alpha changes over the steps; auto: constant."
@@ -459,7 +462,7 @@ def _check_combinations(config: TrainConfig) -> None:
 def _check_optimizer(config: TrainConfig) -> None:
     """Refuse an optimizer that is not for the method, the loss, the penalty or a learning rate."""
     batch_only, stochastic_only = (
-        {"backtracking", "newton", "lbfgs", "normal"},
+        {"backtracking", "newton", "lbfgs", "normal", "band"},
         {"momentum", "adagrad", "ftrl", "rmsprop", "adam"},
     )
     name = config.optimizer
@@ -481,14 +484,27 @@ def _check_optimizer(config: TrainConfig) -> None:
     _check_tolerances(config)
     if config.loss in KINKED_LOSSES:
         _check_kinked(config)
+    elif name == "band":
+        raise ConfigError(f"--optimizer band is for losses with a kink: {', '.join(KINKED_LOSSES)}. Leave it out.")
 
 
 def _check_kinked(config: TrainConfig) -> None:
     """Refuse what needs the curvature of a loss that has none."""
-    if config.method == "batch":
-        raise ConfigError(f"--method batch needs curvature, the {config.loss} loss has none. Choose minibatch or sgd.")
-    if config.certify:
-        raise ConfigError(f"--certify needs curvature, the {config.loss} loss has none. Leave it out.")
+    if config.method == "batch" and (config.optimizer not in ("auto", "band") or config.learning_rate != "auto"):
+        given = "--learning-rate" if config.optimizer in ("auto", "band") else f"--optimizer {config.optimizer}"
+        raise ConfigError(
+            f"{given} with --method batch needs a slope everywhere, and the {config.loss} loss has a kink. Choose"
+            f" --optimizer band, or leave it out."
+        )
+    if config.certify and config.method != "batch":
+        raise ConfigError(f"--certify needs curvature, the {config.loss} loss has none. Choose --method batch.")
+    if config.tol_gradient is not None:
+        raise ConfigError(
+            f"--tol-gradient: at a kink of the {config.loss} loss J has no gradient. Choose --tol-excess."
+        )
+    for option, given in (("--non-negative", config.non_negative), ("--path", config.path)):
+        if given:
+            raise ConfigError(f"{option} needs curvature, the {config.loss} loss has none. Leave it out.")
 
 
 def _check_tolerances(config: TrainConfig) -> None:

@@ -165,7 +165,7 @@ def test_epochs_close_the_way_to_the_optimum(loss: str, method: str, large: Path
         assert (base - found.facts["objective"]) / (base - best) >= share
 
 
-@pytest.mark.parametrize("loss", WITH_CURVATURE)
+@pytest.mark.parametrize("loss", LOSSES_UNDER_TEST)
 def test_a_weight_counts_as_the_row_repeated(loss: str, small: Path, tmp_path: Path) -> None:
     table = pq.read_table(small)
     copies = table["copies"].to_numpy()
@@ -271,6 +271,10 @@ def test_robust_errors_of_the_huber_loss_are_the_sandwich(small: Path, tmp_path:
         ("--loss quantile --quantile 1", 78, ("--quantile", "less than 1")),
         ("--loss squared --quantile 0.9", 78, ("--quantile is for --loss quantile", "squared")),
         ("--loss quantile --certify", 78, ("--certify", "curvature", "quantile")),
+        ("--loss hinge --method batch --optimizer lbfgs", 78, ("--optimizer lbfgs", "kink", "band")),
+        ("--loss poisson --method batch --optimizer band", 78, ("--optimizer band", "quantile, hinge")),
+        ("--loss quantile --method batch --tol-gradient 1e-6", 78, ("--tol-gradient", "--tol-excess")),
+        ("--loss hinge --errors robust --method batch", 78, ("--errors robust", "no likelihood")),
         ("--loss hinge --errors robust --method minibatch", 78, ("--errors robust", "closing pass")),
         ("--loss huber --delta 0", 78, ("--delta", "positive number")),
         ("--loss poisson --delta 2", 78, ("--delta is for --loss huber", "poisson")),

@@ -133,6 +133,13 @@ class Reexpression:
         moved[:n] = (self.before.deviation * vector[:n] + delta * vector[-1]) / self.after.deviation
         return moved
 
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows as theta sees them, ``(n_rows, n_dof)``: a gradient is a sum of such rows."""
+        n, delta = len(self.before.mean), self.before.mean - self.after.mean
+        moved = rows.copy()
+        moved[:, :n] = (self.before.deviation * rows[:, :n] + delta * rows[:, -1:]) / self.after.deviation
+        return moved
+
     def products(self, products: np.ndarray) -> np.ndarray:
         """Of sums of ``x x'``, float64 ``(n_dof, n_dof)``: rows and columns both follow as gradients do."""
         rows = np.stack([self.gradient(column) for column in products.T])

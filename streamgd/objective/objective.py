@@ -8,15 +8,19 @@ theta has shape ``(n_dof, n_outputs)``, the intercept last. ``chunk_sums`` gives
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from streamgd.data.blocks import Block
 from streamgd.kernels import entries, sums
 from streamgd.objective import multinomial
-from streamgd.objective.losses import Loss
+from streamgd.objective.band import Band, band_of
+from streamgd.objective.losses import KinkedLoss, Loss
 from streamgd.objective.penalties import ElasticNet
+
+Summed = TypeVar("Summed", np.ndarray, Band)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class ChunkSums:
     hessian: np.ndarray | None = None
     meat: np.ndarray | None = None
     slopes: np.ndarray | None = None
+    band: Band | None = None
 
     @property
     def mean_loss(self) -> float:
@@ -47,15 +52,15 @@ class ChunkSums:
         return ChunkSums(
             self.loss + other.loss, self.gradient + other.gradient, self.weight + other.weight,
             self.rows + other.rows, _added(self.hessian, other.hessian), _added(self.meat, other.meat),
-            _added(self.slopes, other.slopes),
+            _added(self.slopes, other.slopes), _added(self.band, other.band),
         )  # fmt: skip
 
 
-def _added(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+def _added(one: Summed | None, other: Summed | None) -> Summed | None:
     if one is not None and other is not None:
-        return np.asarray(one + other)
+        return one + other  # type: ignore[no-any-return]
     if one is not other:
-        raise ValueError("sums with and without a Hessian, the meat or slopes do not add up")
+        raise ValueError("sums with and without a Hessian, or another part, do not add up")
     return None
 
 
@@ -64,13 +69,14 @@ class Evaluation:
     """The objective at one theta: its value, the mean loss in it, and the gradient of all but the l1 part.
 
     ``hessian``, float64 ``(theta.size, theta.size)``, is that of the mean loss alone, without the penalty; None where
-    the sums had none.
+    the sums had none. ``band`` has the rows near their kink, with the slopes of the mean loss.
     """
 
     value: float
     mean_loss: float
     gradient: np.ndarray
     hessian: np.ndarray | None = None
+    band: Band | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,23 @@ class Objective:
         loss, weight = self._add_sums(theta, block, nothing, nothing, nothing)
         return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
 
+    def sums_with_band(
+        self, theta: np.ndarray, block: Block, width: float, radius: float, most: int, keeps: bool
+    ) -> ChunkSums:
+        """As :meth:`chunk_sums`, of a loss that has a kink, with the rows near it; see ``band_of``.
+
+        Parameters
+        ----------
+        width : float
+            0: the loss itself. Else its smooth form of that width, with the Hessian.
+        radius : float
+            How near, in units of the raw prediction.
+        """
+        assert isinstance(self.loss, KinkedLoss)
+        smooth = Objective(self.loss.smoothed(width), self.penalty)
+        found, raw = smooth.chunk_sums(theta, block, hessian=width > 0.0), raw_prediction(block, theta)
+        return replace(found, band=band_of(self.loss, block, raw, len(theta), radius, most, keeps))
+
     def _sums_of_classes(self, theta: np.ndarray, block: Block, hessian: bool, meat: bool) -> ChunkSums:
         n_dof, n_classes = theta.shape
         gradient = np.zeros((n_classes, n_dof))
@@ -138,7 +161,8 @@ class Objective:
         """The objective from the sums over all rows."""
         gradient = total.gradient / total.weight + self.penalty.smooth_gradient(theta)
         hessian = None if total.hessian is None else total.hessian / total.weight
-        return Evaluation(total.mean_loss + self.penalty.value(theta), total.mean_loss, gradient, hessian)
+        band = None if total.band is None else total.band.divided(total.weight)
+        return Evaluation(total.mean_loss + self.penalty.value(theta), total.mean_loss, gradient, hessian, band)
 
 
 def raw_prediction(block: Block, theta: np.ndarray) -> np.ndarray:

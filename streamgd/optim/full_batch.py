@@ -6,6 +6,7 @@ import numpy as np
 
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
+from streamgd.optim.band import BandMethod
 from streamgd.optim.base import FullBatchOptimizer, State
 from streamgd.optim.lbfgs import LBFGS
 from streamgd.optim.newton import Newton
@@ -87,5 +88,6 @@ class Backtracking:
 
 #: Every full-batch optimizer by its name on the command line.
 FULL_BATCH_OPTIMIZERS: dict[str, FullBatchOptimizer] = {
-    optimizer.name: optimizer for optimizer in (GradientDescent(), Backtracking(), LBFGS(), Newton(), NormalEquations())
+    optimizer.name: optimizer
+    for optimizer in (GradientDescent(), Backtracking(), LBFGS(), Newton(), NormalEquations(), BandMethod())
 }

@@ -5,6 +5,7 @@ chunk: row group ── blocks ── chunk_sums ── folded over all chunks �
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -15,7 +16,8 @@ import numpy as np
 from streamgd.data.encoding import Encoding
 from streamgd.errors import DivergenceError, StreamgdError
 from streamgd.inference import ClosingSums, expected_sums
-from streamgd.objective.losses import KinkedLoss, LogLinkLoss
+from streamgd.objective.band import most_rows
+from streamgd.objective.losses import LOSSES, KinkedLoss, LogLinkLoss
 from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
@@ -45,6 +47,8 @@ from streamgd.training.unidentified import (
 GRADIENT = 1e-6
 #: … and, with a Hessian, the distance to the optimum as a part of the loss of the best constant.
 EXCESS_OF_BASE = 1e-15
+#: The same where it is bounded by the rows of a band.
+EXCESS_OF_BASE_BY_BAND = 1e-12
 
 
 @dataclass
@@ -165,7 +169,7 @@ class BatchTrainer:
         """
         at, total = self._latest or (theta, None)
         if total is None or not (at == theta).all():
-            total = self._total_or_saved(state, theta, self._optimizer.needs_hessian)
+            total = self._total_or_saved(state, lambda: self.total(theta, self._optimizer.needs_hessian))
         evaluation = self._objective.evaluate(theta, total)
         beginning = self._optimizer.init(theta, state.optimizer["alpha"], squares)
         state.optimizer = self._optimizer.update(beginning, evaluation, self._objective.penalty)
@@ -223,6 +227,8 @@ class BatchTrainer:
         """
         if self.is_done(state):
             return
+        if self._task.optimizer == "band" and state.warnings is None:
+            self._look_at_moments(state)
         while state.epoch < self._task.epochs and state.stopped_by is None:
             self.step(state)
         if state.stopped_by is None:
@@ -238,7 +244,7 @@ class BatchTrainer:
 
     def step(self, state: BatchState) -> None:
         """A pass at the optimizer's trial, and the step that follows from it."""
-        self._step(state, self._total_or_saved(state, state.optimizer["trial"], self._optimizer.needs_hessian))
+        self._step(state, self._next_total(state))
 
     def finish(self, state: BatchState) -> None:
         """Make the certificate of a state that has come to its end, save it, and tell."""
@@ -279,10 +285,22 @@ class BatchTrainer:
         exposure, actual = more.gradient[:, :1], more.gradient[:, 1:]
         return replace(sums, pearson=float(more.loss), expected=more.hessian, exposure=exposure, actual=actual)
 
-    def _total_or_saved(self, state: BatchState, theta: np.ndarray, hessian: bool) -> ChunkSums:
-        """A pass at ``theta``; the state is saved where it fails, so that only the pass is repeated."""
+    def _next_total(self, state: BatchState) -> ChunkSums:
+        """The pass at the next trial, with what the optimizer needs of it."""
+        optimizer, objective = state.optimizer, self._objective
+        trial, hessian = optimizer["trial"], self._optimizer.needs_hessian
+        if self._task.optimizer != "band":
+            return self._total_or_saved(state, lambda: self.total(trial, hessian))
+        width, radius, most = optimizer["width"], optimizer["radius"], most_rows(len(trial))
+        too_many = np.isinf(radius) and self._task.manifest.n_rows > most
+        keeps = width == 0.0 and not too_many
+        sums = partial(objective.sums_with_band, width=width, radius=radius, most=0 if too_many else most, keeps=keeps)
+        return self._total_or_saved(state, lambda: self._blocks((sums, trial)))
+
+    def _total_or_saved(self, state: BatchState, run: Callable[[], ChunkSums]) -> ChunkSums:
+        """A pass; the state is saved where it fails, so that only the pass is repeated."""
         try:
-            return self.total(theta, hessian)
+            return run()
         except StreamgdError:
             with suppress(StreamgdError):  # the first error is the one to tell
                 self._context.save(state.state())
@@ -292,6 +310,7 @@ class BatchTrainer:
         """Whether the optimizer knows J at the result: with patience it may be the theta of an earlier pass."""
         at_result = state.result(self._task.config.patience) == state.optimizer["theta"]
         known = self._optimizer.evaluates_result and state.optimizer["value"] is not None
+        known = known and not state.optimizer.get("width")  # of a smooth form, it is not J
         return known and bool(at_result.all())
 
     def _certify(self, state: BatchState) -> Certificate | None:
@@ -299,6 +318,9 @@ class BatchTrainer:
         theta, optimizer = state.result(self._task.config.patience), state.optimizer
         scale, penalty = state.encoding.target_scale, self._objective.penalty
         told, affordable = self.is_evaluated(state), hessian_is_affordable(theta.size)
+        if told and self._task.optimizer == "band":
+            excess = optimizer["excess"]
+            return None if excess is None else Certificate(None, excess * scale**2, "band", None)
         if told and self._optimizer.needs_hessian:
             return Certificate(optimizer["residual"] * scale, optimizer["excess"] * scale**2, "newton", None)
         if told and not affordable:
@@ -307,8 +329,13 @@ class BatchTrainer:
             return Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"])
         if state.stopped_by == "max_time":
             return None
-        evaluation = self._objective.evaluate(theta, self._total_or_saved(state, theta, affordable))
+        if self._task.optimizer == "band":
+            affordable = False
+        total = self._total_or_saved(state, lambda: self.total(theta, affordable))
+        evaluation = self._objective.evaluate(theta, total)
         state.closing = {"value": evaluation.value, "mean_loss": evaluation.mean_loss}
+        if self._task.optimizer == "band":
+            return None
         self.look_at_columns(state, theta, evaluation)
         return Certificate.of(theta, evaluation, penalty, scale, optimizer["excess"] if told else None)
 
@@ -348,6 +375,15 @@ class BatchTrainer:
             curvature = float(self._objective.loss.curvature(np.zeros(1), raw).sum())
             self._look_at_levels(state, theta, evaluation, np.diag(of_columns) / curvature)
 
+    def _look_at_moments(self, state: BatchState) -> None:
+        """Tell of coefficients that the data do not decide, by a pass over the second moments of all columns."""
+        squared = Objective(LOSSES["squared"], self._objective.penalty)
+        total = self._total_or_saved(
+            state, lambda: self._blocks((partial(squared.chunk_sums, hessian=True), state.optimizer["theta"]))
+        )
+        assert total.hessian is not None
+        self._warn(state, "collinear", collinear_columns(state.encoding, np.asarray(total.hessian / total.weight)))
+
     def _look_at_levels(
         self, state: BatchState, constant: np.ndarray, evaluation: Evaluation, weight: np.ndarray
     ) -> None:
@@ -369,7 +405,8 @@ class BatchTrainer:
         unit = _unit(state)
         evaluation = self._objective.evaluate(state.optimizer["trial"], total)
         before, previous = replace(state), state.optimizer
-        self.look_at_columns(state, previous["trial"], evaluation)
+        if self._task.optimizer != "band":
+            self.look_at_columns(state, previous["trial"], evaluation)
         if state.base_loss is None:
             state.base_loss = evaluation.mean_loss
         if self._begins_worse(state, evaluation):
@@ -439,11 +476,11 @@ class BatchTrainer:
         config, now = self._task.config, state.optimizer
         tol_gradient, tol_excess = self._tolerances(state)
         reason = None
-        if now["residual"] is None:  # the first trial was no better than a constant
+        if now["value"] is None:  # the first trial was no better than a constant
             pass
         elif "mean_loss" in now:
             reason = "exact"
-        elif now["residual"] * state.encoding.target_scale <= tol_gradient:
+        elif now["residual"] is not None and now["residual"] * state.encoding.target_scale <= tol_gradient:
             reason = "tol_gradient"
         elif now["excess"] is not None and now["excess"] * _unit(state) <= tol_excess:
             reason = "tol_excess"
@@ -463,6 +500,8 @@ class BatchTrainer:
         """
         gradient, excess = self._task.config.tol_gradient, self._task.config.tol_excess
         if gradient is None and excess is None:
+            if self._task.optimizer == "band":
+                return 0.0, EXCESS_OF_BASE_BY_BAND * (state.base_loss or 0.0) * _unit(state)
             if self._optimizer.needs_hessian:
                 return 0.0, EXCESS_OF_BASE * (state.base_loss or 0.0) * _unit(state)
             return GRADIENT, 0.0
@@ -475,6 +514,8 @@ class BatchTrainer:
 
     def _small_change(self, state: BatchState, previous: dict[str, Any]) -> str | None:
         config, now = self._task.config, state.optimizer
+        if now.get("width") or previous.get("width"):
+            return None  # the objectives are not the same
         if config.tol_loss > 0 and previous["value"] - now["value"] < config.tol_loss * abs(previous["value"]):
             return "tol_loss"
         if config.tol_theta > 0 and self._moved(state, previous) <= config.tol_theta:

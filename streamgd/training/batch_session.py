@@ -157,10 +157,16 @@ class BatchSession(Session):
             return hint_of_path(self.state.path)
         if self.state.stopped_by == "max_time" and not np.any(self.state.optimizer["theta"][:-1]):
             return "--max-time was over before the first step: the model predicts the same for all rows"
+        if self.task.optimizer == "band" and self.state.certificate is None and self.state.stopped_by != "max_time":
+            return (
+                f"not converged after {count_noun(self.state.passes, 'pass')}: how far J is from its optimum is not"
+                f" known. Raise --epochs, or take --method minibatch; where very many rows have the same distance from"
+                f" their kink, more epochs do not help"
+            )
         if self.state.stopped_by != "epochs" or self.state.certificate is None:
             return None
         certificate = Certificate.from_json(self.state.certificate)
-        if certificate.gradient <= (self.task.config.tol_gradient or GRADIENT):
+        if certificate.gradient is not None and certificate.gradient <= (self.task.config.tol_gradient or GRADIENT):
             return None
         base_loss = (self.state.base_loss or 0.0) * self.state.encoding.target_scale**2
         more = "Take --method batch with more --epochs" if self.task.method == "auto" else "Raise --epochs"
@@ -242,10 +248,13 @@ def _learning_rate(task: Task, context: RunContext, survey: Survey, encoding: En
     rate = task.config.learning_rate
     if task.config.optimizer == "auto" and rate == "auto":
         affordable = "is" if hessian_is_affordable(encoding.n_coefficients) else "would not be"
-        context.display.message(
-            f"optimizer: {task.optimizer}, since the Hessian of {encoding.n_coefficients:,} coefficients {affordable}"
-            f" affordable (up to {MOST_HESSIAN_COLUMNS:,} are)"
+        why = (
+            f"the {task.loss.name} loss has no curvature: rows near their kink are solved exactly"
+            if task.optimizer == "band"
+            else f"the Hessian of {encoding.n_coefficients:,} coefficients {affordable} affordable (up to"
+            f" {MOST_HESSIAN_COLUMNS:,} are)"
         )
+        context.display.message(f"optimizer: {task.optimizer}, since {why}")
     if task.optimizer not in ("plain", "backtracking"):
         return 1.0
     curvature = usual_curvature(task.loss_of(encoding), task.target_mean(survey, encoding))

@@ -16,7 +16,7 @@ MOST_HESSIAN_COLUMNS = 1024
 #: An estimate beyond this part of J at the best constant is not taken for a distance: J is no quadratic so far away.
 NEARBY = 1e-3
 #: What an excess may be estimated by.
-ESTIMATES = ("newton", "lbfgs", "none")
+ESTIMATES = ("newton", "lbfgs", "band", "none")
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,19 @@ class Certificate:
 
     Attributes
     ----------
-    gradient : float
-        Largest component of grad J; with l1 of its smallest subgradient.
+    gradient : float or None
+        Largest component of grad J; with l1 of its smallest subgradient. None of a loss with kinks.
     excess : float or None
         Estimate of J - J*; None where there is none.
-    estimated_by : {"newton", "lbfgs", "none"}
-        ``1/2 g' H^-1 g`` with the Hessian of all rows, or with the curvature that L-BFGS remembers.
+    estimated_by : {"newton", "lbfgs", "band", "none"}
+        ``1/2 g' H^-1 g`` with the Hessian of all rows, or with the curvature that L-BFGS remembers. ``band``: it is no
+        estimate, but a bound: J less the minimum of what is nowhere above it.
     bound : float or None
         ``|g|^2 / (2 l2)``, which J - J* does not exceed once the intercept is at its best; None where the Hessian
         tells more, or without l2.
     """
 
-    gradient: float
+    gradient: float | None
     excess: float | None
     estimated_by: str
     bound: float | None
@@ -70,6 +71,8 @@ class Certificate:
 
     def text(self, base_loss: float) -> str:
         """One line; ``base_loss`` is the mean loss of the best constant."""
+        if self.estimated_by == "band":
+            return f"within {self.excess:.3g} of the optimum, by the minimum of a function that is nowhere above J"
         gradient = f"the largest |grad J| is {self.gradient:.3g}"
         bound = "" if self.bound is None else f", J is at most {self.bound:.3g} above the optimum (|g|^2 / (2 l2))"
         if self.excess is None:
@@ -95,8 +98,8 @@ class Certificate:
         if not isinstance(found, dict) or set(found) != {each.name for each in fields(cls)}:
             raise ValueError("a certificate with other parts than a run writes")
         certificate = cls(**found)
-        optional = (certificate.excess, certificate.bound)
-        numbers = [certificate.gradient, *(each for each in optional if each is not None)]
+        optional = (certificate.gradient, certificate.excess, certificate.bound)
+        numbers = [each for each in optional if each is not None]
         if certificate.estimated_by not in ESTIMATES or not all(isinstance(number, float) for number in numbers):
             raise ValueError("a certificate of other values than a run writes")
         return certificate

@@ -38,7 +38,8 @@ class ReexpressedPass(Pass):
         if len(gradient):  # sums of losses alone have none
             gradient = np.stack([self._from_blocks.gradient(output) for output in gradient.T], axis=1)
         hessian, meat = (self._products(each, theta.shape[1]) for each in (total.hessian, total.meat))
-        return replace(total, gradient=gradient, hessian=hessian, meat=meat)
+        band = total.band and replace(total.band, rows=self._from_blocks.rows(total.band.rows))
+        return replace(total, gradient=gradient, hessian=hessian, meat=meat, band=band)
 
     def _products(self, products: np.ndarray | None, n_outputs: int) -> np.ndarray | None:
         if products is None:

@@ -27,7 +27,8 @@ from streamgd.data.source import Manifest
 from streamgd.data.sparse import KeysMet, SparseEncoding
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
-from streamgd.objective.losses import LOSSES, Loss, loss_of
+from streamgd.objective.band import most_rows
+from streamgd.objective.losses import LOSSES, KinkedLoss, Loss, loss_of
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
@@ -173,6 +174,8 @@ class Task:
         """
         if self.optimizer != "auto":
             return self
+        if isinstance(self.loss, KinkedLoss):
+            return replace(self, optimizer="band")
         if hessian_is_affordable(n_dof):
             return replace(self, optimizer="newton")
         option = "--l1" if self.config.has_l1 else "--non-negative" if self.config.non_negative else None
@@ -200,6 +203,8 @@ class Task:
         robust, given = self.config.errors == "robust", self.config.memory
         way_out = ", --epochs 5 does without it" if self.method == "auto" else ""
         plan = self.memory
+        if self.optimizer == "band":  # in folds, in the model of J, and in what its solution works with
+            plan = replace(plan, kept_bytes=plan.kept_bytes + 8 * 8 * most_rows(n_dof) * n_dof)
         if encoding.n_outputs > 1:  # probabilities and residuals of the rows of a block
             rows_bytes = 8 * (2 + robust) * encoding.n_outputs * self.layout.block_rows
             plan = replace(plan, thread_bytes=plan.thread_bytes + rows_bytes)

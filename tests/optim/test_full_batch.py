@@ -11,6 +11,7 @@ from streamgd.optim.base import FullBatchOptimizer, State
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS, Backtracking, GradientDescent
 
 NO_PENALTY = ElasticNet()
+WITH_GRADIENTS = sorted({*FULL_BATCH_OPTIMIZERS} - {"band"})  # see test_band.py
 
 
 def start(optimizer: FullBatchOptimizer, theta: np.ndarray, learning_rate: float = 1.0) -> State:
@@ -108,7 +109,7 @@ def test_backtracking_does_not_accept_a_loss_that_is_not_finite(bad: float) -> N
     assert np.isfinite(state["trial"]).all()
 
 
-@pytest.mark.parametrize("name", sorted(FULL_BATCH_OPTIMIZERS))
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_an_update_is_pure(name: str) -> None:
     optimizer = FULL_BATCH_OPTIMIZERS[name]
     penalty = NO_PENALTY if name in ("lbfgs", "normal") else ElasticNet(l1=0.1)
@@ -124,7 +125,7 @@ def test_an_update_is_pure(name: str) -> None:
         state = first
 
 
-@pytest.mark.parametrize("name", sorted({*FULL_BATCH_OPTIMIZERS} - {"normal"}))
+@pytest.mark.parametrize("name", sorted({*WITH_GRADIENTS} - {"normal"}))
 def test_the_residual_is_the_largest_component_of_the_gradient_without_l1(name: str) -> None:
     optimizer = FULL_BATCH_OPTIMIZERS[name]
     state = start(optimizer, np.zeros((2, 1)), 0.25)
@@ -133,7 +134,7 @@ def test_the_residual_is_the_largest_component_of_the_gradient_without_l1(name: 
     assert state["residual"] == pytest.approx(5.0, rel=1e-14)
 
 
-@pytest.mark.parametrize("name", sorted(FULL_BATCH_OPTIMIZERS))
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_the_state_is_plain_numbers_and_arrays_from_the_first_pass_on(name: str) -> None:
     """So it can be written down between any two passes; the names are those that the trainer reads."""
     optimizer = FULL_BATCH_OPTIMIZERS[name]

@@ -124,7 +124,7 @@ class HingeLoss(KinkedLoss):
     @over_rows
     def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
-            out[i] = settings[0] * bend((2.0 * y_true[i] - 1.0) * raw[i] - 1.0, -1.0, settings[1])
+            out[i] = settings[0] * bend((2.0 * y_true[i] - 1.0) * raw[i] - 1.0, settings[1])
 
     def kinks(self, y_true: np.ndarray) -> np.ndarray:
         return np.asarray(2.0 * y_true - 1.0)

@@ -1,9 +1,9 @@
 """Losses that are straight on both sides of one kink, and the smooth losses that come near them from below.
 
 With the way u from the kink to the raw prediction, the slope a below it and a + 1 above it, such a loss is
-``max(a u, (a + 1) u)``. Its smoothed form of width g is ``max of t u - g/2 t^2 over t in [a, a + 1]``: a parabola
-between ``a g`` and ``(a + 1) g``, straight beyond, and nowhere more than ``g/2 max(a^2, (a + 1)^2)`` below the loss
-itself (Nesterov 2005, "Smooth minimization of non-smooth functions").
+``max(a u, (a + 1) u)``. Its smoothed form of width g is ``max of t u - g/2 (t - a - 1/2)^2 over t in [a, a + 1]``: a
+parabola where ``|u| < g/2``, straight beyond, and nowhere more than ``g/8`` below the loss itself (Nesterov 2005,
+"Smooth minimization of non-smooth functions").
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from streamgd.objective.losses.base import Loss
 def slope(away: float, below: float, width: float) -> float:
     """The slope at ``away`` from a kink below which it is ``below``; at the kink that of below."""
     if width > 0.0:
-        away = away / width
-        return min(max(away, below), below + 1.0) if abs(away) >= 0.0 else away
+        part = away / width + 0.5
+        return below + min(max(part, 0.0), 1.0) if abs(part) >= 0.0 else part
     if away > 0.0:
         return below + 1.0
     return below if away <= 0.0 else away  # NaN stays what it is
@@ -32,13 +32,14 @@ def slope(away: float, below: float, width: float) -> float:
 def height(away: float, below: float, width: float) -> float:
     """The loss at ``away`` from a kink below which the slope is ``below``."""
     steep = slope(away, below, width)
-    return 0.0 if steep == 0.0 else steep * (away - 0.5 * width * steep)
+    straight = 0.0 if steep == 0.0 else steep * away
+    return straight - 0.5 * width * (steep - below - 0.5) ** 2
 
 
 @compiled()
-def bend(away: float, below: float, width: float) -> float:
+def bend(away: float, width: float) -> float:
     """The second derivative at ``away`` from the kink; that of the loss itself is 0."""
-    return 1.0 / width if below * width < away < (below + 1.0) * width else 0.0
+    return 1.0 / width if abs(away) < 0.5 * width else 0.0
 
 
 class KinkedLoss(Loss):

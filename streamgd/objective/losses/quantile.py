@@ -62,7 +62,7 @@ class QuantileLoss(KinkedLoss):
     @over_rows
     def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
-            out[i] = settings[1] * bend(raw[i] - y_true[i], -settings[0], settings[2])
+            out[i] = settings[1] * bend(raw[i] - y_true[i], settings[2])
 
     def kinks(self, y_true: np.ndarray) -> np.ndarray:
         return y_true
