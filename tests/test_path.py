@@ -264,6 +264,7 @@ def test_nothing_that_is_held_out_is_told(data: Path, tmp_path: Path) -> None:
         ({"method": "minibatch"}, "--path is for --method batch: .* --method minibatch does not"),
         ({"method": "sgd"}, "--path is for --method batch"),
         ({"method": "auto"}, "--path is for --method batch"),
+        ({"loss": "hinge"}, "hinge loss has none"),
         ({"validation": []}, "chooses by a holdout loss. Add --holdout"),
         ({"l1": 0.1}, "--l1 has no meaning with --path"),
         ({"patience": 3}, "--patience has no meaning with --path"),
