@@ -47,6 +47,7 @@ METHODS = {
 #: Both orders of both stochastic methods, and full batch.
 ALL_METHODS = {
     **METHODS,
+    "batch-path": ["--method", "batch", "--path", "8", "--holdout", "10%"],
     "sgd-window": ["--method", "sgd", "--shuffle", "window", "--epochs", "3"],
     "minibatch-classes": [
         "--target", "carrier", "--features", "month,day,dep_time,distance,origin", "--where", "late >= 0",
