@@ -502,8 +502,8 @@ def _check_kinked(config: TrainConfig) -> None:
         raise ConfigError(
             f"--tol-gradient: at a kink of the {config.loss} loss J has no gradient. Choose --tol-excess."
         )
-    for option, given in (("--non-negative", config.non_negative), ("--path", config.path)):
-        if given:
+    for option, asked in (("--non-negative", config.non_negative), ("--path", config.path)):
+        if asked:
             raise ConfigError(f"{option} needs curvature, the {config.loss} loss has none. Leave it out.")
 
 
