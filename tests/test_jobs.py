@@ -177,7 +177,7 @@ def kill_and_finish(job: Job, kills: int, random_moment: random.Random, longest_
     return hit
 
 
-@pytest.mark.parametrize("mode", ["continue", "retrain"])
+@pytest.mark.parametrize("mode", [pytest.param("continue", marks=pytest.mark.slow), "retrain"])
 def test_killed_nights_are_made_up_for(tmp_path: Path, mode: str) -> None:
     undisturbed, killed = (Job(tmp_path / name, f'mode = "{mode}"', gate='max_worse = "50%"') for name in "uk")
     for _ in days_of(undisturbed, 3):

@@ -236,6 +236,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lists-sgd": {"method": "sgd"},
     "lists-batch-lbfgs": {"method": "batch", "optimizer": "lbfgs", "epochs": 12},
 }
+#: Others have what they have.
+SELDOM = {
+    "momentum-window", "rollbacks", "batch-backtracking", "batch-patience", "adagrad-unshuffled",
+    "classes-adagrad-window", "counts-adam-full", "counts-sgd", "lists-sgd",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -306,7 +311,9 @@ def outcome(result: Result) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow if name in SELDOM else ()) for name in VARIANTS]
+)
 @pytest.mark.parametrize("tried", [8, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_going_on_from_any_checkpoint_gives_the_same_rest(tried: int, variant: str, small: str, tmp_path: Path) -> None:
     """``tried`` of them, the first and the last among them."""
