@@ -297,3 +297,15 @@ def test_estimators_learn_lists_at_once_and_part_by_part(rows: Rows) -> None:
         parts.partial_fit(words.slice(start, 1_000), target="y")
     value = {each.name for each in parts.model_.coefficients()}
     assert {"words=w0", "counts=w0", "x"} <= value
+
+
+def test_blocks_that_are_kept_are_used_again(data: str, tmp_path: Path) -> None:
+    options = {"epochs": 2, "blocks_dir": tmp_path / "blocks", "keep_blocks": True}
+    first = fit(data, tmp_path / "first", **options)
+    listener = Listener()
+    second = fit(data, tmp_path / "second", **options, display=listener)
+    assert second.model.theta_sha256 == first.model.theta_sha256
+    assert any("nothing is decoded" in text for text in listener.told)
+    (folder,) = (tmp_path / "blocks").iterdir()
+    (folder / "sparse.bin").unlink()
+    assert fit(data, tmp_path / "third", **options).model.theta_sha256 == first.model.theta_sha256

@@ -64,20 +64,27 @@ class EntriesStore:
         self._entries_of_page = PAGE_BYTES // entry_bytes
         self._waiting = MappedFile(folder / WAITING_NAME, _waiting_bytes(layout, n_blocks, n_rows))
         self._finished = MappedFile(folder / FINISHED_NAME, 0)
+        self._n_blocks = n_blocks
+        self._begin()
+        self._lock = threading.Lock()
+        self._hint = ""
+
+    def _begin(self) -> None:
+        """Nothing waits, and nothing is finished."""
+        self._finished.size_bytes = 0
         #: Entries that wait for each block, and the pages that each was given.
-        self._fill = np.zeros(n_blocks, np.int64)
-        self._pages: list[list[int]] = [[] for _ in range(n_blocks)]
+        self._fill = np.zeros(self._n_blocks, np.int64)
+        self._pages: list[list[int]] = [[] for _ in range(self._n_blocks)]
         self._n_pages = 0
         #: Of finished blocks: where each begins, int64, (n_blocks,), and how many entries it has.
         self._begins, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._lock = threading.Lock()
-        self._hint = ""
 
     # Files
 
     def create(self, hint: str, reserve: bool) -> None:
         """Make the file of those that wait; ``hint`` ends the message of a failure to write."""
         self._hint = hint
+        self._begin()
         self._waiting.create(hint, reserve)
 
     def open(self, hint: str) -> None:
@@ -166,7 +173,7 @@ class EntriesStore:
         self._begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._counts = np.zeros(len(rows), np.int64)
         self._finished.size_bytes = int(self._begins[-1])
-        self._finished.create(self._hint)
+        self._finished.create(self._hint, reserve=True)
 
     def _finished_bytes(self, n_rows: int, n_entries: int) -> int:
         sizes = (8 * (n_rows + 1), 4 * n_entries, self._has_values * self._feature_type.itemsize * n_entries)

@@ -75,6 +75,8 @@ class KeysMet:
         return codes
 
     def _codes_of_texts(self, keys: pa.Array) -> np.ndarray:
+        if pa.types.is_dictionary(keys.type):
+            _check_places(keys)
         array = as_dictionary(keys, "string")
         table = self.vocabulary.codes(array.dictionary)
         # Buckets stand behind the levels; so do the few levels that are too many to have a code of their own.
@@ -167,9 +169,17 @@ class KeysMet:
         return both
 
 
+def _check_places(keys: pa.DictionaryArray) -> None:
+    """Refuse places outside their dictionary, which pyarrow hands on as they stand in a damaged page."""
+    ends = pc.min_max(keys.indices).as_py()
+    if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < len(keys.dictionary):
+        raise pa.ArrowInvalid("a list has codes outside its dictionary")
+
+
 def _integers(array: pa.Array) -> np.ndarray:
     """Integers of any type as int64; those that do not fit are negative, as no index is."""
     if pa.types.is_dictionary(array.type):
+        _check_places(array)
         array = array.dictionary_decode()
     return np.asarray(array.to_numpy(zero_copy_only=False)).astype(np.int64)
 
@@ -263,6 +273,7 @@ class SparseEncoding:
 
     def check(self) -> None:
         """Raise ValueError where the parts do not fit each other, as those of a file that was tampered with."""
+        self.column.check()
         name, indices, scales = self.column.name, self.indices, self.scales
         most = self.buckets or self.column.n_columns
         if indices.dtype != np.int32 or indices.ndim != 1 or (np.diff(indices) <= 0).any():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streamgd.data.agreement import check_columns
-from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
+from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, SparseColumn, TargetColumn
 from streamgd.data.source import discover
 from streamgd.errors import SchemaError
 
@@ -32,6 +32,16 @@ CASES = [
     (label("int"), [pa.int8(), pa.uint64()], [pa.string(), pa.float64(), pa.bool_()]),
     (label("float"), [pa.float32(), pa.int32()], [pa.string(), pa.bool_()]),
     (label("bool"), [pa.bool_()], [pa.int8(), pa.string()]),
+    (
+        {"sparse": (SparseColumn("c", "index", has_values=False),)},
+        [pa.list_(pa.int8()), pa.large_list(pa.uint64()), pa.list_(pa.int32(), 2)],
+        [pa.list_(pa.string()), pa.map_(pa.int8(), pa.int8()), pa.int64(), pa.list_(pa.float64())],
+    ),
+    (
+        {"sparse": (SparseColumn("c", "string", has_values=True),)},
+        [pa.map_(pa.string(), pa.int8()), pa.list_(pa.struct([("a", pa.string()), ("b", pa.float32())]))],
+        [pa.list_(pa.string()), pa.string(), pa.map_(pa.int64(), pa.int8())],
+    ),
     ({"target": TargetColumn("c")}, [pa.int8(), pa.float32(), pa.bool_()], [pa.string(), pa.list_(pa.int8())]),
     ({"target": TargetColumn("c", (0, 1))}, [pa.int8(), pa.float64(), pa.bool_()], [pa.string()]),
     ({"target": TargetColumn("c", ("a", "b"))}, [pa.string(), pa.large_string()], [pa.int8(), pa.bool_()]),
