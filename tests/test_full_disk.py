@@ -45,6 +45,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Rows whose entries take twice the disk while they wait."""
+    path = tmp_path_factory.mktemp("full") / "lists.parquet"
+    rng = np.random.default_rng(0)
+    columns = {"s": list(rng.integers(0, 100, (20_000, 50)).astype(np.int32)), "y": rng.normal(size=20_000)}
+    pq.write_table(pa.table(columns), path, row_group_size=10_000)
+    return str(path)
+
+
+def test_a_disk_that_entries_fill_up_ends_the_run_too(
+    lists: str, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StorageError, match=r"the blocks need 1[234]\.\d MB"):
+        train(lists, "y", run=tmp_path / "refused", blocks_dir=str(small_disk), shuffle="full")
+    monkeypatch.setattr(store, "free_bytes", lambda _: 10**9)
+    with pytest.raises(StorageError, match=r"No space left.*need 1[234]\.\d MB.*--blocks-dir.*--shuffle window"):
+        train(lists, "y", run=tmp_path / "run", blocks_dir=str(small_disk), shuffle="full")
+    assert not list(small_disk.iterdir())
+
+
 @pytest.mark.parametrize("options", [{"shuffle": "full"}, {"method": "batch"}], ids=str)
 def test_a_disk_that_fills_up_ends_the_run_and_is_left_as_it_was(
     options: dict[str, Any], data: str, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
