@@ -10,17 +10,28 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streamgd.column_options import MOST_INDICES
 from streamgd.data.columns import CategoricalColumn, SparseColumn
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import as_dictionary, levels_from_state, levels_state, no_levels
 from streamgd.data.vocabulary import UNKNOWN, Vocabulary, hash_buckets
-from streamgd.kernels import keys as kernels
+
+#: Codes of buckets are this and above, as in ``kernels.keys``.
+FIRST_BUCKET = MOST_INDICES
+
+
+def key_loops() -> ModuleType:
+    """The compiled loops: to load them takes 40 ms, and few runs have sparse columns."""
+    from streamgd.kernels import keys
+
+    return keys
 
 
 class KeysMet:
@@ -38,7 +49,7 @@ class KeysMet:
 
     def __init__(self, column: SparseColumn, max_levels: int, buckets: int, known: pa.Array | None = None):
         self.column = column
-        self._max_levels = min(max_levels, kernels.FIRST_BUCKET // 2)
+        self._max_levels = min(max_levels, FIRST_BUCKET // 2)
         self._buckets = column.n_columns if column.hashed else buckets
         self._learns = known is None
         described = CategoricalColumn(column.name, "string", column.hashed)
@@ -65,8 +76,8 @@ class KeysMet:
         numbers = np.ascontiguousarray(_integers(integers), np.int64)
         if self.column.hashed:
             codes = np.empty(len(numbers), np.int32)
-            kernels.hash_integers(numbers, np.uint64(self._buckets), codes)
-            codes += kernels.FIRST_BUCKET
+            key_loops().hash_integers(numbers, np.uint64(self._buckets), codes)
+            codes += FIRST_BUCKET
         else:
             inside = (numbers >= 0) & (numbers < self.column.n_columns)
             codes = np.where(inside, numbers, -1).astype(np.int32)
@@ -80,10 +91,10 @@ class KeysMet:
         array = as_dictionary(keys, "string")
         table = self.vocabulary.codes(array.dictionary)
         # Buckets stand behind the levels; so do the few levels that are too many to have a code of their own.
-        table = np.where(table < UNKNOWN, kernels.FIRST_BUCKET - 2 - table, table)
-        beyond = (table >= kernels.FIRST_BUCKET) & (self.vocabulary.codes(array.dictionary) >= 0)
+        table = np.where(table < UNKNOWN, FIRST_BUCKET - 2 - table, table)
+        beyond = (table >= FIRST_BUCKET) & (self.vocabulary.codes(array.dictionary) >= 0)
         if beyond.any():
-            table[beyond] = kernels.FIRST_BUCKET + hash_buckets(array.dictionary, self._buckets)[beyond]
+            table[beyond] = FIRST_BUCKET + hash_buckets(array.dictionary, self._buckets)[beyond]
         places = pc.fill_null(array.indices.cast(pa.int64()), len(table)).to_numpy(zero_copy_only=False)
         return np.asarray(np.append(table, -1)[places].astype(np.int32))
 
@@ -94,13 +105,13 @@ class KeysMet:
         if not self._learns:
             return
         with self._lock:
-            if codes.max(initial=-1) >= kernels.FIRST_BUCKET:
+            if codes.max(initial=-1) >= FIRST_BUCKET:
                 self._largest_of_buckets = _with_room(self._largest_of_buckets, self._buckets)
-                codes_below = codes[codes < kernels.FIRST_BUCKET]
+                codes_below = codes[codes < FIRST_BUCKET]
             else:
                 codes_below = codes
             self._largest = _with_room(self._largest, int(codes_below.max(initial=-1)) + 1)
-            kernels.note_codes(codes, magnitudes, begins, ends, rows, self._largest, self._largest_of_buckets)
+            key_loops().note_codes(codes, magnitudes, begins, ends, rows, self._largest, self._largest_of_buckets)
 
     def found(self) -> tuple[pa.Array, np.ndarray, np.ndarray]:
         """Levels in the order of their values, indices or buckets (int32, ascending), and the largest magnitudes.
@@ -163,7 +174,7 @@ class KeysMet:
         for of_buckets, largest in ((False, later._largest), (True, later._largest_of_buckets)):
             places = np.flatnonzero(largest)
             if len(places):
-                met = kernels.FIRST_BUCKET + places if of_buckets else codes[places]
+                met = FIRST_BUCKET + places if of_buckets else codes[places]
                 every = np.array([0]), np.array([len(places)]), np.ones(1, np.bool_)
                 both.learn(met.astype(np.int32), largest[places].astype(np.float64), *every)
         return both
