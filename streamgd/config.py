@@ -20,6 +20,7 @@ from pydantic.config import JsonDict
 
 from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_index_columns, parse_splines, shown
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
+from streamgd.kinked_options import KINKED_LOSSES, check_kinked_options
 from streamgd.option_values import Bytes, Duration, Finite, Fraction, Names, PathText, Rate, Sources
 from streamgd.path_options import check_path_options
 
@@ -51,8 +52,6 @@ LOG_LINK_LOSSES = ("poisson", "gamma", "tweedie")
 NUMBER_LOSSES = ("squared", "poisson", "gamma", "tweedie", "huber", "quantile")
 #: Losses of numbers that are to know no outliers: the unit of the target is that of a sample's middle half.
 ROBUST_LOSSES = ("huber", "quantile")
-#: Losses that have a kink, and no curvature.
-KINKED_LOSSES = ("quantile", "hinge")
 
 CHANGEABLE: JsonDict = {"identity": False}
 
@@ -482,29 +481,7 @@ def _check_optimizer(config: TrainConfig) -> None:
     if name == "normal" and config.loss not in ("auto", "squared"):
         raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
     _check_tolerances(config)
-    if config.loss in KINKED_LOSSES:
-        _check_kinked(config)
-    elif name == "band":
-        raise ConfigError(f"--optimizer band is for losses with a kink: {', '.join(KINKED_LOSSES)}. Leave it out.")
-
-
-def _check_kinked(config: TrainConfig) -> None:
-    """Refuse what needs the curvature of a loss that has none."""
-    if config.method == "batch" and (config.optimizer not in ("auto", "band") or config.learning_rate != "auto"):
-        given = "--learning-rate" if config.optimizer in ("auto", "band") else f"--optimizer {config.optimizer}"
-        raise ConfigError(
-            f"{given} with --method batch needs a slope everywhere, and the {config.loss} loss has a kink. Choose"
-            f" --optimizer band, or leave it out."
-        )
-    if config.certify and config.method != "batch":
-        raise ConfigError(f"--certify needs curvature, the {config.loss} loss has none. Choose --method batch.")
-    if config.tol_gradient is not None:
-        raise ConfigError(
-            f"--tol-gradient: at a kink of the {config.loss} loss J has no gradient. Choose --tol-excess."
-        )
-    for option, asked in (("--non-negative", config.non_negative), ("--path", config.path)):
-        if asked:
-            raise ConfigError(f"{option} needs curvature, the {config.loss} loss has none. Leave it out.")
+    check_kinked_options(config)
 
 
 def _check_tolerances(config: TrainConfig) -> None:

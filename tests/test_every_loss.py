@@ -18,10 +18,10 @@ from mistakes import here, message
 from scipy.optimize import minimize
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor, Ridge, TweedieRegressor
 
-from streamgd.config import KINKED_LOSSES
 from streamgd.errors import ConfigError, PausedError
 from streamgd.evaluation import evaluate
 from streamgd.exports.export import export
+from streamgd.kinked_options import KINKED_LOSSES
 from streamgd.model import Model
 from streamgd.objective.losses import LOSSES, Loss, loss_of
 from streamgd.prediction import predict
@@ -271,9 +271,12 @@ def test_robust_errors_of_the_huber_loss_are_the_sandwich(small: Path, tmp_path:
         ("--loss quantile --quantile 1", 78, ("--quantile", "less than 1")),
         ("--loss squared --quantile 0.9", 78, ("--quantile is for --loss quantile", "squared")),
         ("--loss quantile --certify", 78, ("--certify", "curvature", "quantile")),
-        ("--loss hinge --method batch --optimizer lbfgs", 78, ("--optimizer lbfgs", "kink", "band")),
+        ("--loss hinge --method batch --optimizer lbfgs", 78, ("--optimizer lbfgs", "gradient", "--optimizer band")),
         ("--loss poisson --method batch --optimizer band", 78, ("--optimizer band", "quantile, hinge")),
         ("--loss quantile --method batch --tol-gradient 1e-6", 78, ("--tol-gradient", "--tol-excess")),
+        ("--loss hinge --method batch --non-negative x", 78, ("--non-negative", "curvature", "hinge")),
+        ("--loss quantile --method batch --path 5 --holdout 0.1", 78, ("--path", "curvature", "quantile")),
+        ("--loss quantile --method batch --learning-rate 0.1", 78, ("--learning-rate", "gradient", "quantile")),
         ("--loss hinge --errors robust --method batch", 78, ("--errors robust", "no likelihood")),
         ("--loss hinge --errors robust --method minibatch", 78, ("--errors robust", "closing pass")),
         ("--loss huber --delta 0", 78, ("--delta", "positive number")),

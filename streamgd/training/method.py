@@ -6,8 +6,9 @@ same blocks. Where such a pass would cost too much, or where the options speak o
 
 from __future__ import annotations
 
-from streamgd.config import KINKED_LOSSES, TrainConfig, option_name
+from streamgd.config import TrainConfig, option_name
 from streamgd.errors import ConfigError
+from streamgd.kinked_options import KINKED_LOSSES
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, hessian_is_affordable
 
 #: Columns up to which a pass with a Hessian is cheap: its products grow with their square. Of a million rows, prepared
