@@ -205,3 +205,20 @@ def test_a_target_that_is_fitted_exactly_has_no_loss(tmp_path: Path) -> None:
 
     assert result.facts["train_loss"] <= 1e-6 * result.facts["base_loss"]
     assert {each.name: each.value for each in result.model.coefficients()}["x"] == pytest.approx(3.0, rel=1e-6)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.filterwarnings("ignore:not converged")
+def test_where_all_rows_of_a_class_stand_at_their_kink_nothing_is_worse_than_the_start(tmp_path: Path) -> None:
+    """Of few late rows that nothing foretells the best hinge is the constant -1: more rows at a kink than in a band."""
+    rng = np.random.default_rng(3)
+    rows = {"a": rng.normal(size=ROWS), "b": rng.normal(size=ROWS), "late": (rng.random(ROWS) < 0.1).astype(int)}
+    pq.write_table(pa.table(rows), tmp_path / "data.parquet")
+    result = train(
+        str(tmp_path / "data.parquet"), "late", run=str(tmp_path / "run"), loss="hinge", method="batch", l2=1e-6,
+        dtype="float64",
+    )  # fmt: skip
+
+    assert result.facts["objective"] <= result.facts["base_loss"] * (1.0 + 1e-12)
+    assert result.facts["certificate"] is None or result.facts["certificate"]["excess"] <= 1e-9
+    assert result.facts["steps"] < 300

@@ -29,9 +29,11 @@ from streamgd.optim.quadratic import newton_step
 #: The first width, in units of the raw prediction, and a part of it that is the next one at least.
 FIRST_WIDTH, NARROWED = 2.0, 0.25
 #: Widths are not narrowed beyond this.
-NARROWEST = 1e-9
+NARROWEST = 1e-8
 #: A width is done with where so much, of the most that it holds J below its value, is left to gain.
 SETTLED = 0.05
+#: … or where so many steps were taken at it: the next one may do better.
+MOST_STEPS = 5.0
 #: Of the rows that a band may have, so many are aimed at: their number changes as theta moves.
 AIMED_AT = 0.5
 #: A column of few rows on the bend has this part of the curvature that its mean square lets expect: that of the other
@@ -50,11 +52,11 @@ ANY = np.inf
 class BandMethod:
     """``theta := minimum of the model at theta``, by an interior-point method; shorter where J would not fall.
 
-    ``width`` is that of the smooth form, 0 once it is the loss itself; ``settled`` the optimum of the one before, of
-    ``settled_width``; ``damping`` the curvature that a column has at least, for a mean square of 1. ``radius`` is how
-    near to their kink the rows of the band are, infinite for all rows; ``reach`` the part of it that coefficients may
-    move by. ``excess`` is a bound of J - J*, None where there is none. There is no gradient at a kink, and no
-    ``residual``.
+    ``width`` is that of the smooth form, 0 once it is the loss itself; ``steps`` those taken at it; ``settled`` the
+    optimum of the one before, of ``settled_width``; ``damping`` the curvature that a column has at least, for a mean
+    square of 1. Where J is above ``start_value`` after all that, ``start`` is gone back to. ``radius`` is how near to
+    their kink the rows of the band are, infinite for all rows; ``reach`` the part of it that coefficients may move by.
+    ``excess`` is a bound of J - J*, None where there is none. There is no gradient at a kink, and no ``residual``.
     """
 
     name = "band"
@@ -67,7 +69,8 @@ class BandMethod:
             "excess": None, "slope": 0.0, "direction": np.zeros_like(theta),
             "squares": np.maximum(column_squares, 1e-12) + np.zeros_like(theta),
             "width": 0.0, "radius": np.inf, "reach": 1.0, "settled": theta.copy(), "settled_width": 0.0,
-            "damping": 0.0,
+            "damping": 0.0, "steps": 0.0,
+            "start": theta.copy(), "start_value": np.inf,
         }  # fmt: skip
 
     def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
@@ -82,7 +85,7 @@ class BandMethod:
             return _smooth_step(state, evaluation, evaluation.band, penalty)
         if np.isinf(state["radius"]) and evaluation.band.found > evaluation.band.most:
             return _moved(state, evaluation.value, np.zeros_like(state["trial"]), ANY) | {
-                "width": FIRST_WIDTH, "radius": FIRST_WIDTH
+                "width": FIRST_WIDTH, "radius": FIRST_WIDTH, "start": state["trial"], "start_value": evaluation.value
             }  # fmt: skip
         return _band_step(state, evaluation, evaluation.band, penalty)
 
@@ -110,8 +113,10 @@ def _smooth_step(state: State, evaluation: Evaluation, band: Band, penalty: Elas
     step = newton_step(state["trial"], replace(evaluation, hessian=hessian), penalty)
     moved = _moved(state, evaluation.value, step.direction, step.slope) | {"damping": damping}
     # The part width * bend of all slopes' rises is on the bend of this width.
-    if max(step.decrease, held) > SETTLED * width * width * bend and width > NARROWEST:
-        return moved
+    is_settled = max(step.decrease, held) <= SETTLED * width * width * bend
+    if not is_settled and state["steps"] < MOST_STEPS and width > NARROWEST:
+        return moved | {"steps": state["steps"] + 1.0}
+    moved |= {"steps": 0.0}
     aim = AIMED_AT * band.most / max(band.found, 1)
     there = moved["trial"]
     if aim >= AIMED_AT or width <= NARROWEST:
@@ -127,8 +132,12 @@ def _smooth_step(state: State, evaluation: Evaluation, band: Band, penalty: Elas
 
 def _band_step(state: State, evaluation: Evaluation, band: Band, penalty: ElasticNet) -> State:
     """The step to the minimum of the model, which also tells how far J may be above its own."""
+    if evaluation.value > state["start_value"]:  # smooth forms led astray
+        return _moved(state, evaluation.value, np.zeros_like(state["trial"]), ANY) | {
+            "trial": state["start"], "start_value": np.inf
+        }  # fmt: skip
     if state["radius"] <= NARROWEST and band.found > band.most:  # they have the same kink
-        if not state["direction"].any():
+        if state["slope"] == 0.0:
             return {**state, "trial": state["theta"]}
         return _moved(state, evaluation.value, np.zeros_like(state["trial"]), 0.0)
     theta, radius = state["trial"][:, 0], state["radius"]
