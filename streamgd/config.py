@@ -476,8 +476,8 @@ def _check_optimizer(config: TrainConfig) -> None:
     if name in ("lbfgs", "normal") and config.has_l1:
         option = "--l1" if config.l1 > 0 else f"l1 (--l1-ratio {config.l1_ratio:g})"
         raise ConfigError(f"--optimizer {name} knows no {option}. Choose newton, backtracking or plain.")
-    if name in ("lbfgs", "normal") and config.non_negative:
-        raise ConfigError(f"--optimizer {name} knows no --non-negative. Choose newton, backtracking or plain.")
+    if name == "normal" and config.non_negative:
+        raise ConfigError("--optimizer normal knows no --non-negative. Choose newton.")
     if name == "normal" and config.loss not in ("auto", "squared"):
         raise ConfigError("--optimizer normal solves the squared loss alone. Choose newton.")
     _check_tolerances(config)

@@ -13,6 +13,8 @@ from streamgd.optim.newton import is_finite
 MEMORY = 10
 #: A pair of changes whose cosine is below this tells of rounding, not of curvature.
 SMALLEST_COSINE = 1e-10
+#: Part of the fall to first order that must be left of a projected step.
+ENOUGH_OF_FALL = 0.1
 #: Where J no longer tells steps apart, so many in a row may pass without a smaller gradient.
 PATIENCE = 5
 
@@ -23,6 +25,10 @@ class LBFGS:
     Nocedal, Wright (2006), algorithms 7.4 and 7.5. The first B is diagonal, the inverse of the mean square of each
     column, in the coordinates of which rare levels learn as fast as others. J is convex, so a step that makes it fall
     enough has positive curvature, and no second condition of Wolfe costs a pass.
+
+    Within bounds the coefficients at zero whose slope holds them there stay, and the pairs tell of the others alone
+    (two-metric projection: Bertsekas (1982), "Projected Newton methods for optimization problems with simple
+    constraints"); the step is projected, or goes to the first bound where J would not fall along that.
 
     ``steps`` and ``changes`` (n_pairs, theta.size) are the history, oldest first; ``excess`` is ``1/2 gradient' B
     gradient``, an estimate that is as good as B. ``least`` is the smallest residual so far, ``stalled`` the
@@ -42,7 +48,7 @@ class LBFGS:
             "least": np.inf, "stalled": 0.0,
         }  # fmt: skip
 
-    def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:  # noqa: ARG002
+    def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
         value, alpha, slope = state["value"], state["alpha"], state["slope"]
         first = value is None
         if not is_finite(evaluation) or (not first and not falls_enough(value, evaluation.value, alpha, slope)):
@@ -51,18 +57,24 @@ class LBFGS:
             alpha = shorter(value, evaluation.value, alpha, slope)
             return {**state, "alpha": alpha, "trial": state["theta"] + alpha * state["direction"]}
         theta, gradient = state["trial"], evaluation.gradient
-        residual = float(np.abs(gradient).max())
+        residual = float(np.abs(penalty.subgradient(theta, gradient)).max())
         stalled = state["stalled"] + 1.0 if residual >= state["least"] else 0.0
         if not first and is_rounding(value, slope) and stalled >= PATIENCE:
             return {**state, "trial": state["theta"]}
         steps, changes = state["steps"], state["changes"]
         if not first:
             steps, changes = _remember(steps, changes, theta - state["theta"], gradient - state["gradient"])
-        direction = -inverse_product(gradient.ravel(), steps, changes, state["squares"].ravel()).reshape(theta.shape)
+        if penalty.non_negative:
+            bounded = penalty.bounded(*theta.shape)
+            direction, fall = _within_bounds(theta, gradient, bounded, steps, changes, state["squares"])
+        else:
+            product = inverse_product(gradient.ravel(), steps, changes, state["squares"].ravel())
+            direction = -product.reshape(theta.shape)
+            fall = -float((gradient * direction).sum())
         slope = float((gradient * direction).sum())
         return {
             "trial": theta + direction, "theta": theta, "alpha": 1.0, "value": evaluation.value,
-            "residual": residual, "excess": -0.5 * slope if len(steps) else None, "slope": slope,
+            "residual": residual, "excess": 0.5 * fall if len(steps) else None, "slope": slope,
             "gradient": gradient, "direction": direction, "squares": state["squares"],
             "steps": steps, "changes": changes, "least": min(residual, state["least"]), "stalled": stalled,
         }  # fmt: skip
@@ -75,6 +87,51 @@ def _remember(
     if step @ change <= SMALLEST_COSINE * np.sqrt((step @ step) * (change @ change)):
         return steps, changes
     return np.vstack([steps, step])[-MEMORY:], np.vstack([changes, change])[-MEMORY:]
+
+
+def _within_bounds(
+    theta: np.ndarray,
+    gradient: np.ndarray,
+    bounded: np.ndarray,
+    steps: np.ndarray,
+    changes: np.ndarray,
+    squares: np.ndarray,
+) -> tuple[np.ndarray, float]:
+    """A direction in which J falls and the coefficients ``bounded`` stay at zero or above, for a step of one or less.
+
+    Returns it, and the fall to first order that there would be without the bounds of coefficients above zero.
+    """
+    here, slopes = theta.ravel(), gradient.ravel()
+    at_zero = bounded & (here <= 0.0)
+    held = at_zero & (slopes > 0.0)
+    while True:
+        product = _product_of_free(~held, slopes, steps, changes, squares.ravel())
+        more = at_zero & ~held & (product > 0.0)  # the curvature takes them below zero, against their own slope
+        if not more.any():
+            break
+        held |= more
+    direction = -product
+    fall = -float(slopes @ direction)
+    there = here + direction
+    projected = np.where(bounded, np.maximum(there, 0.0), there) - here
+    if slopes @ projected <= -ENOUGH_OF_FALL * fall:
+        return projected.reshape(theta.shape), fall
+    crossing = bounded & (there < 0.0)
+    shares = here[crossing] / -direction[crossing]
+    share = float(shares.min())
+    direction *= share
+    direction[np.flatnonzero(crossing)[shares <= share]] = -here[crossing][shares <= share]
+    return direction.reshape(theta.shape), fall
+
+
+def _product_of_free(
+    free: np.ndarray, slopes: np.ndarray, steps: np.ndarray, changes: np.ndarray, squares: np.ndarray
+) -> np.ndarray:
+    """:func:`inverse_product` of the coefficients ``free``, zero for others."""
+    kept = np.zeros((0, len(slopes))), np.zeros((0, len(slopes)))
+    for step, change in zip(steps * free, changes * free, strict=True):
+        kept = _remember(*kept, step, change)
+    return inverse_product(slopes * free, *kept, squares)
 
 
 def inverse_product(vector: np.ndarray, steps: np.ndarray, changes: np.ndarray, squares: np.ndarray) -> np.ndarray:

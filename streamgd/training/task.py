@@ -178,13 +178,12 @@ class Task:
             return replace(self, optimizer="band")
         if hessian_is_affordable(n_dof):
             return replace(self, optimizer="newton")
-        option = "--l1" if self.config.has_l1 else "--non-negative" if self.config.non_negative else None
-        if option is not None and self.config.tol_excess is not None:
+        if self.config.has_l1 and self.config.tol_excess is not None:
             raise ConfigError(
-                f"--tol-excess: with {option} and {n_dof:,} coefficients the optimizer is backtracking, which does not"
+                f"--tol-excess: with --l1 and {n_dof:,} coefficients the optimizer is backtracking, which does not"
                 f" estimate how far the optimum is. Choose --tol-gradient, or --optimizer newton."
             )
-        return replace(self, optimizer="lbfgs" if option is None else "backtracking")
+        return replace(self, optimizer="backtracking" if self.config.has_l1 else "lbfgs")
 
     def with_room_for_hessians(self, encoding: Encoding, n_chunks: int) -> Task:
         """The same task with so few threads that there is room for Hessians, where passes over chunks make them.

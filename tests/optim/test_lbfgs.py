@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.lbfgs import LBFGS, MEMORY, inverse_product
+from streamgd.optim.newton import Newton
 
 
 @settings(max_examples=25, deadline=None)
@@ -76,3 +77,35 @@ def test_its_estimate_of_the_distance_is_of_the_right_size() -> None:
     assert len(near) >= 4
     assert min(ratios) > 0.02
     assert max(ratios) < 10.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    logistic=st.booleans(),
+    bounded=st.sets(st.integers(0, 11), min_size=1),
+    spread=st.sampled_from([0.0, 3.0]),
+)
+def test_within_bounds_the_optimum_is_that_of_newton(
+    seed: int, logistic: bool, bounded: set[int], spread: float
+) -> None:
+    problem = Problem.drawn(seed, columns=12, logistic=logistic, spread=spread)
+    penalty = ElasticNet(l2=1e-3, non_negative=tuple(sorted(bounded)))
+    small = 1e-9 * 10.0**spread
+    exact = passes(Newton(), problem, penalty, 60, lambda state: state["residual"] < small)[-1]
+    states = passes(LBFGS(), problem, penalty, 400, lambda state: state["residual"] < small)
+
+    assert states[-1]["residual"] < small
+    assert all((state["trial"][list(bounded)] >= 0.0).all() for state in states)
+    atol = 1e-6 * np.abs(exact["theta"]).max()
+    np.testing.assert_allclose(states[-1]["theta"], exact["theta"], atol=atol)
+    assert ((states[-1]["theta"] == 0.0) == (exact["theta"] == 0.0)).all()
+    refused = sum(after["theta"] is before["theta"] for before, after in pairwise(states))
+    assert refused <= 5 + len(states) // 3
+
+
+def test_many_bounds_cost_few_passes() -> None:
+    problem = Problem.drawn(3, rows=2_000, columns=100, logistic=False)
+    free, held = ElasticNet(l2=1e-3), ElasticNet(l2=1e-3, non_negative=tuple(range(100)))
+    needed = [len(passes(LBFGS(), problem, each, 400, lambda s: s["residual"] < 1e-8)) for each in (free, held)]
+    assert needed[1] <= 2 * needed[0]
