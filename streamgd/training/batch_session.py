@@ -9,7 +9,7 @@ import numpy as np
 from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.store import remove_blocks
-from streamgd.errors import RunMismatchError
+from streamgd.errors import NoInputError, RunMismatchError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import count_noun
@@ -19,7 +19,7 @@ from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hes
 from streamgd.training.chunks import BlockWork, survey_pass
 from streamgd.training.holdout import reduced_holdout
 from streamgd.training.kept import Keep, kept_bytes
-from streamgd.training.path import PathTrainer
+from streamgd.training.path import NO_HOLDOUT, PathTrainer
 from streamgd.training.path_points import hint_of_path
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Reduction, ThreadReduction
@@ -78,6 +78,8 @@ class BatchSession(Session):
             path = None
             if task.config.path is not None:
                 assert holdout is not None
+                if task.validation is None and survey.holdout_rows == 0:
+                    raise NoInputError(NO_HOLDOUT)
                 path = PathTrainer(task, trainer, objective, holdout, squares, context)
             if saved:
                 state = state_of(saved, task.optimizer, squares)

@@ -30,6 +30,7 @@ from streamgd.training.task import Task
 SMALLEST_RATIO = 1e-3
 #: Held out rows are decoded for so many points at once; for one where a Hessian is not made, since thetas are large.
 POINTS_AT_ONCE = 10
+NO_HOLDOUT = "--path: no row is held out to choose by. Look at --holdout, --validation and --where."
 
 
 class PathTrainer:
@@ -172,7 +173,7 @@ class PathTrainer:
                 self._context.save(state.state())
             raise
         if losses is None:
-            raise NoInputError("--path: no row is held out to choose by. Look at --holdout, --validation and --where.")
+            raise NoInputError(NO_HOLDOUT)
         for number, loss, theta in zip(range(len(points) - len(pending), len(points)), losses, pending, strict=True):
             points[number]["holdout_loss"] = loss * unit
             if state.best is None or loss < state.best["loss"]:
