@@ -246,9 +246,9 @@ class BatchTrainer:
         """A pass at the optimizer's trial, and the step that follows from it."""
         self._step(state, self._next_total(state))
 
-    def finish(self, state: BatchState) -> None:
+    def finish(self, state: BatchState, certifies: bool = True) -> None:
         """Make the certificate of a state that has come to its end, save it, and tell."""
-        certificate = self._certify(state)
+        certificate = self._certify(state) if certifies else None
         state.certificate = None if certificate is None else certificate.to_json()
         self._context.save(state.state())
         unit = state.encoding.target_scale**2

@@ -204,5 +204,6 @@ class PathTrainer:
         elif path["chosen"] is not None:
             point, unit = path["points"][path["chosen"]], state.encoding.target_scale**2
             state.closing = {"value": point["objective"] / unit, "mean_loss": point["train_loss"] / unit}
-        trainer.finish(state)
+        # A point that was chosen before --max-time ended the next one has no time for a certificate.
+        trainer.finish(state, certifies=state.stopped_by != "max_time" or path["chosen"] is None)
         return trainer
