@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from displays import Listener
 from scipy.optimize import linprog, lsq_linear
 from sklearn.linear_model import QuantileRegressor
 
@@ -222,3 +223,29 @@ def test_where_all_rows_of_a_class_stand_at_their_kink_nothing_is_worse_than_the
     assert result.facts["objective"] <= result.facts["base_loss"] * (1.0 + 1e-12)
     assert result.facts["certificate"] is None or result.facts["certificate"]["excess"] <= 1e-9
     assert result.facts["steps"] < 300
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_in_any_unit_of_the_target_steps_come_as_near(unit: float, data: Path, tmp_path: Path) -> None:
+    table = pq.read_table(data)
+    pq.write_table(table.append_column("z", pa.array(table["y"].to_numpy() * unit)), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"target": "z", "quantile": 0.7, "loss": "quantile", "weight": None, "dtype": "float32"}
+    near = run(tmp_path / "data.parquet", tmp_path / "near", "median", method="minibatch", epochs=5, **options)
+    best = run(tmp_path / "data.parquet", tmp_path / "best", "median", **options)
+
+    gained, most = (each.facts["base_loss"] - each.facts["objective"] for each in (near, best))
+    assert 0.9 * most <= gained <= most * (1.0 + 1e-9)
+    assert best.facts["certificate"]["excess"] <= 1e-12 * best.facts["base_loss"]
+
+
+@pytest.mark.parametrize(("unit", "l2", "told"), [(1.0, 1e-6, False), (1e6, 1e-6, True), (1e6, 1e-12, False)])
+def test_a_target_of_large_numbers_makes_the_default_of_l2_worth_a_line(
+    unit: float, l2: float, told: bool, data: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(data)
+    pq.write_table(table.append_column("z", pa.array(table["y"].to_numpy() * unit)), tmp_path / "data.parquet")
+    display = Listener()
+    options: dict[str, Any] = {"target": "z", "l2": l2, "weight": None, "epochs": 1}
+    run(tmp_path / "data.parquet", tmp_path / "run", "median", display=display, **options)
+
+    assert any("--l2 1e-06, the default, is not small" in line for line in display.warnings) == told

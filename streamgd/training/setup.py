@@ -32,6 +32,9 @@ from streamgd.training.method import check_tolerances, why_minibatch
 from streamgd.training.task import DEFAULT_EPOCHS, DEFAULT_PASSES, Task
 from streamgd.training.warm_start import model_to_start_from
 
+#: Curvature of the penalty, of the mean loss where the target has a spread of 1, that shrinks no coefficient by much.
+SMALL = 1e-3
+
 
 def make_task(
     config: TrainConfig,
@@ -122,8 +125,24 @@ def make_task(
             batch,
             config.on_workers,
         ),
-        notes=(*resolved.warnings, *notes, *beyond_limit(config.memory, 1 if config.cluster else config.workers or 1)),
+        notes=(
+            *resolved.warnings,
+            *_large_penalty(config, resolved),
+            *notes,
+            *beyond_limit(config.memory, 1 if config.cluster else config.workers or 1),
+        ),
     )
+
+
+def _large_penalty(config: TrainConfig, resolved: Resolved) -> list[str]:
+    """A line where the default of l2 would shrink coefficients: the loss follows the target, and not its square."""
+    l2, spread = config.l2, resolved.target_units[1]
+    if resolved.loss != "quantile" or l2 != TrainConfig.model_fields["l2"].default or l2 * spread <= SMALL:
+        return []
+    return [
+        f"--l2 {l2:g}, the default, is not small for this target, whose spread is {spread:.3g}: the quantile loss grows"
+        f" with the target, the penalty with its square. Choose --l2 {l2 / spread:.1g}, or another one."
+    ]
 
 
 def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> tuple[str, list[str]]:
