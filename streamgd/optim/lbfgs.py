@@ -11,6 +11,7 @@ from streamgd.optim.line_search import falls_enough, is_rounding, shorter
 from streamgd.optim.newton import is_finite
 
 MEMORY = 10
+NONE = np.empty(0, np.int64)
 #: A pair of changes whose cosine is below this tells of rounding, not of curvature.
 SMALLEST_COSINE = 1e-10
 #: Part of the fall to first order that must be left of a projected step.
@@ -105,7 +106,7 @@ def _within_bounds(
     at_zero = bounded & (here <= 0.0)
     held = at_zero & (slopes > 0.0)
     while True:
-        product = _product_of_free(~held, slopes, steps, changes, squares.ravel())
+        product = inverse_product(slopes, steps, changes, squares.ravel(), np.flatnonzero(held))
         more = at_zero & ~held & (product > 0.0)  # the curvature takes them below zero, against their own slope
         if not more.any():
             break
@@ -124,33 +125,37 @@ def _within_bounds(
     return direction.reshape(theta.shape), fall
 
 
-def _product_of_free(
-    free: np.ndarray, slopes: np.ndarray, steps: np.ndarray, changes: np.ndarray, squares: np.ndarray
+def inverse_product(
+    vector: np.ndarray, steps: np.ndarray, changes: np.ndarray, squares: np.ndarray, held: np.ndarray = NONE
 ) -> np.ndarray:
-    """:func:`inverse_product` of the coefficients ``free``, zero for others."""
-    kept = np.zeros((0, len(slopes))), np.zeros((0, len(slopes)))
-    for step, change in zip(steps * free, changes * free, strict=True):
-        kept = _remember(*kept, step, change)
-    return inverse_product(slopes * free, *kept, squares)
-
-
-def inverse_product(vector: np.ndarray, steps: np.ndarray, changes: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """``B @ vector``, ``(n_dof,)``, by the two-loop recursion (Nocedal, Wright, algorithm 7.4).
 
     Before the first pair B is diagonal with ``1 / squares``; then times ``s . y / (y . y / squares)`` of the last one.
+    Coefficients ``held`` (int64) are left out of everything; what they would get is zero.
 
     >>> inverse_product(np.array([2.0]), np.array([[1.0]]), np.array([[4.0]]), np.array([1.0]))
     array([0.5])
     """
-    pairs = [(step, change, 1.0 / float(step @ change)) for step, change in zip(steps, changes, strict=True)]
+
+    def dot(one: np.ndarray, other: np.ndarray) -> float:
+        return float(one @ other) - float(one[held] @ other[held]) if len(held) else float(one @ other)
+
+    pairs = []
+    for step, change in zip(steps, changes, strict=True):
+        along = dot(step, change)
+        if not len(held) or along > SMALLEST_COSINE * np.sqrt(dot(step, step) * dot(change, change)):
+            pairs.append((step, change, 1.0 / along))
     product, weights = vector.copy(), []
+    product[held] = 0.0
     for step, change, inverse in reversed(pairs):
-        weights.append(inverse * float(step @ product))
+        weights.append(inverse * dot(step, product))
         product -= weights[-1] * change
+        product[held] = 0.0
     product = product / squares
     if pairs:
         step, change, _ = pairs[-1]
-        product *= float(step @ change) / float(change @ (change / squares))
+        product *= dot(step, change) / dot(change, change / squares)
     for (step, change, inverse), weight in zip(pairs, reversed(weights), strict=True):
-        product += (weight - inverse * float(change @ product)) * step
+        product += (weight - inverse * dot(change, product)) * step
+        product[held] = 0.0
     return np.asarray(product)
