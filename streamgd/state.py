@@ -25,6 +25,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -227,17 +228,11 @@ def deserialize(data: bytes, kind: str, where: str) -> Any:
         raise CorruptStateError(
             f"{where}: damaged: its header is to have {header_bytes} bytes, the file has {len(data)}."
         )
-    try:
+    with _told_as_damaged(kind, where):
         tree = _tree(json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes]), kind, where)
         arrays = load(data)
         del arrays[_CHECKSUM_NAME]
         return join(arrays, tree)
-    except StreamgdError:
-        raise
-    except _MALFORMED as error:
-        # Only a file made on purpose comes here: its checksum holds.
-        reason = " ".join(str(error).split())[:200]
-        raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
 
 
 def _tree(header: dict[str, Any], kind: str, where: str) -> str:
@@ -284,6 +279,39 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def read_state(path: Path, kind: str) -> Any:
+    """As :func:`deserialize` of a file, each array read into its own memory: there is no second copy of them all.
+
+    Raises
+    ------
+    CorruptStateError
+        As :func:`deserialize`.
+    NoInputError, StorageError, AccessError
+        The file is not there, or cannot be read.
+    """
+    check_regular(path)
+    with storage_errors(f"read {path}"), path.open("rb") as file, _told_as_damaged(kind, str(path)):
+        header, begin, end = _checked_header(file, str(path), kind)
+        tree = _tree(header, kind, str(path))
+        tensors = dict(header)
+        del tensors["__metadata__"], tensors[_CHECKSUM_NAME]
+        return join({name: _read_array(file, each, begin, end) for name, each in tensors.items()}, tree)
+
+
+def _read_array(file: BufferedReader, tensor: dict[str, Any], begin: int, end: int) -> np.ndarray:
+    """An array of a file whose arrays stand from ``begin`` to ``end``."""
+    kinds = {code: name for name, code in _DTYPE_CODES.items()}
+    dtype, shape = np.dtype(kinds[tensor["dtype"]]), [int(size) for size in tensor["shape"]]
+    first, last = (begin + int(offset) for offset in tensor["data_offsets"])
+    if min(shape, default=0) < 0 or last - first != dtype.itemsize * math.prod(shape) or not begin <= first <= end:
+        raise ValueError(f"an array of shape {shape} does not fit its {last - first} bytes")
+    array = np.empty(shape, dtype)
+    file.seek(first)
+    if last > end or file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+        raise ValueError("an array goes beyond the end")
+    return array
+
+
 def read_without_arrays(path: Path, kind: str) -> Any:
     """The state in a file, None in the place of its arrays: they are checked, but take no memory.
 
@@ -293,26 +321,39 @@ def read_without_arrays(path: Path, kind: str) -> Any:
         As :func:`deserialize`, but that the places of arrays are not looked at.
     """
     check_regular(path)
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size < _LENGTH_BYTES + _CHECKSUM_BYTES:
-            raise CorruptStateError(f"{path}: too short to be a {kind}: {size} bytes.")
-        checksum, left = hashlib.sha256(), size - _CHECKSUM_BYTES
-        while left and (part := file.read(min(left, _PART_BYTES))):
-            checksum.update(part)
-            left -= len(part)
-        if left or checksum.digest() != file.read():
-            raise CorruptStateError(f"{path}: damaged: the checksum differs, the file was cut short or altered.")
-        file.seek(0)
-        (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
-        try:
-            header = json.loads(file.read(min(header_bytes, size)))
-            names = header.keys() - {"__metadata__", _CHECKSUM_NAME}
-            return join(dict.fromkeys(names), _tree(header, kind, str(path)))
-        except StreamgdError:
-            raise
-        except _MALFORMED as error:
-            raise CorruptStateError(f"{path}: damaged: not a {kind}: {type(error).__name__}.") from error
+    with path.open("rb") as file, _told_as_damaged(kind, str(path)):
+        header, _, _ = _checked_header(file, str(path), kind)
+        names = header.keys() - {"__metadata__", _CHECKSUM_NAME}
+        return join(dict.fromkeys(names), _tree(header, kind, str(path)))
+
+
+def _checked_header(file: BufferedReader, where: str, kind: str) -> tuple[dict[str, Any], int, int]:
+    """The header of a file whose checksum holds, and where its arrays begin and end."""
+    size = os.fstat(file.fileno()).st_size
+    if size < _LENGTH_BYTES + _CHECKSUM_BYTES:
+        raise CorruptStateError(f"{where}: too short to be a {kind}: {size} bytes.")
+    checksum, left = hashlib.sha256(), size - _CHECKSUM_BYTES
+    while left and (part := file.read(min(left, _PART_BYTES))):
+        checksum.update(part)
+        left -= len(part)
+    if left or checksum.digest() != file.read():
+        raise CorruptStateError(f"{where}: damaged: the checksum differs, the file was cut short or altered.")
+    file.seek(0)
+    (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
+    header = json.loads(file.read(min(header_bytes, size)))
+    return header, _LENGTH_BYTES + header_bytes, size - _CHECKSUM_BYTES
+
+
+@contextmanager
+def _told_as_damaged(kind: str, where: str) -> Iterator[None]:
+    """Say so where a file whose checksum holds, so one made on purpose, is malformed."""
+    try:
+        yield
+    except StreamgdError:
+        raise
+    except _MALFORMED as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import stat
 import struct
 import tracemalloc
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from streamgd.state import (
     FileSystem,
     deserialize,
     join,
+    read_state,
     read_without_arrays,
     remove_leftovers,
     serialize,
@@ -171,6 +173,10 @@ class TestSerialize:
         data = serialize(state, "checkpoint")
         assert_same(deserialize(data, "checkpoint", "f"), state)
         assert data == serialize(state, "checkpoint")
+        with NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            assert_same(read_state(Path(file.name), "checkpoint"), state)
 
     @given(states)
     def test_any_safetensors_reader_opens_it_and_the_checksum_is_its_last_tensor(self, state: Any) -> None:
@@ -322,7 +328,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_with_a_true_checksum_is_refused_without_taking_much_memory(name: str) -> None:
+def test_a_hostile_file_with_a_true_checksum_is_refused_without_taking_much_memory(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.safetensors"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(CorruptStateError, match=r"hostile\.safetensors: "):
+        read_state(path, "model")
     tracemalloc.start()
     try:
         with pytest.raises(CorruptStateError) as caught:

@@ -19,10 +19,9 @@ from streamgd.errors import NoInputError, StreamgdError, storage_errors
 from streamgd.state import (
     CorruptStateError,
     checksum_of,
-    deserialize,
     make_folder,
     no_other_content,
-    read_file,
+    read_state,
     read_without_arrays,
     remove,
     remove_leftovers,
@@ -195,7 +194,7 @@ class CheckpointStore:
         return iter(sorted(((int(match[1]), path) for match, path in matches if match), reverse=True))
 
     def _read(self, path: Path) -> Any:
-        state = deserialize(read_file(path), _KIND, str(path))
+        state = read_state(path, _KIND)
         with no_other_content(str(path), _KIND):
             self._known_whole[path] = best_holdout_loss(state)
         return state

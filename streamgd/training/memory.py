@@ -5,7 +5,9 @@ Anonymous memory only: blocks are mapped from a file. Nothing here decides a bit
 
 from __future__ import annotations
 
+import ctypes
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from streamgd.data.blocks import RecordLayout
@@ -23,14 +25,13 @@ from streamgd.training.reduce import FOLDED
 BASE_BYTES = 180_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
-#: A row of ``TrainState.coordinates`` has 6 to 7 numbers; it is there three times, with two snapshots, beside the best
-#: theta, the coefficients of the epoch before, and what the end of an epoch works with. A resume has a checkpoint and
-#: its arrays at once. Measured with 1.1 million coefficients.
-COEFFICIENT_BYTES = 8 * 38
+#: A row of ``TrainState.coordinates`` has 6 to 7 numbers; it is there three times, with two snapshots, or, where these
+#: are large, with one and a copy that is being written. Beside it are the best theta, the coefficients of the epoch
+#: before, and what the end of an epoch works with. Measured with 0.95 million coefficients.
+COEFFICIENT_BYTES = 8 * 34
 #: The same with the last steps that L-BFGS remembers, in the state and in a checkpoint; measured with a million.
 LBFGS_COEFFICIENT_BYTES = 8 * 120
-#: A level of an encoding: its text and its way into a checkpoint. Measured with 1.1 million coefficients of 26 columns:
-#: 540 MB in all.
+#: A level of an encoding: its text and its way into a checkpoint. Measured with 1.1 million coefficients of 26 columns.
 LEVEL_BYTES = 64
 #: What the vocabulary of a text column may take while rows are scattered: its index, its counts, its way into a note,
 #: and the dictionaries of row groups. How many levels there are is not known before: the staging areas make room.
@@ -208,6 +209,15 @@ def memory_for_hessians(
 def _entries_of_row_bytes(layout: RecordLayout) -> float:
     entries = layout.entries
     return 0.0 if entries is None else entries.of_row * ENTRY_BYTES * (1 + entries.has_values)
+
+
+def give_back_freed_memory() -> None:
+    """Let the C library return to the system what was freed; without glibc, nothing.
+
+    It keeps arrays of less than 32 MB for later, of which making rows ready leaves 80 MB and more.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kept_value_bytes(slice_rows: int) -> int:

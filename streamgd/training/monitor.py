@@ -31,6 +31,8 @@ FIRST_STEPS_FACTOR = 20.0
 BAD_EPOCH_FACTOR = 1.05
 #: A snapshot is taken every so many good blocks.
 SNAPSHOT_BLOCKS = 16
+#: … within an epoch only where the coordinates take no more than this: of a million, each snapshot is 50 MB.
+LARGEST_SNAPSHOT_BYTES = 32_000_000
 MAX_ROLLBACKS = 24
 
 EXTREME_DEVIATIONS = 50.0

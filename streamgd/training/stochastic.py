@@ -24,6 +24,7 @@ from streamgd.optim.schedules import learning_rates
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training import monitor
 from streamgd.training.holdout import Holdout
+from streamgd.training.memory import give_back_freed_memory
 from streamgd.training.portions import Portion, PortionSource, StreamedWindows
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import is_final
@@ -78,6 +79,7 @@ class StochasticTrainer:
         self._place, self._touched = np.zeros(state.encoding.n_dof, np.int32), np.zeros(0, np.int32)
         if is_final(state.stopped_by) and self._task.epochs <= state.asked_epochs:
             return False
+        give_back_freed_memory()
         state.stopped_by, state.asked_epochs = None, self._task.epochs
         if state.snapshot is None:
             state.take_snapshot()
@@ -102,7 +104,7 @@ class StochasticTrainer:
             trouble = self._portion(state, portion)
             if trouble:
                 return trouble
-            if state.position % monitor.SNAPSHOT_BLOCKS == 0:
+            if self._is_small(state) and state.position % monitor.SNAPSHOT_BLOCKS == 0:
                 state.take_snapshot()
             self._context.after_step(state.state)
             self._tell(state)
@@ -110,6 +112,10 @@ class StochasticTrainer:
                 state.stopped_by = "max_time"
                 return ""
         return ""
+
+    @staticmethod
+    def _is_small(state: TrainState) -> bool:
+        return state.coordinates.nbytes <= monitor.LARGEST_SNAPSHOT_BYTES
 
     def _judge_epoch(self, state: TrainState) -> str:
         """What is wrong with the epoch as a whole, or an empty text."""
@@ -279,6 +285,8 @@ class StochasticTrainer:
             best = {"epoch": state.epoch, "loss": holdout, "theta": theta}
         state.best = best
         state.take_snapshot()
+        if not self._is_small(state):
+            give_back_freed_memory()
         unit = self._unit
         line = {
             "event": "epoch", "epoch": state.epoch, "steps": state.steps, "rows": entry["rows"],

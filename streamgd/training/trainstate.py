@@ -230,7 +230,8 @@ class TrainState:
     def state(self) -> dict[str, Any]:
         """Plain values and arrays; :meth:`from_state` is the inverse.
 
-        A snapshot that was taken here and now is left out: it would hold the same again.
+        A snapshot that was taken here and now is left out: it would hold the same again. One that is that of the epoch
+        is an empty dict.
         """
         state = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in ("snapshot", "epoch_snapshot"):
@@ -239,6 +240,8 @@ class TrainState:
                 self.position,
             ):
                 state[name] = None
+        if state["snapshot"] is not None and self.snapshot is self.epoch_snapshot:
+            state["snapshot"] = {}
         state["encoding"] = self.encoding.state()
         for name in ("survey", "earlier"):
             survey = getattr(self, name)
@@ -255,6 +258,8 @@ class TrainState:
             It is not one that :meth:`state` gave: compiled code trusts the shapes.
         """
         with no_other_content("the checkpoint", "state to go on from"):
+            if state["snapshot"] == {}:
+                state = {**state, "snapshot": state["epoch_snapshot"]}
             parts: dict[str, Any] = {"encoding": Encoding.from_state(state["encoding"])}
             for name in ("survey", "earlier"):
                 parts[name] = Survey.from_state(state[name]) if state.get(name) else None

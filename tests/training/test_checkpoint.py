@@ -157,14 +157,14 @@ class TestDamaged:
     ) -> None:
         store = CheckpointStore(tmp_path)
         newest = [store.save(state_at(step)) for step in (1, 2)][-1]
-        read_bytes = Path.read_bytes
+        opened = Path.open
 
-        def failing(path: Path) -> bytes:
+        def failing(path: Path, mode: str) -> Any:
             if path == newest:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return read_bytes(path)
+            return opened(path, mode)
 
-        monkeypatch.setattr(Path, "read_bytes", failing)
+        monkeypatch.setattr(Path, "open", failing)
         with pytest.raises(StorageError, match=newest.name):
             store.latest()
         assert [info.valid for info in store.list()] == [True, False]
