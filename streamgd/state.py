@@ -303,12 +303,14 @@ def _read_array(file: BufferedReader, tensor: dict[str, Any], begin: int, end: i
     kinds = {code: name for name, code in _DTYPE_CODES.items()}
     dtype, shape = np.dtype(kinds[tensor["dtype"]]), [int(size) for size in tensor["shape"]]
     first, last = (begin + int(offset) for offset in tensor["data_offsets"])
-    if min(shape, default=0) < 0 or last - first != dtype.itemsize * math.prod(shape) or not begin <= first <= end:
+    if min(shape, default=0) < 0 or last - first != dtype.itemsize * math.prod(shape):
         raise ValueError(f"an array of shape {shape} does not fit its {last - first} bytes")
+    if not begin <= first <= last <= end:
+        raise ValueError("an array goes beyond the end")
     array = np.empty(shape, dtype)
     file.seek(first)
-    if last > end or file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-        raise ValueError("an array goes beyond the end")
+    if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+        raise ValueError("the file was cut short meanwhile")
     return array
 
 
