@@ -31,7 +31,7 @@ def check_kinked_options(config: Any) -> None:
         ("--learning-rate", batch and config.learning_rate != "auto", lacks_gradient, "Leave it out."),
         ("--tol-gradient", config.tol_gradient is not None, lacks_gradient, "Choose --tol-excess."),
         ("--certify", config.certify and not batch, lacks_curvature, "Choose --method batch."),
-        ("--non-negative", bool(config.non_negative), lacks_curvature, "Leave it out."),
+        ("--non-negative", batch and bool(config.non_negative), lacks_curvature, "Choose --method minibatch."),
         ("--path", config.path is not None, lacks_curvature, "Leave it out."),
     )  # fmt: skip
     for option, given, why, way_out in useless:

@@ -58,7 +58,7 @@ def _argument(match: re.Match[str]) -> str:
     option, value = match.groups()
     field = _FIELDS[option]
     name, where = ARGUMENTS.get(field, field), "" if field in ARGUMENTS else " of streamgd.train"
-    if not value or value.isupper():  # that is a placeholder
+    if not value or (value.isalpha() and value.isupper()):  # that is a placeholder
         return f"{name}{where}"
     if _is_number(value) or value in _choices(field) or "," in value:
         return f"{name}={value if _is_number(value) else repr(value)}{where}"

@@ -105,7 +105,7 @@ class EntriesStore:
             for block, pages in enumerate(self._pages):
                 owners[pages] = block
             return {
-                "fill": self._fill.copy(), "owners": owners, "begins": self._begins, "counts": self._counts,
+                "fill": self._fill.copy(), "owners": owners, "begins": self._begins, "counts": self._counts.copy(),
                 "finished_bytes": self._finished.size_bytes,
             }  # fmt: skip
 

@@ -73,10 +73,10 @@ class KeysMet:
         if self.column.keys == "string":
             return self._codes_of_texts(keys)
         integers = pc.fill_null(keys, 0) if keys.null_count else keys
-        numbers = np.ascontiguousarray(_integers(integers), np.int64)
+        numbers, signed = _integers(integers)
         if self.column.hashed:
             codes = np.empty(len(numbers), np.int32)
-            key_loops().hash_integers(numbers, np.uint64(self._buckets), codes)
+            key_loops().hash_integers(numbers, signed, np.uint64(self._buckets), codes)
             codes += FIRST_BUCKET
         else:
             inside = (numbers >= 0) & (numbers < self.column.n_columns)
@@ -187,12 +187,12 @@ def _check_places(keys: pa.DictionaryArray) -> None:
         raise pa.ArrowInvalid("a list has codes outside its dictionary")
 
 
-def _integers(array: pa.Array) -> np.ndarray:
-    """Integers of any type as int64; those that do not fit are negative, as no index is."""
+def _integers(array: pa.Array) -> tuple[np.ndarray, bool]:
+    """Integers of any type as int64, and whether they are; the bits of uint64 are those of a negative number beyond."""
     if pa.types.is_dictionary(array.type):
-        _check_places(array)
         array = array.dictionary_decode()
-    return np.asarray(array.to_numpy(zero_copy_only=False)).astype(np.int64)
+    numbers = np.asarray(array.to_numpy(zero_copy_only=False))
+    return np.ascontiguousarray(numbers.astype(np.int64)), numbers.dtype != np.uint64
 
 
 def _with_room(largest: np.ndarray, size: int) -> np.ndarray:
@@ -291,8 +291,12 @@ class SparseEncoding:
             raise ValueError(f"indices of column '{name}' that do not ascend")
         if len(indices) and not 0 <= indices[0] <= indices[-1] < most:
             raise ValueError(f"indices of column '{name}' beyond {most}")
+        if type(self.first_row) is not int or type(self.buckets) is not int:
+            raise ValueError(f"rows of column '{name}' that are no whole numbers")
         if len(indices if self.by_level else self.levels) or self.levels.null_count:
             raise ValueError(f"column '{name}' with indices and levels")
+        if self.levels.type != pa.string() or pc.count_distinct(self.levels).as_py() != len(self.levels):
+            raise ValueError(f"levels of column '{name}' that are no texts, or one twice")
         if scales.dtype != np.float64 or scales.shape != ((self.n_rows,) if self.column.has_values else (0,)):
             raise ValueError(f"scales of column '{name}' of {scales.dtype} {scales.shape}")
         if not (np.isfinite(scales) & (scales >= 0.0)).all():

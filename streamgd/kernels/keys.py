@@ -19,14 +19,14 @@ _CODE_MASK = (1 << KEY_BITS) - 1
 _f8, _f4, _i8, _i4, _u8, _u1 = types.float64, types.float32, types.int64, types.int32, types.uint64, types.uint8
 
 
-@compiled(types.void(_i8[::1], _u8, _i4[::1]))
-def hash_integers(integers, n_buckets, out):
-    """FNV-1a (64 bit) of the decimal text of each integer, modulo ``n_buckets``."""
+@compiled(types.void(_i8[::1], types.boolean, _u8, _i4[::1]))
+def hash_integers(integers, signed, n_buckets, out):
+    """FNV-1a (64 bit) of the decimal text of each integer, modulo ``n_buckets``; not ``signed``, they are uint64."""
     digits = np.empty(20, np.uint8)
     for i in range(out.shape[0]):
         value = np.uint64(0xCBF29CE484222325)
         left = np.uint64(integers[i])
-        if integers[i] < 0:
+        if signed and integers[i] < 0:
             value = (value ^ np.uint64(45)) * np.uint64(0x100000001B3)
             left = np.uint64(0) - left
         n_digits = 0

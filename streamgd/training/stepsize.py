@@ -250,7 +250,7 @@ def minimum_by_slope(slope: Callable[[float], tuple[float, float]], start: float
 
 def expected_squares(
     block: Block, n_dof: int, loss: Loss, constant: float | np.ndarray, mean_weight: float, batch_size: int,
-    curvature: float,
+    curvature: float, first_sparse_row: int,
 ) -> np.ndarray:  # fmt: skip
     """What the square of a mini-batch's gradient is expected to be at the best constant, float64, ``(n_dof,)``.
 
@@ -268,7 +268,9 @@ def expected_squares(
     counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof) + _squares_of_entries(block, n_dof)
     squares[n_numeric:-1] = (counts[n_numeric:-1] + 1.0) / (block.rows + 1.0)
     expected = np.multiply.outer(_mean_squares(block, loss, constant, mean_weight), squares) / batch_size
-    return np.asarray(np.maximum(expected, (curvature * _norms_of_entries(block, n_dof) / batch_size) ** 2))
+    return np.asarray(
+        np.maximum(expected, (curvature * _norms_of_entries(block, n_dof, first_sparse_row) / batch_size) ** 2)
+    )
 
 
 def _squares_of_entries(block: Block, n_dof: int) -> np.ndarray:
@@ -281,10 +283,10 @@ def _squares_of_entries(block: Block, n_dof: int) -> np.ndarray:
     return np.bincount(coordinates[here], squares, minlength=n_dof)
 
 
-def _norms_of_entries(block: Block, n_dof: int) -> np.ndarray:
+def _norms_of_entries(block: Block, n_dof: int, first_row: int) -> np.ndarray:
     """The mean squared norm of the rows with an entry of each coordinate over UNSAFE_STEPS, float64, ``(n_dof,)``.
 
-    For coordinates that the block has not it is the mean over all entries; 0 for those of other columns.
+    For coordinates that the block has not it is the mean over all entries; 0 for those before ``first_row``.
     """
     starts, coordinates, _ = block.entries.arrays()
     norms = np.zeros(n_dof)
@@ -294,8 +296,7 @@ def _norms_of_entries(block: Block, n_dof: int) -> np.ndarray:
     of_rows = 1.0 + np.square(block.features, dtype=np.float64).sum(axis=1) + (block.codes >= 0).sum(axis=1)
     entries.add_squares_of_rows(*block.entries.arrays(), of_rows)
     of_entries = np.repeat(of_rows, np.diff(starts))
-    first = int(here.min())
-    norms[first:-1] = of_entries.mean()
+    norms[first_row:-1] = of_entries.mean()
     counts = np.bincount(here, minlength=n_dof)
     sums_of_norms = np.bincount(here, of_entries, minlength=n_dof)
     np.divide(sums_of_norms, counts, out=norms, where=counts > 0)

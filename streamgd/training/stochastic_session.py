@@ -237,7 +237,10 @@ class StochasticSession(Session):
         rotation = decorrelating_rotation(sample) if self._may_rotate() else np.empty((0, 0))
         if len(rotation):
             self.context.display.message("coordinates: correlated numeric columns are decorrelated for the steps")
-        squares = expected_squares(sample, encoding.n_dof, loss, constant, mean_weight, batch_size, curvature[1])
+        first_sparse_row = encoding.sparse[0].first_row if encoding.sparse else encoding.n_dof - 1
+        squares = expected_squares(
+            sample, encoding.n_dof, loss, constant, mean_weight, batch_size, curvature[1], first_sparse_row
+        )
         slots = np.concatenate([optimizer.init(of_output) for of_output in np.atleast_2d(squares)], axis=1)
         theta = first_theta(task, encoding, constant)
         if task.config.from_ is not None:

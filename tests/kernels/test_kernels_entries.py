@@ -194,7 +194,7 @@ def test_rows_of_ten_thousand_ones_throw_no_prediction_far(optimizer: str) -> No
     )
     rule, loss, n_dof = OPTIMIZERS[optimizer], LOSSES["logistic"], n_columns + 1
     bounds = smoothness(block, n_dof, (0.25, 0.25), block_row_norms(block)[0], 1.0, 0.0)
-    squares = expected_squares(block, n_dof, loss, 0.0, 1.0, batch_size, 0.25)
+    squares = expected_squares(block, n_dof, loss, 0.0, 1.0, batch_size, 0.25, 0)
     coordinates = np.zeros((n_dof, table.SLOTS + len(rule.slots)))
     coordinates[:, table.SLOTS :] = rule.init(squares).T
     rate, cuts = rule.default_learning_rate(bounds, batch_size), np.arange(0, rows + 1, batch_size)

@@ -11,10 +11,11 @@ from streamgd.kernels import keys as kernels
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20), st.integers(1, 2**24))
-def test_integers_are_hashed_as_their_digits(integers: list[int], n_buckets: int) -> None:
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20), st.booleans(), st.integers(1, 2**24))
+def test_integers_are_hashed_as_their_digits(integers: list[int], signed: bool, n_buckets: int) -> None:
     found = np.empty(len(integers), np.int32)
-    kernels.hash_integers(np.array(integers, np.int64), np.uint64(n_buckets), found)
+    kernels.hash_integers(np.array(integers, np.int64), signed, np.uint64(n_buckets), found)
+    integers = integers if signed else [number % 2**64 for number in integers]
     texts = pa.array([str(number) for number in integers], pa.string())
     assert found.tolist() == hash_buckets(texts, n_buckets).tolist()
 

@@ -81,7 +81,7 @@ def test_a_row_of_many_ones_has_the_square_of_their_number_as_its_norm() -> None
 
 def test_expected_squares_count_the_entries_of_each_coordinate() -> None:
     both, loss = twins(200), LOSSES["squared"]
-    found = expected_squares(both.sparse, N_DOF, loss, 0.4, 1.3, 32, 0.0)
+    found = expected_squares(both.sparse, N_DOF, loss, 0.4, 1.3, 32, 0.0, 5)
     squares = _squares(both)
     residual = (0.4 + both.sparse.offset - both.sparse.target) * both.sparse.weight / 1.3
 
@@ -95,13 +95,13 @@ def test_expected_squares_are_large_where_rows_are_long() -> None:
     norms = (both.dense.features**2).sum(axis=1) + (both.dense.codes[:, 0] >= 0) + 1.0
     of_coordinate = [norms[np.repeat(np.arange(200), np.diff(starts))[coordinates == 5 + j]].mean() for j in range(7)]
     expected = np.maximum(
-        expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 0.0)[5:-1],
+        expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 0.0, 5)[5:-1],
         (2.0 * np.array(of_coordinate) / 4 / UNSAFE_STEPS) ** 2,
     )
 
-    found = expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 2.0)
+    found = expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 2.0, 5)
     close(found[5:-1], expected)
-    close(found[[0, 1, -1]], expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 0.0)[[0, 1, -1]])
+    close(found[[0, 1, -1]], expected_squares(both.sparse, N_DOF, loss, 0.4, 1.0, 4, 0.0, 5)[[0, 1, -1]])
 
 
 def _squares(both: Twins) -> np.ndarray:

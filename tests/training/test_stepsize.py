@@ -133,7 +133,7 @@ def test_expected_squares_are_those_of_mini_batches_at_the_best_constant() -> No
     block = a_block(6, rows=4000, weighted=False)
     block.target[:] = rng.random(4000) < 0.3
     constant = best_constant(LOSSES["logistic"], float(block.target.mean()), block)
-    expected = expected_squares(block, N_DOF, LOSSES["logistic"], constant, 1.0, 50, 0.25)
+    expected = expected_squares(block, N_DOF, LOSSES["logistic"], constant, 1.0, 50, 0.25, N_DOF)
     X, residual = design(block), 1 / (1 + np.exp(-constant)) - block.target
     squares = np.zeros(N_DOF)
     for _ in range(2000):
