@@ -21,7 +21,7 @@ from oracles import Oracle, Rows
 from processes import Process
 
 from streamgd.config import make_config
-from streamgd.data import blocks, prepare
+from streamgd.data import blocks, scatter
 from streamgd.errors import ConfigError, PausedError, RunMismatchError
 from streamgd.show import format_show, show
 from streamgd.training import certificate, memory
@@ -275,7 +275,7 @@ def test_it_uses_blocks_that_are_kept_and_prepares_once(
     def decode(*_: Any) -> None:
         raise AssertionError("a row group was decoded")
 
-    monkeypatch.setattr(prepare, "read_batches", decode)
+    monkeypatch.setattr(scatter, "read_batches", decode)
     auto = train(str(data["logistic"]), "y", run=str(tmp_path / "auto"), **options)
     assert auto.facts["objective"] < one.facts["objective"]
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Generated
 from displays import Listener
 
-from streamgd.data import blocks, prepare
+from streamgd.data import blocks, scatter
 from streamgd.errors import StorageError
 from streamgd.training import stochastic_session
 from streamgd.training.train import Result, train
@@ -55,7 +55,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(*_: Any) -> None:
         raise AssertionError("a row group was decoded")
 
-    monkeypatch.setattr(prepare, "read_batches", decode)
+    monkeypatch.setattr(scatter, "read_batches", decode)
 
 
 @pytest.mark.parametrize(
