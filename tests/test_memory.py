@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -103,6 +104,40 @@ def test_the_least_memory_that_a_refusal_names_is_enough(columns: int, options: 
     least_mb = megabytes_needed(lambda: train(str(data), memory="100MB", **given)) + 1
     arguments = [str(data), "--target", "y", "--run", str(run), "--epochs", "1", *options]
     assert peak_anonymous_bytes(*arguments, "--memory", f"{least_mb:.0f}MB") < least_mb * 1e6
+
+
+def write_lists(path: Path, rows: int, of_row: int, columns: int, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    keys: Any = pa.array(rng.integers(0, columns, rows * of_row).astype(np.int32))
+    if kind == "counts":
+        keys = pa.array([f"word-{key:06d}" for key in range(columns)]).take(keys)
+    if kind != "indices":
+        keys = pa.StructArray.from_arrays([keys, pa.array(rng.normal(size=len(keys)))], ["key", "value"])
+    lists = pa.ListArray.from_arrays(np.arange(0, rows * of_row + 1, of_row, dtype=np.int32), keys)
+    pq.write_table(pa.table({"s": lists, "y": rng.normal(size=rows)}), path, row_group_size=50_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"shuffle": "window"}, {"method": "batch"}], ids=str)
+@pytest.mark.parametrize("kind", ["indices", "pairs", "counts"])
+def test_the_least_memory_that_a_refusal_names_is_enough_for_lists(
+    kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    data, run = tmp_path / "data.parquet", tmp_path / "run"
+    write_lists(data, 100_000, 40, 100_000, kind)
+    declared = {} if kind == "counts" else {"index_columns": "s=100000"}
+    given: dict[str, Any] = {"target": "y", "run": str(run), "epochs": 1, **options, **declared}
+    least = 100
+    for _ in range(4):
+        try:
+            train(str(data), **given, memory=f"{least}MB")
+        except ConfigError as error:
+            found = re.search(r"at least --memory (\d+)MB", str(error))
+            assert found
+            least = int(found[1])
+    shutil.rmtree(run)
+    arguments = [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    assert peak_anonymous_bytes(str(data), *arguments, "--memory", f"{least}MB") < least * 1e6
 
 
 @pytest.mark.slow

@@ -183,10 +183,11 @@ class Places:
 
 @dataclass(frozen=True)
 class EntriesLayout:
-    """What the entries of sparse columns take: so many in a row, on average, with values or without."""
+    """What entries of sparse columns take: so many in a row, on average, with values or not, named by texts or not."""
 
     of_row: float
     has_values: bool
+    has_texts: bool = False
 
     def row_bytes(self, feature_bytes: int) -> float:
         """Bytes of the entries of a row in a block."""

@@ -26,7 +26,8 @@ def entries_layout(manifest: Manifest, columns: Columns) -> EntriesLayout | None
     if not columns.sparse:
         return None
     n_entries = sum(manifest.n_elements(column.name) for column in columns.sparse)
-    return EntriesLayout(n_entries / manifest.n_rows, columns.has_sparse_values)
+    has_texts = any(column.keys == "string" for column in columns.sparse)
+    return EntriesLayout(n_entries / manifest.n_rows, columns.has_sparse_values, has_texts)
 
 
 @dataclass(frozen=True)

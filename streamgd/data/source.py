@@ -69,10 +69,15 @@ class DataFile:
     def leaves(self) -> dict[str, list[int]]:
         """Column name -> its leaf columns in the file; exactly one unless the column is nested."""
         by_name: dict[str, list[int]] = {}
+        known: set[str] | None = None
         for leaf in range(self.metadata.num_columns):
             column = self.metadata.schema.column(leaf)
-            # A name may contain dots; only a nested leaf's path differs from its name.
-            name = column.path if column.path == column.name else column.path.split(".", 1)[0]
+            name = column.path
+            if name != column.name:
+                # Only a nested leaf's path differs from its name; the name of its column may contain dots too.
+                known = set(self.metadata.schema.to_arrow_schema().names) if known is None else known
+                while name not in known and "." in name:
+                    name = name.rpartition(".")[0]
             by_name.setdefault(name, []).append(leaf)
         return by_name
 

@@ -42,7 +42,7 @@ SOLVING_HESSIANS = 8
 SOLVER_BYTES = 64_000_000
 #: Bytes of a decoded value: two record batches are there at once.
 VALUE_BYTES = 16
-#: What an entry takes while it is decoded and encoded; one with a value twice as much.
+#: What an entry takes while it is decoded and encoded; a value takes as much again, and so does a text.
 ENTRY_BYTES = 48
 #: What Arrow's allocator keeps of the batches before, measured with 3 to 1,000 columns and 1 to 4 threads: up to two
 #: batches, of large buffers six, however many threads there are.
@@ -94,9 +94,11 @@ def plan_memory(
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
     slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
     if layout.entries is not None:
-        # Those of a slice are decoded, those of a block are finished.
-        rows = slice_rows if full_batch else max(layout.slice_rows, layout.block_rows // 3)
-        slice_bytes += int(min(slice_rows, rows) * _entries_of_row_bytes(layout))
+        # Those of a slice are decoded, those of a block are finished, which takes half as much.
+        rows = slice_rows if full_batch else max(layout.slice_rows, layout.block_rows // 2)
+        slice_bytes += int(min(manifest.n_rows, rows) * _entries_of_row_bytes(layout))
+        # Which of them occur, and words as they are read.
+        fixed_bytes += (4 + 3 * layout.entries.has_texts) * VOCABULARY_BYTES
     kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns) + full_batch * SOLVER_BYTES
     sampling = (fixed_bytes + _sample_bytes(manifest, columns, reader), "a sample of the rows")
     if lanes:
@@ -208,7 +210,7 @@ def memory_for_hessians(
 
 def _entries_of_row_bytes(layout: RecordLayout) -> float:
     entries = layout.entries
-    return 0.0 if entries is None else entries.of_row * ENTRY_BYTES * (1 + entries.has_values)
+    return 0.0 if entries is None else entries.of_row * ENTRY_BYTES * (1 + entries.has_values + entries.has_texts)
 
 
 def give_back_freed_memory() -> None:

@@ -658,3 +658,11 @@ def test_dictionary_pages_count_to_what_a_reader_holds(tmp_path: Path) -> None:
     assert manifest.dictionary_bytes(group, ["b"]) == 0
     assert manifest.dictionary_bytes(group, ["few"]) < 1_000
     assert manifest.reader_bytes(group, ["a"]) >= manifest.reader_bytes(group, ["b"]) + 250_000
+
+
+def test_the_elements_of_lists_are_counted_by_the_footers_whatever_the_name(tmp_path: Path) -> None:
+    lists = pa.array([[1, 2], [3], None, []], pa.list_(pa.int32()))
+    pq.write_table(pa.table({"a": [1, 2, 3, 4], "a.b": lists, "a.c": [1.0, 2.0, 3.0, 4.0]}), tmp_path / "x.parquet")
+    manifest = discover([str(tmp_path)])
+    assert manifest.n_elements("a.b") == 5
+    assert manifest.files[0].leaves == {"a": [0], "a.b": [1], "a.c": [2]}
