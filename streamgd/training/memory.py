@@ -27,8 +27,9 @@ BASE_BYTES = 180_000_000
 WORKER_BYTES = 40_000_000
 #: A row of ``TrainState.coordinates`` has 6 to 7 numbers; it is there three times, with two snapshots, or, where these
 #: are large, with one and a copy that is being written. Beside it are the best theta, the coefficients of the epoch
-#: before, and what the end of an epoch works with. Measured with 0.95 million coefficients.
-COEFFICIENT_BYTES = 8 * 34
+#: before, and what the ends of an epoch and of the run work with. Measured with 0.95 million coefficients of a list
+#: column: 460 to 474 MB in all.
+COEFFICIENT_BYTES = 8 * 38
 #: The same with the last steps that L-BFGS remembers, in the state and in a checkpoint; measured with a million.
 LBFGS_COEFFICIENT_BYTES = 8 * 120
 #: A level of an encoding: its text and its way into a checkpoint. Measured with 1.1 million coefficients of 26 columns.
