@@ -235,7 +235,7 @@ def train_minibatches(
     tile_gradient, gradient_numeric = np.empty(n_numeric, features.dtype), np.empty(n_numeric)
     raw_of_tile, residual_of_tile = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
     watched = np.empty((3, TILE_ROWS // LOSS_EVERY_ROWS + 1))
-    weighted, rotated, finite = weight.shape[0] > 0, rotation.shape[0] > 0, True
+    weighted, rotated, sparse, finite = weight.shape[0] > 0, rotation.shape[0] > 0, starts.shape[0] > 0, True
     loss_phase = steps_before % LOSS_EVERY_ROWS
     l2_numeric = np.full(n_numeric, l2)
     if rotated:
@@ -247,8 +247,9 @@ def train_minibatches(
         end_of_levels = meet_levels(
             codes, start, stop, n_numeric, coordinates, touched, place, most_here, levels, column_starts
         )
-        end_of_entries = meet_entries(starts, entries, start, stop, end_of_levels, coordinates, touched, place, met)
-        first_entry = starts[start] if starts.shape[0] > 0 else 0
+        end_of_entries, first_entry = end_of_levels, starts[start] if sparse else 0
+        if sparse:
+            end_of_entries = meet_entries(starts, entries, start, stop, end_of_levels, coordinates, touched, place, met)
         touched[end_of_entries] = intercept
         n_here = end_of_entries + 1
         gather(coordinates, touched, n_numeric, n_here, here)
@@ -279,8 +280,8 @@ def train_minibatches(
             # Predict.
             predict_tile(features, first, count, theta_numeric, theta[end_of_entries], raw)
             predict_levels(levels, first - start, theta, raw)
-            entries_here = starts[first : first + count + 1]
-            predict_entries(entries_here, met, values, first_entry, theta, raw)
+            if sparse:
+                predict_entries(starts[first : first + count + 1], met, values, first_entry, theta, raw)
             for i in range(count if offset.shape[0] > 0 else 0):
                 raw[i] += offset[first + i]
             # Compare.
@@ -298,7 +299,9 @@ def train_minibatches(
             for j in range(n_numeric):
                 gradient_numeric[j] += tile_gradient[j]
             add_gradient_of_levels(levels, first - start, residual, gradient)
-            add_gradient_of_entries(entries_here, met, values, first_entry, residual, gradient)
+            if sparse:
+                entries_here = starts[first : first + count + 1]
+                add_gradient_of_entries(entries_here, met, values, first_entry, residual, gradient)
             gradient[end_of_entries] += residual.sum()
 
         divisor = 1.0 / ((stop - start) * mean_weight)
@@ -324,8 +327,9 @@ def train_minibatches(
         penalise_levels(
             coordinates, here, touched, place, column_starts, sums_before, level_ranges, level_sums, step, l1, l2
         )
-        in_entries = slice(end_of_levels, end_of_entries)
-        penalise(theta[in_entries], clock[in_entries], rate[in_entries], step, l1, l2)
+        if sparse:
+            in_entries = slice(end_of_levels, end_of_entries)
+            penalise(theta[in_entries], clock[in_entries], rate[in_entries], step, l1, l2)
         raise_to_bound(theta, bounded)
         if anew:
             note_penalty(free[:end_of_entries], theta[:end_of_entries], rate[:end_of_entries], slots[0])
