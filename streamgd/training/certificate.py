@@ -98,9 +98,11 @@ class Certificate:
         if not isinstance(found, dict) or set(found) != {each.name for each in fields(cls)}:
             raise ValueError("a certificate with other parts than a run writes")
         certificate = cls(**found)
-        optional = (certificate.gradient, certificate.excess, certificate.bound)
-        numbers = [each for each in optional if each is not None]
-        if certificate.estimated_by not in ESTIMATES or not all(isinstance(number, float) for number in numbers):
+        numbers = [each for each in (certificate.gradient, certificate.excess, certificate.bound) if each is not None]
+        # At a kink alone there is no gradient.
+        lacking = certificate.gradient is None and certificate.estimated_by != "band"
+        are_numbers = all(isinstance(number, float) for number in numbers)
+        if lacking or certificate.estimated_by not in ESTIMATES or not are_numbers:
             raise ValueError("a certificate of other values than a run writes")
         return certificate
 
