@@ -142,18 +142,22 @@ def _band_step(state: State, evaluation: Evaluation, band: Band, penalty: Elasti
         return _moved(state, evaluation.value, np.zeros_like(state["trial"]), 0.0)
     theta, radius = state["trial"][:, 0], state["radius"]
     reach = min(2.0 * state["reach"], 1.0) if state["alpha"] == 1.0 else max(state["alpha"] * state["reach"], 1e-3)
-    box = reach * radius / np.sqrt(state["squares"][:, 0])
+    sizes = np.sqrt(state["squares"][:, 0])
+    box = reach * radius / sizes
     problem = _model(theta, evaluation, band, penalty, box)
     found = minimum(problem, theta)
     there = np.where(np.abs(found.theta) <= ZERO, 0.0, found.theta) if penalty.l1 > 0.0 else found.theta
     direction, fall = there - theta, -problem.rise(theta, there)
-    inside = bool((np.abs(direction) <= INSIDE * box).all())
+    # In a box near the rounding of theta, a step may seem to end inside of it.
+    is_rounded = reach * radius <= NARROWEST * max(1.0, float(np.abs(theta * sizes).max()))
+    inside = not is_rounded and bool((np.abs(direction) <= INSIDE * box).all())
     excess = max(fall, 0.0) + found.gap if inside else None
     if state["excess"] is not None and is_rounding(evaluation.value, -fall) and not (excess or 0.0) < state["excess"]:
         return {**state, "trial": state["theta"]}  # nothing but rounding is left to gain
     aim = AIMED_AT * band.most / max(band.found, 1)
     if np.isfinite(radius):
-        radius *= min(max(aim, NARROWED), 1.0 / NARROWED)
+        # A band that has all rows is not narrowed: steps that shrink all the time would end before the optimum.
+        radius *= max(aim, NARROWED) if band.found > band.most else min(max(aim, 1.0), 1.0 / NARROWED)
     moved = _moved(state, evaluation.value, direction[:, None], -max(fall, 0.0))
     return moved | {"excess": excess, "radius": radius, "reach": reach}
 

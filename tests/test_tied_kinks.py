@@ -1,0 +1,75 @@
+"""Losses with a kink of which many rows are equal: the optimum, and no bound that is not one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.optimize import linprog
+from scipy.sparse import csr_array, eye_array, hstack
+
+from streamgd.objective import band
+from streamgd.training.train import Result, train
+
+ROWS, COLUMNS = 2_000, ["x0", "x1", "x2", "x3"]
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands of 50 rows a coefficient, so that these data have too many for one."""
+    monkeypatch.setattr(band, "BAND_VALUES", 0)
+    monkeypatch.setattr(band, "ROWS_PER_COEFFICIENT", 50)
+
+
+def dummies(seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Columns of 0 and 1, and a linear function of the numbers that they were made from."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(ROWS, 4))
+    return (X > 0.0).astype(float), X @ [0.5, -0.3, 0.2, 0.0], rng
+
+
+def run(folder: Path, X: np.ndarray, y: np.ndarray, **options: Any) -> Result:
+    pq.write_table(pa.table({**dict(zip(COLUMNS, X.T, strict=True)), "y": y}), folder / "data.parquet")
+    data, run = str(folder / "data.parquet"), str(folder / "run")
+    return train(data, "y", run=run, features=COLUMNS, method="batch", dtype="float64", l2=0.0, **options)
+
+
+def least_pinball(X: np.ndarray, y: np.ndarray, quantile: float) -> float:
+    X, ones = csr_array(np.column_stack([X, np.ones(ROWS)])), np.full(ROWS, 1.0 / ROWS)
+    costs = np.concatenate([np.zeros(2 * X.shape[1]), quantile * ones, (1.0 - quantile) * ones])
+    equal = hstack([X, -X, eye_array(ROWS), -eye_array(ROWS)])
+    return float(linprog(costs, A_eq=equal, b_eq=y, method="highs").fun)
+
+
+def least_hinge(X: np.ndarray, y: np.ndarray) -> float:
+    sides = csr_array(np.column_stack([X, np.ones(ROWS)]) * (2.0 * y - 1.0)[:, None])
+    costs = np.concatenate([np.zeros(2 * sides.shape[1]), np.full(ROWS, 1.0 / ROWS)])
+    limits = hstack([-sides, sides, -eye_array(ROWS)])
+    return float(linprog(costs, limits, -np.ones(ROWS), method="highs").fun)
+
+
+@pytest.mark.filterwarnings("ignore:not converged")
+def test_the_quantile_of_columns_of_0_and_1_claims_no_bound_that_is_none(tmp_path: Path) -> None:
+    X, linear, rng = dummies(1)
+    y = np.round(linear + rng.standard_t(2, size=ROWS))
+    facts = run(tmp_path, X, y, loss="quantile", quantile=0.7).facts
+    least = least_pinball(X, y, 0.7)
+
+    assert facts["objective"] == pytest.approx(least, rel=1e-9)
+    assert facts["certificate"] is None or facts["objective"] - facts["certificate"]["excess"] <= least + 1e-12
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.filterwarnings("ignore:not converged")
+def test_the_hinge_of_columns_of_0_and_1_claims_no_bound_that_is_none(seed: int, tmp_path: Path) -> None:
+    X, linear, rng = dummies(seed)
+    y = (linear + rng.logistic(size=ROWS) > 0.3).astype(int)
+    facts = run(tmp_path, X, y, loss="hinge").facts
+    least = least_hinge(X, y)
+
+    assert facts["objective"] <= facts["base_loss"] * (1.0 + 1e-12)
+    assert facts["certificate"] is None or facts["objective"] - facts["certificate"]["excess"] <= least + 1e-12
