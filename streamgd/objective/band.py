@@ -20,6 +20,8 @@ BAND_VALUES, ROWS_PER_COEFFICIENT = 1_000_000, 4
 class Band:
     """Rows near their kink, in the order of the data; weights are part of slopes.
 
+    Where they are more than ``most``, those that are equal become one, with the sum of their slopes.
+
     Attributes
     ----------
     rows : float64, (n_rows, n_dof)
@@ -33,7 +35,7 @@ class Band:
     most : int
         Rows that are kept.
     found : int
-        Rows that are near, kept or not.
+        Rows that are near, kept or not; not more than ``most`` where all are kept.
     """
 
     rows: np.ndarray
@@ -46,12 +48,20 @@ class Band:
     found: int
 
     def __add__(self, other: Band) -> Band:
-        rows, kinks, below, rises, here = (
-            np.concatenate([one, more])[: self.most] for one, more in zip(self.arrays(), other.arrays(), strict=True)
-        )
-        return replace(
-            self, rows=rows, kinks=kinks, below=below, rises=rises, here=here, found=self.found + other.found
-        )
+        arrays = [np.concatenate([one, more]) for one, more in zip(self.arrays(), other.arrays(), strict=True)]
+        lost = self.lost + other.lost
+        # What has lost rows once stays without them, so that merging is of no use.
+        if len(arrays[0]) > self.most and lost == 0:
+            arrays = _merged(*arrays)
+        lost += max(len(arrays[0]) - self.most, 0)
+        rows, kinks, below, rises, here = (each[: self.most] for each in arrays)
+        found = len(rows) + lost
+        return replace(self, rows=rows, kinks=kinks, below=below, rises=rises, here=here, found=found)
+
+    @property
+    def lost(self) -> int:
+        """Rows that are near and had no room."""
+        return self.found - len(self.rows)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         return self.rows, self.kinks, self.below, self.rises, self.here
@@ -66,23 +76,56 @@ def most_rows(n_dof: int) -> int:
     return max(BAND_VALUES // n_dof, ROWS_PER_COEFFICIENT * n_dof)
 
 
-def band_of(loss: KinkedLoss, block: Block, raw: np.ndarray, n_dof: int, radius: float, most: int, keeps: bool) -> Band:
-    """The first ``most`` of the rows of ``block`` whose ``raw`` prediction (n_rows,) is within ``radius`` of the kink.
+def band_of(loss: KinkedLoss, block: Block, raw: np.ndarray, n_dof: int, radius: float, most: int) -> Band:
+    """Rows of ``block`` whose ``raw`` prediction (n_rows,) is within ``radius`` of the kink."""
+    near = np.abs(raw - loss.kinks(block.target)) <= radius
+    if len(block.weight):
+        near &= block.weight > 0.0
+    places = np.flatnonzero(near)
+    band = _band_of_rows(loss, block, raw, n_dof, places[:most], most)
+    for start in range(most, len(places), most):
+        if band.lost:
+            return replace(band, found=band.found + len(places) - start)
+        band += _band_of_rows(loss, block, raw, n_dof, places[start : start + most], most)
+    return band
 
-    Without ``keeps`` they are counted alone.
-    """
-    kinks = loss.kinks(block.target)
-    near = np.abs(raw - kinks) <= radius
-    weight = block.weight if len(block.weight) else np.ones(block.rows)
-    near &= weight > 0.0
-    kept = np.flatnonzero(near)[: most if keeps else 0]
-    target, weight, kinks = block.target[kept], weight[kept], kinks[kept]
-    offset = block.offset[kept] if len(block.offset) else 0.0
+
+def _band_of_rows(loss: KinkedLoss, block: Block, raw: np.ndarray, n_dof: int, chosen: np.ndarray, most: int) -> Band:
+    target, weight = block.target[chosen], block.weight[chosen] if len(block.weight) else np.ones(len(chosen))
+    kinks = loss.kinks(target)
+    offset = block.offset[chosen] if len(block.offset) else 0.0
+    below, here = loss.gradient(target, kinks - 1.0), loss.gradient(target, raw[chosen])
     return Band(
-        dense_rows(block, kept, n_dof), kinks - offset,
-        weight * loss.gradient(target, kinks - 1.0), weight * loss.steepness, weight * loss.gradient(target, raw[kept]),
-        loss.steepness, most, int(near.sum()),
+        dense_rows(block, chosen, n_dof), kinks - offset, weight * below, weight * loss.steepness, weight * here,
+        loss.steepness, most, len(chosen),
     )  # fmt: skip
+
+
+def _merged(
+    rows: np.ndarray, kinks: np.ndarray, below: np.ndarray, rises: np.ndarray, here: np.ndarray
+) -> list[np.ndarray]:
+    """The same with one row for all that are equal and have the same kink, where the first of them stood.
+
+    Rows are compared by a hash, and those that are not equal to the first one of their hash stay by themselves.
+    """
+    columns = [*rows.T, kinks]
+    _, first, group = np.unique(_hashes(columns), return_index=True, return_inverse=True)
+    of_row = first[group]
+    for column in columns:
+        of_row = np.where(column == column[of_row], of_row, np.arange(len(rows)))
+    kept, place = np.unique(of_row, return_inverse=True)
+    sums = (np.bincount(place, slopes, len(kept)) for slopes in (below, rises, here))
+    return [rows[kept], kinks[kept], *sums]
+
+
+def _hashes(columns: list[np.ndarray]) -> np.ndarray:
+    """A number for each row, uint64, the same for equal rows: the finaliser of MurmurHash3 after each column."""
+    hashed = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        hashed ^= (column + 0.0).view(np.uint64)  # -0 becomes 0
+        hashed = (hashed ^ (hashed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        hashed = (hashed ^ (hashed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return hashed
 
 
 def dense_rows(block: Block, chosen: np.ndarray, n_dof: int) -> np.ndarray:

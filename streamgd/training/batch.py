@@ -292,9 +292,7 @@ class BatchTrainer:
         if self._task.optimizer != "band":
             return self._total_or_saved(state, lambda: self.total(trial, hessian))
         width, radius, most = optimizer["width"], optimizer["radius"], most_rows(len(trial))
-        too_many = np.isinf(radius) and self._task.manifest.n_rows > most
-        keeps = width == 0.0 and not too_many
-        sums = partial(objective.sums_with_band, width=width, radius=radius, most=0 if too_many else most, keeps=keeps)
+        sums = partial(objective.sums_with_band, width=width, radius=radius, most=most)
         return self._total_or_saved(state, lambda: self._blocks((sums, trial)))
 
     def _total_or_saved(self, state: BatchState, run: Callable[[], ChunkSums]) -> ChunkSums:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamgd.data.blocks import Block, Entries
-from streamgd.objective.band import dense_rows, most_rows
+from streamgd.objective.band import Band, band_of, dense_rows, most_rows
 from streamgd.objective.losses import HingeLoss, KinkedLoss, QuantileLoss
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.objective.penalties import ElasticNet
@@ -38,7 +38,7 @@ def states(loss: KinkedLoss, penalty: ElasticNet, block: Block, passes: int = 40
     for _ in range(passes):
         before = copy.deepcopy(state)
         parts: list[ChunkSums] = [
-            objective.sums_with_band(state["trial"], part, state["width"], state["radius"], MOST, True)
+            objective.sums_with_band(state["trial"], part, state["width"], state["radius"], MOST)
             for part in (block.chosen(np.arange(block.rows) < 500), block.chosen(np.arange(block.rows) >= 500))
         ]
         after = optimizer.update(state, objective.evaluate(state["trial"], parts[0] + parts[1]), penalty)
@@ -93,3 +93,35 @@ def test_dense_rows_have_the_entries_of_sparse_columns() -> None:
     rows = dense_rows(block, np.array([0, 2]), 6)
 
     np.testing.assert_array_equal(rows, [[7.0, 0.5, 0.0, 2.0, 0.0, 1.0], [9.0, 0.0, 4.0, 0.0, -1.0, 1.0]])
+
+
+def test_equal_rows_of_a_band_that_has_too_many_become_one() -> None:
+    """Model and slopes of blocks folded in any way are those of all rows."""
+    rng, loss, n_dof = np.random.default_rng(5), QuantileLoss(0.3), 3
+    rows = 400
+    features, target = rng.integers(0, 3, (rows, 2)).astype(float), rng.integers(0, 4, rows).astype(float)
+    features[0, 0] = -0.0
+    block = Block(
+        features, np.empty((rows, 0), np.int32), target, rng.uniform(0.5, 2.0, rows), np.empty(0),
+        np.empty(0, np.uint64),
+    )  # fmt: skip
+    raw, thetas = features @ [0.2, -0.1] + 0.5, rng.normal(size=(5, n_dof))
+
+    def model(band: Band) -> np.ndarray:
+        away = band.rows @ thetas.T - band.kinks[:, None]
+        return np.append(band.below @ away + band.rises @ np.maximum(away, 0.0), band.rows.T @ band.here)
+
+    whole = band_of(loss, block, raw, n_dof, np.inf, rows)
+    distinct = len(np.unique(np.column_stack([features + 0.0, target]), axis=0))
+    chosen = np.arange(rows) < 150
+    parts = [(block.chosen(each), raw[each]) for each in (chosen, ~chosen)]
+    first, second = (band_of(loss, part, of_part, n_dof, np.inf, distinct) for part, of_part in parts)
+    at_once, folded = band_of(loss, block, raw, n_dof, np.inf, distinct), first + second
+
+    assert (len(whole.rows), whole.found) == (rows, rows)
+    for band in (at_once, folded):
+        assert (len(band.rows), band.found, band.lost) == (distinct, distinct, 0)
+        np.testing.assert_allclose(model(band), model(whole), rtol=1e-12)
+    short = band_of(loss, block, raw, n_dof, np.inf, distinct - 1)
+    assert len(short.rows) == distinct - 1
+    assert short.found > short.most
