@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from streamgd.column_options import MOST_INDICES
 from streamgd.data.columns import CategoricalColumn, SparseColumn
 from streamgd.data.kinds import python_values
-from streamgd.data.levels import as_dictionary, levels_from_state, levels_state, no_levels
+from streamgd.data.levels import LevelIndex, as_dictionary, levels_from_state, levels_state, no_levels
 from streamgd.data.vocabulary import UNKNOWN, Vocabulary, hash_buckets
 
 #: Codes of buckets are this and above, as in ``kernels.keys``.
@@ -261,6 +261,23 @@ class SparseEncoding:
     def rows(self) -> slice:
         """Its rows of theta."""
         return slice(self.first_row, self.first_row + self.n_rows)
+
+    def growing_keys(self, max_levels: int) -> KeysMet:
+        """What a column that is known by its levels meets, the known ones first; above ``max_levels`` it is hashed."""
+        met = KeysMet(self.column, max_levels, 1)
+        met.vocabulary.take_over(self.levels, hashed=False)
+        return met
+
+    def new_levels(self, met: KeysMet) -> tuple[pa.Array, np.ndarray]:
+        """The levels that ``met`` has found beside the known ones, in the order of their values, and their scales."""
+        levels, _, largest = met.found()
+        is_new = LevelIndex("string", self.levels).codes(levels, growing=False) < 0
+        return levels.filter(pa.array(is_new)), largest[is_new] if self.column.has_values else np.empty(0)
+
+    def with_levels(self, levels: pa.Array, scales: np.ndarray) -> Self:
+        """The same with more levels and their scales, after those that it has."""
+        joined = pa.concat_arrays([self.levels, levels])
+        return replace(self, levels=joined, scales=np.concatenate([self.scales, scales]))
 
     def keys_met(self) -> KeysMet:
         """What entries are looked up with, where no others are to be met."""

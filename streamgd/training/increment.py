@@ -9,7 +9,7 @@ that no prediction changes. What counts an epoch begins anew. Nothing depends on
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -18,12 +18,15 @@ import pyarrow as pa
 
 from streamgd.config import ROBUST_LOSSES, TrainConfig, differing_options
 from streamgd.data.agreement import check_columns
+from streamgd.data.blocks import RawEntries
 from streamgd.data.columns import Columns
 from streamgd.data.encoder import Encoder, Survey
 from streamgd.data.encoding import Encoding
+from streamgd.data.entries import EntriesFinisher, entries_layout, joined_entries, no_entries
 from streamgd.data.resolve import Resolved
 from streamgd.data.scaler import Moments
 from streamgd.data.source import Manifest
+from streamgd.data.sparse import KeysMet, SparseEncoding
 from streamgd.data.target import canonical_loss
 from streamgd.data.transforms.numbers import description
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
@@ -36,7 +39,8 @@ from streamgd.optim.stochastic import OPTIMIZERS, taken_penalty
 from streamgd.training.memory import check_coefficients
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import is_final
-from streamgd.training.task import Task
+from streamgd.training.stepsize import norms_of_entries, squares_of_entries, usual_curvature
+from streamgd.training.task import Task, n_levels
 from streamgd.training.trainstate import TrainState
 
 #: The only option among those that decide the result which may change while a stream goes on.
@@ -118,7 +122,7 @@ def next_state(before: dict[str, Any], task: Task, context: RunContext) -> dict[
     _check_can_go_on(old, task)
     encoding, coordinates = _with_new_levels(old, task, context)
     check_coefficients(
-        task.config.memory, encoding.n_coefficients, sum(len(each.levels) for each in encoding.categorical)
+        task.config.memory, encoding.n_coefficients, n_levels(encoding.categorical, encoding.sparse)
     )  # fmt: skip
     assert old.survey is not None
     level_sums = np.zeros(encoding.n_outputs * len(encoding.categorical))
@@ -148,49 +152,71 @@ def _check_can_go_on(old: TrainState, task: Task) -> None:
 
 
 def _with_new_levels(old: TrainState, task: Task, context: RunContext) -> tuple[Encoding, np.ndarray]:
-    """Encoding and coordinates with the levels of the new files."""
+    """Encoding and coordinates with the levels of the new files, those of lists and maps among them."""
     growing = [each for each in old.encoding.categorical if not each.hashed]
-    if not growing:
+    of_entries = [each for each in old.encoding.sparse if each.by_level]
+    if not growing and not of_entries:
         return old.encoding, old.coordinates
-    survey, vocabularies = _look_at_levels(growing, task, context)
+    look = _look_at_levels(growing, of_entries, task, context)
     new = {
         each.column.name: _new_levels(each, words, counts)
-        for each, words, counts in zip(growing, vocabularies, survey.level_counts, strict=True)
+        for each, words, counts in zip(growing, look.vocabularies, look.survey.level_counts, strict=True)
     }
+    scales: dict[str, np.ndarray] = {}
+    for each, met in zip(of_entries, look.sparse, strict=True):
+        new[each.column.name], scales[each.column.name] = each.new_levels(met)
     for name, levels in new.items():
         if len(levels):
             context.display.message(f"{name}: {len(levels):,} new levels")
-    encoding, rows, is_new = extended(old.encoding, new)
-    squares = _expected_squares(encoding, survey, vocabularies, task, _targets(old, survey))
+    encoding, rows, is_new = extended(old.encoding, new, scales)
+    squares = _expected_squares(encoding, look, task, _targets(old, look.survey))
     optimizer = OPTIMIZERS[task.optimizer]
     slots = np.concatenate([optimizer.init(of_output) for of_output in squares], axis=1)
     penalty, anew = task.objective(encoding).penalty, optimizer.takes_penalty_anew
     return encoding, grown_coordinates(old, rows, is_new, slots, penalty, anew)
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What was met in the new files, the known levels first, and the entries of some of their rows."""
+
+    survey: Survey
+    vocabularies: list[Vocabulary]
+    sparse: list[KeysMet]
+    entries: RawEntries
+
+
 def _look_at_levels(
-    columns: list[CategoricalEncoding], task: Task, context: RunContext
-) -> tuple[Survey, list[Vocabulary]]:
-    """All levels of the training rows of the new files, the known ones first; only what is needed for it is read."""
+    columns: list[CategoricalEncoding], of_entries: list[SparseEncoding], task: Task, context: RunContext
+) -> _Look:
+    """All levels of the training rows of the new files; only what is needed for it is read."""
     config, resolved = task.config, task.resolved.columns
     vocabularies = [
         Vocabulary(each.column, config.max_levels, config.hash_buckets, each.levels, growing=True) for each in columns
     ]
+    sparse = [each.growing_keys(config.max_levels) for each in of_entries]
+    read = Columns(
+        (), tuple(each.column for each in columns), resolved.target, resolved.weight,
+        sparse=tuple(each.column for each in of_entries),
+    )  # fmt: skip
+    layout = replace(
+        task.layout, n_numeric=0, n_categorical=len(columns), has_offset=False,
+        entries=entries_layout(task.manifest, read),
+    )  # fmt: skip
     encoder = Encoder(
-        Columns((), tuple(each.column for each in columns), resolved.target, resolved.weight),
-        replace(task.layout, n_numeric=0, n_categorical=len(columns), has_offset=False, entries=None),
-        np.empty(0), np.empty(0), vocabularies, config.nulls, task.choice,
+        read, layout, np.empty(0), np.empty(0), vocabularies, config.nulls, task.choice, sparse=sparse
     )  # fmt: skip
     context.display.progress("levels", 0, 0, None)
     check, stopwatch = context.interrupt.check_repeated, context.stopwatch
-    survey, _ = look_at_all(task.manifest, encoder, check, stopwatch, task.threads)
-    for words in vocabularies:
+    survey, fronts = look_at_all(task.manifest, encoder, check, stopwatch, task.threads)
+    for words in [*vocabularies, *(met.vocabulary for met in sparse)]:
         if words.hashed:
             raise ConfigError(
                 f"column '{words.column.name}': with those of the new files it has more than --max-levels"
                 f" {config.max_levels:,} levels. Raise it, or begin a new stream, in which the column is hashed."
             )
-    return survey, vocabularies
+    found = [front.rows.entries for front in fronts if front.rows.entries is not None]
+    return _Look(survey, vocabularies, sparse, joined_entries([no_entries(0), *found]))
 
 
 def _new_levels(known: CategoricalEncoding, vocabulary: Vocabulary, counts: np.ndarray) -> pa.Array:
@@ -200,19 +226,24 @@ def _new_levels(known: CategoricalEncoding, vocabulary: Vocabulary, counts: np.n
     return final_levels(vocabulary, counts)
 
 
-def extended(encoding: Encoding, new: dict[str, pa.Array]) -> tuple[Encoding, np.ndarray, np.ndarray]:
+def extended(
+    encoding: Encoding, new: dict[str, pa.Array], scales: dict[str, np.ndarray] | None = None
+) -> tuple[Encoding, np.ndarray, np.ndarray]:
     """The encoding with more levels, after those that columns have.
 
     Parameters
     ----------
     new : dict, name of column -> Arrow array
-        Levels of columns that have a coefficient for all others; these are not hashed.
+        Levels of categorical columns, which have a coefficient for all others, and of sparse ones; none is hashed.
+    scales : dict, name of column -> float64, (n_levels,) or (0,), optional
+        Of the new levels of sparse columns.
 
     Returns
     -------
     Encoding
     rows : int64, (n_dof,)
-        For each row of theta the one that it was; for that of a new level, the one of all others.
+        For each row of theta the one that it was; for that of a new level, the one of all others, or -1 in a sparse
+        column, where a level that is not known counts nothing.
     is_new : bool, (n_dof,)
     """
     first_row, categorical = encoding.n_numeric, []
@@ -227,9 +258,16 @@ def extended(encoding: Encoding, new: dict[str, pa.Array]) -> tuple[Encoding, np
         is_new[-1][wider.n_rows - 1 - len(levels) : -1] = True
         categorical.append(wider)
         first_row += wider.n_rows
-    rows.append(np.arange(encoding.n_dof - 1 - sum(each.n_rows for each in encoding.sparse), encoding.n_dof))
-    is_new.append(np.zeros(len(rows[-1]), np.bool_))
-    return encoding.with_categorical(categorical, first_row), np.concatenate(rows), np.concatenate(is_new)
+    sparse = []
+    for entries in encoding.sparse:
+        levels = new.get(entries.column.name, entries.levels[:0])
+        rows += [np.arange(entries.first_row, entries.first_row + entries.n_rows), np.full(len(levels), -1)]
+        is_new += [np.zeros(entries.n_rows, np.bool_), np.ones(len(levels), np.bool_)]
+        sparse.append(entries.with_levels(levels, (scales or {}).get(entries.column.name, np.empty(0))))
+    rows.append(np.array([encoding.n_dof - 1]))
+    is_new.append(np.zeros(1, np.bool_))
+    encoding = replace(encoding, sparse=tuple(sparse)).with_categorical(categorical, first_row)
+    return encoding, np.concatenate(rows), np.concatenate(is_new)
 
 
 def grown_coordinates(
@@ -268,11 +306,13 @@ def _grown(
         kernels.averaged_theta(before, old.steps, average)
     coordinates: np.ndarray = before[rows]
     others = rows[is_new]
-    coordinates[is_new, kernels.THETA], coordinates[is_new, kernels.AVERAGE] = theta[others], average[others]
+    begin = np.where(others >= 0, theta[others], 0.0)
+    coordinates[is_new, kernels.THETA] = begin
+    coordinates[is_new, kernels.AVERAGE] = np.where(others >= 0, average[others], 0.0)
     coordinates[is_new, kernels.CLOCK], coordinates[is_new, kernels.RATE] = old.steps, 0.0
     coordinates[is_new, kernels.SLOTS :] = slots[:, is_new].T
     if anew:
-        coordinates[is_new, kernels.SLOTS] = taken_penalty(theta[others], old.steps, penalty.l1, penalty.l2)
+        coordinates[is_new, kernels.SLOTS] = taken_penalty(begin, old.steps, penalty.l1, penalty.l2)
     return coordinates
 
 
@@ -282,15 +322,14 @@ def _targets(old: TrainState, survey: Survey) -> Moments:
     return reduce(Moments.merge, [*(each.target_moments for each in surveys), survey.target_moments])
 
 
-def _expected_squares(
-    encoding: Encoding, survey: Survey, vocabularies: list[Vocabulary], task: Task, stream: Moments
-) -> np.ndarray:
+def _expected_squares(encoding: Encoding, look: _Look, task: Task, stream: Moments) -> np.ndarray:
     """What the square of a mini-batch's gradient by a level is expected to be, as ``stepsize.expected_squares`` has it.
 
     The mean square of a residual is the variance of the target, or of being of a class. With a log link it is that of
     the targets of the ``stream``: new files may have none but zeros, which have no constant that fits best. Returns
     float64, ``(n_outputs, n_dof)``, 0 where it is no level of a column that is not hashed.
     """
+    survey = look.survey
     batch_size = 1 if task.config.method == "sgd" else task.config.batch_size
     variance = (survey.target_moments.deviation() / encoding.target_scale) ** 2
     if encoding.n_outputs > 1:
@@ -298,7 +337,7 @@ def _expected_squares(
         variance = shares * (1.0 - shares)
     squares = np.zeros(encoding.n_dof)
     growing = [each for each in encoding.categorical if not each.hashed]
-    for column, words, counts in zip(growing, vocabularies, survey.level_counts, strict=True):
+    for column, words, counts in zip(growing, look.vocabularies, survey.level_counts, strict=True):
         rows = column.table(words)[: len(counts)]
         known = rows >= 0
         np.add.at(squares, rows[known], counts[known] / max(survey.weight, 1e-300))
@@ -313,4 +352,32 @@ def _expected_squares(
             stream.deviation() ** 2
             * float(np.diff(task.loss.gradient(np.array([mean, 2.0 * mean]), constant))[0] / mean) ** 2
         )
-    return np.asarray(variance[:, None] * squares / batch_size)
+    expected = variance[:, None] * squares / batch_size
+    if not look.sparse:
+        return np.asarray(expected)
+    curvature = usual_curvature(task.loss_of(encoding), float(stream.mean[0]))
+    of_entries, norms = _squares_of_entries(encoding, look)
+    expected += variance[:, None] * of_entries / batch_size
+    return np.asarray(np.maximum(expected, (curvature * norms / batch_size) ** 2))
+
+
+def _squares_of_entries(encoding: Encoding, look: _Look) -> tuple[np.ndarray, np.ndarray]:
+    """Mean square of the entries of each level of a sparse column, and the norms that steps allow for.
+
+    By some of the new rows; both are float64, ``(n_dof,)``, and 0 of other coordinates. Numbers and levels of other
+    columns count in a norm with the 1 that they are on average.
+    """
+    by_level = [each for each in encoding.sparse if each.by_level]
+    alone, n_alone = [], 0
+    for each in by_level:
+        alone.append(replace(each, first_row=n_alone))
+        n_alone += each.n_rows
+    found = EntriesFinisher(alone, look.sparse, np.dtype(np.float64)).of_rows(look.entries)
+    n_rows, n_others = len(found.starts) - 1, encoding.n_numeric + len(encoding.categorical)
+    sums = squares_of_entries(found, n_alone + 1)
+    of_coordinates = norms_of_entries(found, np.full(n_rows, 1.0 + n_others), n_alone + 1, 0)
+    squares, norms = np.zeros(encoding.n_dof), np.zeros(encoding.n_dof)
+    for each, own in zip(by_level, alone, strict=True):
+        squares[each.rows] = (sums[own.rows] + 1.0) / (n_rows + 1.0)
+        norms[each.rows] = of_coordinates[own.rows]
+    return squares, norms

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from streamgd.data.blocks import Block
+from streamgd.data.blocks import Block, Entries
 from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments, Scaling
@@ -265,17 +265,16 @@ def expected_squares(
     n_numeric = block.features.shape[1]
     squares = np.ones(n_dof)
     squares[:n_numeric] = (block.features.astype(np.float64) ** 2).mean(axis=0)
-    counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof) + _squares_of_entries(block, n_dof)
+    counts = np.bincount(block.codes[block.codes >= 0], minlength=n_dof) + squares_of_entries(block.entries, n_dof)
     squares[n_numeric:-1] = (counts[n_numeric:-1] + 1.0) / (block.rows + 1.0)
     expected = np.multiply.outer(_mean_squares(block, loss, constant, mean_weight), squares) / batch_size
-    return np.asarray(
-        np.maximum(expected, (curvature * _norms_of_entries(block, n_dof, first_sparse_row) / batch_size) ** 2)
-    )
+    norms = norms_of_entries(block.entries, _norms_without_entries(block), n_dof, first_sparse_row)
+    return np.asarray(np.maximum(expected, (curvature * norms / batch_size) ** 2))
 
 
-def _squares_of_entries(block: Block, n_dof: int) -> np.ndarray:
+def squares_of_entries(given: Entries, n_dof: int) -> np.ndarray:
     """The sum of the squared values of the entries of each coordinate, float64, ``(n_dof,)``."""
-    starts, coordinates, values = block.entries.arrays()
+    starts, coordinates, values = given.arrays()
     if not len(starts):
         return np.zeros(n_dof)
     here = slice(int(starts[0]), int(starts[-1]))
@@ -283,24 +282,35 @@ def _squares_of_entries(block: Block, n_dof: int) -> np.ndarray:
     return np.bincount(coordinates[here], squares, minlength=n_dof)
 
 
-def _norms_of_entries(block: Block, n_dof: int, first_row: int) -> np.ndarray:
+def norms_of_entries(given: Entries, of_rows: np.ndarray, n_dof: int, first_row: int) -> np.ndarray:
     """The mean squared norm of the rows with an entry of each coordinate over UNSAFE_STEPS, float64, ``(n_dof,)``.
 
-    For coordinates that the block has not it is the mean over all entries; 0 for those before ``first_row``.
+    For coordinates that are not among the entries it is the mean over all; 0 for those before ``first_row``.
+
+    Parameters
+    ----------
+    of_rows : float64, (n_rows,)
+        Squared norms of the other numbers of the rows; those of the entries are added in place.
     """
-    starts, coordinates, _ = block.entries.arrays()
+    starts, coordinates, _ = given.arrays()
     norms = np.zeros(n_dof)
     if not len(starts) or starts[0] == starts[-1]:
         return norms
     here = coordinates[starts[0] : starts[-1]]
-    of_rows = 1.0 + np.square(block.features, dtype=np.float64).sum(axis=1) + (block.codes >= 0).sum(axis=1)
-    entries.add_squares_of_rows(*block.entries.arrays(), of_rows)
+    entries.add_squares_of_rows(*given.arrays(), of_rows)
     of_entries = np.repeat(of_rows, np.diff(starts))
     norms[first_row:-1] = of_entries.mean()
     counts = np.bincount(here, minlength=n_dof)
     sums_of_norms = np.bincount(here, of_entries, minlength=n_dof)
     np.divide(sums_of_norms, counts, out=norms, where=counts > 0)
     return norms / UNSAFE_STEPS
+
+
+def _norms_without_entries(block: Block) -> np.ndarray:
+    """Squared norm of each row with a 1 for the intercept, without its entries, float64, ``(n_rows,)``."""
+    return np.asarray(
+        1.0 + np.square(block.features, dtype=np.float64).sum(axis=1) + (block.codes >= 0).sum(axis=1)
+    )  # fmt: skip
 
 
 def _mean_squares(block: Block, loss: Loss, constant: float | np.ndarray, mean_weight: float) -> np.ndarray:

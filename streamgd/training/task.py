@@ -195,7 +195,7 @@ class Task:
         """
         n_dof, on_workers = encoding.n_coefficients, self.config.on_workers
         if self.optimizer == "lbfgs":
-            check_history(self.config.memory, n_dof, _n_levels(encoding.categorical, encoding.sparse), on_workers)
+            check_history(self.config.memory, n_dof, n_levels(encoding.categorical, encoding.sparse), on_workers)
         asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
         if not (asked or hessian_is_affordable(n_dof)):
             return self
@@ -277,7 +277,7 @@ class Task:
             entries.append(SparseEncoding.of(met, first_row, every=with_other))
             first_row += entries[-1].n_rows
         n_coefficients = (first_row + 1) * self.n_outputs
-        check_coefficients(config.memory, n_coefficients, _n_levels(categorical, entries), config.on_workers)
+        check_coefficients(config.memory, n_coefficients, n_levels(categorical, entries), config.on_workers)
         if self.loss.link_name == "log" and mean <= 0.0:
             raise TargetError(
                 f"target '{config.target}' is 0 in all {survey.train_rows:,} rows that are used; the"
@@ -387,7 +387,8 @@ class Task:
         }  # fmt: skip
 
 
-def _n_levels(categorical: Sequence[CategoricalEncoding], sparse: Sequence[SparseEncoding]) -> int:
+def n_levels(categorical: Sequence[CategoricalEncoding], sparse: Sequence[SparseEncoding]) -> int:
+    """How many levels columns have, those of lists and maps among them."""
     return sum(len(each.levels) for each in categorical) + sum(len(each.levels) for each in sparse)
 
 
