@@ -189,19 +189,17 @@ class EntriesFinisher:
         key_loops().largest_of_rows(raw.starts, self._rows(raw.keys), raw.values, order, self._first_row, largest)
         return largest
 
-    def of_slots(self, waiting: np.ndarray, row_of_slot: np.ndarray, n_rows: int) -> Entries:
+    def of_waiting(self, waiting: np.ndarray, n_rows: int) -> Entries:
         """The entries of a block of ``n_rows`` from those that wait for it.
 
         Parameters
         ----------
         waiting : uint64, (n, words)
-            In any order: see ``kernels.keys.append_entries``.
-        row_of_slot : int32, (n_slots,)
-            Row of the block.
+            In any order: see ``kernels.keys.append_entries``; with the row of the block in place of the slot.
         """
         starts = np.empty(n_rows + 1, np.int64)
         halves = waiting.view(np.int32)
-        rows, places = self._rows(np.ascontiguousarray(halves[:, 1])), row_of_slot[halves[:, 0]]
+        places, rows = np.ascontiguousarray(halves[:, 0]), self._rows(np.ascontiguousarray(halves[:, 1]))
         given = waiting[:, 1].view(np.float64).copy() if waiting.shape[1] > 1 else np.empty(0)
         coordinates, values = self._room(len(waiting))
         n = key_loops().sort_entries(places, rows, given, self._scales, self._first_row, starts, coordinates, values)

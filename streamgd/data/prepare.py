@@ -345,15 +345,16 @@ class Preparation:
         assert entries is not None
         row_of_record = np.empty(len(order), np.int32)
         row_of_record[order] = np.arange(len(order))
-        row_of_slot, waiting, done = np.full(len(group) * store.places, -1, np.int32), [], 0
-        for number, (source, part) in enumerate(zip(group, parts, strict=True)):
+        row_of_slot, waiting, done = self._desk().at, [], 0
+        for source, part in zip(group, parts, strict=True):
             slots = part.view(np.int32)[:, store.layout.slot_position] & ~HOLDOUT_BIT
-            row_of_slot[number * store.places + slots] = row_of_record[done : done + len(part)]
-            waiting.append(entries.waiting(source))
-            waiting[-1][:, 0] += np.uint64(number * store.places)
+            row_of_slot[slots] = row_of_record[done : done + len(part)]
+            found = entries.waiting(source)
+            halves = found.view(np.int32)
+            halves[:, 0] = row_of_slot[halves[:, 0]]
+            waiting.append(found)
             done += len(part)
-        joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-        finished = finisher.of_slots(joined, row_of_slot, len(order))
+        finished = finisher.of_waiting(waiting[0] if len(waiting) == 1 else np.concatenate(waiting), len(order))
         entries.write(index, finished)
         return finished
 

@@ -151,6 +151,25 @@ def test_blocks_hold_the_entries_of_each_row(tmp_path: Path, kind: str, holdout:
         ]
 
 
+@pytest.mark.parametrize("kind", ["indices", "counts"])
+def test_blocks_of_few_rows_of_many_regions_hold_the_entries_of_each(tmp_path: Path, kind: str) -> None:
+    array, rows = lists(kind, rows=2_000)
+    manifest = written(tmp_path / "data", {"tags": array}, rows=2_000, row_group=200)
+    task = task_of(manifest, dtype="float64", seed=11, where="x > 1.5", scale="none")
+    prepared = preparation(task, tmp_path / "blocks").run()
+    regions_of_block = -(-2_000 // PLACES_OF_BLOCK) / prepared.n_blocks
+    assert regions_of_block > 8
+    (tags,) = prepared.encoding.sparse
+    labels = tags.labels() if tags.by_level else tags.indices.tolist()
+    blocks = [prepared.train_block(i) for i in range(prepared.n_blocks)]
+    found = np.concatenate([matrix_of(block, prepared.encoding) for block in blocks])
+    x = np.random.default_rng(9).normal(size=2_000)
+    chosen = np.flatnonzero(x > 1.5)
+    by_x = np.argsort(np.concatenate([block.features[:, 0] for block in blocks]))
+    of_rows = expected([rows[i] for i in chosen], labels)
+    np.testing.assert_allclose(found[by_x], of_rows[np.argsort(x[chosen])], rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["pairs", "words"])
 def test_threads_and_kills_change_no_bit(tmp_path: Path, kind: str) -> None:
     columns = {"tags": lists(kind)[0], "more": lists("indices", seed=5)[0]}
