@@ -28,7 +28,8 @@ with scikit_learn():
 #: Arguments that are options of ``TrainConfig``, by the same name.
 _OPTIONS = (
     "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "non_negative", "shuffle", "scale", "categorical",
-    "max_levels", "null_indicators", "log", "clip", "bins", "spline", "cross", "seed", "memory", "threads",
+    "max_levels", "index_columns", "null_indicators", "log", "clip", "bins", "spline", "cross", "seed", "memory",
+    "threads",
 )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
+        index_columns: Mapping[str, int] | None = None,
         null_indicators: bool = False,
         log: Sequence[str] | None = None,
         clip: Mapping[str, Sequence[float | None]] | None = None,
@@ -75,6 +77,7 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
         self.features = features
         self.categorical = categorical
         self.max_levels = max_levels
+        self.index_columns = index_columns
         self.null_indicators = null_indicators
         self.log = log
         self.clip = clip

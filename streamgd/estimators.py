@@ -87,6 +87,7 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
+        index_columns: Mapping[str, int] | None = None,
         null_indicators: bool = False,
         log: Sequence[str] | None = None,
         clip: Mapping[str, Sequence[float | None]] | None = None,
@@ -104,8 +105,9 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
             l1=l1, l2=l2, non_negative=non_negative, features=features, categorical=categorical,
-            max_levels=max_levels, null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline,
-            cross=cross, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
+            max_levels=max_levels, index_columns=index_columns, null_indicators=null_indicators, log=log,
+            clip=clip, bins=bins, spline=spline, cross=cross, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed,
+            memory=memory, threads=threads,
         )  # fmt: skip
         self.loss = loss
         self.class_weight = class_weight
@@ -257,6 +259,7 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
         features: Sequence[str] | None = None,
         categorical: Sequence[str] | None = None,
         max_levels: int = 65_536,
+        index_columns: Mapping[str, int] | None = None,
         null_indicators: bool = False,
         log: Sequence[str] | None = None,
         clip: Mapping[str, Sequence[float | None]] | None = None,
@@ -273,8 +276,9 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
         super().__init__(
             method=method, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
             l1=l1, l2=l2, non_negative=non_negative, features=features, categorical=categorical,
-            max_levels=max_levels, null_indicators=null_indicators, log=log, clip=clip, bins=bins, spline=spline,
-            cross=cross, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed, memory=memory, threads=threads,
+            max_levels=max_levels, index_columns=index_columns, null_indicators=null_indicators, log=log,
+            clip=clip, bins=bins, spline=spline, cross=cross, scale=scale, shuffle=shuffle, dtype=dtype, seed=seed,
+            memory=memory, threads=threads,
         )  # fmt: skip
         self.loss, self.power, self.delta, self.quantile = loss, power, delta, quantile
 

@@ -18,8 +18,9 @@ ARGUMENTS = {
     name: name
     for name in (
         "method", "optimizer", "learning_rate", "batch_size", "epochs", "l1", "l2", "non_negative", "features",
-        "categorical", "max_levels", "null_indicators", "scale", "shuffle", "dtype", "seed", "memory", "threads",
-        "class_weight", "target", "loss", "power", "delta", "quantile", "log", "clip", "bins", "spline", "cross",
+        "categorical", "max_levels", "index_columns", "null_indicators", "scale", "shuffle", "dtype", "seed", "memory",
+        "threads", "class_weight", "target", "loss", "power", "delta", "quantile", "log", "clip", "bins", "spline",
+        "cross",
     )
 } | {"weight": "sample_weight"}  # fmt: skip
 
@@ -30,6 +31,7 @@ _PHRASES = (
     (r" with --exclude or --where", ""),
     (r" with --exclude\b", ""),
     (r", or --restart\b", ""),
+    (r"--index-columns ([^ =]+)=N", r"index_columns={'\1': N}"),
 )  # fmt: skip
 
 

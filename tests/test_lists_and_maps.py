@@ -299,6 +299,20 @@ def test_estimators_learn_lists_at_once_and_part_by_part(rows: Rows) -> None:
     assert {"words=w0", "counts=w0", "x"} <= value
 
 
+def test_estimators_say_how_many_columns_a_list_of_indices_names(rows: Rows) -> None:
+    indices = rows.table.select(["x", "tags", "y"])
+    parts = GDRegressor(batch_size=64, index_columns={"tags": 100})
+    for start in range(0, ROWS, 1_000):
+        parts.partial_fit(indices.slice(start, 1_000), target="y")
+    assert parts.model_.encoding.n_dof == 102
+    with pytest.raises(ConfigError, match=r"index_columns=\{'tags': N\} makes them fewer"):
+        GDRegressor().partial_fit(indices, target="y")
+    with pytest.raises(
+        DataError, match=r"expected 0 to 9\. Give the number of columns with index_columns=\{'tags': N\}"
+    ):
+        GDRegressor(index_columns={"tags": 10}).fit(indices, target="y")
+
+
 def test_blocks_that_are_kept_are_used_again(data: str, tmp_path: Path) -> None:
     options = {"epochs": 2, "blocks_dir": tmp_path / "blocks", "keep_blocks": True}
     first = fit(data, tmp_path / "first", **options)
