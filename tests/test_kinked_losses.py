@@ -208,6 +208,19 @@ def test_a_target_that_is_fitted_exactly_has_no_loss(tmp_path: Path) -> None:
     assert {each.name: each.value for each in result.model.coefficients()}["x"] == pytest.approx(3.0, rel=1e-6)
 
 
+def test_rows_that_a_hyperplane_parts_have_no_loss_and_end_the_run(tmp_path: Path) -> None:
+    X = np.random.default_rng(2).normal(size=(4, 2))
+    pq.write_table(pa.table({"a": X[:, 0], "b": X[:, 1], "late": (X[:, 0] > 0.0) + 0}), tmp_path / "data.parquet")
+    result = train(
+        str(tmp_path / "data.parquet"), "late", run=str(tmp_path / "run"), loss="hinge", method="batch", l2=0.0,
+        dtype="float64",
+    )  # fmt: skip
+
+    assert result.facts["objective"] <= 1e-12
+    assert result.facts["certificate"]["excess"] <= result.facts["objective"]
+    assert result.facts["steps"] <= 4
+
+
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.filterwarnings("ignore:not converged")
 def test_where_all_rows_of_a_class_stand_at_their_kink_nothing_is_worse_than_the_start(tmp_path: Path) -> None:

@@ -151,7 +151,9 @@ def _band_step(state: State, evaluation: Evaluation, band: Band, penalty: Elasti
     # In a box near the rounding of theta, a step may seem to end inside of it.
     is_rounded = reach * radius <= NARROWEST * max(1.0, float(np.abs(theta * sizes).max()))
     inside = not is_rounded and bool((np.abs(direction) <= INSIDE * box).all())
-    excess = max(fall, 0.0) + found.gap if inside else None
+    bound = max(fall, 0.0) + found.gap if inside else np.inf
+    # No loss is below 0, so J is a bound too.
+    excess = min(bound, evaluation.value) if inside or evaluation.value == 0.0 else None
     if state["excess"] is not None and is_rounding(evaluation.value, -fall) and not (excess or 0.0) < state["excess"]:
         return {**state, "trial": state["theta"]}  # nothing but rounding is left to gain
     aim = AIMED_AT * band.most / max(band.found, 1)
