@@ -32,7 +32,9 @@ def check_kinked_options(config: Any) -> None:
         ("--tol-gradient", config.tol_gradient is not None, lacks_gradient, "Choose --tol-excess."),
         ("--certify", config.certify and not batch, lacks_curvature, "Choose --method batch."),
         ("--non-negative", batch and bool(config.non_negative), lacks_curvature, "Choose --method minibatch."),
-        ("--path", config.path is not None, lacks_curvature, "Leave it out."),
+        ("--path", config.path is not None,
+         f"begins with the gradient at the best constant, and J of the {config.loss} loss has none there",
+         "Choose --l1 or --l2, or another loss."),
     )  # fmt: skip
     for option, given, why, way_out in useless:
         if given:

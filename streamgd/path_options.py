@@ -25,11 +25,6 @@ def check_path_options(config: Any) -> None:
             f"--path is for --method batch: it goes from optimum to optimum, and --method {config.method} does not. Add"
             f" --method batch."
         )
-    if config.loss in ("quantile", "hinge"):
-        raise ConfigError(
-            f"--path begins with the gradient at the best constant, and J of the {config.loss} loss has none there."
-            f" Choose --l1 or --l2, or another loss."
-        )
     if not (config.validation or config.holdout):
         raise ConfigError("--path chooses by a holdout loss. Add --holdout 0.1 or --validation DATA.")
     if config.optimizer in ("plain", "normal"):

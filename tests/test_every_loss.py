@@ -275,7 +275,7 @@ def test_robust_errors_of_the_huber_loss_are_the_sandwich(small: Path, tmp_path:
         ("--loss poisson --method batch --optimizer band", 78, ("--optimizer band", "quantile, hinge")),
         ("--loss quantile --method batch --tol-gradient 1e-6", 78, ("--tol-gradient", "--tol-excess")),
         ("--loss hinge --method batch --non-negative x", 78, ("--non-negative", "curvature", "hinge")),
-        ("--loss quantile --method batch --path 5 --holdout 0.1", 78, ("--path", "curvature", "quantile")),
+        ("--loss quantile --method batch --path 5 --holdout 0.1", 78, ("--path", "gradient at the best", "quantile")),
         ("--loss quantile --method batch --learning-rate 0.1", 78, ("--learning-rate", "gradient", "quantile")),
         ("--loss hinge --errors robust --method batch", 78, ("--errors robust", "no likelihood")),
         ("--loss hinge --errors robust --method minibatch", 78, ("--errors robust", "closing pass")),
