@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import dataclass
@@ -239,6 +240,33 @@ def test_declarations_that_mean_nothing_are_refused(data: str, tmp_path: Path) -
         fit(data, tmp_path / "run", shuffle="window")
     with pytest.raises(SchemaError, match="list has no mapping to features"):
         fit(data, tmp_path / "run", categorical="tags")
+
+
+NUMBERS, INDICES, TEXTS = [0.5, 1.0, 2.0, 4.0], [[0, 1], [2], [3], [1]], [["u", "v"], ["u"], ["b=x"], ["b[3]", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "repeated"),
+    [
+        ({"a": INDICES, "a[1]": NUMBERS}, "a[1]"),
+        ({"a": INDICES, "a[01]": NUMBERS, "a[9]": NUMBERS, "a[x]": NUMBERS, "ab": NUMBERS}, ""),
+        ({"w": TEXTS, "w=v": NUMBERS}, "w=v"),
+        ({"w": TEXTS, "w=u=v": NUMBERS, "w=": TEXTS}, ""),
+        ({"w": TEXTS, "w=b": ["y", "y", "x", "z"]}, "w=b=x"),
+        ({"w": ["c", "c", "b=x", "d"], "w=b": [["x"], ["y"], ["x"], []]}, "w=b=x"),
+        ({"w": TEXTS, "w=b": INDICES}, "w=b[3]"),
+    ],
+)
+def test_two_coefficients_of_one_name_are_refused(tmp_path: Path, columns: dict[str, list[Any]], repeated: str) -> None:
+    pq.write_table(pa.table(columns | {"y": [1.0, 2.0, 3.0, 5.0]}), tmp_path / "a.parquet")
+    given = {"method": "minibatch", "features": [*columns]}
+    if not repeated:
+        assert fit(str(tmp_path / "a.parquet"), tmp_path / "run", **given).model.encoding.n_dof > len(columns)
+        return
+    with pytest.raises(
+        SchemaError, match=re.escape(f"would both have a coefficient called '{repeated}'. Leave one out")
+    ):
+        fit(str(tmp_path / "a.parquet"), tmp_path / "run", **given)
 
 
 def test_new_data_of_another_type_are_refused(data: str, rows: Rows, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from streamgd.data.columns import Columns
 from streamgd.data.scaler import Scaling
 from streamgd.data.sparse import KeysMet, SparseEncoding
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary
+from streamgd.errors import SchemaError
 from streamgd.kernels import encode as kernels
 
 #: As many as ``--hash-buckets`` allows.
@@ -68,6 +69,31 @@ class Encoding:
         for sparse in self.sparse:
             names += sparse.row_names()
         return [*names, "(intercept)"]
+
+    def check_names(self) -> None:
+        """Refuse two rows of theta of one name, as a list ``a`` with the index 1 and a number called ``a[1]`` give.
+
+        Raises
+        ------
+        SchemaError
+            There are two; the message has their columns.
+        """
+        others: list[tuple[str, CategoricalEncoding | SparseEncoding | None]]
+        others = [(column.name, None) for column in self.columns.numeric]
+        others += [(each.column.name, each) for each in self.categorical]
+        others += [(each.column.name, each) for each in self.sparse]
+        for sparse in self.sparse:
+            for name, other in others:
+                if other is sparse or not _may_meet(sparse.column.name, name):
+                    continue
+                # Rows that are called by numbers can meet those of texts alone, which look for them in turn.
+                is_numbered = isinstance(other, SparseEncoding) and not other.by_level
+                names = [name] if other is None else [] if is_numbered else other.row_names()
+                for repeated in sparse.rows_called(names)[:1]:
+                    raise SchemaError(
+                        f"columns '{sparse.column.name}' and '{name}' would both have a coefficient called"
+                        f" '{repeated}'. Leave one out with --exclude, or write it under another name."
+                    )
 
     def at_bound(self, theta: np.ndarray) -> np.ndarray:
         """The rows of ``theta`` (n_dof, n_outputs) that are held at zero by a bound, int64."""
@@ -242,6 +268,13 @@ class Encoding:
             tuple(class_weights) if class_weights else None,
             tuple(SparseEncoding.from_state(column) for column in state.get("sparse", [])),
         )  # fmt: skip
+
+
+def _may_meet(name: str, other: str) -> bool:
+    """Whether one name goes on where the other ends, as ``a[1]`` after ``a``, and not as ``ab``."""
+    short, long = sorted((name, other), key=len)
+    following = long[len(short) : len(short) + 1]
+    return long.startswith(short) and not (following.isalnum() or following == "_")
 
 
 class Finisher:

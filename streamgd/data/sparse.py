@@ -9,6 +9,7 @@ was met.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Self
@@ -293,11 +294,27 @@ class SparseEncoding:
 
     def row_names(self) -> list[str]:
         """A name for each row of theta, such as ``tags[17]``, ``words=alpha`` or ``words#12``."""
+        begin, end = self._around_labels
+        return [f"{begin}{label}{end}" for label in self.labels()]
+
+    def rows_called(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that rows of theta of this column have."""
+        begin, end = self._around_labels
+        labels = {name.removeprefix(begin).removesuffix(end): name for name in names if name.startswith(begin)}
+        if self.by_level:
+            met = set(self.labels())
+        else:
+            numbers = [int(label) for label in labels if label.isdecimal() and len(label) < 10]
+            met = {str(number) for number in np.intersect1d(numbers, self.indices).astype(int)}
+        return [name for label, name in labels.items() if label in met and name == f"{begin}{label}{end}"]
+
+    @property
+    def _around_labels(self) -> tuple[str, str]:
+        """What stands before and behind the label in the name of a row."""
         name = self.column.name
         if self.by_level:
-            return [f"{name}={label}" for label in self.labels()]
-        opening, end = ("#", "") if self.buckets else ("[", "]")
-        return [f"{name}{opening}{label}{end}" for label in self.labels()]
+            return f"{name}=", ""
+        return (f"{name}#", "") if self.buckets else (f"{name}[", "]")
 
     def check(self) -> None:
         """Raise ValueError where the parts do not fit each other, as those of a file that was tampered with."""

@@ -117,6 +117,8 @@ def next_state(before: dict[str, Any], task: Task, context: RunContext) -> dict[
     ConfigError
         The run before was not one of windows, has not come to its end, or its schedule counts on one; a column would
         have more than ``--max-levels`` levels.
+    SchemaError
+        A new word gives a coefficient the name of another.
     """
     old = TrainState.from_state(before)
     _check_can_go_on(old, task)
@@ -169,6 +171,7 @@ def _with_new_levels(old: TrainState, task: Task, context: RunContext) -> tuple[
         if len(levels):
             context.display.message(f"{name}: {len(levels):,} new levels")
     encoding, rows, is_new = extended(old.encoding, new, scales)
+    encoding.check_names()
     squares = _expected_squares(encoding, look, task, _targets(old, look.survey))
     optimizer = OPTIMIZERS[task.optimizer]
     slots = np.concatenate([optimizer.init(of_output) for of_output in squares], axis=1)

@@ -241,6 +241,8 @@ class Task:
             All rows that are left are of one class.
         DataError
             Values are so large or small that float64 cannot compute with them.
+        SchemaError
+            Two coefficients would have one name.
         TooWideError
             See :meth:`widened`.
         """
@@ -293,7 +295,11 @@ class Task:
             if self.loss.has_many_outputs:
                 counts = survey.class_counts
                 class_weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
-        return Encoding(columns, scaling, tuple(categorical), config.nulls, shift, scale, class_weights, tuple(entries))
+        encoding = Encoding(
+            columns, scaling, tuple(categorical), config.nulls, shift, scale, class_weights, tuple(entries)
+        )
+        encoding.check_names()
+        return encoding
 
     def _check_classes(self, survey: Survey) -> None:
         """Refuse classes of which no row is left: their probability would go to zero, their intercept without end."""
