@@ -69,8 +69,9 @@ def encode_entries(
         of_column.learn(codes[part], np.abs(rows.numbers), rows.begins, rows.ends, learned)
     begins = np.array([rows.begins + first for rows, first in zip(nested, firsts, strict=True)])
     ends = np.array([rows.ends + first for rows, first in zip(nested, firsts, strict=True)])
-    starts, keys = np.empty(len(used.kept) + 1, np.int64), np.empty_like(codes)
-    out = np.empty_like(values)
+    n_entries = int((ends - begins).sum())  # rows of a view may share elements
+    starts, keys = np.empty(len(used.kept) + 1, np.int64), np.empty(n_entries, np.int32)
+    out = np.empty(n_entries if has_values else 0)
     n = key_loops().join_columns(begins, ends, codes, values, used.kept, starts, keys, out)
     has_null = np.logical_or.reduce([rows.row_is_null for rows in nested])
     counts = {c.name: int((r.row_is_null & used.kept).sum()) for c, r in zip(columns, nested, strict=True)}
@@ -83,7 +84,7 @@ def _codes(used: UsedRows, column: SparseColumn, rows: NestedRows, met: KeysMet)
     keys = rows.keys
     if column.keys == "string" and not used.kept.all():
         # A text of dropped rows alone is not met.
-        chosen = np.append(used.kept, False)[rows.rows_of_elements()]
+        chosen = rows.elements_of(used.kept)
         codes = np.full(len(keys), -1, np.int32)
         codes[chosen] = met.codes(keys.filter(chosen))
     else:

@@ -131,13 +131,11 @@ class NestedRows:
             row_is_null = row_is_null | (before[ends] > before[begins])
         return cls(begins, ends, keys, numbers, is_null, row_is_null)
 
-    def rows_of_elements(self) -> np.ndarray:
-        """The row of each element, -1 for one that no row has; int64, (n_elements,)."""
-        rows = np.full(len(self.keys), -1)
-        counts = self.ends - self.begins
-        offsets = np.repeat(self.begins - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
-        rows[np.arange(counts.sum()) + offsets] = np.repeat(np.arange(len(counts)), counts)
-        return rows
+    def elements_of(self, rows: np.ndarray) -> np.ndarray:
+        """Elements that one of ``rows`` (bool, (n_rows,)) has, bool, (n_elements,); rows of a view may share them."""
+        n = len(self.keys)
+        begun, ended = (np.bincount(places[rows], minlength=n + 1)[:n] for places in (self.begins, self.ends))
+        return np.asarray(np.cumsum(begun - ended) > 0)
 
 
 def _bounds(array: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:

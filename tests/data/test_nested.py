@@ -1,5 +1,6 @@
 """Columns of lists and maps: which of them have entries, and the elements of each row."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamgd.data.columns import SparseColumn
+from streamgd.data.derived import UsedRows
+from streamgd.data.entries import encode_entries
 from streamgd.data.nested import NestedRows, nested_type, null_rows
+from streamgd.data.sparse import KeysMet
 
 PAIR = pa.struct([("i", pa.int32()), ("v", pa.float64())])
 LISTS = {
@@ -64,9 +69,22 @@ def test_elements_are_those_of_the_rows(name: str, rows: list[list[int | None] |
                 assert keys[at] == wanted
                 if len(found.numbers):
                     assert found.numbers[at] == (int(number / 2) if pa.types.is_map(arrow_type) else number / 2)
-    of_elements = found.rows_of_elements()
-    for i in range(len(array)):
-        assert (of_elements[found.begins[i] : found.ends[i]] == i).all()
+    chosen = np.arange(len(array)) % 2 == 0
+    of_chosen = [range(found.begins[i], found.ends[i]) for i in np.flatnonzero(chosen)]
+    assert np.flatnonzero(found.elements_of(chosen)).tolist() == sorted({at for each in of_chosen for at in each})
+
+
+def test_rows_of_a_view_that_share_elements_have_them_whichever_of_them_is_dropped() -> None:
+    words = pa.ListViewArray.from_arrays([0, 1, 1, 0], [2, 3, 1, 0], pa.array(["a", "b", "c", "d", "e"]))
+    column, batch = SparseColumn("c", "string", has_values=False), pa.record_batch({"c": words})
+    for dropped in range(4):
+        kept = np.arange(4) != dropped
+        a, b, c, _ = kept.astype(int).tolist()
+        met = KeysMet(column, 100, 16)
+        entries = encode_entries(UsedRows(batch, kept, str), [column], [met], kept).entries
+        levels = met.vocabulary.levels.to_pylist()
+        found = [[levels[key] for key in entries.keys[begin:end]] for begin, end in pairwise(entries.starts)]
+        assert found == [a * ["a", "b"], b * ["b", "c", "d"], c * ["b"], []]
 
 
 def test_lists_of_a_fixed_size_have_their_elements_too() -> None:
