@@ -91,7 +91,11 @@ class TrainConfig(BaseModel):
         None, description="Lists of indices, and how many columns they name, e.g. tags=1048576 [default: 2^24 each]."
     )
     encode: Literal["onehot", "hash"] = Field("onehot", description="How categorical columns are encoded.")
-    max_levels: int = Field(65_536, ge=2, description="Above this many levels a categorical column is hashed.")
+    max_levels: int = Field(
+        65_536,
+        ge=2,
+        description="Above this many levels (2^23 at most of words in lists) a categorical column is hashed.",
+    )
     hash_buckets: int = Field(2**18, ge=2, le=2**24, description="Coefficients of one hashed column.")
     nulls: Literal["impute", "drop", "error"] = Field("impute", description="What happens to nulls in features.")
     null_indicators: bool = Field(
