@@ -288,10 +288,10 @@ class TrainConfig(BaseModel):
     @property
     def no_errors(self) -> str | None:
         """Why coefficients trained with these options have no standard errors; None where passes give them."""
-        if self.method in ("minibatch", "sgd"):
-            return NO_CLOSING_PASS
         if self.loss in ("squared_hinge", *KINKED_LOSSES):
             return f"the {self.loss.replace('_', ' ')} loss is of no likelihood"
+        if self.method in ("minibatch", "sgd"):
+            return NO_CLOSING_PASS
         if self.loss == "huber" and self.errors != "robust":
             return "the huber loss has robust errors alone: --errors robust"
         if self.l1 > 0:

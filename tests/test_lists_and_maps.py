@@ -238,7 +238,7 @@ def test_declarations_that_mean_nothing_are_refused(data: str, tmp_path: Path) -
         fit(data, tmp_path / "run", index_columns="tags=500", encode="hash")
     with pytest.raises(ConfigError, match=r"columns of lists and maps; --index-columns tags=N makes them fewer"):
         fit(data, tmp_path / "run", shuffle="window")
-    with pytest.raises(SchemaError, match="list has no mapping to features"):
+    with pytest.raises(SchemaError, match="take it out of --categorical"):
         fit(data, tmp_path / "run", categorical="tags")
 
 
@@ -336,7 +336,7 @@ def test_estimators_say_how_many_columns_a_list_of_indices_names(rows: Rows) -> 
     with pytest.raises(ConfigError, match=r"index_columns=\{'tags': N\} makes them fewer"):
         GDRegressor().partial_fit(indices, target="y")
     with pytest.raises(
-        DataError, match=r"expected 0 to 9\. Give the number of columns with index_columns=\{'tags': N\}"
+        DataError, match=r"expected 0 to 9\. Mend the data; before training, index_columns=\{'tags': N\} says"
     ):
         GDRegressor(index_columns={"tags": 10}).fit(indices, target="y")
 

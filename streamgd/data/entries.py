@@ -103,9 +103,9 @@ def _check_indices(used: UsedRows, column: SparseColumn, rows: NestedRows, codes
         elements = slice(rows.begins[row], rows.ends[row])
         found = rows.keys[rows.begins[row] + int(((codes < 0) & ~rows.is_null)[elements].argmax())].as_py()
         raise DataError(
-            f"{used.row(row)}, column '{column.name}': found index {found}, expected 0 to {column.n_columns - 1}. Give"
-            f" the number of columns with --index-columns {column.name}=N, take any number with --encode hash, or leave"
-            f" it out with --exclude."
+            f"{used.row(row)}, column '{column.name}': found index {found}, expected 0 to {column.n_columns - 1}. Mend"
+            f" the data; before training, --index-columns {column.name}=N says how many"
+            f" columns there are, and --encode hash takes any number."
         )
 
 

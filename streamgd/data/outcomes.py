@@ -49,6 +49,8 @@ def outcome_by_type(field: pa.Field, config: TrainConfig | None) -> Outcome:
     if nested is not None and not is_label:
         return _sparse(name, nested, config)
     if kind == "other":
+        if nested is not None:
+            return Outcome(name, refused=f"{field.type} has levels of its own: take it out of --categorical")
         return Outcome(name, refused=f"{type_name(field.type)} has no mapping to features")
     if kind == "text" or is_label:
         hashed = config is not None and config.encode == "hash"

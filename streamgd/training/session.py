@@ -116,3 +116,15 @@ def common_facts(
 
 def scaled(value: float | None, unit: float) -> float | None:
     return None if value is None else value * unit
+
+
+def worse_than_constant(facts: dict[str, Any]) -> str | None:
+    """A warning where the model is worse than the best constant on the rows it was trained on."""
+    found, constant = facts["train_loss"], facts["base_loss"]
+    if found is None or constant is None or found <= constant * (1.0 + 1e-9):
+        return None
+    rare = ". Where few rows are positive, a constant may be the best: try --class-weight balanced, or --loss logistic"
+    return (
+        f"the model is worse than the best constant: its loss on the training rows is {found:.7g}, that of the constant"
+        f" {constant:.7g}{rare if facts['loss'] == 'hinge' else '. Take --method batch'}"
+    )

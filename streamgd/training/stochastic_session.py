@@ -394,9 +394,11 @@ class StochasticSession(Session):
         if len(self.state.epoch_losses) < 2:
             return self._few_steps()
         before, last = self.state.epoch_losses[-2:]
-        if None in (before["progressive"], last["progressive"], last["constant"]):
+        # Of few rows that are watched on the way, losses go up and down by chance.
+        told = "progressive" if None in (before["holdout"], last["holdout"]) else "holdout"
+        if None in (before[told], last[told], last["constant"]):
             return None
-        gained, whole = before["progressive"] - last["progressive"], last["constant"] - last["progressive"]
+        gained, whole = before[told] - last[told], last["constant"] - last[told]
         if gained <= STILL_FALLING * whole:
             return None
         # Of few rows, the progressive loss may have been above that of the best constant.

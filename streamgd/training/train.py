@@ -44,7 +44,7 @@ from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import RunDirectory, current_folder, is_final
 from streamgd.training.same_run import check_data, check_epochs, check_epochs_left, check_options
-from streamgd.training.session import Session
+from streamgd.training.session import Session, worse_than_constant
 from streamgd.training.setup import make_task
 from streamgd.training.stochastic_session import StochasticSession
 from streamgd.training.task import Task, TooWideError
@@ -289,6 +289,9 @@ def _train(
     if facts["hint"] and (facts["stopped_by"] == "max_time" or task.method in ("auto", "batch")):
         facts["warnings"].append(facts["hint"])
         session.context.display.warn(facts["hint"])
+    if worse := worse_than_constant(facts):
+        facts["warnings"].append(worse)
+        session.context.display.warn(worse)
     closing, facts["no_errors"] = session.closing()
     if facts["no_errors"] and task.config.errors == "robust":
         facts["warnings"].append(f"the coefficients have no errors: {facts['no_errors']}")
