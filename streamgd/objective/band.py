@@ -14,6 +14,10 @@ from streamgd.objective.losses import KinkedLoss
 
 #: Values that the rows of a band have at most, and rows that it may have in any case, for each coefficient.
 BAND_VALUES, ROWS_PER_COEFFICIENT = 1_000_000, 4
+#: Rows of a block that tell whether many are equal.
+TRIED = 4096
+#: … where more than so many are expected to be.
+FEWEST_EQUAL = 4.0
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,17 @@ def most_rows(n_dof: int) -> int:
     return max(BAND_VALUES // n_dof, ROWS_PER_COEFFICIENT * n_dof)
 
 
-def band_of(loss: KinkedLoss, block: Block, raw: np.ndarray, n_dof: int, radius: float, most: int) -> Band:
-    """Rows of ``block`` whose ``raw`` prediction (n_rows,) is within ``radius`` of the kink."""
+def band_of(loss: KinkedLoss, block: Block, raw: np.ndarray, n_dof: int, radius: float, most: int, keeps: bool) -> Band:
+    """Rows of ``block`` whose ``raw`` prediction (n_rows,) is within ``radius`` of the kink.
+
+    Without ``keeps`` they are to be counted: rows are kept where so many are equal that a band may have room for all.
+    """
     near = np.abs(raw - loss.kinks(block.target)) <= radius
     if len(block.weight):
         near &= block.weight > 0.0
     places = np.flatnonzero(near)
+    if not keeps and not _has_equal_rows(_band_of_rows(loss, block, raw, n_dof, places[:TRIED], most)):
+        return replace(_band_of_rows(loss, block, raw, n_dof, places[:0], most), found=len(places))
     band = _band_of_rows(loss, block, raw, n_dof, places[:most], most)
     for start in range(most, len(places), most):
         if band.lost:
@@ -99,6 +108,16 @@ def _band_of_rows(loss: KinkedLoss, block: Block, raw: np.ndarray, n_dof: int, c
         dense_rows(block, chosen, n_dof), kinks - offset, weight * below, weight * loss.steepness, weight * here,
         loss.steepness, most, len(chosen),
     )  # fmt: skip
+
+
+def _has_equal_rows(tried: Band) -> bool:
+    """Whether of these rows half as many are equal as of rows that fill a band, each as often as the others.
+
+    Of rows so few that they do not tell, as of the last block, it is taken to be so.
+    """
+    n_rows, n_distinct = len(tried.rows), len(_merged(*tried.arrays())[0])
+    expected = n_rows + tried.most * np.expm1(-n_rows / tried.most)
+    return bool(expected < FEWEST_EQUAL or n_rows - n_distinct >= 0.5 * expected)
 
 
 def _merged(

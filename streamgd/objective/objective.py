@@ -112,7 +112,9 @@ class Objective:
         loss, weight = self._add_sums(theta, block, nothing, nothing, nothing)
         return ChunkSums(loss, np.empty((0, 1)), weight, block.rows)
 
-    def sums_with_band(self, theta: np.ndarray, block: Block, width: float, radius: float, most: int) -> ChunkSums:
+    def sums_with_band(
+        self, theta: np.ndarray, block: Block, width: float, radius: float, most: int, keeps: bool
+    ) -> ChunkSums:
         """As :meth:`chunk_sums`, of a loss that has a kink, with the rows near it; see ``band_of``.
 
         Parameters
@@ -125,7 +127,7 @@ class Objective:
         assert isinstance(self.loss, KinkedLoss)
         smooth = Objective(self.loss.smoothed(width), self.penalty)
         found, raw = smooth.chunk_sums(theta, block, hessian=width > 0.0), raw_prediction(block, theta)
-        return replace(found, band=band_of(self.loss, block, raw, len(theta), radius, most))
+        return replace(found, band=band_of(self.loss, block, raw, len(theta), radius, most, keeps))
 
     def _sums_of_classes(self, theta: np.ndarray, block: Block, hessian: bool, meat: bool) -> ChunkSums:
         n_dof, n_classes = theta.shape

@@ -83,7 +83,7 @@ class BandMethod:
         assert evaluation.band is not None
         if state["width"] > 0.0:
             return _smooth_step(state, evaluation, evaluation.band, penalty)
-        if np.isinf(state["radius"]) and evaluation.band.found > evaluation.band.most:
+        if np.isinf(state["radius"]) and evaluation.band.lost:
             return _moved(state, evaluation.value, np.zeros_like(state["trial"]), ANY) | {
                 "width": FIRST_WIDTH, "radius": FIRST_WIDTH, "start": state["trial"], "start_value": evaluation.value
             }  # fmt: skip

@@ -292,7 +292,8 @@ class BatchTrainer:
         if self._task.optimizer != "band":
             return self._total_or_saved(state, lambda: self.total(trial, hessian))
         width, radius, most = optimizer["width"], optimizer["radius"], most_rows(len(trial))
-        sums = partial(objective.sums_with_band, width=width, radius=radius, most=most)
+        keeps = width == 0.0 and (bool(np.isfinite(radius)) or self._task.manifest.n_rows <= most)
+        sums = partial(objective.sums_with_band, width=width, radius=radius, most=most, keeps=keeps)
         return self._total_or_saved(state, lambda: self._blocks((sums, trial)))
 
     def _total_or_saved(self, state: BatchState, run: Callable[[], ChunkSums]) -> ChunkSums:

@@ -38,7 +38,7 @@ def states(loss: KinkedLoss, penalty: ElasticNet, block: Block, passes: int = 40
     for _ in range(passes):
         before = copy.deepcopy(state)
         parts: list[ChunkSums] = [
-            objective.sums_with_band(state["trial"], part, state["width"], state["radius"], MOST)
+            objective.sums_with_band(state["trial"], part, state["width"], state["radius"], MOST, True)
             for part in (block.chosen(np.arange(block.rows) < 500), block.chosen(np.arange(block.rows) >= 500))
         ]
         after = optimizer.update(state, objective.evaluate(state["trial"], parts[0] + parts[1]), penalty)
@@ -111,17 +111,28 @@ def test_equal_rows_of_a_band_that_has_too_many_become_one() -> None:
         away = band.rows @ thetas.T - band.kinks[:, None]
         return np.append(band.below @ away + band.rises @ np.maximum(away, 0.0), band.rows.T @ band.here)
 
-    whole = band_of(loss, block, raw, n_dof, np.inf, rows)
+    whole = band_of(loss, block, raw, n_dof, np.inf, rows, True)
     distinct = len(np.unique(np.column_stack([features + 0.0, target]), axis=0))
     chosen = np.arange(rows) < 150
     parts = [(block.chosen(each), raw[each]) for each in (chosen, ~chosen)]
-    first, second = (band_of(loss, part, of_part, n_dof, np.inf, distinct) for part, of_part in parts)
-    at_once, folded = band_of(loss, block, raw, n_dof, np.inf, distinct), first + second
+    first, second = (band_of(loss, part, of_part, n_dof, np.inf, distinct, True) for part, of_part in parts)
+    at_once, folded = band_of(loss, block, raw, n_dof, np.inf, distinct, True), first + second
 
     assert (len(whole.rows), whole.found) == (rows, rows)
     for band in (at_once, folded):
         assert (len(band.rows), band.found, band.lost) == (distinct, distinct, 0)
         np.testing.assert_allclose(model(band), model(whole), rtol=1e-12)
-    short = band_of(loss, block, raw, n_dof, np.inf, distinct - 1)
+    short = band_of(loss, block, raw, n_dof, np.inf, distinct - 1, True)
     assert len(short.rows) == distinct - 1
     assert short.found > short.most
+
+
+def test_rows_that_are_counted_are_kept_where_many_are_equal() -> None:
+    rng, loss = np.random.default_rng(6), QuantileLoss(0.3)
+    equal, all_distinct = rng.integers(0, 3, (400, 2)).astype(float), rng.normal(size=(400, 2))
+    for features, expected in ((equal, 9), (all_distinct, 0)):
+        block = Block(
+            features, np.empty((400, 0), np.int32), np.zeros(400), np.empty(0), np.empty(0), np.empty(0, np.uint64)
+        )
+        counted = band_of(loss, block, features.sum(axis=1), 3, np.inf, 50, False)
+        assert (len(counted.rows), counted.found) == (expected, expected or 400)
