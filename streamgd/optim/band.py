@@ -43,6 +43,8 @@ FLOOR = 0.5
 LEAST_BEND = 1e-3
 #: A step is so much shorter than what the model may be believed for that the model, not its box, ended it.
 INSIDE = 0.99
+#: Of the radius, steps that are held by their box may come to have such a multiple.
+FARTHEST = 16.0
 #: With l1, coefficients up to this are zero.
 ZERO = 1e-12
 #: A slope that any value is a fall enough for: the objective of the next pass is another one.
@@ -55,7 +57,7 @@ class BandMethod:
     ``width`` is that of the smooth form, 0 once it is the loss itself; ``steps`` those taken at it; ``settled`` the
     optimum of the one before, of ``settled_width``; ``damping`` the curvature that a column has at least, for a mean
     square of 1. Where J is above ``start_value`` after all that, ``start`` is gone back to. ``radius`` is how near to
-    their kink the rows of the band are, infinite for all rows; ``reach`` the part of it that coefficients may move by.
+    their kink the rows of the band are, infinite for all rows; ``reach`` the multiple of it that theta may move by.
     ``excess`` is a bound of J - J*, None where there is none. There is no gradient at a kink, and no ``residual``.
     """
 
@@ -141,7 +143,11 @@ def _band_step(state: State, evaluation: Evaluation, band: Band, penalty: Elasti
             return {**state, "trial": state["theta"]}
         return _moved(state, evaluation.value, np.zeros_like(state["trial"]), 0.0)
     theta, radius = state["trial"][:, 0], state["radius"]
-    reach = min(2.0 * state["reach"], 1.0) if state["alpha"] == 1.0 else max(state["alpha"] * state["reach"], 1e-3)
+    # Where the box held the last step, which went well, it may be larger than what the band is known for.
+    most_reach = FARTHEST if state["excess"] is None else 1.0
+    reach = (
+        min(2.0 * state["reach"], most_reach) if state["alpha"] == 1.0 else max(state["alpha"] * state["reach"], 1e-3)
+    )
     sizes = np.sqrt(state["squares"][:, 0])
     box = reach * radius / sizes
     problem = _model(theta, evaluation, band, penalty, box)
