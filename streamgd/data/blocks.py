@@ -52,15 +52,7 @@ class Entries:
 
     def chosen(self, rows: np.ndarray) -> Entries:
         """A copy of those of the rows where ``rows`` (bool, (n_rows,)) is true."""
-        if not len(self.starts):
-            return self
-        counts = np.diff(self.starts)
-        first, end = int(self.starts[0]), int(self.starts[-1])
-        kept = np.repeat(rows, counts)
-        starts = np.concatenate([[0], np.cumsum(counts[rows])]).astype(np.int64)
-        return Entries(
-            starts, self.coordinates[first:end][kept], self.values[first:end][kept] if len(self.values) else self.values
-        )
+        return Entries(*_of_rows(rows, self.starts, self.coordinates, self.values)) if len(self.starts) else self
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All arrays, in the order of the attributes."""
@@ -86,13 +78,16 @@ class RawEntries:
     values: np.ndarray
 
     def chosen(self, rows: np.ndarray) -> RawEntries:
-        """A copy of those of the rows with these numbers, ascending."""
-        counts = np.diff(self.starts)
-        is_chosen = np.zeros(len(counts), np.bool_)
-        is_chosen[rows] = True
-        kept = np.repeat(is_chosen, counts)
-        starts = np.concatenate([[0], np.cumsum(counts[is_chosen])]).astype(np.int64)
-        return RawEntries(starts, self.keys[kept], self.values[kept] if len(self.values) else self.values)
+        """A copy of those of the rows where ``rows`` (bool, (n_rows,)) is true."""
+        return RawEntries(*_of_rows(rows, self.starts, self.keys, self.values))
+
+
+def _of_rows(rows: np.ndarray, starts: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Copies of the starts and of what entries have, of the rows where ``rows`` is true; empty arrays stay empty."""
+    counts = np.diff(starts)
+    here, kept = slice(int(starts[0]), int(starts[-1])), np.repeat(rows, counts)
+    of_rows = np.concatenate([[0], np.cumsum(counts[rows])]).astype(np.int64)
+    return of_rows, *(array[here][kept] if len(array) else array for array in arrays)
 
 
 #: Where there are no sparse columns, by the type of the features.

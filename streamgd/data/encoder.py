@@ -23,7 +23,7 @@ from streamgd.data.entries import encode_entries
 from streamgd.data.filters import Where
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import as_dictionary, null_mask
-from streamgd.data.nested import null_rows
+from streamgd.data.nested import NestedRows
 from streamgd.data.numbers import as_float64
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.ranges import BatchMoments, Piece
@@ -239,11 +239,6 @@ class Encoder:
         names += [column.name for column in self.columns.sparse]
         return list(dict.fromkeys(names))
 
-    def _is_null(self, batch: pa.RecordBatch, name: str) -> np.ndarray:
-        """Null or NaN, or a list with a null in it, as a numpy mask."""
-        array = batch.column(name)
-        return null_rows(array) if name in (column.name for column in self.columns.sparse) else _is_null(array)
-
     def encode(
         self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None = None
     ) -> EncodedRows:
@@ -311,12 +306,13 @@ class Encoder:
             places.row_numbers[:] = origin.first_row + np.arange(batch.num_rows, dtype=np.uint64)
 
         has_null = np.zeros(batch.num_rows, np.bool_)
+        nested = {column.name: NestedRows.of(batch.column(column.name)) for column in self.columns.sparse}
         if self.nulls != "impute":
             for name in self._crossed if self.every_row else self._feature_sources:
-                has_null |= self._is_null(batch, name)
+                has_null |= nested[name].row_is_null if name in nested else _is_null(batch.column(name))
         if self.nulls != "impute" and not self.every_row:
             if self.nulls == "error" and (has_null & kept).any():
-                raise self._null_error(batch, has_null & kept, origin)
+                raise self._null_error(batch, nested, has_null & kept, origin)
             drop("null feature", has_null)
         used = UsedRows(batch, kept, origin.row)
         found = [self._levels_met(used, c, theta_rows) for c in range(len(self.columns.categorical))]
@@ -333,7 +329,7 @@ class Encoder:
         }
         entries = None
         if self.columns.sparse:
-            sparse = encode_entries(used, self.columns.sparse, self.sparse, learned > 0.0)
+            sparse = encode_entries(used, self.columns.sparse, list(nested.values()), self.sparse, learned > 0.0)
             entries, has_null, nulls = sparse.entries, has_null | sparse.has_null, nulls | sparse.nulls
         arrays = [_readable(used, column) for column in self.columns.numeric]
         ranges = BatchMoments.room(origin.first_row, batch.num_rows, len(arrays), self.range_rows)
@@ -482,9 +478,13 @@ class Encoder:
             )
         return np.where(np.isfinite(values), values, 0.0)
 
-    def _null_error(self, batch: pa.RecordBatch, rows: np.ndarray, origin: Origin) -> DataError:
+    def _null_error(
+        self, batch: pa.RecordBatch, nested: dict[str, NestedRows], rows: np.ndarray, origin: Origin
+    ) -> DataError:
         row = int(np.flatnonzero(rows)[0])
-        name = next(name for name in self._feature_sources if self._is_null(batch, name)[row])
+        nulls = {name: found.row_is_null for name, found in nested.items()}
+        sources = self._feature_sources
+        name = next(n for n in sources if (nulls[n] if n in nulls else _is_null(batch.column(n)))[row])
         return DataError(f"{origin.row(row)}, column '{name}': null. Choose --nulls impute or drop, or mend the data.")
 
 

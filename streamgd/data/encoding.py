@@ -133,7 +133,8 @@ class Encoding:
             if column.column.has_values and ((column.scales == 0.0) & (part > 0.0)).any():
                 column = replace(column, scales=np.where(column.scales == 0.0, part, column.scales))
             sparse.append(column)
-        return replace(self, sparse=tuple(sparse))
+        changed = any(column is not before for column, before in zip(sparse, self.sparse, strict=True))
+        return replace(self, sparse=tuple(sparse)) if changed else self
 
     def keys_met(self) -> list[KeysMet]:
         """What entries of the sparse columns are looked up with."""

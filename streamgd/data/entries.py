@@ -40,12 +40,15 @@ class EntriesFound:
 
 
 def encode_entries(
-    used: UsedRows, columns: Sequence[SparseColumn], met: Sequence[KeysMet], learned: np.ndarray
-) -> EntriesFound:
+    used: UsedRows, columns: Sequence[SparseColumn], nested: Sequence[NestedRows], met: Sequence[KeysMet],
+    learned: np.ndarray,
+) -> EntriesFound:  # fmt: skip
     """The entries of the rows that are used; nulls among them are passed over.
 
     Parameters
     ----------
+    nested : sequence of NestedRows
+        What the columns have.
     learned : bool, (n_rows,)
         The rows whose entries are noted in ``met``.
 
@@ -54,7 +57,6 @@ def encode_entries(
     DataError
         An index that is negative or beyond the declared number of columns, or an infinite value.
     """
-    nested = [NestedRows.of(used.batch.column(column.name)) for column in columns]
     n_elements = np.array([len(rows.keys) for rows in nested])
     firsts = np.cumsum(n_elements) - n_elements
     has_values = any(column.has_values for column in columns)

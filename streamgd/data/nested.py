@@ -158,8 +158,3 @@ def _bounds(array: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
     begins = np.where(has_any, begins - first, 0)
     ends = np.where(has_any, ends - first, 0)
     return begins, ends, array.values.slice(first, last - first)
-
-
-def null_rows(array: pa.Array) -> np.ndarray:
-    """Rows that are null, or have an element that is, bool, (n_rows,)."""
-    return NestedRows.of(array).row_is_null

@@ -31,7 +31,11 @@ class EncodedSlice:
         """A copy of the first ``rows`` training rows; their survey is that of the whole slice."""
         found = self.rows
         first = np.flatnonzero(found.kept & ~found.holdout)[:rows]
-        entries = None if found.entries is None else found.entries.chosen(first)
+        entries = None
+        if found.entries is not None:
+            is_first = np.zeros(len(found.kept), np.bool_)
+            is_first[first] = True
+            entries = found.entries.chosen(is_first)
         kept = EncodedRows(
             found.kept[first], found.holdout[first], found.has_null[first], found.survey, entries=entries
         )

@@ -16,6 +16,7 @@ from streamgd.data.entries import EntriesFinisher
 from streamgd.data.plan import block_order
 from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.scaler import Moments, Scaling
+from streamgd.data.sparse import SparseEncoding
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import Window, WindowStream
 from streamgd.stopwatch import Stopwatch
@@ -129,6 +130,8 @@ class StreamedWindows:
         self._look = look
         self._standardise = standardise
         self._goes_on = goes_on
+        self._finished_as: tuple[SparseEncoding, ...] = ()
+        self._entries_finisher: EntriesFinisher | None = None
 
     def portions(self, epoch: int, first: int) -> Iterator[Portion]:
         for window in self._stream.windows(epoch, first):
@@ -138,9 +141,11 @@ class StreamedWindows:
         return Finisher(self._stream.layout, encoding, self._vocabularies)
 
     def entries_finisher(self, encoding: Encoding) -> EntriesFinisher | None:
-        if not encoding.sparse:
-            return None
-        return EntriesFinisher(encoding.sparse, self._sparse, self._stream.layout.feature_type)
+        """Kept until the columns have other units: each window asks for it twice."""
+        if encoding.sparse and encoding.sparse is not self._finished_as:
+            self._finished_as = encoding.sparse
+            self._entries_finisher = EntriesFinisher(encoding.sparse, self._sparse, self._stream.layout.feature_type)
+        return self._entries_finisher
 
     def learned(self, encoding: Encoding, moments: Moments) -> Encoding:
         return self._scaled(encoding, self._look.merge(moments))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamgd.data.columns import SparseColumn
 from streamgd.data.derived import UsedRows
 from streamgd.data.entries import encode_entries
-from streamgd.data.nested import NestedRows, nested_type, null_rows
+from streamgd.data.nested import NestedRows, nested_type
 from streamgd.data.sparse import KeysMet
 
 PAIR = pa.struct([("i", pa.int32()), ("v", pa.float64())])
@@ -81,7 +81,7 @@ def test_rows_of_a_view_that_share_elements_have_them_whichever_of_them_is_dropp
         kept = np.arange(4) != dropped
         a, b, c, _ = kept.astype(int).tolist()
         met = KeysMet(column, 100, 16)
-        entries = encode_entries(UsedRows(batch, kept, str), [column], [met], kept).entries
+        entries = encode_entries(UsedRows(batch, kept, str), [column], [NestedRows.of(words)], [met], kept).entries
         levels = met.vocabulary.levels.to_pylist()
         found = [[levels[key] for key in entries.keys[begin:end]] for begin, end in pairwise(entries.starts)]
         assert found == [a * ["a", "b"], b * ["b", "c", "d"], c * ["b"], []]
@@ -92,7 +92,7 @@ def test_lists_of_a_fixed_size_have_their_elements_too() -> None:
     found = NestedRows.of(array.slice(1))
     assert (found.ends - found.begins).tolist() == [0, 2]
     assert found.keys[int(found.begins[1])].as_py() == 3
-    assert null_rows(array).tolist() == [False, True, True]
+    assert NestedRows.of(array).row_is_null.tolist() == [False, True, True]
 
 
 def test_elements_that_a_null_row_hides_are_no_elements() -> None:
