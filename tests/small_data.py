@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
-from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoder import Encoder, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Scaling
 from streamgd.data.source import Manifest, discover
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 
 CARRIER = CategoricalColumn("c", "string")

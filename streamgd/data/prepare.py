@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd.data.blocks import HOLDOUT_BIT, Block, Entries, RecordLayout
-from streamgd.data.encoder import Encoder, Survey
+from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher
 from streamgd.data.entries_store import EntriesStore
@@ -33,6 +33,7 @@ from streamgd.data.scaler import Moments
 from streamgd.data.scatter import Scatter, Stage, Wave
 from streamgd.data.source import Manifest
 from streamgd.data.store import BlockStore
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import encode as kernels
 from streamgd.kernels import sums

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd.data.blocks import HOLDOUT_BIT, RawEntries
-from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
+from streamgd.data.encoder import EncodedRows, Encoder, Origin
 from streamgd.data.plan import Permutation
 from streamgd.data.ranges import RowGroupMoments
 from streamgd.data.reader import read_batches
@@ -24,6 +24,7 @@ from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.sparse import key_loops
 from streamgd.data.store import BlockStore
 from streamgd.data.stream import can_hold_rows, origin_of, passed_over
+from streamgd.data.survey import Survey
 from streamgd.errors import StreamgdError
 from streamgd.kernels import encode as kernels
 from streamgd.stopwatch import Stopwatch

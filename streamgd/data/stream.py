@@ -10,9 +10,10 @@ from typing import TypeVar
 import numpy as np
 
 from streamgd.data.ahead import in_order
-from streamgd.data.encoder import EncodedRows, Encoder, Origin, Survey
+from streamgd.data.encoder import EncodedRows, Encoder, Origin
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, check_identity
+from streamgd.data.survey import Survey
 from streamgd.limits import usable_cores
 from streamgd.stopwatch import Stopwatch
 

@@ -17,13 +17,14 @@ import pyarrow as pa
 
 from streamgd.data.ahead import in_order
 from streamgd.data.blocks import Block, RawEntries
-from streamgd.data.encoder import Encoder, Survey
+from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Finisher
 from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
 from streamgd.data.plan import Slice, file_order, window_order, window_rows_order
 from streamgd.data.reader import READ_BUFFER_BYTES, read_batches
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.stream import EncodedSlice, can_hold_rows, encoded_slices, origin_of, passed_over
+from streamgd.data.survey import Survey
 from streamgd.stopwatch import Stopwatch
 
 #: Row groups are open at once as far as their readers fit this, whatever the memory budget: it decides the order.

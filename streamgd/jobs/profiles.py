@@ -18,11 +18,12 @@ from typing import Any, Self
 from streamgd import state as states
 from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import RecordLayout
-from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoder import Encoder, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.filters import parse_where
 from streamgd.data.source import Manifest, RowGroup, discover
 from streamgd.data.stream import encoded_slices, one_pass
+from streamgd.data.survey import Survey
 from streamgd.errors import CorruptFileError
 from streamgd.model import Model
 from streamgd.stopwatch import Stopwatch

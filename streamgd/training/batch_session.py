@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.store import remove_blocks
+from streamgd.data.survey import Survey
 from streamgd.errors import NoInputError, RunMismatchError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS

@@ -19,12 +19,13 @@ import pyarrow as pa
 from streamgd.data.block_encoder import BlockEncoder, blocks_of, provisional_blocks
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import CategoricalColumn, Columns
-from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoder import Encoder, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import LevelIndex, no_levels
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.sparse import KeysMet
 from streamgd.data.stream import can_hold_rows, passed_over
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.objective.objective import ChunkSums
 from streamgd.stopwatch import Stopwatch

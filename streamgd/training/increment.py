@@ -20,13 +20,14 @@ from streamgd.config import ROBUST_LOSSES, TrainConfig, differing_options
 from streamgd.data.agreement import check_columns
 from streamgd.data.blocks import RawEntries
 from streamgd.data.columns import Columns
-from streamgd.data.encoder import Encoder, Survey
+from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding
 from streamgd.data.entries import EntriesFinisher, entries_layout, joined_entries, no_entries
 from streamgd.data.resolve import Resolved
 from streamgd.data.scaler import Moments
 from streamgd.data.source import Manifest
 from streamgd.data.sparse import KeysMet, SparseEncoding
+from streamgd.data.survey import Survey
 from streamgd.data.target import canonical_loss
 from streamgd.data.transforms.numbers import description
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from streamgd.data.blocks import Block
-from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher
 from streamgd.data.plan import block_order
 from streamgd.data.prepare import PreparedBlocks
 from streamgd.data.scaler import Moments, Scaling
 from streamgd.data.sparse import SparseEncoding
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import Window, WindowStream
 from streamgd.stopwatch import Stopwatch

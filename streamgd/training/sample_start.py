@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
+from streamgd.data.survey import Survey
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.newton import Newton

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from streamgd.data.block_encoder import BlockEncoder
-from streamgd.data.encoder import RowChoice, Survey
+from streamgd.data.encoder import RowChoice
 from streamgd.data.encoding import Encoding
+from streamgd.data.survey import Survey
 from streamgd.inference import ClosingSums
 from streamgd.training.batch import BatchState
 from streamgd.training.holdout import Holdout, StreamedHoldout

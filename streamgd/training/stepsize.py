@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from streamgd.data.blocks import Block, Entries
-from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments, Scaling
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import entries, sums
 from streamgd.objective.losses import LOSSES, KinkedLoss, LogLinkLoss, Loss

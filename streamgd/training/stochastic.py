@@ -12,9 +12,9 @@ from contextlib import suppress
 import numpy as np
 
 from streamgd.data.blocks import Block
-from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
+from streamgd.data.survey import Survey
 from streamgd.errors import DataError, DivergenceError, StreamgdError
 from streamgd.kernels import entries
 from streamgd.kernels import stochastic as kernels

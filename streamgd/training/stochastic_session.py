@@ -13,13 +13,14 @@ import numpy as np
 
 from streamgd.config import NO_CLOSING_PASS
 from streamgd.data.blocks import Block
-from streamgd.data.encoder import Encoder, Survey
+from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
 from streamgd.data.folder import BlocksFolder, claim_folder
 from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, is_prepared, new_store
 from streamgd.data.sparse import KeysMet
 from streamgd.data.store import BlockStore, remove_blocks
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamgd.config import ROBUST_LOSSES, TrainConfig, identity_fields
 from streamgd.data.blocks import RecordLayout
-from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoder import Encoder, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import no_levels
 from streamgd.data.plan import INIT, derive_key
@@ -25,6 +25,7 @@ from streamgd.data.resolve import Resolved
 from streamgd.data.scaler import Scaling
 from streamgd.data.source import Manifest
 from streamgd.data.sparse import KeysMet, SparseEncoding
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary, final_levels
 from streamgd.errors import ConfigError, DataError, NoInputError, TargetError
 from streamgd.objective.band import most_rows

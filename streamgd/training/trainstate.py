@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Reexpression
+from streamgd.data.survey import Survey
 from streamgd.kernels import coordinates as kernels
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import StochasticOptimizer, taken_penalty

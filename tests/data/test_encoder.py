@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import CategoricalColumn, Columns, Label, NumericColumn, TargetColumn
-from streamgd.data.encoder import EncodedRows, Encoder, Origin, RowChoice, Survey
+from streamgd.data.encoder import EncodedRows, Encoder, Origin, RowChoice
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.filters import parse_where
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.scaler import Scaling
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary
 from streamgd.errors import DataError, TargetError
 

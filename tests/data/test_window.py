@@ -8,11 +8,12 @@ import pytest
 from small_data import LAYOUT, encoding_of, expected_codes, expected_features, growing_encoder, table, written
 
 from streamgd.data import window as module
-from streamgd.data.encoder import Encoder, RowChoice, Survey
+from streamgd.data.encoder import Encoder, RowChoice
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.filters import parse_where
 from streamgd.data.plan import file_order, window_order, window_rows_order
 from streamgd.data.source import Manifest
+from streamgd.data.survey import Survey
 from streamgd.data.window import WindowStream, count_lanes, first_look
 from streamgd.stopwatch import Stopwatch
 

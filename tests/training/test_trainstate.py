@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from streamgd.data.blocks import NO_ENTRIES
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
-from streamgd.data.encoder import Survey
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments, Scaling
+from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.losses import LOSSES
