@@ -17,8 +17,9 @@ from streamgd.data.encoding import Encoding
 from streamgd.errors import RunMismatchError, StreamgdError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
-from streamgd.training.batch import BatchState, BatchTrainer, is_of_passes
+from streamgd.training.batch import BatchTrainer
 from streamgd.training.batch_session import NO_TIME_FOR_ERRORS, BatchSession, best_constant_theta, state_of
+from streamgd.training.batch_state import BatchState, is_of_passes
 from streamgd.training.carry import carried_theta
 from streamgd.training.progress import RunContext
 from streamgd.training.session import Session

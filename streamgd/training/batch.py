@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -22,19 +22,17 @@ from streamgd.objective.objective import ChunkSums, Evaluation, Objective
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import count_noun
-from streamgd.state import no_other_content
+from streamgd.training.batch_state import BatchState
 from streamgd.training.certificate import Certificate, hessian_is_affordable
 from streamgd.training.chunks import SumsOfBlock
 from streamgd.training.holdout import Holdout
 from streamgd.training.kink_constant import constant_by_kinks
-from streamgd.training.path_points import check_path
 from streamgd.training.progress import RunContext
 from streamgd.training.reduce import Pass
 from streamgd.training.rundir import is_final
 from streamgd.training.sample_start import EVERY, optimum_of_sample
 from streamgd.training.stepsize import constant_by_sums, largest_eigenvalue, second_moments
 from streamgd.training.task import Task
-from streamgd.training.trainstate import check_entries, check_types
 from streamgd.training.unidentified import (
     collinear_columns,
     levels_lacking_a_class,
@@ -49,86 +47,6 @@ GRADIENT = 1e-6
 EXCESS_OF_BASE = 1e-15
 #: The same where it is bounded by the rows of a band.
 EXCESS_OF_BASE_BY_BAND = 1e-12
-
-
-@dataclass
-class BatchState:
-    """Where a full-batch run stands: passes done, and the state of the optimizer. The checkpoint holds exactly this.
-
-    ``epoch`` counts passes and, after mini-batches, the ``epochs_before`` with ``steps_before`` updates and
-    ``rollbacks``.
-    ``closing`` has J and mean loss at the result, where the optimizer does not know them; ``certificate`` how far it
-    is from the optimum, None until the run has come to its end. ``base_loss``, of the best constant, is None until a
-    pass has told it; ``warnings``, by kind, until a Hessian has shown the columns. ``path`` is where a path of
-    penalties stands: see ``training.path``.
-    """
-
-    encoding: Encoding
-    optimizer: dict[str, Any]
-    learning_rate: float
-    base_loss: float | None
-    key: str
-    asked_epochs: int = 0
-    closing: dict[str, float] | None = None
-    certificate: dict[str, Any] | None = None
-    warnings: dict[str, Any] | None = None
-    epoch: int = 0
-    epochs_before: int = 0
-    steps_before: int = 0
-    rollbacks: int = 0
-    rows_seen: int = 0
-    mean_loss: float | None = None
-    history_bytes: int = 0
-    stopped_by: str | None = None
-    holdout_loss: float | None = None
-    best: dict[str, Any] | None = None
-    path: dict[str, Any] | None = None
-
-    @property
-    def passes(self) -> int:
-        return self.epoch - self.epochs_before
-
-    @property
-    def steps(self) -> int:
-        return self.steps_before + self.passes
-
-    def result(self, patience: int) -> np.ndarray:
-        """The theta to predict with: with patience, or of a path, that of the least holdout loss."""
-        theta: np.ndarray = self.best["theta"] if self.is_chosen(patience) and self.best else self.optimizer["theta"]
-        return theta
-
-    def is_chosen(self, patience: int) -> bool:
-        """Whether the holdout loss chooses the result."""
-        return patience > 0 or self.path is not None
-
-    def state(self) -> dict[str, Any]:
-        state = {each.name: getattr(self, each.name) for each in fields(self)}
-        state["encoding"] = self.encoding.state()
-        return state
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        with no_other_content("the checkpoint", "state to go on from"):
-            restored = cls(**{**state, "encoding": Encoding.from_state(state["encoding"])})
-            check_types(restored)
-            restored.encoding.check()
-            number = float | None
-            check_entries(
-                restored.optimizer, theta=np.ndarray, trial=np.ndarray, alpha=float, value=number, residual=number
-            )
-            if restored.closing is not None:
-                check_entries(restored.closing, value=float, mean_loss=float)
-            if restored.certificate is not None:
-                Certificate.from_json(restored.certificate)
-            if restored.path is not None:
-                check_path(restored.path, (restored.encoding.n_dof, restored.encoding.n_outputs))
-            _check_parts(restored.optimizer, restored.encoding.n_dof, restored.encoding.n_outputs)
-        return restored
-
-
-def is_of_passes(saved: dict[str, Any] | None) -> bool:
-    """Whether a checkpoint's state is that of full batch, rather than one of mini-batches or single rows."""
-    return saved is not None and "optimizer" in saved
 
 
 class BatchTrainer:
@@ -525,17 +443,3 @@ class BatchTrainer:
 def _unit(state: BatchState) -> float:
     """What J of the standardised target is to be multiplied with for the original one."""
     return state.encoding.target_scale**2
-
-
-def _check_parts(optimizer: dict[str, Any], n_dof: int, n_outputs: int) -> None:
-    """Raise ValueError where a part of an optimizer's state is no number, and no array of the shape of theta."""
-    for name, found in optimizer.items():
-        if not isinstance(found, np.ndarray):
-            if not isinstance(found, float | None):
-                raise ValueError(f"{name} is of type {type(found).__name__}")
-            continue
-        right = found.ndim == 2 and (
-            found.shape[1] == n_dof * n_outputs if name in ("steps", "changes") else found.shape == (n_dof, n_outputs)
-        )
-        if not right or found.dtype != np.float64:
-            raise ValueError(f"{name} has shape {found.shape}, for {n_dof} coefficients")

@@ -13,7 +13,8 @@ from streamgd.errors import NoInputError, RunMismatchError
 from streamgd.inference import ClosingSums
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.plain import count_noun
-from streamgd.training.batch import GRADIENT, BatchState, BatchTrainer
+from streamgd.training.batch import GRADIENT, BatchTrainer
+from streamgd.training.batch_state import BatchState
 from streamgd.training.carry import carried_theta
 from streamgd.training.certificate import MOST_HESSIAN_COLUMNS, Certificate, hessian_is_affordable
 from streamgd.training.chunks import BlockWork, survey_pass

@@ -19,7 +19,8 @@ import numpy as np
 from streamgd.errors import ConfigError, NoInputError, StreamgdError
 from streamgd.objective.objective import Objective
 from streamgd.objective.penalties import ElasticNet
-from streamgd.training.batch import BatchState, BatchTrainer
+from streamgd.training.batch import BatchTrainer
+from streamgd.training.batch_state import BatchState
 from streamgd.training.certificate import hessian_is_affordable
 from streamgd.training.holdout import ReducedHoldout
 from streamgd.training.path_points import new_path

@@ -12,7 +12,7 @@ from streamgd.data.encoder import RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.survey import Survey
 from streamgd.inference import ClosingSums
-from streamgd.training.batch import BatchState
+from streamgd.training.batch_state import BatchState
 from streamgd.training.holdout import Holdout, StreamedHoldout
 from streamgd.training.progress import RunContext
 from streamgd.training.task import Task

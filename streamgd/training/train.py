@@ -35,8 +35,8 @@ from streamgd.notebook import notebook_display
 from streamgd.plain import byte_size, count_noun
 from streamgd.state import CorruptStateError
 from streamgd.training.auto_session import AutoSession
-from streamgd.training.batch import BatchState, is_of_passes
 from streamgd.training.batch_session import BatchSession
+from streamgd.training.batch_state import BatchState, is_of_passes
 from streamgd.training.blocks_place import blocks_dir
 from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before

@@ -21,7 +21,7 @@ from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.full_batch import FULL_BATCH_OPTIMIZERS
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.state import CorruptStateError, join, split
-from streamgd.training.batch import BatchState
+from streamgd.training.batch_state import BatchState
 from streamgd.training.trainstate import TrainState
 
 N_NUMERIC, LEVELS = 3, 4
