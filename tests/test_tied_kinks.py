@@ -33,9 +33,11 @@ def dummies(seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
 
 
 def run(folder: Path, X: np.ndarray, y: np.ndarray, **options: Any) -> Result:
-    pq.write_table(pa.table({**dict(zip(COLUMNS, X.T, strict=True)), "y": y}), folder / "data.parquet")
+    rows = {**dict(zip(COLUMNS, X.T, strict=True)), "y": y, "w": np.linspace(0.5, 2.0, len(y))}
+    pq.write_table(pa.table(rows), folder / "data.parquet", row_group_size=300)
     data, run = str(folder / "data.parquet"), str(folder / "run")
-    return train(data, "y", run=run, features=COLUMNS, method="batch", dtype="float64", l2=0.0, **options)
+    options = {"method": "batch", "dtype": "float64", "l2": 0.0, "restart": True, **options}
+    return train(data, "y", run=run, features=COLUMNS, **options)
 
 
 def least_pinball(X: np.ndarray, y: np.ndarray, quantile: float) -> float:
@@ -73,6 +75,17 @@ def test_the_hinge_of_columns_of_0_and_1_is_that_of_the_linear_program(seed: int
     assert facts["objective"] == pytest.approx(least_hinge(X, y), abs=excess + 1e-12 * base_loss)
     assert excess <= 1e-12 * base_loss
     assert facts["steps"] <= 4
+
+
+def test_on_any_number_of_threads_equal_rows_give_the_same_bits(tmp_path: Path) -> None:
+    X, linear, rng = dummies(1)
+    X[:, 0] = np.round(3.0 * linear)
+    y = np.round(3.0 * (linear + rng.standard_t(2, size=ROWS)))
+    runs = [run(tmp_path, X, y, loss="quantile", weight="w", threads=threads) for threads in (1, 2)]
+
+    assert runs[0].model.theta_sha256 == runs[1].model.theta_sha256
+    assert runs[0].facts["certificate"] == runs[1].facts["certificate"]
+    assert runs[0].facts["certificate"]["excess"] <= 1e-12 * runs[0].facts["base_loss"]
 
 
 @pytest.mark.filterwarnings("ignore:not converged")
