@@ -21,6 +21,7 @@ ROWS = 1_500
 CASES: dict[str, dict[str, Any]] = {
     "median": {"target": "y", "loss": "quantile"},
     "high quantile": {"target": "y", "loss": "quantile", "quantile": 0.93},
+    "highest quantile": {"target": "y", "loss": "quantile", "quantile": 0.99},
     "hinge": {"target": "late", "loss": "hinge"},
 }
 

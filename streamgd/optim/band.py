@@ -28,6 +28,8 @@ from streamgd.optim.quadratic import newton_step
 
 #: The first width, in units of the raw prediction, and a part of it that is the next one at least.
 FIRST_WIDTH, NARROWED = 2.0, 0.25
+#: The same of a band, which costs a pass each time.
+LEAST_NARROWED = 0.1
 #: Widths are not narrowed beyond this.
 NARROWEST = 1e-8
 #: A width is done with where so much, of the most that it holds J below its value, is left to gain.
@@ -143,6 +145,11 @@ def _band_step(state: State, evaluation: Evaluation, band: Band, penalty: Elasti
             return {**state, "trial": state["theta"]}
         return _moved(state, evaluation.value, np.zeros_like(state["trial"]), 0.0)
     theta, radius = state["trial"][:, 0], state["radius"]
+    aim = AIMED_AT * band.most / max(band.found, 1)
+    if band.lost and np.isfinite(radius) and state["slope"] != ANY:
+        # A step by the first of the rows would only be shortened; it is taken where this was tried the pass before.
+        narrower = radius * max(aim, LEAST_NARROWED)
+        return _moved(state, evaluation.value, np.zeros_like(state["trial"]), ANY) | {"radius": narrower}
     # Where the box held the last step, which went well, it may be larger than what the band is known for.
     most_reach = FARTHEST if state["excess"] is None else 1.0
     reach = (
@@ -162,10 +169,8 @@ def _band_step(state: State, evaluation: Evaluation, band: Band, penalty: Elasti
     excess = min(bound, evaluation.value) if inside or evaluation.value == 0.0 else None
     if state["excess"] is not None and is_rounding(evaluation.value, -fall) and not (excess or 0.0) < state["excess"]:
         return {**state, "trial": state["theta"]}  # nothing but rounding is left to gain
-    aim = AIMED_AT * band.most / max(band.found, 1)
-    if np.isfinite(radius):
-        # A band that has all rows is not narrowed: steps that shrink all the time would end before the optimum.
-        radius *= max(aim, NARROWED) if band.found > band.most else min(max(aim, 1.0), 1.0 / NARROWED)
+    # A band that has all rows is not narrowed: steps that shrink all the time would end before the optimum.
+    radius *= max(aim, NARROWED) if band.lost else min(max(aim, 1.0), 1.0 / NARROWED)
     moved = _moved(state, evaluation.value, direction[:, None], -max(fall, 0.0))
     return moved | {"excess": excess, "radius": radius, "reach": reach}
 
