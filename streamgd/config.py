@@ -20,7 +20,7 @@ from pydantic.config import JsonDict
 from streamgd.column_options import parse_bins, parse_clips, parse_crosses, parse_index_columns, parse_splines, shown
 from streamgd.errors import ConfigError, UsageError, did_you_mean, storage_errors
 from streamgd.kinked_options import KINKED_LOSSES
-from streamgd.option_checks import MOST_L2_WITH_ERRORS, check_combinations
+from streamgd.option_checks import MOST_L2_WITH_ERRORS, NO_CLOSING_PASS, check_combinations
 from streamgd.option_values import Bytes, Duration, Finite, Fraction, Names, PathText, Rate, Sources
 
 Clips = Annotated[dict[str, tuple[float | None, float | None]], BeforeValidator(parse_clips)]
@@ -42,9 +42,6 @@ NUMBER_LOSSES = ("squared", "poisson", "gamma", "tweedie", "huber", "quantile")
 ROBUST_LOSSES = ("huber", "quantile")
 
 CHANGEABLE: JsonDict = {"identity": False}
-
-#: Why coefficients have no errors where no pass over all rows was made at the result.
-NO_CLOSING_PASS = "they come from the closing pass of --method batch"
 
 
 class TrainConfig(BaseModel):

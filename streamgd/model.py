@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd import state as states
-from streamgd.config import NO_CLOSING_PASS
 from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.blocks import Block, EntriesLayout, RecordLayout
 from streamgd.data.columns import Label
@@ -28,6 +27,7 @@ from streamgd.inference import ClosingSums, Errors, Inference, infer
 from streamgd.markup import details, table
 from streamgd.objective.losses import LOSSES, Loss, loss_of
 from streamgd.objective.objective import raw_prediction
+from streamgd.option_checks import NO_CLOSING_PASS
 from streamgd.plain import plain, plain_number
 
 #: Of the model in a run directory.

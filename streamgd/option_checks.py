@@ -16,6 +16,8 @@ LOG_LINK_LOSSES = ("poisson", "gamma", "tweedie")
 NEAREST_POWER = 1e-9
 #: The default of l2: above it, coefficients are no estimates by maximum likelihood.
 MOST_L2_WITH_ERRORS = 1e-6
+#: Why coefficients have no errors where no pass over all rows was made at the result.
+NO_CLOSING_PASS = "they come from the closing pass of --method batch"
 
 
 def check_combinations(config: Any) -> None:
@@ -63,7 +65,7 @@ def check_combinations(config: Any) -> None:
         ways = [
             way
             for way, needed in (
-                ("--method batch", config.method in ("minibatch", "sgd")),
+                ("--method batch", config.no_errors == NO_CLOSING_PASS),
                 ("--l1 0", config.l1 > 0),
                 ("a run without --path", config.path is not None),
                 ("--class-weight none", config.class_weight != "none"),
@@ -71,9 +73,8 @@ def check_combinations(config: Any) -> None:
             )
             if needed
         ]
-        raise ConfigError(
-            f"--errors robust: there would be none: {config.no_errors}. Leave it out, or choose {' and '.join(ways)}."
-        )
+        chosen = f", or choose {' and '.join(ways)}" if ways else ""
+        raise ConfigError(f"--errors robust: there would be none: {config.no_errors}. Leave it out{chosen}.")
     if config.method == "batch" and config.schedule not in ("auto", "constant"):
         raise ConfigError(f"--schedule {config.schedule} is not for --method batch. Leave it out.")
     if config.method == "batch" and config.shuffle not in ("auto", "none"):

@@ -107,7 +107,7 @@ def assert_old_or_new(run: Path, files: FaultyFiles, theta_sha256: str) -> None:
         assert Model.load(run).theta_sha256 == theta_sha256
 
 
-@pytest.mark.parametrize("way", each_way("blocks", "batch"))
+@pytest.mark.parametrize("way", each_way("blocks"))
 def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(way: str, data: Path, tmp_path: Path) -> None:
     expected = outcome(train(data, tmp_path / "undisturbed", way))
     kinds: set[str] = set()

@@ -171,6 +171,7 @@ def test_the_l1_penalty_leaves_the_zeros_of_the_optimum(tmp_path: Path) -> None:
         assert rare == [0.0] * len(rare), options
 
 
+@pytest.mark.slow
 def test_the_number_of_blas_threads_changes_no_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     common = rng.normal(size=(20_000, 1))

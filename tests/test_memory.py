@@ -94,7 +94,13 @@ def test_anonymous_memory_stays_below_the_budget(
 
 
 @pytest.mark.parametrize(
-    ("columns", "options"), [(3, []), (40, []), (40, ["--shuffle", "window"]), (40, ["--method", "batch"])]
+    ("columns", "options"),
+    [
+        (3, []),
+        (40, []),
+        (40, ["--shuffle", "window"]),
+        pytest.param(40, ["--method", "batch"], marks=pytest.mark.slow),
+    ],
 )
 def test_the_least_memory_that_a_refusal_names_is_enough(columns: int, options: list[str], tmp_path: Path) -> None:
     data, run = tmp_path / "data.parquet", tmp_path / "run"

@@ -104,6 +104,7 @@ def test_with_one_request_in_ten_failing_theta_is_that_of_local_files(data, loca
     no_secret(result, result.to_json())
 
 
+@pytest.mark.slow
 def test_predictions_with_one_request_in_ten_failing_are_those_of_local_files(data, local, tmp_path):
     data.store.fault = one_in(10)
     streamgd.predict(local.model, data.uri, str(tmp_path / "store"), keep=["a"])

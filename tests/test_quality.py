@@ -110,6 +110,7 @@ def test_late_flights_by_the_default_run(flights: Path, late: Oracle, tmp_path: 
     assert result.facts["train_loss"] == pytest.approx(late.loss(result.model), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_late_flights_with_two_positives_in_a_thousand_by_the_default_run(table: pa.Table, tmp_path: Path) -> None:
     """Where a destination has no positive no finite coefficient is the best: the way here is that of J with its l2."""
     target = table["late"].cast(pa.float64()).to_numpy()
@@ -126,6 +127,7 @@ def test_late_flights_with_two_positives_in_a_thousand_by_the_default_run(table:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_arrival_delay_in_minutes(flights: Path, arrival: Oracle, tmp_path: Path) -> None:
     features = FLIGHT_FEATURES + ",dep_delay"
     results = assert_way_closed(tmp_path / "run", flights, arrival, "arr_delay", features, (0.97, 0.999))

@@ -161,11 +161,11 @@ class BatchSession(Session):
         if self.state.stopped_by == "max_time" and not np.any(self.state.optimizer["theta"][:-1]):
             return "--max-time was over before the first step: the model predicts the same for all rows"
         if self.task.optimizer == "band" and self.state.certificate is None and self.state.stopped_by != "max_time":
-            return (
-                f"not converged after {count_noun(self.state.passes, 'pass')}: how far J is from its optimum is not"
-                f" known. Raise --epochs, or take --method minibatch; where very many rows have the same distance from"
-                f" their kink, more epochs do not help"
-            )
+            constant = "" if np.any(self.state.optimizer["theta"][:-1]) else "; the result is the best constant"
+            by_epochs = self.state.stopped_by == "epochs"
+            more = "Raise --epochs" if by_epochs else "Too many rows lie at their kink: more epochs do not help"
+            passes = count_noun(self.state.passes, "pass")
+            return f"not converged after {passes}: how far J is from its optimum is not known{constant}. {more}"
         if self.state.stopped_by != "epochs" or self.state.certificate is None:
             return None
         certificate = Certificate.from_json(self.state.certificate)

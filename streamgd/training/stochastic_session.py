@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from streamgd.config import NO_CLOSING_PASS
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
@@ -26,6 +25,7 @@ from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 from streamgd.inference import ClosingSums
 from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.option_checks import NO_CLOSING_PASS
 from streamgd.plain import count_noun
 from streamgd.training.carry import carry_over, in_coordinates
 from streamgd.training.certificate import Certificate, hessian_is_affordable

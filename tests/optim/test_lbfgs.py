@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import Problem, passes
@@ -103,6 +104,7 @@ def test_within_bounds_the_optimum_is_that_of_newton(
     assert refused <= 5 + len(states) // 3
 
 
+@pytest.mark.slow
 def test_many_bounds_cost_few_passes() -> None:
     problem = Problem.drawn(3, rows=2_000, columns=100, logistic=False)
     free, held = ElasticNet(l2=1e-3), ElasticNet(l2=1e-3, non_negative=tuple(range(100)))

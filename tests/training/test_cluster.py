@@ -239,6 +239,7 @@ def test_a_worker_that_dies_in_every_pass_changes_no_bit(data: str, on_threads: 
 # Endings
 
 
+@pytest.mark.slow
 def test_a_killed_client_leaves_nothing_on_the_cluster_and_the_run_goes_on(
     data: str, on_threads: dict[str, Any], running: Cluster, tmp_path: Path
 ) -> None:
