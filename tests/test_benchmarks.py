@@ -139,6 +139,7 @@ def test_a_ratio_without_its_peer_says_what_is_missing() -> None:
     assert outcome.ratios()[0]["missing"] == "not installed: vowpalwabbit"
 
 
+@pytest.mark.slow
 def test_a_system_that_fails_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "DISK_BYTES", 2**22)
     wrong = Run("wrong", "Streamgd", options={"epochs": -1})

@@ -73,7 +73,7 @@ def peak_anonymous_bytes(*arguments: str) -> int:
     ("rows", "columns", "row_group_rows", "memory_mb", "options"),
     [
         pytest.param(200_000, 10, 1_000, 320, [], marks=pytest.mark.slow),
-        (5_000, 1_000, 1_000, 600, []),
+        pytest.param(5_000, 1_000, 1_000, 600, [], marks=pytest.mark.slow),
         pytest.param(5_000_000, 10, 1_000_000, 320, [], marks=pytest.mark.slow),
         pytest.param(5_000_000, 10, 1_000_000, 512, ["--shuffle", "window"], marks=pytest.mark.slow),
         (200_000, 100, 10_000, 400, AUTO),
@@ -98,7 +98,7 @@ def test_anonymous_memory_stays_below_the_budget(
     [
         (3, []),
         (40, []),
-        (40, ["--shuffle", "window"]),
+        pytest.param(40, ["--shuffle", "window"], marks=pytest.mark.slow),
         pytest.param(40, ["--method", "batch"], marks=pytest.mark.slow),
     ],
 )

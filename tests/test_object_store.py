@@ -120,6 +120,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_evaluation_and_inspection_with_failing_requests_are_those_of_local_files(data, local):
     data.store.fault = one_in(25)
     assert streamgd.evaluate(local.model, data.uri) == streamgd.evaluate(local.model, str(data.folder))

@@ -139,6 +139,7 @@ def test_single_rows(flights: Path, late: Oracle, tmp_path: Path) -> None:
     assert_way_closed(tmp_path / "run", flights, late, "late", FLIGHT_FEATURES, (0.95, 0.98), method="sgd")
 
 
+@pytest.mark.slow
 def test_pure_streaming(flights: Path, late: Oracle, tmp_path: Path) -> None:
     assert_way_closed(tmp_path / "run", flights, late, "late", FLIGHT_FEATURES, (0.95, 0.99), shuffle="window")
 

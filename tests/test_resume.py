@@ -154,7 +154,8 @@ def assert_each_row_once_an_epoch(rows: np.ndarray, epochs: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=pytest.mark.slow if m in ("batch-lbfgs", "batch-normal") else ()) for m in METHODS]
+    "method",
+    [pytest.param(m, marks=pytest.mark.slow if m in ("sgd", "batch-lbfgs", "batch-normal") else ()) for m in METHODS],
 )
 def test_resume_after_three_sigkills_gives_the_same_theta_and_rows(method: str, flights: Path, tmp_path: Path) -> None:
     assert_survives_kills(method, 3, flights / "2011.parquet", tmp_path)

@@ -282,6 +282,7 @@ def test_a_signal_stops_workers_at_a_checkpoint_within_seconds(
     assert outcome(data, run, threads=2, **plain)["theta"] == straight["theta"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.15, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_lost_scheduler_ends_in_a_checkpoint_from_which_threads_go_on(
     after_s: float, data: str, on_threads: dict[str, Any], tmp_path: Path
