@@ -25,7 +25,7 @@ class Loss(ABC):
     """
 
     name: ClassVar[str]
-    link_name: ClassVar[str]
+    link_name: ClassVar[str] = "identity"
     formula: ClassVar[str]
     setting_names: ClassVar[tuple[str, ...]] = ()
     #: Powers of the target's unit that the settings are stated in.
@@ -50,13 +50,13 @@ class Loss(ABC):
     def __init__(self, *settings: float):
         self.settings = np.array(settings, np.float64)
 
-    @abstractmethod
     def link(self, prediction: np.ndarray) -> np.ndarray:
         """Raw prediction of a prediction."""
+        return prediction
 
-    @abstractmethod
     def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
         """Prediction of a raw prediction."""
+        return raw_prediction
 
     @abstractmethod
     def best_constant(self, target_mean: float) -> float | None:

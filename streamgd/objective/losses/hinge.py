@@ -28,7 +28,6 @@ class SquaredHingeLoss(Loss):
     """
 
     name = "squared_hinge"
-    link_name = "identity"
     formula = "max(0, 1 - s raw)^2, s = 2 y - 1"
     max_curvature = 2.0
     is_classifier = True
@@ -63,12 +62,6 @@ class SquaredHingeLoss(Loss):
         for i in range(out.shape[0]):
             out[i] = 0.0 if (2.0 * y_true[i] - 1.0) * raw[i] > 1.0 else 2.0
 
-    def link(self, prediction: np.ndarray) -> np.ndarray:
-        return prediction
-
-    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
-        return raw_prediction
-
     def best_constant(self, target_mean: float) -> float | None:
         # Of p (1 - r)^2 + (1 - p) (1 + r)^2.
         return 2.0 * target_mean - 1.0
@@ -88,7 +81,6 @@ class HingeLoss(KinkedLoss):
     """
 
     name = "hinge"
-    link_name = "identity"
     formula = "max(0, 1 - s raw), s = 2 y - 1"
     setting_degrees = (1.0, 1.0)
     is_classifier = True
@@ -128,12 +120,6 @@ class HingeLoss(KinkedLoss):
 
     def kinks(self, y_true: np.ndarray) -> np.ndarray:
         return np.asarray(2.0 * y_true - 1.0)
-
-    def link(self, prediction: np.ndarray) -> np.ndarray:
-        return prediction
-
-    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
-        return raw_prediction
 
     def best_constant(self, target_mean: float) -> float | None:
         # The margin of the larger class; of two that are equal all between both are as good.

@@ -39,7 +39,6 @@ class HuberLoss(Loss):
     """
 
     name = "huber"
-    link_name = "identity"
     formula = "1/2 d^2 where |d| <= delta, else delta (|d| - delta/2), d = raw - y"
     setting_names = ("delta",)
     setting_degrees = (1.0,)
@@ -84,12 +83,6 @@ class HuberLoss(Loss):
         for i in range(out.shape[0]):
             away = abs(raw[i] - y_true[i])
             out[i] = 1.0 if away <= delta else delta / away
-
-    def link(self, prediction: np.ndarray) -> np.ndarray:
-        return prediction
-
-    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
-        return raw_prediction
 
     def best_constant(self, target_mean: float) -> float | None:  # noqa: ARG002
         return None

@@ -24,7 +24,6 @@ class QuantileLoss(KinkedLoss):
     """
 
     name = "quantile"
-    link_name = "identity"
     formula = "q (y - raw) where y >= raw, else (1 - q) (raw - y)"
     setting_names = ("quantile",)
     setting_degrees = (0.0, 1.0, 1.0)
@@ -66,12 +65,6 @@ class QuantileLoss(KinkedLoss):
 
     def kinks(self, y_true: np.ndarray) -> np.ndarray:
         return y_true
-
-    def link(self, prediction: np.ndarray) -> np.ndarray:
-        return prediction
-
-    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
-        return raw_prediction
 
     def best_constant(self, target_mean: float) -> float | None:  # noqa: ARG002
         return None

@@ -20,7 +20,6 @@ class HalfSquaredError(Loss):
     """
 
     name = "squared"
-    link_name = "identity"
     formula = "1/2 (raw - y)^2"
     max_curvature = 1.0
     target_curvature = 1.0
@@ -52,12 +51,6 @@ class HalfSquaredError(Loss):
     @over_rows
     def curvatures_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         out[:] = 1.0
-
-    def link(self, prediction: np.ndarray) -> np.ndarray:
-        return prediction
-
-    def inverse_link(self, raw_prediction: np.ndarray) -> np.ndarray:
-        return raw_prediction
 
     def best_constant(self, target_mean: float) -> float | None:
         return target_mean
