@@ -22,8 +22,7 @@ from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.base import State
 from streamgd.optim.interior import Kinks, minimum
-from streamgd.optim.line_search import falls_enough, is_rounding, shorter
-from streamgd.optim.newton import is_finite
+from streamgd.optim.line_search import is_rounding, refused_trial
 from streamgd.optim.quadratic import newton_step
 
 #: The first width, in units of the raw prediction, and a part of it that is the next one at least.
@@ -78,12 +77,8 @@ class BandMethod:
         }  # fmt: skip
 
     def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
-        value, alpha, slope = state["value"], state["alpha"], state["slope"]
-        if not is_finite(evaluation) or (value is not None and not falls_enough(value, evaluation.value, alpha, slope)):
-            if value is None:
-                return state
-            alpha = shorter(value, evaluation.value, alpha, slope)
-            return {**state, "alpha": alpha, "trial": state["theta"] + alpha * state["direction"]}
+        if (refused := refused_trial(state, evaluation)) is not None:
+            return refused
         assert evaluation.band is not None
         if state["width"] > 0.0:
             return _smooth_step(state, evaluation, evaluation.band, penalty)

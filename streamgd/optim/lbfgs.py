@@ -7,8 +7,7 @@ import numpy as np
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.base import State
-from streamgd.optim.line_search import falls_enough, is_rounding, shorter
-from streamgd.optim.newton import is_finite
+from streamgd.optim.line_search import is_rounding, refused_trial
 
 MEMORY = 10
 NONE = np.empty(0, np.int64)
@@ -50,13 +49,10 @@ class LBFGS:
         }  # fmt: skip
 
     def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
-        value, alpha, slope = state["value"], state["alpha"], state["slope"]
+        if (refused := refused_trial(state, evaluation)) is not None:
+            return refused
+        value, slope = state["value"], state["slope"]
         first = value is None
-        if not is_finite(evaluation) or (not first and not falls_enough(value, evaluation.value, alpha, slope)):
-            if first:
-                return state
-            alpha = shorter(value, evaluation.value, alpha, slope)
-            return {**state, "alpha": alpha, "trial": state["theta"] + alpha * state["direction"]}
         theta, gradient = state["trial"], evaluation.gradient
         residual = float(np.abs(penalty.subgradient(theta, gradient)).max())
         stalled = state["stalled"] + 1.0 if residual >= state["least"] else 0.0

@@ -7,7 +7,7 @@ import numpy as np
 from streamgd.objective.objective import Evaluation
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.base import State
-from streamgd.optim.line_search import falls_enough, is_rounding, shorter
+from streamgd.optim.line_search import is_rounding, refused_trial
 from streamgd.optim.quadratic import newton_step
 
 
@@ -29,12 +29,9 @@ class Newton:
         }  # fmt: skip
 
     def update(self, state: State, evaluation: Evaluation, penalty: ElasticNet) -> State:
-        value, alpha, slope = state["value"], state["alpha"], state["slope"]
-        if not is_finite(evaluation) or (value is not None and not falls_enough(value, evaluation.value, alpha, slope)):
-            if value is None:
-                return state
-            alpha = shorter(value, evaluation.value, alpha, slope)
-            return {**state, "alpha": alpha, "trial": state["theta"] + alpha * state["direction"]}
+        value, slope = state["value"], state["slope"]
+        if (refused := refused_trial(state, evaluation)) is not None:
+            return refused
         step = newton_step(state["trial"], evaluation, penalty)
         if value is not None and is_rounding(value, slope) and step.decrease > 0.5 * state["excess"]:
             # Nothing but rounding is left to gain.
@@ -45,9 +42,3 @@ class Newton:
             "trial": theta + step.direction, "theta": theta, "alpha": 1.0, "value": evaluation.value,
             "residual": residual, "excess": step.decrease, "slope": step.slope, "direction": step.direction,
         }  # fmt: skip
-
-
-def is_finite(evaluation: Evaluation) -> bool:
-    """Whether J and all derivatives that came with it are numbers."""
-    arrays = [evaluation.gradient] if evaluation.hessian is None else [evaluation.gradient, evaluation.hessian]
-    return bool(np.isfinite(evaluation.value) and all(np.isfinite(array).all() for array in arrays))
