@@ -117,10 +117,14 @@ class AdaGrad(StochasticOptimizer):
     """
 
     name = "adagrad"
-    slots = ("squares", "cross")
+    slots: ClassVar[tuple[SlotKind, ...]] = ("squares", "cross")
 
     def init(self, expected_squares: np.ndarray) -> np.ndarray:
-        return _expected_slots(self.slots, expected_squares)
+        slots = np.zeros((len(self.slots), len(expected_squares)))
+        slots[self.slots.index("squares")] = 100.0 * expected_squares
+        # Features are centred: only the intercept has a cross product with itself.
+        slots[self.slots.index("cross"), -1] = 100.0 * expected_squares[-1]
+        return slots
 
     @staticmethod
     @update_rule
@@ -136,7 +140,7 @@ class AdaGrad(StochasticOptimizer):
         return 0.5
 
 
-class FTRLProximal(StochasticOptimizer):
+class FTRLProximal(AdaGrad):
     """Follow the regularised leader, per coordinate: exact zeros under l1, however rarely a coordinate is touched.
 
     McMahan et al. (2013), "Ad Click Prediction: a View from the Trenches", algorithm 1. After step t theta is the
@@ -157,9 +161,6 @@ class FTRLProximal(StochasticOptimizer):
     slots = ("penalty", "squares", "cross")
     takes_penalty_anew = True
 
-    def init(self, expected_squares: np.ndarray) -> np.ndarray:
-        return _expected_slots(self.slots, expected_squares)
-
     @staticmethod
     @update_rule
     def update(theta, gradient, slots, rate, settings, learning_rate, step):
@@ -169,9 +170,6 @@ class FTRLProximal(StochasticOptimizer):
             slots[2, j] += gradient[j] * gradient_intercept
             rate[j] = learning_rate / (math.sqrt(slots[1, j]) + 1e-12)
             theta[j] += rate[j] * (slots[0, j] - gradient[j])
-
-    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
-        return 0.5
 
 
 class RMSProp(StochasticOptimizer):
@@ -231,15 +229,6 @@ class Adam(StochasticOptimizer):
 def taken_penalty(theta: np.ndarray, steps: int, l1: float, l2: float | np.ndarray) -> np.ndarray:
     """What an optimizer that takes the penalty anew has in its first slot where it gave ``theta`` after ``steps``."""
     return np.asarray(steps * (l1 * np.sign(theta) + l2 * theta))
-
-
-def _expected_slots(kinds: tuple[SlotKind, ...], expected_squares: np.ndarray) -> np.ndarray:
-    """Sums of squares as after 100 mini-batches at the best constant."""
-    slots = np.zeros((len(kinds), len(expected_squares)))
-    slots[kinds.index("squares")] = 100.0 * expected_squares
-    # Features are centred: only the intercept has a cross product with itself.
-    slots[kinds.index("cross"), -1] = 100.0 * expected_squares[-1]
-    return slots
 
 
 #: Every stochastic optimizer by its name on the command line.
