@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from streamgd import state as state_module
+from streamgd.data.prepare import Preparation
 from streamgd.errors import AccessError, StorageError
 from streamgd.state import FileSystem
 
@@ -182,3 +183,17 @@ class ForgetfulFiles(FaultyFiles):
             return content
         torn = content[: rng.randint(0, len(content))]
         return rng.choice([content, torn, torn + bytes(len(content) - len(torn)), bytes(len(content)), b""])
+
+
+def stop_at_note(preparation: Preparation, number: int, error: BaseException) -> None:
+    """Have ``preparation`` end with ``error`` in the place of its note ``number``, counted from 1."""
+    write_note, notes = preparation._store.write_note, 0
+
+    def fail(key: str, note: dict[str, Any]) -> None:
+        nonlocal notes
+        notes += 1
+        if notes == number:
+            raise error
+        write_note(key, note)
+
+    preparation._store.write_note = fail  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from faults import stop_at_note
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -179,16 +180,7 @@ def test_threads_and_kills_change_no_bit(tmp_path: Path, kind: str) -> None:
     stopped = 0
     for last_note in range(1, 100):
         killed = preparation(task, tmp_path / f"killed-{last_note}", 2)
-        write_note, notes = killed._store.write_note, 0
-
-        def fail(key: str, note: dict[str, Any], last_note: int = last_note) -> None:
-            nonlocal notes
-            notes += 1
-            if notes == last_note:
-                raise StoppedError
-            write_note(key, note)  # noqa: B023
-
-        killed._store.write_note = fail  # type: ignore[method-assign]
+        stop_at_note(killed, last_note, StoppedError())
         try:
             killed.run()
         except StoppedError:
