@@ -24,8 +24,8 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from io import BufferedReader
+from contextlib import AbstractContextManager, contextmanager, suppress
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,6 +56,7 @@ _LENGTH_BYTES = 8
 _PART_BYTES = 1_000_000
 _HEADER_MAX_BYTES = 100_000_000  # readers of the format refuse a longer one
 _MALFORMED = (SafetensorError, KeyError, ValueError, TypeError, OverflowError, RecursionError, struct.error)
+_OTHER_CONTENT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -219,17 +220,9 @@ def deserialize(data: bytes, kind: str, where: str) -> Any:
     CorruptStateError
         The file is cut short, altered, not a state file, of another kind, or of another format.
     """
-    if len(data) < _LENGTH_BYTES + _CHECKSUM_BYTES:
-        raise CorruptStateError(f"{where}: too short to be a {kind}: {len(data)} bytes.")
-    if hashlib.sha256(memoryview(data)[:-_CHECKSUM_BYTES]).digest() != data[-_CHECKSUM_BYTES:]:
-        raise CorruptStateError(f"{where}: damaged: the checksum differs, the file was cut short or altered.")
-    (header_bytes,) = struct.unpack_from("<Q", data)
-    if header_bytes > len(data) - _LENGTH_BYTES - _CHECKSUM_BYTES:
-        raise CorruptStateError(
-            f"{where}: damaged: its header is to have {header_bytes} bytes, the file has {len(data)}."
-        )
-    with _told_as_damaged(kind, where):
-        tree = _tree(json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + header_bytes]), kind, where)
+    with _told_as_damaged(where, kind, _MALFORMED):
+        header, _, _ = _checked_header(BytesIO(data), len(data), where, kind)
+        tree = _tree(header, kind, where)
         arrays = load(data)
         del arrays[_CHECKSUM_NAME]
         return join(arrays, tree)
@@ -290,8 +283,8 @@ def read_state(path: Path, kind: str) -> Any:
         The file is not there, or cannot be read.
     """
     check_regular(path)
-    with storage_errors(f"read {path}"), path.open("rb") as file, _told_as_damaged(kind, str(path)):
-        header, begin, end = _checked_header(file, str(path), kind)
+    with storage_errors(f"read {path}"), path.open("rb") as file, _told_as_damaged(str(path), kind, _MALFORMED):
+        header, begin, end = _checked_header(file, os.fstat(file.fileno()).st_size, str(path), kind)
         tree = _tree(header, kind, str(path))
         tensors = dict(header)
         del tensors["__metadata__"], tensors[_CHECKSUM_NAME]
@@ -323,15 +316,14 @@ def read_without_arrays(path: Path, kind: str) -> Any:
         As :func:`deserialize`, but that the places of arrays are not looked at.
     """
     check_regular(path)
-    with path.open("rb") as file, _told_as_damaged(kind, str(path)):
-        header, _, _ = _checked_header(file, str(path), kind)
+    with path.open("rb") as file, _told_as_damaged(str(path), kind, _MALFORMED):
+        header, _, _ = _checked_header(file, os.fstat(file.fileno()).st_size, str(path), kind)
         names = header.keys() - {"__metadata__", _CHECKSUM_NAME}
         return join(dict.fromkeys(names), _tree(header, kind, str(path)))
 
 
-def _checked_header(file: BufferedReader, where: str, kind: str) -> tuple[dict[str, Any], int, int]:
-    """The header of a file whose checksum holds, and where its arrays begin and end."""
-    size = os.fstat(file.fileno()).st_size
+def _checked_header(file: BinaryIO, size: int, where: str, kind: str) -> tuple[dict[str, Any], int, int]:
+    """The header of a file of ``size`` bytes whose checksum holds, and where its arrays begin and end."""
     if size < _LENGTH_BYTES + _CHECKSUM_BYTES:
         raise CorruptStateError(f"{where}: too short to be a {kind}: {size} bytes.")
     checksum, left = hashlib.sha256(), size - _CHECKSUM_BYTES
@@ -342,32 +334,27 @@ def _checked_header(file: BufferedReader, where: str, kind: str) -> tuple[dict[s
         raise CorruptStateError(f"{where}: damaged: the checksum differs, the file was cut short or altered.")
     file.seek(0)
     (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
-    header = json.loads(file.read(min(header_bytes, size)))
+    if header_bytes > size - _LENGTH_BYTES - _CHECKSUM_BYTES:
+        raise CorruptStateError(f"{where}: damaged: its header is to have {header_bytes} bytes, the file has {size}.")
+    header = json.loads(file.read(header_bytes))
     return header, _LENGTH_BYTES + header_bytes, size - _CHECKSUM_BYTES
 
 
 @contextmanager
-def _told_as_damaged(kind: str, where: str) -> Iterator[None]:
-    """Say so where a file whose checksum holds, so one made on purpose, is malformed."""
+def _told_as_damaged(where: str, kind: str, malformed: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Say that a file is damaged where such an error is met though its checksum holds: it was made on purpose."""
     try:
         yield
     except StreamgdError:
         raise
-    except _MALFORMED as error:
+    except malformed as error:
         reason = " ".join(str(error).split())[:200]
         raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
 
 
-@contextmanager
-def no_other_content(where: str, kind: str) -> Iterator[None]:
+def no_other_content(where: str, kind: str) -> AbstractContextManager[None]:
     """Say that a file is damaged where what it holds is not what a ``kind`` holds, though its checksum is true."""
-    try:
-        yield
-    except StreamgdError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CorruptStateError(f"{where}: damaged: not a {kind}: {type(error).__name__}: {reason}.") from error
+    return _told_as_damaged(where, kind, _OTHER_CONTENT)
 
 
 class FileSystem:
