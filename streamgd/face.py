@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -140,23 +141,62 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-@contextmanager
-def _sigterm_is_a_pause() -> Iterator[None]:
-    """Outside training, which has handlers of its own, SIGTERM ends the command as any other pause: exit 75."""
+#: Never stopped inside: half a library can't be imported anew, and C code that calls back into compilers loses errors.
+_NOT_INSIDE = {"importlib", "numba", "llvmlite"}
+_PATIENCE_S = 1.0
 
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+
+@contextmanager
+def _signals_end_the_command() -> Iterator[None]:
+    """Outside training, which has handlers of its own, SIGTERM ends the command as any other pause: exit 75.
+
+    It and Ctrl-C stop our own code at once. A library, which may hold locks, is first given a second to return from
+    what it does; imports and compilations are left to end.
+    """
+    patient_until_s = math.inf
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal patient_until_s
+        callers = list(_packages(frame))
+        must_end = not _NOT_INSIDE.isdisjoint(callers)
+        patient_until_s = math.inf if must_end else min(patient_until_s, time.monotonic() + _PATIENCE_S)
+        if must_end or (callers[0] != "streamgd" and time.monotonic() < patient_until_s):
+            signal.signal(signal.SIGALRM, lambda _, later: come_again(number, later))
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            return
         from streamgd.errors import PausedError
 
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise PausedError("stopped by a signal. Run the same command again.")
+
+    def come_again(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(number)  # by now, that of training
+        if callable(handler):
+            handler(number, frame)
+        else:
+            signal.raise_signal(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _packages(frame: FrameType | None) -> Iterator[str]:
+    """The package of the code that runs in a frame, and those of its callers."""
+    while frame is not None:
+        yield frame.f_globals.get("__name__", "").partition(".")[0]
+        frame = frame.f_back
 
 
 class Face(click.Group):
@@ -172,7 +212,7 @@ class Face(click.Group):
             if not sys.warnoptions:  # python -W … shows them to developers
                 warnings.simplefilter("ignore")
             try:
-                with _sigterm_is_a_pause():
+                with _signals_end_the_command():
                     exit_code = super().main(arguments, *positional, **keywords) or 0
             except Exception as error:
                 exit_code = _fail(error, output)
