@@ -83,7 +83,9 @@ class TrainConfig(BaseModel):
     spline: Splines | None = Field(
         None, description="Numbers that become a cubic spline of so many columns, knots at quantiles, e.g. VehAge=5."
     )
-    cross: Crosses | None = Field(None, description="Columns whose levels count together as well, e.g. carrier:origin.")
+    cross: Crosses | None = Field(
+        None, description="Columns to count together as well: levels, or a number with levels."
+    )
     index_columns: IndexColumns | None = Field(
         None, description="Lists of indices, and how many columns they name, e.g. tags=1048576 [default: 2^24 each]."
     )

@@ -17,7 +17,7 @@ import pyarrow as pa
 from streamgd.data.columns import INDEX_REASON, is_index_level
 from streamgd.data.frames import is_frame, is_path, is_stream, table_of
 from streamgd.extra_sklearn import scikit_learn
-from streamgd.fitting import Fitted, feature_columns, fit, fit_stream, raw_predictions, tables
+from streamgd.fitting import Fitted, fit, fit_stream, raw_predictions, tables
 from streamgd.model import Model
 
 with scikit_learn():
@@ -261,7 +261,7 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
         values = np.array([each.value for each in rows]).reshape(-1, n_outputs)
         self._take_model(fitted.model, values[:-1], values[-1])
         if by_name:
-            self.feature_names_in_ = np.array(feature_columns(self.model_), dtype=object)
+            self.feature_names_in_ = np.array(self.model_.encoding.columns.feature_sources, dtype=object)
             self.n_features_in_ = len(self.feature_names_in_)
         for text in fitted.warnings:
             warnings.warn(text, ConvergenceWarning if text in fitted.hints else UserWarning, stacklevel=stacklevel)

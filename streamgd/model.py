@@ -342,6 +342,7 @@ class Model:
                 "source": column.source,
                 "part": column.part,
                 **({"steps": steps_state(column.steps)} if column.steps else {}),
+                **({"at": column.at.state()} if column.at is not None else {}),
                 **{name: _plain_output(number) for name, number in zip(names, numbers, strict=True)},
             }
             for column, numbers in zip(encoding.columns.numeric, each, strict=True)
@@ -364,8 +365,8 @@ class Model:
     def _is_of_first_rules(self) -> bool:
         """Whether a reader of JSON predicts that knows of no transforms, exposures and links of later builds."""
         columns = self.encoding.columns
-        transforms = any(each.steps for each in columns.numeric) or any(each.made for each in columns.categorical)
-        transforms |= bool(columns.sparse)
+        transforms = any(each.steps or each.at for each in columns.numeric) or bool(columns.sparse)
+        transforms |= any(each.made for each in columns.categorical)
         return not transforms and columns.exposure is None and self.loss.link_name in ("identity", "logit")
 
     def to_bytes(self) -> bytes:

@@ -204,10 +204,6 @@ REFUSED = {
         "--cross city:knd: the data have no column 'knd'. Did you mean 'kind'?",
     ),
     "the target": ({"cross": "city:y"}, "--cross city:y: 'y' is the target"),
-    "a number": (
-        {"cross": "city:x"},
-        "--cross city:x: 'x' is a number, and levels are crossed. Make levels of it with",
-    ),
     "one column": ({"cross": "city"}, "--cross: expected different columns joined by ':'"),
     "itself": ({"cross": "city:city"}, "--cross: expected different columns joined by ':'"),
     "twice": ({"cross": "city:kind,city:kind", "categorical": "kind"}, "two features would be called 'city:kind'"),

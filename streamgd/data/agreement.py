@@ -55,6 +55,9 @@ def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
         raise SchemaError(f"{name} lacks {needs}: {names}. {hint} Give data with the columns of the training data.")
     for numeric in columns.numeric:
         _check(schema, name, numeric.source, *_expected_number(schema, numeric))
+        if numeric.at is not None:
+            part = numeric.at.part
+            _check(schema, name, part.source, *_expected_label(schema, part.source, part.values))
     for categorical in columns.categorical:
         for source, values in categorical.reads.items():
             _check(schema, name, source, *_expected_label(schema, source, values))

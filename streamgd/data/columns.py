@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from streamgd.column_options import MOST_INDICES
+from streamgd.data.transforms.at_level import AtLevel
 from streamgd.data.transforms.labels import Labels
 from streamgd.data.transforms.numbers import Steps, check_steps, steps_from_state, steps_state
 from streamgd.data.transforms.registry import labels_from_state, labels_state
@@ -36,7 +37,7 @@ class NumericColumn:
     ``name`` is the feature's name (``"dep_time"``, ``"when.hour"``), ``source`` the column it is read from,
     ``part`` the part of a timestamp (``epoch|hour|weekday|month|yearday``), ``IS_NULL`` or None, ``integer``
     whether the values are whole numbers in the file (they lose precision beyond 2**53). ``steps`` are applied to the
-    numbers of the column or part.
+    numbers of the column or part. With ``at``, what these make of a column counts in rows of one level alone.
     """
 
     name: str
@@ -44,6 +45,12 @@ class NumericColumn:
     part: str | None = None
     integer: bool = False
     steps: Steps = ()
+    at: AtLevel | None = None
+
+    @property
+    def reads(self) -> list[str]:
+        """The columns of the data that are read."""
+        return [self.source] if self.at is None else [self.source, self.at.part.source]
 
     @property
     def read_as(self) -> str:
@@ -55,12 +62,14 @@ class NumericColumn:
         fields: dict[str, Any] = {
             "name": self.name, "source": self.source, "part": self.part, "integer": self.integer
         }  # fmt: skip
-        return fields | {"steps": steps_state(self.steps)} if self.steps else fields
+        fields |= {"steps": steps_state(self.steps)} if self.steps else {}
+        return fields if self.at is None else fields | {"at": self.at.state()}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> NumericColumn:
         """The inverse of :meth:`to_json`."""
-        return cls(**fields | {"steps": steps_from_state(fields.get("steps", []))})
+        steps, at = steps_from_state(fields.get("steps", [])), fields.get("at")
+        return cls(**fields | {"steps": steps, "at": None if at is None else AtLevel.from_state(at)})
 
 
 @dataclass(frozen=True)
@@ -197,11 +206,17 @@ class Columns:
         return any(column.has_values for column in self.sparse)
 
     @property
-    def sources(self) -> list[str]:
-        """Columns to read from the files, each once."""
-        names = [column.source for column in self.numeric]
+    def feature_sources(self) -> list[str]:
+        """Columns that features are read from, each once."""
+        names = [name for column in self.numeric for name in column.reads]
         names += [name for column in self.categorical for name in column.reads]
         names += [column.name for column in self.sparse]
+        return list(dict.fromkeys(names))
+
+    @property
+    def sources(self) -> list[str]:
+        """Columns to read from the files, each once."""
+        names = self.feature_sources
         names += [name for name in (self.target and self.target.name, self.weight, self.offset, self.exposure) if name]
         return list(dict.fromkeys(names))
 
@@ -228,6 +243,8 @@ class Columns:
             raise ValueError("classes of several types")
         for numeric in self.numeric:
             check_steps(numeric.steps)
+            if numeric.at is not None:
+                numeric.at.check()
         for categorical in self.categorical:
             if categorical.made is not None:
                 categorical.made.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,9 @@ from streamgd.data.columns import IS_NULL, CategoricalColumn, NumericColumn
 from streamgd.data.levels import as_dictionary
 from streamgd.data.numbers import as_float64, null_indicator
 from streamgd.data.timestamps import timestamp_part
+from streamgd.data.transforms.at_level import AtLevel
 from streamgd.data.transforms.base import NumberTransform
+from streamgd.data.transforms.cross import Met, Part, met_levels
 from streamgd.data.transforms.labels import NumbersOf
 from streamgd.data.transforms.numbers import Steps
 from streamgd.errors import DataError
@@ -36,9 +38,11 @@ def stepped(array: pa.Array, steps: Steps, check: Check | None = None) -> np.nda
     return values
 
 
-def number_values(array: pa.Array, column: NumericColumn) -> np.ndarray:
+def number_values(rows: pa.RecordBatch, column: NumericColumn) -> np.ndarray:
     """The values of a feature, float64 ``(n_rows,)``, NaN for null and for what a transform cannot take."""
-    return stepped(array if column.part is None else part_of(array, column.part), column.steps)
+    array = rows.column(column.source)
+    values = stepped(array if column.part is None else part_of(array, column.part), column.steps)
+    return values if column.at is None else column.at.apply(values, met_levels(column.at.part, rows, numbers_of(rows)))
 
 
 def part_of(array: pa.Array, part: str) -> pa.DoubleArray:
@@ -81,6 +85,8 @@ class UsedRows:
     batch: pa.RecordBatch
     kept: np.ndarray
     row: Callable[[int], str]
+    _numbers: dict[tuple[str, Steps], np.ndarray] = field(default_factory=dict)
+    _levels: dict[Part, Met] = field(default_factory=dict)
 
     def after(self, name: str, steps: Steps) -> np.ndarray:
         """As :func:`stepped`.
@@ -101,6 +107,14 @@ class UsedRows:
                 )
 
         return stepped(self.batch.column(name), steps, check)
+
+    def at_level(self, name: str, steps: Steps, at: AtLevel) -> np.ndarray:
+        """As :meth:`after`, of a number that counts in rows of one level; levels are found once for all of them."""
+        if (name, steps) not in self._numbers:
+            self._numbers[name, steps] = self.finite(name, steps)
+        if at.part not in self._levels:
+            self._levels[at.part] = met_levels(at.part, self.batch, self.finite)
+        return at.apply(self._numbers[name, steps], self._levels[at.part])
 
     def finite(self, name: str, steps: Steps) -> np.ndarray:
         """As :meth:`after`; an infinite value is refused too."""

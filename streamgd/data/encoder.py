@@ -155,20 +155,14 @@ class Encoder:
     def dictionary_columns(self) -> list[str]:
         """Text columns that are best read as dictionary codes."""
         reads = [item for column in self.columns.categorical for item in column.reads.items()]
+        reads += [(each.at.part.source, each.at.part.values) for each in self.columns.numeric if each.at is not None]
         return list(dict.fromkeys(name for name, values in reads if values == "string"))
 
     @property
     def _crossed(self) -> list[str]:
-        """Columns whose nulls are levels of a cross."""
-        crosses = [column.made for column in self.columns.categorical if isinstance(column.made, Cross)]
-        return list(dict.fromkeys(name for cross in crosses for name in cross.reads))
-
-    @property
-    def _feature_sources(self) -> list[str]:
-        """Columns that features are read from, each once."""
-        names = [column.source for column in self.columns.numeric]
-        names += [name for column in self.columns.categorical for name in column.reads]
-        names += [column.name for column in self.columns.sparse]
+        """Columns of crosses, which have levels and numbers for their nulls."""
+        names = [name for each in self.columns.categorical if isinstance(each.made, Cross) for name in each.made.reads]
+        names += [name for each in self.columns.numeric if each.at is not None for name in each.reads]
         return list(dict.fromkeys(names))
 
     def encode(
@@ -240,7 +234,7 @@ class Encoder:
         has_null = np.zeros(batch.num_rows, np.bool_)
         nested = {column.name: NestedRows.of(batch.column(column.name)) for column in self.columns.sparse}
         if self.nulls != "impute":
-            for name in self._crossed if self.every_row else self._feature_sources:
+            for name in self._crossed if self.every_row else self.columns.feature_sources:
                 has_null |= nested[name].row_is_null if name in nested else _is_null(batch.column(name))
         if self.nulls != "impute" and not self.every_row:
             if self.nulls == "error" and (has_null & kept).any():
@@ -415,7 +409,7 @@ class Encoder:
     ) -> DataError:
         row = int(np.flatnonzero(rows)[0])
         nulls = {name: found.row_is_null for name, found in nested.items()}
-        sources = self._feature_sources
+        sources = self.columns.feature_sources
         name = next(n for n in sources if (nulls[n] if n in nulls else _is_null(batch.column(n)))[row])
         return DataError(f"{origin.row(row)}, column '{name}': null. Choose --nulls impute or drop, or mend the data.")
 
@@ -454,6 +448,8 @@ def _readable(used: UsedRows, column: NumericColumn) -> pa.Array:
     if column.part is not None:
         part = part_of(array, column.part)
         return pa.array(stepped(part, column.steps)) if column.steps else part
+    if column.at is not None:
+        return pa.array(used.at_level(column.source, column.steps, column.at))
     if column.steps:
         return pa.array(used.after(column.source, column.steps))
     return array if str(array.type) in _KIND_OF_TYPE else as_float64(array)

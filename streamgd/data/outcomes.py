@@ -111,7 +111,7 @@ def with_null_indicator(outcome: Outcome, manifest: Manifest, sample: Sample, ta
 
     A sample of all rows tells; else the footers count too, which do not know the rows.
     """
-    if not outcome.numeric or outcome.numeric[0].part is not None:
+    if not outcome.numeric or outcome.numeric[0].part is not None or outcome.numeric[0].at is not None:
         return outcome
     is_null = pc.is_null(sample.rows.column(outcome.name), nan_is_null=True)
     in_sample = pc.any(pc.and_(is_null, sample.rows.column(target).is_valid())).as_py()

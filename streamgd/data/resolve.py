@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamgd.config import ROBUST_LOSSES, TrainConfig
@@ -22,7 +21,6 @@ from streamgd.data.columns import (
     MOST_SPARSE_COLUMNS,
     CategoricalColumn,
     Columns,
-    NumericColumn,
     TargetColumn,
     is_index_level,
 )
@@ -157,7 +155,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     _check_feature_names(columns)
     columns = with_bounds(columns, config, dict(left_out))
     _check_sparse(columns)
-    numbers = [_values(column, sample.rows) for column in columns.numeric]
+    numbers = [number_values(sample.rows, column) for column in columns.numeric]
     moments = [(0.0, 1.0)] * len(numbers)
     if config.scale == "standard" and numbers:
         moments = _provisional(manifest, columns, where, sample, numbers)
@@ -306,11 +304,6 @@ def _description(outcome: Outcome, sample: Sample) -> str:
     return f"{outcome.description}, {levels:,} {noun}" + ("" if sample.complete else " in a sample")
 
 
-def _values(column: NumericColumn, rows: pa.RecordBatch) -> NDArray[np.float64]:
-    """The values of a feature, NaN for null."""
-    return number_values(rows.column(column.source), column)
-
-
 def _provisional(
     manifest: Manifest, columns: Columns, where: Where | None, sample: Sample, numbers: list[NDArray[np.float64]]
 ) -> list[tuple[float, float]]:
@@ -318,11 +311,12 @@ def _provisional(
 
     So neither depends on files and row groups: of the scale, a power of two, no bit of the result does.
     """
-    rows = first_rows(manifest, list(dict.fromkeys(column.source for column in columns.numeric)), where, sample)
+    sources = list(dict.fromkeys(name for column in columns.numeric for name in column.reads))
+    rows = first_rows(manifest, sources, where, sample)
     found = []
     for column, values in zip(columns.numeric, numbers, strict=True):
         shift, scale = shift_and_scale(values)
-        first = _values(column, rows)
+        first = number_values(rows, column)
         first_shift = shift_and_scale(first)[0]
         enough = np.isfinite(first).sum() >= min(FEWEST_FIRST, np.isfinite(values).sum())
         if enough and abs(first_shift / scale - shift / scale) <= FARTHEST_SHIFT:

@@ -8,20 +8,23 @@ from dataclasses import replace
 import numpy as np
 
 from streamgd.config import TrainConfig, option_name
-from streamgd.data.columns import CategoricalColumn
+from streamgd.data.columns import CategoricalColumn, NumericColumn
 from streamgd.data.derived import numbers_of, stepped
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.outcomes import Outcome, outcome_by_type
 from streamgd.data.sample import Sample
 from streamgd.data.source import Manifest
+from streamgd.data.transforms.at_level import at_levels
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
-from streamgd.data.transforms.cross import Cross, Part, most_frequent
+from streamgd.data.transforms.cross import Cross, Part, met_levels, most_frequent
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps, description, label
 from streamgd.data.transforms.spline import Spline, chosen_knots
 from streamgd.errors import ConfigError, did_you_mean
 
+#: Into which one number is made by a cross with levels.
+MOST_NUMBERS = 1_000
 #: Options that transform numbers, by field, in the order in which they are applied.
 _OF_NUMBERS = ("clip", "log", "bins", "spline")
 
@@ -66,25 +69,34 @@ def crossed_columns(manifest: Manifest, config: TrainConfig) -> list[str]:
     Raises
     ------
     ConfigError
-        One does not exist, is the target, weight or offset, or is no label: a number without bins.
+        One does not exist, is the target, weight or offset, or is of a type that has no levels; or there are several
+        numbers, or one with more than one column of levels.
     """
     roles = _roles(config)
     for cross in config.cross or []:
-        for name in cross.split(":"):
+        names, numbers = cross.split(":"), []
+        for name in names:
             if name not in manifest.schema.names:
                 hint = did_you_mean(name, manifest.schema.names)
                 raise ConfigError(f"--cross {cross}: the data have no column '{name}'. {hint}")
             if name in roles:
                 raise ConfigError(f"--cross {cross}: '{name}' is {roles[name]}, not a feature. Leave it out.")
             kind = kind_of(manifest.schema.field(name).type)
-            if kind in NUMBERS and name not in [*config.categorical, *(config.bins or {})]:
-                raise ConfigError(
-                    f"--cross {cross}: '{name}' is a number, and levels are crossed. Make levels of it with --bins"
-                    f" {name}=… or --categorical {name}."
-                )
+            if _stays_number(manifest, config, name):
+                numbers.append(name)
             if kind not in NUMBERS | {"text"} and name not in config.categorical:
                 found = type_name(manifest.schema.field(name).type)
                 raise ConfigError(f"--cross {cross}: '{name}' is of type {found}, not of levels. Leave it out.")
+        if numbers and len(names) > 2:
+            raise ConfigError(
+                f"--cross {cross}: '{numbers[0]}' is a number, which is crossed with one column of levels. Name two"
+                f" columns, or make levels of it with --bins {numbers[0]}=… or --categorical {numbers[0]}."
+            )
+        if len(numbers) > 1:
+            raise ConfigError(
+                f"--cross {cross}: '{numbers[0]}' and '{numbers[1]}' are numbers, and one of them has to have levels."
+                f" Make some with --bins {numbers[1]}=… or --categorical {numbers[1]}."
+            )
     return config.crossed
 
 
@@ -107,6 +119,12 @@ def crosses(manifest: Manifest, config: TrainConfig, features: Container[str], s
     found = []
     for name in config.cross or []:
         sources = name.split(":")
+        number = next((each for each in sources if _stays_number(manifest, config, each)), None)
+        if number is not None:
+            (other,) = (each for each in sources if each != number)
+            part = _part(manifest, config, other)
+            found.append(_by_level(name, number, _steps(number, config), part, number in features, sample))
+            continue
         parts = tuple(_part(manifest, config, each) for each in sources)
         made = Cross(parts)
         if len(parts) == 2 and all(source in features for source in sources):
@@ -114,6 +132,33 @@ def crosses(manifest: Manifest, config: TrainConfig, features: Container[str], s
         column = CategoricalColumn(name, "string", config.encode == "hash", made)
         found.append(Outcome(name, categorical=column, description=f"categorical, {made.description}"))
     return found
+
+
+def _stays_number(manifest: Manifest, config: TrainConfig, name: str) -> bool:
+    is_number = kind_of(manifest.schema.field(name).type) in NUMBERS
+    return is_number and name not in [*config.categorical, *(config.bins or {})]
+
+
+def _by_level(cross: str, number: str, steps: Steps, part: Part, is_feature: bool, sample: Sample) -> Outcome:
+    """A number for each level of the part.
+
+    Raises
+    ------
+    ConfigError
+        The sample has too many levels.
+    """
+    met = met_levels(part, sample.rows, numbers_of(sample.rows))
+    found = at_levels(part, met, stepped(sample.rows.column(number), steps), is_feature)
+    if len(found) > MOST_NUMBERS:
+        counted = f"{len(found):,} levels{'' if sample.complete else ' in a sample'}"
+        raise ConfigError(
+            f"--cross {cross}: '{part.source}' has {counted}, and '{number}' would be as many numbers, more than"
+            f" {MOST_NUMBERS:,}. Leave it out, or give the data a column of maps from level to number."
+        )
+    columns = tuple(NumericColumn(f"{cross} {each.text}", number, steps=steps, at=each) for each in found)
+    of_number = ", ".join(filter(None, ["number", description(steps)]))
+    described = f"{of_number}, {number} at each of {len(columns):,} levels of {part.source}"
+    return Outcome(cross, columns, description=described)
 
 
 def _part(manifest: Manifest, config: TrainConfig, name: str) -> Part:

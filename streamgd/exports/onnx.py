@@ -35,7 +35,7 @@ from streamgd.data.transforms.cross import Cross
 from streamgd.data.vocabulary import UNKNOWN, CategoricalEncoding
 from streamgd.errors import ConfigError
 from streamgd.exports.labels import check_told_apart
-from streamgd.exports.onnx_cross import of_cross
+from streamgd.exports.onnx_cross import at_level, of_cross
 from streamgd.exports.onnx_graph import LABELS, NULL_TEXT, Graph, check_texts
 from streamgd.exports.onnx_transforms import looked_up, stepped
 from streamgd.model import Model
@@ -92,7 +92,8 @@ def _numeric_term(graph: Graph, model: Model) -> str:
     """What the numbers add to the raw prediction, ``(n_rows,)``, in the model's own two steps of scaling."""
     encoding, scaling, n = model.encoding, model.encoding.scaling, model.encoding.n_numeric
     last = graph.constant("last_axis", np.array([1]))
-    columns = [graph.add("Unsqueeze", [_number(graph, column), last]) for column in encoding.columns.numeric]
+    numbers = [_number(graph, column, encoding.nulls == "impute") for column in encoding.columns.numeric]
+    columns = [graph.add("Unsqueeze", [number, last]) for number in numbers]
     features = graph.add("Concat", columns, "numbers", axis=1)
     for operator, values in (
         ("Sub", scaling.shift0), ("Div", scaling.scale0), ("Sub", scaling.mean), ("Div", scaling.deviation),
@@ -106,8 +107,11 @@ def _numeric_term(graph: Graph, model: Model) -> str:
     return graph.add("ReduceSum", [terms, last], "of_numbers", keepdims=0)
 
 
-def _number(graph: Graph, column: NumericColumn) -> str:
+def _number(graph: Graph, column: NumericColumn, imputes: bool) -> str:
     """The values of a feature, doubles ``(n_rows,)``."""
+    if column.at is not None:
+        number = stepped(graph, graph.input(column.source, TensorProto.DOUBLE), column.steps)
+        return at_level(graph, number, column.at, imputes)
     if column.part != IS_NULL:
         return stepped(graph, graph.input(column.read_as, TensorProto.DOUBLE), column.steps)
     is_null = graph.add("IsNaN", [graph.input(column.source, TensorProto.DOUBLE)])

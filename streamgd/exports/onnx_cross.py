@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from streamgd.data.transforms.at_level import AtLevel
 from streamgd.data.transforms.cross import Cross, Part, taken_apart
 from streamgd.errors import ConfigError
 from streamgd.exports.onnx_graph import LABELS, NULL_TEXT, Graph, check_texts
@@ -63,6 +64,28 @@ def of_cross(
         total = graph.add("Add", [graph.add("Mul", [total, size]), _place(graph, part, listed)])
     places = graph.add("Cast", [total], to=TensorProto.INT64)
     return graph.add("Gather", [graph.constant("of_combinations", table.ravel()), places], f"of_{name}")
+
+
+def at_level(graph: Graph, number: str, at: AtLevel, nulls_count: bool) -> str:
+    """A number that counts in rows of one level, ``(n_rows,)``.
+
+    Parameters
+    ----------
+    nulls_count : bool
+        Else a null in number or level gives NaN.
+    """
+    (level,) = taken_apart(at.text)
+    listed = [] if level is None else [level]
+    place = _place(graph, at.part, listed)
+    here = graph.add("Equal", [place, graph.constant("here", np.array([0.0]))])
+    zero = graph.constant("elsewhere", np.array([0.0]))
+    if nulls_count:
+        is_null = graph.add("IsNaN", [number])
+        number = graph.add("Where", [is_null, graph.constant("of_null", np.array([at.null])), number])
+        return graph.add("Where", [here, number, zero])
+    counted = graph.add("Where", [here, number, graph.add("Mul", [number, zero])])
+    is_null = graph.add("Equal", [place, graph.constant("null", np.array([float(len(listed))]))])
+    return graph.add("Where", [is_null, graph.constant("of_null", np.array([np.nan])), counted])
 
 
 def _place(graph: Graph, part: Part, listed: list[str]) -> str:

@@ -145,6 +145,7 @@ def _check(model: Model) -> None:
             f" or train with more --max-levels."
         )
     crossed = [column.column.name for column in model.encoding.categorical if isinstance(column.column.made, Cross)]
+    crossed += [column.name for column in model.encoding.columns.numeric if column.at is not None]
     if crossed:
         raise ConfigError(
             f"--to sklearn: the cross '{crossed[0]}' has no transformer there. Choose --to onnx or json, or train"

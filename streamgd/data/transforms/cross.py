@@ -28,6 +28,15 @@ class Part:
     values: str
     bins: Bins | None = None
 
+    def check(self) -> None:
+        """Raise ValueError where its values make no sense, as those of a file that was tampered with."""
+        if not isinstance(self.source, str) or (
+            self.values not in (("number",) if self.bins else ("string", "int", "float", "bool"))
+        ):
+            raise ValueError("a cross of labels of an unknown type")
+        if self.bins is not None:
+            self.bins.check()
+
     def state(self) -> dict[str, Any]:
         """As plain values."""
         return {"source": self.source, "values": self.values, "bins": self.bins and self.bins.state()}
@@ -39,8 +48,8 @@ class Part:
         return cls(state["source"], state["values"], None if bins is None else Bins.from_state(bins))
 
 
-class _Met(NamedTuple):
-    """Places of the rows' levels among texts: int64 ``(n_rows,)``, and the texts."""
+class Met(NamedTuple):
+    """Places of the rows' levels among texts: int64 ``(n_rows,)``, and the texts, each once."""
 
     places: np.ndarray
     texts: pa.StringArray
@@ -67,7 +76,7 @@ class Cross(Labels):
         return {part.source: part.values for part in self.parts}
 
     def labels(self, rows: pa.RecordBatch, numbers: NumbersOf) -> pa.DictionaryArray:
-        parts = [_met(part, rows, numbers) for part in self.parts]
+        parts = [met_levels(part, rows, numbers) for part in self.parts]
         if self.references:
             parts = _referred(parts, self.references)
         met = reduce(_joined, parts)
@@ -85,10 +94,7 @@ class Cross(Labels):
         if not all(isinstance(text, str) for text in self.references):
             raise ValueError("a cross with references that are no text")
         for part in self.parts:
-            if part.values not in (("number",) if part.bins else ("string", "int", "float", "bool")):
-                raise ValueError("a cross of labels of an unknown type")
-            if part.bins is not None:
-                part.bins.check()
+            part.check()
 
     def state(self) -> dict[str, Any]:
         return {"parts": [part.state() for part in self.parts], "references": list(self.references)}
@@ -100,12 +106,12 @@ class Cross(Labels):
 
 def most_frequent(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> str:
     """The text of the most frequent level; of several the first one."""
-    met = _met(part, rows, numbers)
+    met = met_levels(part, rows, numbers)
     counts = np.bincount(met.places, minlength=len(met.texts))
     return min(str(text) for text, count in zip(met.texts.to_pylist(), counts, strict=True) if count == counts.max())
 
 
-def _referred(parts: list[_Met], references: tuple[str, ...]) -> list[_Met]:
+def _referred(parts: list[Met], references: tuple[str, ...]) -> list[Met]:
     """The parts, where every row that has a reference has all of them."""
     texts, places = [], []
     for part, reference in zip(parts, references, strict=True):
@@ -115,13 +121,12 @@ def _referred(parts: list[_Met], references: tuple[str, ...]) -> list[_Met]:
     of_parts = [part.places == place for part, place in zip(parts, places, strict=True)]
     has_one = np.logical_or.reduce(of_parts)
     return [
-        _Met(np.where(has_one, place, part.places), text)
-        for part, place, text in zip(parts, places, texts, strict=True)
+        Met(np.where(has_one, place, part.places), text) for part, place, text in zip(parts, places, texts, strict=True)
     ]
 
 
-def _met(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> _Met:
-    """The levels of one part, each text once."""
+def met_levels(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> Met:
+    """The levels of one part, as texts."""
     if part.bins is not None:
         array = part.bins.labels(rows, numbers)
     else:
@@ -135,7 +140,7 @@ def _met(part: Part, rows: pa.RecordBatch, numbers: NumbersOf) -> _Met:
     places = np.where(_is_null(levels)[places.to_numpy(zero_copy_only=False)], len(levels), places)
     once = texts.dictionary_encode()  # -0.0 and 0.0 are two values with one text
     table = once.indices.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return _Met(table[places], once.dictionary)
+    return Met(table[places], once.dictionary)
 
 
 def _is_null(levels: pa.Array) -> np.ndarray:
@@ -162,7 +167,7 @@ def taken_apart(text: str) -> list[str | None]:
     return [None if part == NULL else re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts]
 
 
-def _joined(first: _Met, second: _Met) -> _Met:
+def _joined(first: Met, second: Met) -> Met:
     """The combinations that occur."""
     n_second = len(second.texts)
     pairs, size = first.places * n_second + second.places, len(first.texts) * n_second
@@ -176,4 +181,4 @@ def _joined(first: _Met, second: _Met) -> _Met:
     else:
         found, places = np.unique(pairs, return_inverse=True)
     texts = [first.texts.take(pa.array(found // n_second)), second.texts.take(pa.array(found % n_second))]
-    return _Met(places, pc.binary_join_element_wise(*texts, BETWEEN))
+    return Met(places, pc.binary_join_element_wise(*texts, BETWEEN))

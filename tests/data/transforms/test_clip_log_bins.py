@@ -23,7 +23,7 @@ def test_clip_and_log_are_numpys_and_keep_nulls(values: list[float | None], boun
     column = NumericColumn("log(x)", "x", steps=(Clip(*bounds), Log()))
     numbers = np.array([np.nan if value is None else value for value in values], np.float64)
 
-    found = number_values(pa.array(values, pa.float64()), column)
+    found = number_values(pa.record_batch({"x": pa.array(values, pa.float64())}), column)
 
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.log(np.clip(numbers, *bounds))

@@ -58,7 +58,7 @@ def test_null_stays_null_and_the_column_is_stored() -> None:
     column = NumericColumn("log(x) spline 2", "x", steps=(Log(), Spline((0.0, 1.0, 4.0), 1)))
     columns = Columns((column,), ())
 
-    found = number_values(pa.array([None, 1.0, float("nan"), 2.0]), column)
+    found = number_values(pa.record_batch({"x": [None, 1.0, float("nan"), 2.0]}), column)
 
     np.testing.assert_array_equal(np.isnan(found), [True, False, True, False])
     assert Columns.from_json(columns.to_json()) == columns

@@ -1,0 +1,176 @@
+"""``--cross`` of a number with levels: the same as columns of products that were made beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streamgd.data import transformed
+from streamgd.data.columns import Columns
+from streamgd.errors import ConfigError, SchemaError
+from streamgd.estimators import GDRegressor
+from streamgd.exports.export import export
+from streamgd.model import Model
+from streamgd.prediction import predict
+from streamgd.training.train import Result, train
+
+ROWS = 2_000
+
+
+def table(rows: int = ROWS, seed: int = 0) -> pa.Table:
+    """A number and labels, both with nulls, and a target whose slope depends on the label."""
+    random = np.random.default_rng(seed)
+    city = np.array(["Rome", "Oslo", "Bern"])[random.choice(3, rows, p=[0.5, 0.3, 0.2])]
+    age, x = random.uniform(5.0, 60.0, rows), random.normal(size=rows)
+    y = age * np.where(city == "Oslo", 0.2, -0.1) + x + random.normal(size=rows)
+    return pa.table({
+        "city": pa.array(city, mask=random.random(rows) < 0.1), "age": pa.array(age, mask=random.random(rows) < 0.1),
+        "x": x, "y": y,
+    })  # fmt: skip
+
+
+def beforehand(rows: pa.Table, levels: list[str]) -> pa.Table:
+    """The same with a column of products for each level, made by pandas."""
+    frame = rows.to_pandas()
+    city = frame["city"].fillna("null")
+    for level in levels:
+        known = frame["age"].fillna(frame["age"][city == level].mean())
+        frame[f"age at {level}"] = known * (city == level)
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def written(rows: pa.Table, path: Path) -> str:
+    pq.write_table(rows, path, row_group_size=300)
+    return str(path)
+
+
+def fit(data: str, run: str, **options: Any) -> Result:
+    return train(data, "y", **{"dtype": "float64", "run": Path(data).parent / run, "l2": 1e-3, **options})
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "batch": {"method": "batch"},
+    "mini-batches": {"method": "minibatch", "epochs": 2},
+    "windows": {"method": "minibatch", "epochs": 1, "shuffle": "window"},
+    "rows": {"method": "sgd", "epochs": 1},
+}
+
+
+@pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+def test_theta_is_that_of_products_made_beforehand(options: dict[str, Any], tmp_path: Path) -> None:
+    here = fit(written(table(), tmp_path / "data.parquet"), "here", cross="age:city", **options).model
+    made = beforehand(table(), ["Bern", "Oslo", "null"])
+    before = fit(written(made, tmp_path / "before.parquet"), "before", **options).model
+
+    expected = {each.name.replace("age at ", "age:city "): each.value for each in before.coefficients()}
+    found = {each.name: each.value for each in here.coefficients()}
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[name] for name in expected], list(expected.values()), rtol=1e-7, atol=1e-9)
+    assert abs(found["age:city Oslo"] - 0.3) < 0.02 or options["method"] != "batch"
+
+
+def test_a_number_that_is_no_feature_has_a_slope_at_every_level(tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+    model = fit(data, "run", cross="city:age", features="x", method="batch", l2=1e-9).model
+
+    columns = model.encoding.columns
+    levels = ["Bern", "Oslo", "Rome", "null"]
+    assert columns.feature_names == ["x", *(f"city:age {level}" for level in levels)]
+    assert columns.sources == ["x", "age", "city", "y"]
+    assert Columns.from_json(columns.to_json()) == columns
+    frame = beforehand(table(), levels).to_pandas()
+    design = np.stack([frame["x"], *(frame[f"age at {level}"] for level in levels), np.ones(ROWS)], axis=1)
+    expected = np.linalg.lstsq(design, frame["y"], rcond=None)[0]
+    np.testing.assert_allclose([each.value for each in model.coefficients()], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_transforms_come_before(tmp_path: Path) -> None:
+    """Of the number those of numbers; another number may be crossed by its bins."""
+    data = written(table().drop_null(), tmp_path / "data.parquet")
+    model = fit(data, "run", cross="age:x", bins="x=0", clip="age=10:50", log="age", method="batch", l2=1e-9).model
+
+    frame = pq.read_table(data).to_pandas()
+    logged, below = np.log(frame["age"].clip(10.0, 50.0)), frame["x"] < 0.0
+    kept = "< 0" if below.mean() < 0.5 else ">= 0"
+    product = logged * (below if kept == "< 0" else ~below)
+    assert f"age:x {kept}" in model.encoding.columns.feature_names
+    cities = [frame["city"] == name for name in ("Bern", "Oslo")]
+    design = np.stack([product, logged, below, *cities, np.ones(len(frame))], axis=1).astype(float)
+    expected = design @ np.linalg.lstsq(design, frame["y"], rcond=None)[0]
+    (batch,) = table().drop_null().combine_chunks().to_batches()
+    np.testing.assert_allclose(model.predict_batch(batch), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("nulls", ["impute", "drop"])
+def test_predictions_are_those_of_the_exported_model(nulls: str, tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+    fit(data, "run", method="batch", nulls=nulls, cross="age:city", features="x")
+    model = Model.load(tmp_path / "run")
+    rows = table(500, seed=1).to_pandas()
+    rows.loc[:20, "city"] = "Paris"
+    rows["city"] = rows["city"].astype(object).where(rows["city"].notna(), None)
+    rows.loc[30:40, ["age"]] = np.nan
+    batch = pa.RecordBatch.from_pandas(rows, preserve_index=False)
+    inputs = {"city": rows["city"].fillna("<null>").to_numpy(object)}
+    inputs |= {name: rows[name].to_numpy(np.float64) for name in ("age", "x")}
+
+    session = onnxruntime.InferenceSession(export(model, "onnx").SerializeToString())
+    (found,) = session.run(None, inputs)
+    predict(model, written(pa.Table.from_batches([batch]), tmp_path / "new.parquet"), str(tmp_path / "out"))
+
+    expected = model.predict_batch(batch)
+    has_null = rows["city"].isna() | rows["age"].isna()
+    np.testing.assert_array_equal(np.isnan(expected), has_null if nulls == "drop" else np.zeros(500))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+    written_down = pq.read_table(tmp_path / "out")["prediction"].to_numpy(zero_copy_only=False)
+    np.testing.assert_array_equal(written_down, expected)
+    with pytest.raises(ConfigError, match="--to sklearn: the cross 'age:city Bern' has no transformer there"):
+        export(fit(data, "again", epochs=1, method="minibatch", cross="age:city").model, "sklearn")
+
+
+def test_a_frame_is_learned_as_files_are(tmp_path: Path) -> None:
+    frame = table().to_pandas()
+    frame["city"] = frame["city"].astype("category")
+    options: dict[str, Any] = {"cross": ["age:city"], "method": "batch", "dtype": "float64", "features": ["x", "city"]}
+    of_frame = GDRegressor(**options).fit(frame.drop(columns="y"), frame["y"])
+    of_file = GDRegressor(**options).fit(written(table(), tmp_path / "data.parquet"), target="y")
+
+    np.testing.assert_allclose(of_frame.coef_, of_file.coef_, rtol=1e-9)
+    rows = table(50, seed=2).to_pandas().drop(columns="y")
+    assert np.isfinite(of_frame.predict(rows)).all()
+    assert np.isfinite(of_frame.predict(rows.assign(age=None, city=None))).all()
+
+
+def test_data_without_the_levels_are_refused(tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+    model = fit(data, "run", method="minibatch", epochs=1, cross="age:city", features="x").model
+    numbers = pd.DataFrame({"x": [1.0], "age": [1.0], "city": [1.5]})
+    other = written(pa.Table.from_pandas(numbers, preserve_index=False), tmp_path / "other.parquet")
+    with pytest.raises(SchemaError, match="column 'city': found double, the model was trained on text as labels"):
+        predict(model, other, str(tmp_path / "out"))
+
+
+REFUSED = {
+    "two numbers": ("age:x", "--cross age:x: 'age' and 'x' are numbers, and one of them has to have levels. Make some"),
+    "two columns of levels": ("age:city:kind", "--cross age:city:kind: 'age' is a number, which is crossed with one"),
+    "too many levels": ("age:city", "--cross age:city: 'city' has 3 levels, and 'age' would be as many numbers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("cross", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_crossed_is_refused(
+    cross: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformed, "MOST_NUMBERS", 2)
+    rows = table().append_column("kind", pa.array(["a", "b"] * (ROWS // 2)))
+    with pytest.raises(ConfigError) as caught:
+        fit(written(rows, tmp_path / "data.parquet"), "refused", cross=cross)
+
+    assert message in str(caught.value)
