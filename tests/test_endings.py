@@ -216,3 +216,17 @@ def test_a_loss_that_is_worse_than_a_constant_is_told_to_fall_without_a_share(tm
     assert any(hints)
     for hint in filter(None, hints):
         assert "still fell in the last epoch" in hint
+
+
+def test_few_rows_for_each_coefficient_are_told_in_place_of_more_epochs(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    columns = {f"x{j}": random.normal(size=2_000) for j in range(300)}
+    pq.write_table(pa.table(columns | {"y": random.normal(size=2_000) + columns["x0"]}), tmp_path / "data.parquet")
+
+    def hint(**options: Any) -> str:
+        told = train(tmp_path / "data.parquet", "y", run=tmp_path / str(options), epochs=3, **options).facts["hint"]
+        return str(told)
+
+    assert hint().startswith("301 coefficients from 2,000 rows: that the loss still fell on these says little of new")
+    assert "coefficients from" not in hint(features="x0,x1")
+    assert "coefficients from" not in hint(holdout=0.3)
