@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from streamgd.data.ahead import each_in_order
 from streamgd.data.filters import Where
@@ -32,7 +33,7 @@ FIRST_ROWS, FIRST_ROWS_AMONG = 1_024, 2**20
 
 _THREADS = 4
 #: As many row groups are read at once as their readers fit this, whatever the memory budget.
-_READERS_BYTES = 140_000_000
+_READERS_BYTES = 110_000_000
 _CODES = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -69,7 +70,9 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     rows_each = max(1, min(SAMPLE_ROWS, _affordable_rows(manifest, chosen, columns)) // count)
 
     def front(row_group: RowGroup) -> pa.RecordBatch:
-        return next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
+        rows = next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
+        pa.default_memory_pool().release_unused()  # each thread would keep what its decoders took
+        return rows
 
     batches = each_in_order(chosen, front, _sampling_threads(manifest, chosen, columns))
     n_rows = sum(row_group.rows for row_group in row_groups)
@@ -177,4 +180,12 @@ def _filtered(
 
 
 def _as_codes(array: pa.Array) -> pa.DictionaryArray:
-    return array if array.type == _CODES else array.cast(pa.string()).dictionary_encode()
+    """Codes of texts; of a long dictionary with those alone that occur, since a sample has as many as row groups."""
+    if array.type != _CODES:
+        return array.cast(pa.string()).dictionary_encode()
+    if len(array.dictionary) <= len(array):
+        return array
+    occurring = pc.unique(array.indices).drop_null()
+    return pa.DictionaryArray.from_arrays(
+        pc.index_in(array.indices, occurring, skip_nulls=True), array.dictionary.take(occurring)
+    )

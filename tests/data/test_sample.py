@@ -137,3 +137,13 @@ def test_the_first_rows_are_looked_for_in_part_of_the_data_alone(
     first = first_rows(manifest, ["row"], where, read_sample(manifest, ["row"], where))
 
     assert first.column("row").to_pylist() == [7, 1_007, 2_007]
+
+
+def test_of_a_long_dictionary_the_sample_has_what_occurs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 40)
+    texts = pa.array([None if row % 10 == 3 else f"t{row % 90}" for row in range(400)])
+    sample = read_sample(written(tmp_path, pa.table({"text": texts}), 100), ["text"])
+
+    fronts = [texts[begin + row].as_py() for begin in range(0, 400, 100) for row in range(10)]
+    assert sample.rows.column("text").to_pylist() == fronts
+    assert set(sample.rows.column("text").dictionary.to_pylist()) == set(fronts) - {None}

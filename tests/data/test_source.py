@@ -666,3 +666,14 @@ def test_the_elements_of_lists_are_counted_by_the_footers_whatever_the_name(tmp_
     manifest = discover([str(tmp_path)])
     assert manifest.n_elements("a.b") == 5
     assert manifest.files[0].leaves == {"a": [0], "a.b": [1], "a.c": [2]}
+
+
+def test_texts_of_a_dictionary_count_more_than_numbers(tmp_path: Path) -> None:
+    """A reader has an index of them."""
+    texts = [f"{row:08}" for row in range(20_000)]
+    table = pa.table({"text": texts, "raw": pa.array(texts).cast(pa.binary())})
+    pq.write_table(table, tmp_path / "data.parquet", compression="none")
+    manifest = discover([str(tmp_path)])
+    (group,) = manifest.row_groups
+    assert manifest.dictionary_bytes(group, ["text"]) == pytest.approx(240_000, rel=0.1)
+    assert manifest.reader_bytes(group, ["text"]) >= manifest.reader_bytes(group, ["raw"]) + 1_200_000
