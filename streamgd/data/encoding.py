@@ -5,6 +5,7 @@ It is stored in the checkpoint and in the model; ``finish`` turns records into t
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -289,6 +290,14 @@ class Finisher:
         self._table_starts = np.cumsum([0, *map(len, tables)])[:-1].astype(np.int64)
         self._unknown = np.array([column.unknown_row for column in encoding.categorical], np.int32)
         self._hashed_from = np.array([column.first_row for column in encoding.categorical], np.int32)
+
+    def under(self, encoding: Encoding) -> Finisher | None:
+        """The same under an encoding whose scaling has moved; None where it has other levels too."""
+        if encoding.categorical is not self._encoding.categorical:
+            return None
+        moved = copy(self)
+        moved._encoding = encoding
+        return moved
 
     def finish(self, records: np.ndarray, order: np.ndarray, out: np.ndarray | None = None) -> Block:
         """The records in ``order`` as a block.

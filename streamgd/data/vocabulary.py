@@ -59,8 +59,9 @@ class Vocabulary:
         self._growing = growing
         self._index = LevelIndex(column.values, known)
         self._lock = threading.Lock()
-        # The dictionary that a thread met last, and its codes: the slices of a row group bring the same one again.
-        self._last = threading.local()
+        # Dictionaries met last, and their codes: the slices of a row group bring the same one again.
+        self._met: list[tuple[pa.Array, np.ndarray]] = []
+        self.kept_dictionaries = 2
 
     @property
     def levels(self) -> pa.Array:
@@ -83,11 +84,11 @@ class Vocabulary:
 
     def codes(self, levels: pa.Array) -> np.ndarray:
         """A code for each of ``levels`` (values of the column's type), int32, not to be changed."""
-        last = getattr(self._last, "found", None)
-        if last is not None and last[0].equals(levels):
-            return last[1]  # type: ignore[no-any-return]
+        for met, codes in self._met:
+            if met.equals(levels):
+                return codes
         codes = self._codes(levels)
-        self._last.found = (levels, codes)
+        self._met = [(levels, codes), *self._met[: self.kept_dictionaries - 1]]
         return codes
 
     def code_of_null(self) -> np.ndarray:

@@ -101,6 +101,8 @@ class WindowStream:
         self._lanes = lanes
         self._threads = threads
         self._stopwatch = stopwatch
+        for vocabulary in encoder.vocabularies:
+            vocabulary.kept_dictionaries = max(lanes, threads)
         self.layout = encoder.layout
         self.sparse = encoder.sparse
 
@@ -121,6 +123,9 @@ class WindowStream:
                 if index < first:
                     continue
                 ready = self._gather(epoch, *ahead, records[(index - 1) % 2], memory) if ahead is not None else None
+                if self._encoder.dictionary_columns:
+                    # Arrow would keep the dictionaries of every slice.
+                    pa.default_memory_pool().release_unused()
                 tasks = [self._reader_of(piece, readers) for piece in pieces]
                 ends = np.cumsum([piece.rows for piece in pieces])
                 parts = np.split(records[index % 2][: ends[-1]], ends[:-1])

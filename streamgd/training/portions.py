@@ -131,6 +131,7 @@ class StreamedWindows:
         self._standardise = standardise
         self._goes_on = goes_on
         self._finished_as: tuple[SparseEncoding, ...] = ()
+        self._finisher: Finisher | None = None
         self._entries_finisher: EntriesFinisher | None = None
 
     def portions(self, epoch: int, first: int) -> Iterator[Portion]:
@@ -138,7 +139,10 @@ class StreamedWindows:
             yield _WindowPortion(window, self)
 
     def finisher(self, encoding: Encoding) -> Finisher:
-        return Finisher(self._stream.layout, encoding, self._vocabularies)
+        """Of each window another one, but the rows of all levels are looked up once."""
+        kept = self._finisher.under(encoding) if self._finisher is not None else None
+        self._finisher = kept or Finisher(self._stream.layout, encoding, self._vocabularies)
+        return self._finisher
 
     def entries_finisher(self, encoding: Encoding) -> EntriesFinisher | None:
         """Kept until the columns have other units: each window asks for it twice."""

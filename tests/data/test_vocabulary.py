@@ -265,3 +265,22 @@ def test_nan_is_a_null_of_a_float_column() -> None:
     found = as_dictionary(pa.array([1.5, float("nan"), None]), "float")
 
     assert found.to_pylist() == [1.5, None, None]
+
+
+def test_dictionaries_that_come_in_turn_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = []
+    codes_of = Vocabulary._codes
+
+    def counted(vocabulary: Vocabulary, levels: pa.Array) -> np.ndarray:
+        looked_up.append(levels.to_pylist())
+        return codes_of(vocabulary, levels)
+
+    monkeypatch.setattr(Vocabulary, "_codes", counted)
+    vocabulary = Vocabulary(CategoricalColumn("c", "string"), 10, 0)
+    vocabulary.kept_dictionaries = 3
+    dictionaries = [["a", "b"], ["b", "c"], ["d"]]
+    for _ in range(4):
+        found = [vocabulary.codes(pa.array(levels)).tolist() for levels in dictionaries]
+        assert found == [[0, 1], [1, 2], [3]]
+
+    assert looked_up == dictionaries
