@@ -199,8 +199,7 @@ def all_cases() -> list[Case]:
     decode = Run("bare decode", "BareDecode")
     plain_sum = Run("plain sum over mapped blocks", "PlainSum")
     cache, text = Run("Vowpal Wabbit, cache", "VowpalWabbitCache"), Run("Vowpal Wabbit, text", "VowpalWabbitText")
-    # A million coefficients do not fit the 512 MB that are the default.
-    categorical = _streamgd("default, 1 epoch, categorical", "categorical", epochs=1, memory="600MB")
+    categorical = _streamgd("default, 1 epoch, categorical", "categorical", epochs=1)
     hashing = Run("scikit-learn FeatureHasher, 1 epoch", "ScikitLearnHashing", "categorical")
     small, large = (
         _streamgd(f"default, 5 epochs, {rows}", data, most_repeats, epochs=5)

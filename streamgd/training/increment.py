@@ -125,7 +125,8 @@ def next_state(before: dict[str, Any], task: Task, context: RunContext) -> dict[
     _check_can_go_on(old, task)
     encoding, coordinates = _with_new_levels(old, task, context)
     check_coefficients(
-        task.config.memory, encoding.n_coefficients, n_levels(encoding.categorical, encoding.sparse)
+        task.config.memory, encoding.n_coefficients, n_levels(encoding.categorical, encoding.sparse),
+        n_listed=sum(each.n_rows for each in encoding.sparse), beside_bytes=task.memory.streaming_bytes,
     )  # fmt: skip
     assert old.survey is not None
     level_sums = np.zeros(encoding.n_outputs * len(encoding.categorical))

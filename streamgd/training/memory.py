@@ -27,9 +27,11 @@ BASE_BYTES = 180_000_000
 WORKER_BYTES = 40_000_000
 #: A row of ``TrainState.coordinates`` has 6 to 7 numbers; it is there three times, with two snapshots, or, where these
 #: are large, with one and a copy that is being written. Beside it are the best theta, the coefficients of the epoch
-#: before, and what the ends of an epoch and of the run work with. Measured with 0.95 million coefficients of a list
-#: column: 460 to 474 MB in all.
-COEFFICIENT_BYTES = 8 * 38
+#: before, and what the ends of an epoch and of the run work with. Measured with 1.12 million coefficients of 26
+#: columns: 442 MB in all, with adam 490 MB.
+COEFFICIENT_BYTES = 8 * 34
+#: What one of a list column has more: which of them occur, and their scales. Measured with 0.95 million: 460 to 474 MB.
+LISTED_BYTES = 8 * 4
 #: The same with the last steps that L-BFGS remembers, in the state and in a checkpoint; measured with a million.
 LBFGS_COEFFICIENT_BYTES = 8 * 120
 #: A level of an encoding: its text and its way into a checkpoint. Measured with 1.1 million coefficients of 26 columns.
@@ -55,12 +57,16 @@ SAMPLE_VALUE_BYTES, SAMPLE_ROW_BYTES = 24, 320
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Threads that decode at once, the size of each one's staging area, what else each holds, and what all hold."""
+    """Threads that decode at once, the size of each one's staging area, what else each holds, and what all hold.
+
+    In window order ``streaming_bytes`` are held beside the coefficients, by what is read while they are learned.
+    """
 
     threads: int
     stage_bytes: int
     thread_bytes: int
     kept_bytes: int = 0
+    streaming_bytes: int = 0
 
 
 def plan_memory(
@@ -107,12 +113,10 @@ def plan_memory(
         # they cannot be fewer.
         row_bytes = 2 * (VALUE_BYTES + KEPT_VALUE_BYTES) * len(columns) + 5 * layout.record_bytes
         row_bytes += math.ceil(2 * _entries_of_row_bytes(layout))
-        streaming = (
-            fixed_bytes + lanes * reader + layout.block_rows * row_bytes,
-            f"{count_noun(lanes, 'row group')} open at once",
-        )
+        streaming_bytes = lanes * reader + layout.block_rows * row_bytes
+        streaming = (fixed_bytes + streaming_bytes, f"{count_noun(lanes, 'row group')} open at once")
         _require(memory_bytes, *max(sampling, streaming))
-        return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes, kept_bytes)
+        return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes, kept_bytes, streaming_bytes)
     fixed_bytes += kept_bytes
     smallest_stage = slice_rows * layout.record_bytes
     each = reader + slice_bytes + smallest_stage
@@ -150,20 +154,30 @@ def check_room(memory_bytes: int, columns: Columns, n_outputs: int) -> None:
         widest = max(rooms, key=lambda each: each.n_columns)
         ways = "--hash-buckets makes" if widest.hashed else f"--index-columns {widest.name}=N makes"
         _require(
-            memory_bytes, _base_bytes(False) + n_rows * n_outputs * COEFFICIENT_BYTES,
+            memory_bytes, _base_bytes(False) + n_rows * (n_outputs * COEFFICIENT_BYTES + LISTED_BYTES),
             f"{n_rows:,} columns of lists and maps; {ways} them fewer, --shuffle full has only those that occur",
         )  # fmt: skip
 
 
-def check_coefficients(memory_bytes: int, n_dof: int, n_levels: int, on_workers: bool = False) -> None:
+def check_coefficients(
+    memory_bytes: int, n_dof: int, n_levels: int, on_workers: bool = False, n_listed: int = 0, beside_bytes: int = 0
+) -> None:
     """Refuse more coefficients and levels than fit the budget, which are known when every row has been seen.
+
+    Parameters
+    ----------
+    n_listed : int
+        Rows of theta of list columns.
+    beside_bytes : int
+        What is held while they are learned, by the plan.
 
     Raises
     ------
     ConfigError
         They do not fit; the message has the number that would be needed.
     """
-    needed = _base_bytes(on_workers) + n_dof * COEFFICIENT_BYTES + n_levels * LEVEL_BYTES
+    needed = _base_bytes(on_workers) + n_dof * COEFFICIENT_BYTES + n_levels * LEVEL_BYTES + n_listed * LISTED_BYTES
+    needed += beside_bytes
     _require(memory_bytes, needed, f"{n_dof:,} coefficients; --max-levels, --hash-buckets or --exclude make them fewer")
 
 

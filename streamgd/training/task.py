@@ -280,7 +280,11 @@ class Task:
             entries.append(SparseEncoding.of(met, first_row, every=with_other))
             first_row += entries[-1].n_rows
         n_coefficients = (first_row + 1) * self.n_outputs
-        check_coefficients(config.memory, n_coefficients, n_levels(categorical, entries), config.on_workers)
+        n_listed = sum(each.n_rows for each in entries)
+        check_coefficients(
+            config.memory, n_coefficients, n_levels(categorical, entries), config.on_workers, n_listed,
+            self.memory.streaming_bytes,
+        )  # fmt: skip
         if self.loss.link_name == "log" and mean <= 0.0:
             raise TargetError(
                 f"target '{config.target}' is 0 in all {survey.train_rows:,} rows that are used; the"
