@@ -212,13 +212,11 @@ class Preparation:
         self._progress("prepare", sum(group.rows for group in self._manifest.row_groups[:next_group]))
         with ThreadPoolExecutor(self._threads) as pool:
             while next_group < n_groups:
-                wave = Wave(next_group, n_groups, time.monotonic() + wave_s, self._check)
+                wave = Wave(next_group, n_groups, time.monotonic() + wave_s, self._check, survey)
                 for future in [pool.submit(stage.run, wave) for stage in stages]:
                     future.result()
-                next_group = wave.next_group
-                for index in sorted(wave.found):
-                    survey = survey.merge(wave.found[index][0])
-                    found = wave.found[index][1]
+                next_group, survey = wave.next_group, wave.survey
+                for index, found in sorted(wave.ranges.items()):
                     if found is not None:
                         ranges.add(found, self._encoder.moments_of)
                     else:

@@ -37,13 +37,24 @@ class Wave:
     """Row groups dealt to threads in order until the time is over or the run is to stop.
 
     One is dealt in any case: starts that are stopped again and again come to an end all the same.
+
+    Attributes
+    ----------
+    survey : Survey
+        Of the rows before, and of those row groups that came to their end, as far as none before them is missing: they
+        are merged in their order, at once, since each counts all levels.
+    ranges : dict
+        The moments of each row group that was dealt; None where it was passed over.
     """
 
-    def __init__(self, first_group: int, n_groups: int, deadline_s: float, check: Callable[[], None]):
+    def __init__(self, first_group: int, n_groups: int, deadline_s: float, check: Callable[[], None], survey: Survey):
         self._first_group = first_group
+        self.survey = survey
         self._check = check
         self.next_group = first_group
-        self.found: dict[int, tuple[Survey, RowGroupMoments | None]] = {}
+        self.ranges: dict[int, RowGroupMoments | None] = {}
+        self._waiting: dict[int, Survey] = {}
+        self._next_merged = first_group
         self._n_groups = n_groups
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
@@ -57,6 +68,14 @@ class Wave:
                 return None
             self.next_group += 1
             return self.next_group - 1
+
+    def add(self, index: int, survey: Survey, ranges: RowGroupMoments | None) -> None:
+        """Take in what was found in a row group."""
+        with self._lock:
+            self.ranges[index], self._waiting[index] = ranges, survey
+            while self._next_merged in self._waiting:
+                self.survey = self.survey.merge(self._waiting.pop(self._next_merged))
+                self._next_merged += 1
 
     def fail(self) -> None:
         self._failed = True
@@ -115,7 +134,7 @@ class Stage:
         """Encode and scatter row groups until the wave ends."""
         try:
             while (index := wave.take()) is not None:
-                wave.found[index] = self._encode(self._scatter.manifest.row_groups[index])
+                wave.add(index, *self._encode(self._scatter.manifest.row_groups[index]))
             with self._scatter.stopwatch.timed("scatter"):
                 for block in np.flatnonzero(self._queued):
                     self._write_queue(int(block))
@@ -148,9 +167,10 @@ class Stage:
             assert rows.ranges is not None
             ranges.add(*rows.ranges)
             start += batch.num_rows
-        if encoder.dictionary_columns:
-            # Arrow would keep the dictionaries of every row group; pages are used again by the next one.
-            pa.default_memory_pool().release_unused()
+            if encoder.dictionary_columns:
+                # Arrow would keep the dictionaries of every slice; pages are used again by the next one.
+                del batch
+                pa.default_memory_pool().release_unused()
         self._scatter.progress("prepare", row_group.rows)
         return survey, ranges
 

@@ -26,6 +26,7 @@ from streamgd.data.plan import HOLDOUT, PLACES, SAMPLE, Permutation, chosen_rows
 from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, new_store
 from streamgd.data.source import Manifest, discover
 from streamgd.data.store import BlockStore
+from streamgd.data.survey import Survey
 from streamgd.errors import DataError, StreamgdError
 from streamgd.stopwatch import Stopwatch
 
@@ -41,8 +42,10 @@ def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waves of two row groups and two blocks."""
 
     class ShortWave(prepare.Wave):
-        def __init__(self, first_group: int, n_groups: int, deadline_s: float, check: Callable[[], None]):
-            super().__init__(first_group, n_groups, float("inf"), check)
+        def __init__(
+            self, first_group: int, n_groups: int, deadline_s: float, check: Callable[[], None], survey: Survey
+        ):
+            super().__init__(first_group, n_groups, float("inf"), check, survey)
             self._last = first_group + 2
 
         def take(self) -> int | None:
