@@ -6,6 +6,7 @@ groups at once (``plan.window_order``), or of one slice in file order; its rows 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,6 +32,9 @@ from streamgd.stopwatch import Stopwatch
 LANES_BYTES = 128_000_000
 MAX_LANES = 64
 PAGE_BYTES = 1_048_576
+
+#: Windows that are decoded while one is trained on.
+WINDOWS_AHEAD = 2
 
 #: Rows looked at, spread over the row groups, before pure streaming begins.
 LOOK_ROWS = 262_144
@@ -114,29 +118,36 @@ class WindowStream:
         else:
             plan = iter([piece] for piece in file_order(self._manifest, window_rows))
         readers: dict[RowGroup, Iterator[pa.RecordBatch]] = {}
-        # One window is trained on while the next is decoded; fresh memory for each would cost as much as encoding.
-        records = [self.layout.new_records(window_rows) for _ in range(2)]
+        # One window is trained on while the next are decoded; fresh memory for each would cost as much as encoding.
+        records = [self.layout.new_records(window_rows) for _ in range(1 + WINDOWS_AHEAD)]
         memory = np.empty(self.layout.block_bytes(window_rows), np.uint8)
+        ahead: deque[tuple[int, list[Future[_Part]]]] = deque()
+        before: dict[RowGroup, Future[_Part]] = {}
+
+        def next_window() -> Window:
+            index, futures = ahead.popleft()
+            window = self._gather(epoch, index, futures, records[index % len(records)], memory)
+            if self._encoder.dictionary_columns:
+                # Arrow would keep the dictionaries of every slice.
+                pa.default_memory_pool().release_unused()
+            return window
+
         with ThreadPoolExecutor(self._threads) as pool:
-            ahead: tuple[int, list[Future[_Part]]] | None = None
             for index, pieces in enumerate(plan):
                 if index < first:
                     continue
-                ready = self._gather(epoch, *ahead, records[(index - 1) % 2], memory) if ahead is not None else None
-                if self._encoder.dictionary_columns:
-                    # Arrow would keep the dictionaries of every slice.
-                    pa.default_memory_pool().release_unused()
-                tasks = [self._reader_of(piece, readers) for piece in pieces]
                 ends = np.cumsum([piece.rows for piece in pieces])
-                parts = np.split(records[index % 2][: ends[-1]], ends[:-1])
-                ahead = (
-                    index,
-                    [pool.submit(self._encode, *task, part) for task, part in zip(tasks, parts, strict=True)],
-                )
-                if ready is not None:
-                    yield ready
-            if ahead is not None:
-                yield self._gather(epoch, *ahead, records[ahead[0] % 2], memory)
+                parts = np.split(records[index % len(records)][: ends[-1]], ends[:-1])
+                futures = []
+                for piece, part in zip(pieces, parts, strict=True):
+                    task = self._reader_of(piece, readers)
+                    futures.append(pool.submit(self._encode, *task, part, before.get(piece.row_group)))
+                before = {piece.row_group: future for piece, future in zip(pieces, futures, strict=True)}
+                ahead.append((index, futures))
+                if len(ahead) > WINDOWS_AHEAD:
+                    yield next_window()
+            while ahead:
+                yield next_window()
 
     def _reader_of(
         self, piece: Slice, readers: dict[RowGroup, Iterator[pa.RecordBatch]]
@@ -158,9 +169,12 @@ class WindowStream:
         return piece, reader, skipped
 
     def _encode(
-        self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, skipped: int, records: np.ndarray
-    ) -> _Part:
-        """What is to be known of the rows of a slice, which are encoded into ``records``."""
+        self, piece: Slice, reader: Iterator[pa.RecordBatch] | None, skipped: int, records: np.ndarray,
+        before: Future[_Part] | None,
+    ) -> _Part:  # fmt: skip
+        """What is to be known of the rows of a slice, which are encoded into ``records``; ``before`` is that before."""
+        if before is not None:
+            before.result()  # the reader stands behind it then
         if reader is None:
             none = passed_over(self._manifest, piece.row_group, self._encoder, piece.rows)
             return _Part(np.zeros(piece.rows, np.bool_), none.rows.survey, no_entries(piece.rows))

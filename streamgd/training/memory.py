@@ -109,9 +109,9 @@ def plan_memory(
     kept_bytes = slice_rows * _kept_value_bytes(slice_rows) * len(columns) + full_batch * SOLVER_BYTES
     sampling = (fixed_bytes + _sample_bytes(manifest, columns, reader), "a sample of the rows")
     if lanes:
-        # Two windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
+        # Three windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
         # they cannot be fewer.
-        row_bytes = 2 * (VALUE_BYTES + KEPT_VALUE_BYTES) * len(columns) + 5 * layout.record_bytes
+        row_bytes = 2 * (VALUE_BYTES + KEPT_VALUE_BYTES) * len(columns) + 6 * layout.record_bytes
         row_bytes += math.ceil(2 * _entries_of_row_bytes(layout))
         streaming_bytes = lanes * reader + layout.block_rows * row_bytes
         streaming = (fixed_bytes + streaming_bytes, f"{count_noun(lanes, 'row group')} open at once")
