@@ -154,14 +154,16 @@ def _signals_end_the_command() -> Iterator[None]:
     what it does; imports and compilations are left to end.
     """
     patient_until_s = math.inf
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal patient_until_s
         callers = list(_packages(frame))
         must_end = not _NOT_INSIDE.isdisjoint(callers)
         patient_until_s = math.inf if must_end else min(patient_until_s, time.monotonic() + _PATIENCE_S)
-        if must_end or (callers[0] != "streamgd" and time.monotonic() < patient_until_s):
-            signal.signal(signal.SIGALRM, lambda _, later: come_again(number, later))
+        if must_end or (callers[:1] != ["streamgd"] and time.monotonic() < patient_until_s):
+            others_alarm = signal.signal(signal.SIGALRM, lambda _, later: come_again(number, later))
+            before.setdefault(signal.SIGALRM, others_alarm)
             signal.setitimer(signal.ITIMER_REAL, 0.01)
             return
         from streamgd.errors import PausedError
@@ -180,21 +182,21 @@ def _signals_end_the_command() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     for number in (signal.SIGINT, signal.SIGTERM):
         if before[number] != signal.SIG_IGN:
             signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _packages(frame: FrameType | None) -> Iterator[str]:
-    """The package of the code that runs in a frame, and those of its callers."""
-    while frame is not None:
+    """The package of the code that runs in a frame, and those of its callers within the command."""
+    while frame is not None and frame.f_code is not Face.main.__code__:
         yield frame.f_globals.get("__name__", "").partition(".")[0]
         frame = frame.f_back
 

@@ -93,3 +93,26 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
         assert ended(it) == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_command_that_an_import_begins_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "begins.py").write_text("from test_face import ended, sleeps\ncode = ended(sleeps)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(face, "_PATIENCE_S", 0.02)
+    assert importlib.import_module("begins").code == 75
+    del sys.modules["begins"]
+
+
+@click.command()
+def sleeps() -> None:
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(10)
+
+
+def test_the_alarm_of_others_goes_on() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 60.0)
+    try:
+        assert ended(click.Command("it", callback=lambda: None)) == 0
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 50.0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
