@@ -59,9 +59,10 @@ class Vocabulary:
         self._growing = growing
         self._index = LevelIndex(column.values, known)
         self._lock = threading.Lock()
-        # Dictionaries met last, and their codes: the slices of a row group bring the same one again.
-        self._met: list[tuple[pa.Array, np.ndarray]] = []
-        self.kept_dictionaries = 2
+        # The dictionaries that a thread met last, and their codes: the slices of a row group bring the same one again.
+        self._last = threading.local()
+        #: As many as there are row groups whose slices come in turn.
+        self.kept_dictionaries = 1
 
     @property
     def levels(self) -> pa.Array:
@@ -80,16 +81,17 @@ class Vocabulary:
     def take_over(self, levels: pa.Array, hashed: bool) -> None:
         """Have these levels, in the order of their codes, instead of those met so far."""
         self._index = LevelIndex(self.column.values, levels)
+        self._last = threading.local()
         self.hashed = hashed
 
     def codes(self, levels: pa.Array) -> np.ndarray:
         """A code for each of ``levels`` (values of the column's type), int32, not to be changed."""
-        for met, codes in self._met:
-            if met.equals(levels):
-                return codes
-        codes = self._codes(levels)
-        self._met = [(levels, codes), *self._met[: self.kept_dictionaries - 1]]
-        return codes
+        last: list[tuple[pa.Array, np.ndarray]] = self._last.__dict__.setdefault("met", [])
+        place = next((place for place, (met, _) in enumerate(last) if met.equals(levels)), None)
+        found = (levels, self._codes(levels)) if place is None else last.pop(place)
+        last.insert(0, found)
+        del last[self.kept_dictionaries :]
+        return found[1]
 
     def code_of_null(self) -> np.ndarray:
         """The code of null, int32, shape ``(1,)``."""

@@ -106,7 +106,7 @@ class WindowStream:
         self._threads = threads
         self._stopwatch = stopwatch
         for vocabulary in encoder.vocabularies:
-            vocabulary.kept_dictionaries = max(lanes, threads)
+            vocabulary.kept_dictionaries = max(1, lanes)
         self.layout = encoder.layout
         self.sparse = encoder.sparse
 
