@@ -227,6 +227,18 @@ def test_few_rows_for_each_coefficient_are_told_in_place_of_more_epochs(tmp_path
         told = train(tmp_path / "data.parquet", "y", run=tmp_path / str(options), epochs=3, **options).facts["hint"]
         return str(told)
 
-    assert hint().startswith("301 coefficients from 2,000 rows: that the loss still fell on these says little of new")
+    told = "301 coefficients from 2,000 rows: that the loss still fell on these says little of new rows. --holdout 0.1"
+    assert hint().startswith(told)
     assert "coefficients from" not in hint(features="x0,x1")
     assert "coefficients from" not in hint(holdout=0.3)
+    best = train(tmp_path / "data.parquet", "y", run=tmp_path / "best", epochs=9, holdout=0.1, patience=1)
+    losses = [each["holdout_loss"] for each in best.history if each["event"] == "epoch"]
+    assert best.facts["holdout_loss"] == min(losses)
+
+
+def test_buckets_that_no_row_has_are_no_coefficients_of_the_hint(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    columns = {"x": random.normal(size=2_000), "city": ["a", "b"] * 1_000}
+    pq.write_table(pa.table(columns | {"y": random.normal(size=2_000) + columns["x"]}), tmp_path / "data.parquet")
+    result = train(tmp_path / "data.parquet", "y", run=tmp_path / "run", epochs=2, encode="hash", learning_rate=1e-3)
+    assert "more --epochs than 2" in str(result.facts["hint"])

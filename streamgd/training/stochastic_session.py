@@ -405,11 +405,12 @@ class StochasticSession(Session):
         gained, whole = before[told] - last[told], last["constant"] - last[told]
         if gained <= STILL_FALLING * whole:
             return None
-        n_coefficients, n_rows = self.state.encoding.n_coefficients, self.state.rows_seen // self.state.epoch
+        # Of a hashed column, and of a list in a stream, most have no row.
+        n_coefficients, n_rows = int(np.count_nonzero(self.state.theta)), last["rows"]
         if told == "progressive" and n_coefficients * FEWEST_ROWS_EACH > n_rows:
             return (
                 f"{n_coefficients:,} coefficients from {n_rows:,} rows: that the loss still fell on these says little"
-                f" of new rows. --holdout 0.1 tells how many epochs are best, and keeps that model"
+                f" of new rows. --holdout 0.1 --patience 1 ends when others are predicted worse, and keeps the best"
             )
         # Of few rows, the progressive loss may have been above that of the best constant.
         share = f" by {gained / whole:.1%} of all that was gained" if gained <= whole else ""
