@@ -212,7 +212,7 @@ def test_what_a_stream_reads_counts_beside_its_coefficients(tmp_path: Path) -> N
     write_levels(data, 200_000, 8, 60_000)
     refused = [
         partial(train, str(data), "y", run=str(tmp_path / order), memory="336MB", threads=1, epochs=1, shuffle=order)
-        for order in ("full", "window")
+        for order in ("full", "window", "none")
     ]
     refused[0]()
-    assert megabytes_needed(refused[1]) > 345
+    assert min(map(megabytes_needed, refused[1:])) > 345

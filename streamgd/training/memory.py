@@ -79,17 +79,20 @@ def plan_memory(
     hashed_rows: int,
     full_batch: bool = False,
     on_workers: bool = False,
+    made_numbers: int = 0,
 ) -> MemoryPlan:
     """Share out the budget.
 
     Parameters
     ----------
     lanes : int
-        Row groups that are open at once in window order, else 0.
+        Row groups that are open at once where windows are streamed, else 0.
     hashed_rows : int
         Coefficients of hashed columns, which are known before the start.
     on_workers : bool
         Whether the budget is that of a worker process.
+    made_numbers : int
+        Numbers at levels, which are made of columns that others are made of too.
 
     Raises
     ------
@@ -99,7 +102,7 @@ def plan_memory(
     fixed_bytes = _base_bytes(on_workers) + hashed_rows * COEFFICIENT_BYTES
     reader = _largest_reader_bytes(manifest, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
-    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + layout.record_bytes)
+    slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + 8 * made_numbers + layout.record_bytes)
     if layout.entries is not None:
         # Those of a slice are decoded, those of a block are finished, which takes half as much.
         rows = slice_rows if full_batch else max(layout.slice_rows, layout.block_rows // 2)
@@ -112,8 +115,9 @@ def plan_memory(
         # Three windows are decoded, gathered and finished at once. How many lanes there are decides the order, so
         # they cannot be fewer.
         row_bytes = 2 * (VALUE_BYTES + KEPT_VALUE_BYTES) * len(columns) + 6 * layout.record_bytes
+        row_bytes += 2 * 8 * made_numbers
         row_bytes += math.ceil(2 * _entries_of_row_bytes(layout))
-        streaming_bytes = lanes * reader + layout.block_rows * row_bytes
+        streaming_bytes = lanes * reader + layout.block_rows * row_bytes + kept_bytes
         streaming = (fixed_bytes + streaming_bytes, f"{count_noun(lanes, 'row group')} open at once")
         _require(memory_bytes, *max(sampling, streaming))
         return MemoryPlan(threads, STAGE_BYTES, reader + slice_bytes, kept_bytes, streaming_bytes)

@@ -120,10 +120,11 @@ def make_task(
             read,
             layout,
             1 if config.on_workers else config.threads or usable_cores(),
-            lanes,
+            lanes or int(order == "none" and not batch),
             config.hash_buckets * sum(column.hashed for column in columns.categorical) * n_outputs,
             batch,
             config.on_workers,
+            sum(column.at is not None for column in columns.numeric),
         ),
         notes=(
             *resolved.warnings,
