@@ -69,6 +69,10 @@ def parse_crosses(value: Any) -> Any:
         parts = cross.split(":")
         if len(parts) < 2 or "" in parts or len(set(parts)) < len(parts):
             raise ValueError(f"expected different columns joined by ':', such as carrier:origin, found {cross!r}")
+    sets = [frozenset(cross.split(":")) for cross in found]
+    for place, cross in enumerate(found):
+        if sets[place] in sets[:place]:
+            raise ValueError(f"{cross!r} crosses the same columns as one before it")
     return found
 
 

@@ -212,13 +212,13 @@ class Model:
         encoding = self.encoding
         values = encoding.in_original_units(self.theta)
         labels: tuple[Label | None, ...] = (self.classes or ()) if self.n_outputs > 1 else (None,)
-        rows = [(column.name, column.name, None) for column in encoding.columns.numeric]
+        rows: list[tuple[str, str, Any]] = [(column.name, *column.told_as) for column in encoding.columns.numeric]
         for column in encoding.categorical:
             prefix = len(column.column.name) + 1
-            rows += [(name, column.column.name, name[prefix:]) for name in column.row_names()]  # type: ignore[misc]
+            rows += [(name, column.column.name, name[prefix:]) for name in column.row_names()]
         for sparse in encoding.sparse:
             named = zip(sparse.row_names(), sparse.labels(), strict=True)
-            rows += [(name, sparse.column.name, label) for name, label in named]  # type: ignore[misc]
+            rows += [(name, sparse.column.name, label) for name, label in named]
         rows.append(("(intercept)", "(intercept)", None))
         return [
             Coefficient(name, source, level, float(standardised), float(value), label)
@@ -348,7 +348,7 @@ class Model:
             for column, numbers in zip(encoding.columns.numeric, each, strict=True)
         ]
         return {
-            "format": "streamgd", "format_version": 1 if self._is_of_first_rules else 2,
+            "format": "streamgd", "format_version": self._rules,
             "loss": self.loss_name,
             "loss_settings": dict(zip(self.loss.setting_names, self.loss_settings, strict=True)),
             "link": self.loss.link_name,
@@ -362,12 +362,15 @@ class Model:
         }  # fmt: skip
 
     @property
-    def _is_of_first_rules(self) -> bool:
-        """Whether a reader of JSON predicts that knows of no transforms, exposures and links of later builds."""
+    def _rules(self) -> int:
+        """What a reader of JSON has to know: with 2 transforms, exposures and more links, with 3 numbers at levels."""
         columns = self.encoding.columns
-        transforms = any(each.steps or each.at for each in columns.numeric) or bool(columns.sparse)
-        transforms |= any(each.made for each in columns.categorical)
-        return not transforms and columns.exposure is None and self.loss.link_name in ("identity", "logit")
+        if any(each.at for each in columns.numeric):
+            return 3
+        transforms = any(each.steps for each in columns.numeric) or any(each.made for each in columns.categorical)
+        transforms |= bool(columns.sparse)
+        first = not transforms and columns.exposure is None and self.loss.link_name in ("identity", "logit")
+        return 1 if first else 2
 
     def to_bytes(self) -> bytes:
         return states.serialize(

@@ -51,7 +51,7 @@ def relativities(model: Model, errors: Errors | None = None, level: float = 0.95
     inference = None if model.closing is None and errors is None else model.inference(errors, level)
     told = _Told(model, inference)
     rows = [
-        told.row(place, each.name, each.source, None)
+        told.row(place, each.name, *(each.told_as if each.at is not None else (each.source, None)))
         for place, each in enumerate(model.encoding.columns.numeric)
         if not any(isinstance(step, Spline | Cycle) for step in each.steps)
     ]

@@ -206,7 +206,10 @@ REFUSED = {
     "the target": ({"cross": "city:y"}, "--cross city:y: 'y' is the target"),
     "one column": ({"cross": "city"}, "--cross: expected different columns joined by ':'"),
     "itself": ({"cross": "city:city"}, "--cross: expected different columns joined by ':'"),
-    "twice": ({"cross": "city:kind,city:kind", "categorical": "kind"}, "two features would be called 'city:kind'"),
+    "twice": (
+        {"cross": "city:kind,kind:city", "categorical": "kind"},
+        "'kind:city' crosses the same columns as one before it",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streamgd.data import transformed
+from streamgd.data import sample, transformed
 from streamgd.data.columns import Columns
+from streamgd.data.sample import read_sample
+from streamgd.data.source import discover
+from streamgd.data.transforms.bins import Bins
+from streamgd.data.transforms.cross import Part
+from streamgd.data.transforms.log import Log
 from streamgd.errors import ConfigError, SchemaError
 from streamgd.estimators import GDRegressor
 from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
 from streamgd.training.train import Result, train
+from streamgd.training.warm_start import what_is_carried
 
 ROWS = 2_000
 
@@ -100,7 +107,7 @@ def test_transforms_come_before(tmp_path: Path) -> None:
     logged, below = np.log(frame["age"].clip(10.0, 50.0)), frame["x"] < 0.0
     kept = "< 0" if below.mean() < 0.5 else ">= 0"
     product = logged * (below if kept == "< 0" else ~below)
-    assert f"age:x {kept}" in model.encoding.columns.feature_names
+    assert f"log(age):x {kept}" in model.encoding.columns.feature_names
     cities = [frame["city"] == name for name in ("Bern", "Oslo")]
     design = np.stack([product, logged, below, *cities, np.ones(len(frame))], axis=1).astype(float)
     expected = design @ np.linalg.lstsq(design, frame["y"], rcond=None)[0]
@@ -174,3 +181,79 @@ def test_what_cannot_be_crossed_is_refused(
         fit(written(rows, tmp_path / "data.parquet"), "refused", cross=cross)
 
     assert message in str(caught.value)
+
+
+def test_levels_are_those_of_all_rows_and_not_of_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of data that are sorted by them, and without a slope for those that have next to no rows."""
+    monkeypatch.setattr(sample, "SAMPLE_ROWS", 300)
+    monkeypatch.setattr(sample, "SAMPLE_ROW_GROUPS", 4)
+    month = np.sort(np.arange(6_000) % 12)
+    month[-3:] = 12
+    data = written(
+        pa.table({"x": np.sin(np.arange(6_000.0)), "y": month + 0.5, "month": month}), tmp_path / "d.parquet"
+    )
+    assert len(read_sample(discover([data]), ["month"]).rows.column("month").unique()) < 12
+
+    columns = fit(data, "run", cross="x:month", categorical="month", features="x", epochs=1).model.encoding.columns
+
+    at = [each.at.text for each in columns.numeric if each.at is not None]
+    assert sorted(at, key=int) == [str(month) for month in range(1, 12)]  # without the first one of as many rows
+
+
+def test_the_order_of_a_dictionary_says_nothing(tmp_path: Path) -> None:
+    plain = pa.array(["Rome", "Oslo"] * 500)
+    coded = pa.DictionaryArray.from_arrays(pa.array([1, 0] * 500, pa.int32()), pa.array(["Oslo", "Rome"]))
+    random = np.random.default_rng(0)
+    numbers = {"x": random.normal(size=1_000), "y": random.normal(size=1_000)}
+    found = set()
+    for name, city in (("plain", plain), ("coded", coded), ("other", plain.dictionary_encode())):
+        data = written(pa.table(numbers | {"city": city}), tmp_path / f"{name}.parquet")
+        model = fit(data, name, cross="x:city", method="batch").model
+        found.add((*model.encoding.columns.feature_names, model.theta_sha256))
+    assert len(found) == 1
+
+
+def test_rows_that_are_dropped_have_no_level(tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+    model = fit(data, "run", method="batch", nulls="drop", cross="age:city", features="x").model
+    assert model.encoding.columns.feature_names == ["x", "age:city Bern", "age:city Oslo", "age:city Rome"]
+    told = {each.name: (each.column, each.level) for each in model.coefficients()}
+    assert told["age:city Oslo"] == ("age:city", "Oslo")
+    assert model.to_json()["format_version"] == 3
+    assert model.to_json()["numeric"][1]["at"]["text"] == "Bern"
+
+
+def test_a_slope_is_carried_to_the_same_level_alone(tmp_path: Path) -> None:
+    """Bins of the logarithm have the same names and are others."""
+    data = written(table().drop_null(), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"cross": "age:x", "bins": "x=0", "features": "city", "epochs": 1}
+    encoding = fit(data, "before", **options).model.encoding
+    of_log = [
+        replace(each, at=each.at and replace(each.at, part=Part("x", "number", Bins("x", (0.0,), (Log(),)))))
+        for each in encoding.columns.numeric
+    ]
+    moved = replace(encoding, columns=replace(encoding.columns, numeric=tuple(of_log)))
+
+    assert what_is_carried(encoding, encoding).startswith("4 of 4 coefficients are carried over")
+    assert what_is_carried(encoding, moved) == "2 of 4 coefficients are carried over; new: age:x < 0, age:x >= 0"
+
+
+def test_bounds_of_differences_are_refused(tmp_path: Path) -> None:
+    data = written(table(), tmp_path / "data.parquet")
+    with pytest.raises(ConfigError, match="--non-negative: 'age' is crossed with levels"):
+        fit(data, "refused", cross="age:city", non_negative="age")
+    model = fit(data, "named", cross="age:city", non_negative="age:city Oslo", method="batch").model
+    assert model.encoding.columns.non_negative == ("age:city Oslo",)
+
+
+def test_a_cross_that_adds_nothing_is_refused(tmp_path: Path) -> None:
+    rows = table().set_column(0, "city", pa.array(["Rome"] * ROWS))
+    with pytest.raises(ConfigError, match=r"--cross age:city: 'city' has no level of 0\.1% of the rows beside"):
+        fit(written(rows, tmp_path / "data.parquet"), "refused", cross="age:city")
+
+
+def test_integers_that_doubles_do_not_tell_apart_are_not_exported_to_onnx(tmp_path: Path) -> None:
+    rows = table().set_column(0, "k", pa.array(np.arange(ROWS) % 2 + 2**53))
+    model = fit(written(rows, tmp_path / "data.parquet"), "run", cross="age:k", categorical="k", features="x").model
+    with pytest.raises(ConfigError, match=r"--to onnx: column 'k' has levels beyond 2\^53"):
+        export(model, "onnx")

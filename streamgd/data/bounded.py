@@ -28,6 +28,7 @@ def with_bounds(columns: Columns, config: TrainConfig, left_out: Mapping[str, st
     """
     found: list[str] = []
     for name in config.non_negative:
+        _refuse_differences(name, columns)
         meant = [column.name for column in columns.numeric if _is_meant(column, name)]
         if not meant:
             _refuse(name, columns, left_out)
@@ -42,6 +43,15 @@ def with_bounds(columns: Columns, config: TrainConfig, left_out: Mapping[str, st
 
 def _is_meant(column: NumericColumn, name: str) -> bool:
     return column.name == name or (column.part != IS_NULL and name in (column.source, column.read_as))
+
+
+def _refuse_differences(name: str, columns: Columns) -> None:
+    by_level = [column.name for column in columns.numeric if column.at is not None and column.source == name]
+    if by_level:
+        raise ConfigError(
+            f"--non-negative: '{name}' is crossed with levels, and where it is a feature itself, coefficients at levels"
+            f" are differences from its own. Name those that are meant, such as '{by_level[0]}', or leave it out."
+        )
 
 
 def _refuse(name: str, columns: Columns, left_out: Mapping[str, str]) -> None:

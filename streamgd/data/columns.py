@@ -53,6 +53,16 @@ class NumericColumn:
         return [self.source] if self.at is None else [self.source, self.at.part.source]
 
     @property
+    def meaning(self) -> tuple[object, ...]:
+        """What a coefficient of it means; what nulls count as is left out, which moves with the data."""
+        return self.name, self.steps, self.at and (self.at.part, self.at.text)
+
+    @property
+    def told_as(self) -> tuple[str, str | None]:
+        """Column, or cross, and level in tables of coefficients."""
+        return (self.name, None) if self.at is None else (self.name.removesuffix(f" {self.at.text}"), self.at.text)
+
+    @property
     def read_as(self) -> str:
         """The name of the number before the steps: that of the column, or of a part of it."""
         return self.source if self.part in (None, IS_NULL) else f"{self.source}.{self.part}"

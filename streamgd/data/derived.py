@@ -38,11 +38,25 @@ def stepped(array: pa.Array, steps: Steps, check: Check | None = None) -> np.nda
     return values
 
 
-def number_values(rows: pa.RecordBatch, column: NumericColumn) -> np.ndarray:
-    """The values of a feature, float64 ``(n_rows,)``, NaN for null and for what a transform cannot take."""
-    array = rows.column(column.source)
-    values = stepped(array if column.part is None else part_of(array, column.part), column.steps)
-    return values if column.at is None else column.at.apply(values, met_levels(column.at.part, rows, numbers_of(rows)))
+class NumberValues:
+    """The values of features made of ``rows``; of those that count at levels, number and levels are found once."""
+
+    def __init__(self, rows: pa.RecordBatch):
+        self._rows = rows
+        self._numbers: dict[tuple[str, Steps], np.ndarray] = {}
+        self._levels: dict[Part, Met] = {}
+
+    def of(self, column: NumericColumn) -> np.ndarray:
+        """Of one, float64 ``(n_rows,)``, NaN for null and for what a transform cannot take."""
+        array, at = self._rows.column(column.source), column.at
+        if at is None:
+            return stepped(array if column.part is None else part_of(array, column.part), column.steps)
+        named = column.source, column.steps
+        if named not in self._numbers:
+            self._numbers[named] = stepped(array, column.steps)
+        if at.part not in self._levels:
+            self._levels[at.part] = met_levels(at.part, self._rows, numbers_of(self._rows))
+        return at.apply(self._numbers[named], self._levels[at.part])
 
 
 def part_of(array: pa.Array, part: str) -> pa.DoubleArray:

@@ -24,7 +24,7 @@ from streamgd.data.columns import (
     TargetColumn,
     is_index_level,
 )
-from streamgd.data.derived import doubles, level_codes, number_values
+from streamgd.data.derived import NumberValues, doubles, level_codes
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, screened_auc
@@ -137,7 +137,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
             left_out.append((outcome.name, f"{reason}: taken for an id. Name it in --features to use it."))
         else:
             kept.append(with_transforms(outcome, config, sample))
-    kept += crosses(manifest, config, [outcome.name for outcome in kept], sample)
+    kept += crosses(manifest, config, where, [outcome.name for outcome in kept], sample)
     if not kept:
         others = " All others are left out: " + ", ".join(name for name, _ in left_out) + "." if left_out else ""
         raise ConfigError(f"no feature is left to learn from.{others} Name some with --features.")
@@ -155,9 +155,9 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     _check_feature_names(columns)
     columns = with_bounds(columns, config, dict(left_out))
     _check_sparse(columns)
-    numbers = [number_values(sample.rows, column) for column in columns.numeric]
-    moments = [(0.0, 1.0)] * len(numbers)
-    if config.scale == "standard" and numbers:
+    numbers = NumberValues(sample.rows)
+    moments = [(0.0, 1.0)] * len(columns.numeric)
+    if config.scale == "standard" and columns.numeric:
         moments = _provisional(manifest, columns, where, sample, numbers)
     warnings = _inexact_integers(columns, sample) + _leaks(columns, target, numbers, sample)
     return Resolved(
@@ -305,7 +305,7 @@ def _description(outcome: Outcome, sample: Sample) -> str:
 
 
 def _provisional(
-    manifest: Manifest, columns: Columns, where: Where | None, sample: Sample, numbers: list[NDArray[np.float64]]
+    manifest: Manifest, columns: Columns, where: Where | None, sample: Sample, numbers: NumberValues
 ) -> list[tuple[float, float]]:
     """Shift and scale of each numeric column: the shift by the first rows, unless the sample says that it is far off.
 
@@ -314,9 +314,11 @@ def _provisional(
     sources = list(dict.fromkeys(name for column in columns.numeric for name in column.reads))
     rows = first_rows(manifest, sources, where, sample)
     found = []
-    for column, values in zip(columns.numeric, numbers, strict=True):
+    of_first = NumberValues(rows)
+    for column in columns.numeric:
+        values = numbers.of(column)
         shift, scale = shift_and_scale(values)
-        first = number_values(rows, column)
+        first = of_first.of(column)
         first_shift = shift_and_scale(first)[0]
         enough = np.isfinite(first).sum() >= min(FEWEST_FIRST, np.isfinite(values).sum())
         if enough and abs(first_shift / scale - shift / scale) <= FARTHEST_SHIFT:
@@ -340,16 +342,19 @@ def _inexact_integers(columns: Columns, sample: Sample) -> list[str]:
     ]
 
 
-def _leaks(columns: Columns, target: TargetColumn, numbers: list[NDArray[np.float64]], sample: Sample) -> list[str]:
+def _leaks(columns: Columns, target: TargetColumn, numbers: NumberValues, sample: Sample) -> list[str]:
     """A warning for each feature that alone predicts a two-class target."""
     if target.classes is None or len(target.classes) > 2:
         return []
     known, positive = class_rows(sample.rows.column(target.name), target.classes)
-    plain = [(c.name, x) for c, x in zip(columns.numeric, numbers, strict=True) if not c.steps or c.part]
+    aucs = [
+        (column.name, screened_auc(numbers.of(column)[known], positive))
+        for column in columns.numeric
+        if not column.steps or column.part
+    ]
     # A transform may hide what the column tells.
     raw = dict.fromkeys(column.source for column in columns.numeric if column.steps and column.part is None)
-    plain += [(name, doubles(sample.rows.column(name))) for name in raw]
-    aucs = [(name, screened_auc(values[known], positive)) for name, values in plain]
+    aucs += [(name, screened_auc(doubles(sample.rows.column(name))[known], positive)) for name in raw]
     aucs += [(c.name, categorical_auc(_codes(c, sample)[known], positive)) for c in columns.categorical]
     return [
         f"feature '{name}' alone predicts the target '{target.name}' (AUC {auc:.4f} on a sample)."

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
 from streamgd.config import TrainConfig, option_name
 from streamgd.data.columns import CategoricalColumn, NumericColumn
 from streamgd.data.derived import numbers_of, stepped
+from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, kind_of, type_name
 from streamgd.data.outcomes import Outcome, outcome_by_type
-from streamgd.data.sample import Sample
+from streamgd.data.sample import Sample, scan_column
 from streamgd.data.source import Manifest
-from streamgd.data.transforms.at_level import at_levels
+from streamgd.data.transforms.at_level import FEWEST, at_levels
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
-from streamgd.data.transforms.cross import Cross, Part, met_levels, most_frequent
+from streamgd.data.transforms.cross import NULL, Cross, Part, met_levels, most_frequent
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.numbers import Steps, description, label
 from streamgd.data.transforms.spline import Spline, chosen_knots
 from streamgd.errors import ConfigError, did_you_mean
+from streamgd.plain import count_noun
 
 #: Into which one number is made by a cross with levels.
-MOST_NUMBERS = 1_000
+MOST_NUMBERS = 500
 #: Options that transform numbers, by field, in the order in which they are applied.
 _OF_NUMBERS = ("clip", "log", "bins", "spline")
 
@@ -108,7 +112,9 @@ def _roles(config: TrainConfig) -> dict[str | None, str]:
     }  # fmt: skip
 
 
-def crosses(manifest: Manifest, config: TrainConfig, features: Container[str], sample: Sample) -> list[Outcome]:
+def crosses(
+    manifest: Manifest, config: TrainConfig, where: Where | None, features: Container[str], sample: Sample
+) -> list[Outcome]:
     """What crosses become.
 
     Parameters
@@ -123,7 +129,10 @@ def crosses(manifest: Manifest, config: TrainConfig, features: Container[str], s
         if number is not None:
             (other,) = (each for each in sources if each != number)
             part = _part(manifest, config, other)
-            found.append(_by_level(name, number, _steps(number, config), part, number in features, sample))
+            counts = _rows_of_levels(manifest, part, where)
+            if config.nulls != "impute":
+                counts.pop(NULL, None)
+            found.append(_by_level(name, number, _steps(number, config), part, counts, number in features, sample))
             continue
         parts = tuple(_part(manifest, config, each) for each in sources)
         made = Cross(parts)
@@ -139,25 +148,48 @@ def _stays_number(manifest: Manifest, config: TrainConfig, name: str) -> bool:
     return is_number and name not in [*config.categorical, *(config.bins or {})]
 
 
-def _by_level(cross: str, number: str, steps: Steps, part: Part, is_feature: bool, sample: Sample) -> Outcome:
-    """A number for each level of the part.
+def _rows_of_levels(manifest: Manifest, part: Part, where: Where | None) -> Counter[str]:
+    """How many rows have each level of a part; every row is looked at: of sorted data a sample may miss levels."""
+    found: Counter[str] = Counter()
+    for array in scan_column(manifest, part.source, where):
+        rows = pa.record_batch([array], [part.source])
+        met = met_levels(part, rows, numbers_of(rows))
+        counts = np.bincount(met.places, minlength=len(met.texts))
+        found.update(dict(zip(met.texts.to_pylist(), counts.tolist(), strict=True)))
+    return +found
+
+
+def _by_level(
+    cross: str, number: str, steps: Steps, part: Part, counts: Mapping[str, int], is_feature: bool, sample: Sample
+) -> Outcome:
+    """A number for each level of the part, of which ``counts`` tells the rows.
 
     Raises
     ------
     ConfigError
-        The sample has too many levels.
+        There are no levels, or too many.
     """
     met = met_levels(part, sample.rows, numbers_of(sample.rows))
-    found = at_levels(part, met, stepped(sample.rows.column(number), steps), is_feature)
+    found = at_levels(part, counts, met, stepped(sample.rows.column(number), steps), is_feature)
+    if not found:
+        but = " beside the most frequent one" if is_feature else ""
+        raise ConfigError(
+            f"--cross {cross}: '{part.source}' has no level of {FEWEST:.1%} of the rows{but}, or '{number}' no number"
+            f" at them. Leave it out."
+        )
     if len(found) > MOST_NUMBERS:
-        counted = f"{len(found):,} levels{'' if sample.complete else ' in a sample'}"
+        counted = f"{len(found):,} levels"
         raise ConfigError(
             f"--cross {cross}: '{part.source}' has {counted}, and '{number}' would be as many numbers, more than"
             f" {MOST_NUMBERS:,}. Leave it out, or give the data a column of maps from level to number."
         )
-    columns = tuple(NumericColumn(f"{cross} {each.text}", number, steps=steps, at=each) for each in found)
+    named = ":".join(label(name, steps) if name == number else name for name in cross.split(":"))
+    columns = tuple(NumericColumn(f"{named} {each.text}", number, steps=steps, at=each) for each in found)
     of_number = ", ".join(filter(None, ["number", description(steps)]))
-    described = f"{of_number}, {number} at each of {len(columns):,} levels of {part.source}"
+    described = f"{of_number}, {number} at {count_noun(len(columns), 'level')} of {part.source}"
+    rare = len(counts) - is_feature - len(columns)
+    if rare > 0:
+        described += f", not at {rare:,} that have less than {FEWEST:.1%} of the rows"
     return Outcome(cross, columns, description=described)
 
 

@@ -76,6 +76,11 @@ def at_level(graph: Graph, number: str, at: AtLevel, nulls_count: bool) -> str:
     """
     (level,) = taken_apart(at.text)
     listed = [] if level is None else [level]
+    if at.part.values == "int" and level is not None and abs(int(level)) >= 2**53:
+        raise ConfigError(
+            f"--to onnx: column '{at.part.source}' has levels beyond 2^53, where doubles do not tell all apart. Choose"
+            f" --to json."
+        )
     place = _place(graph, at.part, listed)
     here = graph.add("Equal", [place, graph.constant("here", np.array([0.0]))])
     zero = graph.constant("elsewhere", np.array([0.0]))

@@ -40,9 +40,9 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
     theta = theta * before.target_scale
     carried = np.zeros((after.n_dof, theta.shape[1]))
     intercept = theta[-1] + before.target_shift
-    numeric = {(column.name, column.steps): row for row, column in enumerate(before.columns.numeric)}
+    numeric = {column.meaning: row for row, column in enumerate(before.columns.numeric)}
     for row, column in enumerate(after.columns.numeric):
-        if (old := numeric.get((column.name, column.steps))) is not None:
+        if (old := numeric.get(column.meaning)) is not None:
             slope = theta[old] / before.scaling.scale[old]
             if column.name in after.columns.non_negative:
                 slope = np.maximum(slope, 0.0)

@@ -52,7 +52,7 @@ def what_is_carried(before: Encoding, after: Encoding) -> str:
 
 def _coefficients(encoding: Encoding) -> list[tuple[str, object]]:
     """Name of each coefficient but the intercept, with what makes it another one in ``training.carry``."""
-    numeric: list[tuple[str, object]] = [(column.name, column.steps) for column in encoding.columns.numeric]
+    numeric: list[tuple[str, object]] = [(column.name, column.meaning) for column in encoding.columns.numeric]
     levels = [
         (name, (each.column.values, each.column.made, each.buckets))
         for each in encoding.categorical

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,17 @@ import numpy as np
 
 from streamgd.data.transforms.cross import NULL, Met, Part
 
+#: Share of the rows that a level has to have for a slope of its own. Of fewer, the number would be 30 standard
+#: deviations out and more, and steps that are safe for it would teach the others nothing.
+FEWEST = 0.001
+
 
 @dataclass(frozen=True)
 class AtLevel:
     """Where a number counts: in rows that have the level ``text`` of a part; in others it is 0.
 
     So its coefficient is what the slope of the number is there beside that elsewhere. ``null`` is what a null counts
-    as: the mean of the number in sampled rows with the level.
+    as: the mean of the number in sampled rows with the level, or, where there are none, in all of them.
     """
 
     part: Part
@@ -43,24 +48,32 @@ class AtLevel:
         return cls(Part.from_state(state["part"]), state["text"], state["null"])
 
 
-def at_levels(part: Part, met: Met, values: np.ndarray, without_most_frequent: bool) -> list[AtLevel]:
-    """The levels that sampled rows have with a finite number, in the order of their texts.
+def at_levels(
+    part: Part, counts: Mapping[str, int], met: Met, values: np.ndarray, without_most_frequent: bool
+) -> list[AtLevel]:
+    """The levels that have a slope of their own, in the order of their texts: those of ``FEWEST`` rows or more.
 
     Parameters
     ----------
+    counts : mapping
+        How many rows each level has.
     met : Met
-        The levels of the rows.
+        The levels of sampled rows.
     values : float64, (n_rows,)
-        The number, NaN for null.
+        The number in these, NaN for null.
     without_most_frequent : bool
         Where the number is a feature itself, numbers of all levels would add up to it.
     """
+    enough = FEWEST * sum(counts.values())
+    texts = {text for text, count in counts.items() if count >= enough}
+    if without_most_frequent and texts:
+        texts.remove(min(texts, key=lambda text: (-counts[text], text)))
     finite = np.isfinite(values)
-    counts, sums = (np.bincount(met.places[finite], weights, len(met.texts)) for weights in (None, values[finite]))
-    left_out = int(counts.argmax()) if without_most_frequent and counts.any() else -1
-    of_text = {
-        text: float(total / count)
-        for place, (text, count, total) in enumerate(zip(met.texts.to_pylist(), counts, sums, strict=True))
-        if count and place != left_out
-    }
-    return [AtLevel(part, text, of_text[text]) for text in sorted(of_text, key=lambda text: (text == NULL, text))]
+    if not finite.any():
+        return []
+    overall = float(values[finite].mean())
+    n_met, sums = (np.bincount(met.places[finite], by, len(met.texts)) for by in (None, values[finite]))
+    met_means = zip(met.texts.to_pylist(), n_met, sums, strict=True)
+    mean = {text: float(total / n) for text, n, total in met_means if n}
+    ordered = sorted(texts, key=lambda text: (text == NULL, text))
+    return [AtLevel(part, text, mean.get(text, overall)) for text in ordered]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn
-from streamgd.data.derived import level_codes, number_values
+from streamgd.data.derived import NumberValues, level_codes
 from streamgd.data.transforms.bins import Bins
 from streamgd.data.transforms.clip import Clip
 from streamgd.data.transforms.log import Log
@@ -23,7 +23,7 @@ def test_clip_and_log_are_numpys_and_keep_nulls(values: list[float | None], boun
     column = NumericColumn("log(x)", "x", steps=(Clip(*bounds), Log()))
     numbers = np.array([np.nan if value is None else value for value in values], np.float64)
 
-    found = number_values(pa.record_batch({"x": pa.array(values, pa.float64())}), column)
+    found = NumberValues(pa.record_batch({"x": pa.array(values, pa.float64())})).of(column)
 
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.log(np.clip(numbers, *bounds))

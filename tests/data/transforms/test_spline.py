@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import SplineTransformer
 
 from streamgd.data.columns import Columns, NumericColumn
-from streamgd.data.derived import number_values
+from streamgd.data.derived import NumberValues
 from streamgd.data.transforms.log import Log
 from streamgd.data.transforms.spline import Spline, chosen_knots, degrees
 
@@ -58,7 +58,7 @@ def test_null_stays_null_and_the_column_is_stored() -> None:
     column = NumericColumn("log(x) spline 2", "x", steps=(Log(), Spline((0.0, 1.0, 4.0), 1)))
     columns = Columns((column,), ())
 
-    found = number_values(pa.record_batch({"x": [None, 1.0, float("nan"), 2.0]}), column)
+    found = NumberValues(pa.record_batch({"x": [None, 1.0, float("nan"), 2.0]})).of(column)
 
     np.testing.assert_array_equal(np.isnan(found), [True, False, True, False])
     assert Columns.from_json(columns.to_json()) == columns
