@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -38,25 +38,36 @@ def stepped(array: pa.Array, steps: Steps, check: Check | None = None) -> np.nda
     return values
 
 
-class NumberValues:
-    """The values of features made of ``rows``; of those that count at levels, number and levels are found once."""
+class NumbersAtLevels:
+    """Numbers of ``rows`` that count at levels; each number, as ``numbers`` gives it, and its levels are found once."""
 
-    def __init__(self, rows: pa.RecordBatch):
-        self._rows = rows
+    def __init__(self, rows: pa.RecordBatch, numbers: NumbersOf):
+        self._rows, self._numbers_of = rows, numbers
         self._numbers: dict[tuple[str, Steps], np.ndarray] = {}
         self._levels: dict[Part, Met] = {}
 
+    def of(self, name: str, steps: Steps, at: AtLevel) -> np.ndarray:
+        """The number after the steps where it counts, float64 ``(n_rows,)``."""
+        if (name, steps) not in self._numbers:
+            self._numbers[name, steps] = self._numbers_of(name, steps)
+        if at.part not in self._levels:
+            self._levels[at.part] = met_levels(at.part, self._rows, self._numbers_of)
+        return at.apply(self._numbers[name, steps], self._levels[at.part])
+
+
+class NumberValues:
+    """The values of features made of ``rows``, of which none is refused."""
+
+    def __init__(self, rows: pa.RecordBatch):
+        self._rows = rows
+        self._at_levels = NumbersAtLevels(rows, numbers_of(rows))
+
     def of(self, column: NumericColumn) -> np.ndarray:
         """Of one, float64 ``(n_rows,)``, NaN for null and for what a transform cannot take."""
-        array, at = self._rows.column(column.source), column.at
-        if at is None:
-            return stepped(array if column.part is None else part_of(array, column.part), column.steps)
-        named = column.source, column.steps
-        if named not in self._numbers:
-            self._numbers[named] = stepped(array, column.steps)
-        if at.part not in self._levels:
-            self._levels[at.part] = met_levels(at.part, self._rows, numbers_of(self._rows))
-        return at.apply(self._numbers[named], self._levels[at.part])
+        if column.at is not None:
+            return self._at_levels.of(column.source, column.steps, column.at)
+        array = self._rows.column(column.source)
+        return stepped(array if column.part is None else part_of(array, column.part), column.steps)
 
 
 def part_of(array: pa.Array, part: str) -> pa.DoubleArray:
@@ -99,8 +110,6 @@ class UsedRows:
     batch: pa.RecordBatch
     kept: np.ndarray
     row: Callable[[int], str]
-    _numbers: dict[tuple[str, Steps], np.ndarray] = field(default_factory=dict)
-    _levels: dict[Part, Met] = field(default_factory=dict)
 
     def after(self, name: str, steps: Steps) -> np.ndarray:
         """As :func:`stepped`.
@@ -121,14 +130,6 @@ class UsedRows:
                 )
 
         return stepped(self.batch.column(name), steps, check)
-
-    def at_level(self, name: str, steps: Steps, at: AtLevel) -> np.ndarray:
-        """As :meth:`after`, of a number that counts in rows of one level; levels are found once for all of them."""
-        if (name, steps) not in self._numbers:
-            self._numbers[name, steps] = self.finite(name, steps)
-        if at.part not in self._levels:
-            self._levels[at.part] = met_levels(at.part, self.batch, self.finite)
-        return at.apply(self._numbers[name, steps], self._levels[at.part])
 
     def finite(self, name: str, steps: Steps) -> np.ndarray:
         """As :meth:`after`; an infinite value is refused too."""

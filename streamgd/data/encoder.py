@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from streamgd.data.blocks import Places, RawEntries, RecordLayout
 from streamgd.data.columns import Columns, NumericColumn, TargetColumn
-from streamgd.data.derived import UsedRows, doubles, level_codes, part_of, stepped
+from streamgd.data.derived import NumbersAtLevels, UsedRows, doubles, level_codes, part_of, stepped
 from streamgd.data.encoding import Encoding
 from streamgd.data.entries import encode_entries
 from streamgd.data.filters import Where
@@ -257,7 +257,8 @@ class Encoder:
         if self.columns.sparse:
             sparse = encode_entries(used, self.columns.sparse, list(nested.values()), self.sparse, learned > 0.0)
             entries, has_null, nulls = sparse.entries, has_null | sparse.has_null, nulls | sparse.nulls
-        arrays = [_readable(used, column) for column in self.columns.numeric]
+        at_levels = NumbersAtLevels(batch, used.finite)
+        arrays = [_readable(used, at_levels, column) for column in self.columns.numeric]
         ranges = BatchMoments.room(origin.first_row, batch.num_rows, len(arrays), self.range_rows)
         numbers = self._write_numeric(arrays, places, learned, kept, has_null, ranges, learn)
         for j in np.flatnonzero(np.isinf(numbers[:, 0])):
@@ -442,14 +443,14 @@ def _class_numbers(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.where(classes[places] == values, places, np.where(np.isnan(values), np.nan, np.inf))
 
 
-def _readable(used: UsedRows, column: NumericColumn) -> pa.Array:
+def _readable(used: UsedRows, at_levels: NumbersAtLevels, column: NumericColumn) -> pa.Array:
     """The values of a feature as an array of one of the element types that the kernel reads."""
     array = used.batch.column(column.source)
     if column.part is not None:
         part = part_of(array, column.part)
         return pa.array(stepped(part, column.steps)) if column.steps else part
     if column.at is not None:
-        return pa.array(used.at_level(column.source, column.steps, column.at))
+        return pa.array(at_levels.of(column.source, column.steps, column.at))
     if column.steps:
         return pa.array(used.after(column.source, column.steps))
     return array if str(array.type) in _KIND_OF_TYPE else as_float64(array)
