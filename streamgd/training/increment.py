@@ -37,11 +37,10 @@ from streamgd.kernels import coordinates as kernels
 from streamgd.objective.losses import KinkedLoss
 from streamgd.objective.penalties import ElasticNet
 from streamgd.optim.stochastic import OPTIMIZERS, taken_penalty
-from streamgd.training.memory import check_coefficients
 from streamgd.training.progress import RunContext
 from streamgd.training.rundir import is_final
 from streamgd.training.stepsize import norms_of_entries, squares_of_entries, usual_curvature
-from streamgd.training.task import Task, n_levels
+from streamgd.training.task import Task
 from streamgd.training.trainstate import TrainState
 
 #: The only option among those that decide the result which may change while a stream goes on.
@@ -124,10 +123,7 @@ def next_state(before: dict[str, Any], task: Task, context: RunContext) -> dict[
     old = TrainState.from_state(before)
     _check_can_go_on(old, task)
     encoding, coordinates = _with_new_levels(old, task, context)
-    check_coefficients(
-        task.config.memory, encoding.n_coefficients, n_levels(encoding.categorical, encoding.sparse),
-        n_listed=sum(each.n_rows for each in encoding.sparse), beside_bytes=task.memory.streaming_bytes,
-    )  # fmt: skip
+    task.check_room_for(encoding.n_coefficients, encoding.categorical, encoding.sparse)
     assert old.survey is not None
     level_sums = np.zeros(encoding.n_outputs * len(encoding.categorical))
     state = TrainState(

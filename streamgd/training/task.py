@@ -186,6 +186,21 @@ class Task:
             )
         return replace(self, optimizer="backtracking" if self.config.has_l1 else "lbfgs")
 
+    def check_room_for(
+        self, n_coefficients: int, categorical: Sequence[CategoricalEncoding], sparse: Sequence[SparseEncoding]
+    ) -> None:
+        """Refuse coefficients and levels that do not fit ``--memory``, beside what is read while they are learned.
+
+        Raises
+        ------
+        ConfigError
+            The message has the number that would be needed.
+        """
+        check_coefficients(
+            self.config.memory, n_coefficients, _n_levels(categorical, sparse), self.config.on_workers,
+            sum(each.n_rows for each in sparse), self.memory.streaming_bytes,
+        )  # fmt: skip
+
     def with_room_for_hessians(self, encoding: Encoding, n_chunks: int) -> Task:
         """The same task with so few threads that there is room for Hessians, where passes over chunks make them.
 
@@ -196,7 +211,7 @@ class Task:
         """
         n_dof, on_workers = encoding.n_coefficients, self.config.on_workers
         if self.optimizer == "lbfgs":
-            check_history(self.config.memory, n_dof, n_levels(encoding.categorical, encoding.sparse), on_workers)
+            check_history(self.config.memory, n_dof, _n_levels(encoding.categorical, encoding.sparse), on_workers)
         asked = self.optimizer in FULL_BATCH_OPTIMIZERS and FULL_BATCH_OPTIMIZERS[self.optimizer].needs_hessian
         if not (asked or hessian_is_affordable(n_dof)):
             return self
@@ -280,11 +295,7 @@ class Task:
             entries.append(SparseEncoding.of(met, first_row, every=with_other))
             first_row += entries[-1].n_rows
         n_coefficients = (first_row + 1) * self.n_outputs
-        n_listed = sum(each.n_rows for each in entries)
-        check_coefficients(
-            config.memory, n_coefficients, n_levels(categorical, entries), config.on_workers, n_listed,
-            self.memory.streaming_bytes,
-        )  # fmt: skip
+        self.check_room_for(n_coefficients, categorical, entries)
         if self.loss.link_name == "log" and mean <= 0.0:
             raise TargetError(
                 f"target '{config.target}' is 0 in all {survey.train_rows:,} rows that are used; the"
@@ -398,7 +409,7 @@ class Task:
         }  # fmt: skip
 
 
-def n_levels(categorical: Sequence[CategoricalEncoding], sparse: Sequence[SparseEncoding]) -> int:
+def _n_levels(categorical: Sequence[CategoricalEncoding], sparse: Sequence[SparseEncoding]) -> int:
     """How many levels columns have, those of lists and maps among them."""
     return sum(len(each.levels) for each in categorical) + sum(len(each.levels) for each in sparse)
 
