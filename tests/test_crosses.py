@@ -11,6 +11,7 @@ import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from crossed import fit, written
 
 from streamgd.config import make_config
 from streamgd.data.skipping import columns_in_use
@@ -20,7 +21,7 @@ from streamgd.estimators import GDRegressor
 from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
-from streamgd.training.train import Result, train
+from streamgd.training.train import Result
 
 ROWS = 2_000
 CROSS: dict[str, Any] = {"cross": "city:kind,kind:age", "bins": "age=18,40", "categorical": "kind"}
@@ -53,15 +54,6 @@ def beforehand(rows: pa.Table) -> pa.Table:
             crosses[":".join(parts)] = ":".join(str(most[part]) if alone else text[part] for part in parts)
         found.append(row | crosses | {"y": target})
     return pa.Table.from_pylist(found)
-
-
-def written(rows: pa.Table, path: Path) -> str:
-    pq.write_table(rows, path, row_group_size=300)
-    return str(path)
-
-
-def fit(data: str, run: str, **options: Any) -> Result:
-    return train(data, "y", **{"dtype": "float64", "run": Path(data).parent / run, "l2": 1e-3, **options})
 
 
 METHODS: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from crossed import fit, written
 
 from streamgd.data import sample, transformed
 from streamgd.data.columns import Columns
@@ -25,7 +26,6 @@ from streamgd.estimators import GDRegressor
 from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
-from streamgd.training.train import Result, train
 from streamgd.training.warm_start import what_is_carried
 
 ROWS = 2_000
@@ -51,15 +51,6 @@ def beforehand(rows: pa.Table, levels: list[str]) -> pa.Table:
         known = frame["age"].fillna(frame["age"][city == level].mean())
         frame[f"age at {level}"] = known * (city == level)
     return pa.Table.from_pandas(frame, preserve_index=False)
-
-
-def written(rows: pa.Table, path: Path) -> str:
-    pq.write_table(rows, path, row_group_size=300)
-    return str(path)
-
-
-def fit(data: str, run: str, **options: Any) -> Result:
-    return train(data, "y", **{"dtype": "float64", "run": Path(data).parent / run, "l2": 1e-3, **options})
 
 
 METHODS: dict[str, dict[str, Any]] = {
