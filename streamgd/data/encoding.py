@@ -113,8 +113,8 @@ class Encoding:
             values[:n] /= scaling.scale[:, None]
             values[-1] -= scaling.shift @ values[:n]
             for column in self.sparse:
-                if column.column.has_values:  # a value that was never met has a scale of 0, and a coefficient of 0
-                    values[column.rows] /= np.where(column.scales > 0.0, column.scales, 1.0)[:, None]
+                if column.column.has_values:
+                    values[column.rows] /= column.divisors[:, None]
         return values
 
     def vocabularies(self) -> list[Vocabulary]:

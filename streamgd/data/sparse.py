@@ -259,6 +259,11 @@ class SparseEncoding:
         return len(self.levels) if self.by_level else len(self.indices)
 
     @property
+    def divisors(self) -> np.ndarray:
+        """The scales, 1 where no value was met yet and the coefficient is 0, float64, (n_rows,)."""
+        return np.where(self.scales > 0.0, self.scales, 1.0)
+
+    @property
     def rows(self) -> slice:
         """Its rows of theta."""
         return slice(self.first_row, self.first_row + self.n_rows)

@@ -103,7 +103,7 @@ def _entry_rows(before: SparseEncoding, theta: np.ndarray, after: SparseEncoding
     rows[known] = theta[before.rows][places[known]]
     for column, moved in ((before, places[known]), (after, np.flatnonzero(known))):
         if column.column.has_values:  # a slope by one unit of the value
-            scales = np.where(column.scales[moved] > 0.0, column.scales[moved], 1.0)[:, None]
+            scales = column.divisors[moved][:, None]
             rows[known] = rows[known] * scales if column is after else rows[known] / scales
     return rows
 
