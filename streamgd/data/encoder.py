@@ -38,7 +38,8 @@ from streamgd.kernels import encode as kernels
 #: Gives the row of theta of each provisional code of a categorical column.
 ThetaRows = Callable[[int, np.ndarray], np.ndarray]
 
-_KIND_OF_TYPE = {name: index for index, name in enumerate(kernels.KINDS)}
+#: By Arrow's number of the type: its name would be made anew for each column of each batch.
+_KIND_OF_TYPE = {pa.type_for_alias(name).id: index for index, name in enumerate(kernels.KINDS)}
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Encoder:
         kept = np.ones(batch.num_rows, np.bool_)
 
         def drop(reason: str, rows: np.ndarray) -> None:
-            hit = int((kept & rows).sum())
+            hit = int(np.count_nonzero(kept & rows))
             if hit:
                 dropped[reason] = hit
                 kept[rows] = False
@@ -222,10 +223,8 @@ class Encoder:
         if self.columns.target is not None:
             target = self._target(batch, self.columns.target, kept, origin)
             drop("null target", np.isnan(target))
-            places.target[:] = target
         else:
-            target = np.zeros(batch.num_rows)
-            places.target[:] = np.nan
+            target = np.full(batch.num_rows, np.nan)
         if self.columns.has_offset:
             places.offset[:] = self._offset(batch, kept, origin)
         if len(places.row_numbers):
@@ -246,7 +245,8 @@ class Encoder:
             if len(levels.is_null):
                 has_null |= levels.is_null
         learn = theta_rows is None
-        learned = np.where(kept & ~holdout, weight, 0.0) if learn else weight
+        trained = kept & ~holdout
+        learned = np.where(trained, weight, 0.0) if learn and not trained.all() else weight
         level_counts = _write_codes(found, learned if learn else np.empty(0), places)
         nulls = {
             column.name: int((levels.is_null & kept).sum())
@@ -260,7 +260,7 @@ class Encoder:
         at_levels = NumbersAtLevels(batch, used.finite)
         arrays = [_readable(used, at_levels, column) for column in self.columns.numeric]
         ranges = BatchMoments.room(origin.first_row, batch.num_rows, len(arrays), self.range_rows)
-        numbers = self._write_numeric(arrays, places, learned, kept, has_null, ranges, learn)
+        numbers = self._write_numbers(arrays, places, learned, target, kept, has_null, ranges, learn)
         for j in np.flatnonzero(np.isinf(numbers[:, 0])):
             used.check_finite(doubles(arrays[j]), self.columns.numeric[j].source)
         nulls |= {each.name: int(n) for each, n in zip(self.columns.numeric, numbers[:, 1], strict=True) if n}
@@ -271,8 +271,8 @@ class Encoder:
             moments, target_moments = ranges.merged(), Moments.of(target[:, None], learned)
         moments.largest[:] = numbers[:, 0]
         survey = Survey(
-            int((kept & ~holdout).sum()), int((kept & holdout).sum()), dropped, moments, target_moments, level_counts,
-            nulls, self._class_counts(target, learned) if learn else np.zeros(0),
+            int(np.count_nonzero(trained)), int(np.count_nonzero(kept & holdout)), dropped, moments, target_moments,
+            level_counts, nulls, self._class_counts(target, learned) if learn else np.zeros(0),
         )  # fmt: skip
         in_ranges = (ranges, learned, target) if self.range_rows else None
         return EncodedRows(kept, holdout, has_null, survey, in_ranges, entries)
@@ -280,18 +280,21 @@ class Encoder:
     def _chosen(self, purpose: int, origin: Origin, rows: int, fraction: float) -> np.ndarray:
         return chosen_rows(self.choice.seed, purpose, origin.file, origin.first_row_in_file, rows, fraction)
 
-    def _write_numeric(
-        self, arrays: list[pa.Array], places: Places, weight: np.ndarray, kept: np.ndarray, has_null: np.ndarray,
-        moments: BatchMoments, learn: bool,
+    def _write_numbers(
+        self, arrays: list[pa.Array], places: Places, weight: np.ndarray, target: np.ndarray, kept: np.ndarray,
+        has_null: np.ndarray, moments: BatchMoments, learn: bool,
     ) -> np.ndarray:  # fmt: skip
-        """Write the numbers and their moments; returns largest magnitudes and nulls, float64 ``(n_columns, 2)``."""
+        """Write the numbers with the target, and the moments of the former; returns their largest magnitudes and nulls,
+        float64 ``(n_columns, 2)``.
+        """
         mean = self.mean if self.mean is not None else np.zeros(len(arrays))
         deviation = self.deviation if self.deviation is not None else np.ones(len(arrays))
         found = np.empty((len(arrays), 2))
         addresses, validity, offsets, kinds = _buffers(arrays)
         kernels.encode_numeric(
-            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0, mean, deviation, places.features,
-            places.first_feature, moments.ends, moments.tiles, moments.edges, found, kept, has_null, learn,
+            addresses, validity, offsets, kinds, weight, self.shift0, self.scale0, mean, deviation, target,
+            places.features, places.first_feature, places.target, moments.ends, moments.tiles, moments.edges, found,
+            kept, has_null, learn,
         )  # fmt: skip
         return found
 
@@ -303,9 +306,9 @@ class Encoder:
         arrays = [pa.array(column) for column in rows.columns]
         addresses, validity, offsets, kinds = _buffers(arrays)
         kernels.encode_numeric(
-            addresses, validity, offsets, kinds, rows.weight, zeros, ones, zeros, ones,
-            np.empty((n_rows, n_columns), self.layout.feature_type), 0, room.ends, room.tiles, room.edges,
-            np.empty((n_columns, 2)), np.ones(n_rows, np.bool_), np.empty(n_rows, np.bool_), True,
+            addresses, validity, offsets, kinds, rows.weight, zeros, ones, zeros, ones, rows.target,
+            np.empty((n_rows, n_columns), self.layout.feature_type), 0, np.empty(n_rows), room.ends, room.tiles,
+            room.edges, np.empty((n_columns, 2)), np.ones(n_rows, np.bool_), np.empty(n_rows, np.bool_), True,
         )  # fmt: skip
         room.take_target(rows.target, rows.weight)
         return np.asarray(room.tiles[0])
@@ -349,7 +352,10 @@ class Encoder:
             table = np.array([known.get(value, np.inf) for value in values] + [np.nan])
             target = table[pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy(zero_copy_only=False)]
         else:
-            target = _class_numbers(doubles(array), np.array(classes, np.float64))
+            target = np.empty(len(array))
+            array = _of_known_type(array)
+            addresses, validity, offsets, kinds = _buffers([array])
+            kernels.class_numbers(addresses, validity, offsets, kinds, np.array(classes, np.float64), target)
         unknown = np.isinf(target) & kept
         if unknown.any():
             row = int(np.flatnonzero(unknown)[0])
@@ -432,15 +438,8 @@ def _buffers(arrays: list[pa.Array]) -> tuple[np.ndarray, ...]:
         bitmap, values = array.buffers()
         found[0, j] = values.address if values is not None else 0
         found[1, j] = bitmap.address if bitmap is not None and array.null_count else 0
-        found[2, j], found[3, j] = array.offset, _KIND_OF_TYPE[str(array.type)]
+        found[2, j], found[3, j] = array.offset, _KIND_OF_TYPE[array.type.id]
     return tuple(found)
-
-
-def _class_numbers(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The place of each value among the classes, float64; NaN stays, and inf is what is no class."""
-    order = np.argsort(classes)
-    places = order[np.minimum(np.searchsorted(classes, values, sorter=order), len(classes) - 1)]
-    return np.where(classes[places] == values, places, np.where(np.isnan(values), np.nan, np.inf))
 
 
 def _readable(used: UsedRows, at_levels: NumbersAtLevels, column: NumericColumn) -> pa.Array:
@@ -453,7 +452,12 @@ def _readable(used: UsedRows, at_levels: NumbersAtLevels, column: NumericColumn)
         return pa.array(at_levels.of(column.source, column.steps, column.at))
     if column.steps:
         return pa.array(used.after(column.source, column.steps))
-    return array if str(array.type) in _KIND_OF_TYPE else as_float64(array)
+    return _of_known_type(array)
+
+
+def _of_known_type(array: pa.Array) -> pa.Array:
+    """An array of one of the element types that the kernel reads, with the same numbers."""
+    return array if array.type.id in _KIND_OF_TYPE else as_float64(array)
 
 
 def _is_null(array: pa.Array) -> np.ndarray:
@@ -463,14 +467,16 @@ def _is_null(array: pa.Array) -> np.ndarray:
 
 def _write_codes(columns: list[_LevelsMet], weight: np.ndarray, places: Places) -> list[np.ndarray]:
     """Write the codes of all columns; returns the total weight of each provisional code, nothing without ``weight``."""
-    tables = np.concatenate([*(column.table for column in columns), np.empty(0, np.int32)])
+    if not columns:
+        return []
+    tables = np.concatenate([column.table for column in columns])
     starts = np.cumsum([0, *(len(column.table) for column in columns)])
     addresses = np.array([column.places.ctypes.data for column in columns], np.int64)
     counts = np.zeros(len(tables) if len(weight) else 0)
     kernels.encode_codes(addresses, tables, starts[:-1], weight, counts, places.codes, places.first_code)
     if not len(weight):
         return [np.empty(0)] * len(columns)
-    found = zip(columns, np.split(counts, starts[1:-1]), strict=True) if columns else ()
+    found = zip(columns, np.split(counts, starts[1:-1]), strict=True)
     return [_by_code(column.table, counted) for column, counted in found]
 
 

@@ -180,9 +180,11 @@ class Stage:
         block, slot = self._scatter.permutation.place_rows(origin.first_row, len(records), places)
         block[~rows.kept] = -1
         slot[rows.holdout] |= HOLDOUT_BIT
-        records.view(np.int32)[:, self._layout.slot_position] = slot
-        row = 0
-        while (row := kernels.append_records(records, block, row, self._queues, self._queued)) < len(records):
+        row, position = 0, self._layout.slot_position
+        while True:
+            row = kernels.append_records(records, block, slot, position, row, self._queues, self._queued)
+            if row == len(records):
+                break
             self._write_queue(int(block[row]))
         if rows.entries is not None:
             slot[rows.holdout] ^= HOLDOUT_BIT

@@ -12,15 +12,19 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from streamgd.kernels.compile import compiled
-from streamgd.kernels.moments import TILE_ROWS, tile_moments
+from streamgd.kernels.moments import (
+    INFINITY_BITS,
+    MAGNITUDE_BITS,
+    NUMBERS_TO_READ,
+    TILE_ROWS,
+    largest_magnitude_bits,
+    tile_moments,
+)
 from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
 
 FINISH_TILE_ROWS = 256
 #: A record is fetched from memory so many records before it is needed.
 PREFETCH_ROWS = 32
-
-_MAGNITUDE_BITS = np.int64(0x7FFFFFFFFFFFFFFF)
-_INFINITY_BITS = np.int64(0x7FF0000000000000)
 
 # The element types that are read as they are; anything else is cast by pyarrow first.
 KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
@@ -96,16 +100,14 @@ def _largest_and_nulls(values, kept, every):
     Magnitudes are compared as integers, which have the same order, with NaN after infinity: numbers that may be NaN
     are compared one at a time only. Most tiles have neither, which their largest magnitude tells.
     """
-    bits = values.view(np.int64)
-    largest, nulls = np.int64(0), np.int64(0)
-    for i in range(bits.shape[0]):
-        largest = max(largest, bits[i] & _MAGNITUDE_BITS)
-    if not every or largest >= _INFINITY_BITS:
+    largest, nulls = largest_magnitude_bits(values), np.int64(0)
+    if not every or largest >= INFINITY_BITS:
+        bits = values.view(np.int64)
         largest = np.int64(0)
         for i in range(bits.shape[0]):
-            magnitude = bits[i] & _MAGNITUDE_BITS if kept[i] else np.int64(0)
-            nulls += np.int64(1) if magnitude > _INFINITY_BITS else np.int64(0)
-            largest = max(largest, magnitude if magnitude <= _INFINITY_BITS else np.int64(0))
+            magnitude = bits[i] & MAGNITUDE_BITS if kept[i] else np.int64(0)
+            nulls += np.int64(1) if magnitude > INFINITY_BITS else np.int64(0)
+            largest = max(largest, magnitude if magnitude <= INFINITY_BITS else np.int64(0))
     return largest, nulls
 
 
@@ -133,8 +135,8 @@ def _mark_nan(values, is_nan):
 
 def _encode_signature(feature):
     return types.void(
-        _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1],
-        feature[:, ::1], _i8, _i8[::1], _f8[:, :, ::1], _f8[:, :, ::1], _f8[:, ::1],
+        _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], NUMBERS_TO_READ,
+        feature[:, ::1], _i8, _f8[:], _i8[::1], _f8[:, :, ::1], _f8[:, :, ::1], _f8[:, ::1],
         types.boolean[::1], types.boolean[::1], types.boolean,
     )  # fmt: skip
 
@@ -150,8 +152,10 @@ def encode_numeric(
     scale,
     mean,
     deviation,
+    target,
     out,
     first,
+    target_out,
     tile_ends,
     tiles,
     edges,
@@ -162,6 +166,8 @@ def encode_numeric(
 ):
     """Write ``((x - shift) / scale - mean) / deviation`` of every column, NaN for null, and take moments of it.
 
+    The target is written with them: a record that is in the cache is not fetched again for one number.
+
     Parameters
     ----------
     addresses, validity, offsets, kinds : int64, (n_columns,)
@@ -170,8 +176,11 @@ def encode_numeric(
         Weight of each row in the moments; zero where a row is dropped or held out.
     shift, scale, mean, deviation : float64, (n_columns,)
         Provisional units, and the exact moments in these; 0 and 1 where they are not known yet.
+    target : float64, (n_rows,)
     out : float32 or float64, (n_rows, record length)
         Records, written from position ``first``.
+    target_out : float64, (n_rows,)
+        Written: where the target stands in the records.
     tile_ends : int64, (n_tiles,)
         Where tiles of at most ``TILE_ROWS`` rows end.
     tiles : float64, (n_tiles, n_columns or more, 3)
@@ -225,7 +234,35 @@ def encode_numeric(
         for i in range(count):
             for column in range(n_columns):
                 rows[i, column] = scaled[column, i]
+        for i in range(start, stop):
+            target_out[i] = target[i]
         start = stop
+
+
+@compiled(types.void(_i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1]))
+def class_numbers(addresses, validity, offsets, kinds, classes, out):
+    """The place of each value of an Arrow array among the classes; NaN stays, and inf is what is no class.
+
+    Parameters
+    ----------
+    addresses, validity, offsets, kinds : int64, (1,)
+        Of the array: see :func:`encode_numeric`.
+    classes : float64, (n_classes,)
+        Each once.
+    out : float64, (n_rows,)
+        Written.
+    """
+    buffer = np.empty(TILE_ROWS)
+    for start in range(0, out.shape[0], TILE_ROWS):
+        here = out[start : start + TILE_ROWS]
+        values = buffer[: here.shape[0]]
+        _copy_values(addresses[0], kinds[0], offsets[0] + start, values.shape[0], values)
+        _mark_nulls(validity[0], offsets[0] + start, values.shape[0], values)
+        for i in range(values.shape[0]):
+            here[i] = np.inf if values[i] == values[i] else np.nan
+        for k in range(classes.shape[0]):
+            for i in range(values.shape[0]):
+                here[i] = k if values[i] == classes[k] else here[i]
 
 
 @compiled([types.void(feature[:, ::1], _f8[::1]) for feature in (_f4, _f8)])
@@ -363,8 +400,8 @@ def finish_records(
                 row_numbers[start + i] = tile[i, positions[4]]
 
 
-@compiled(_i8(types.uint64[:, ::1], _i8[::1], _i8, types.uint64[:, :, ::1], _i8[::1]))
-def append_records(records, block, first, queues, queued):
+@compiled(_i8(types.uint64[:, ::1], _i8[::1], _i4[::1], _i8, _i8, types.uint64[:, :, ::1], _i8[::1]))
+def append_records(records, block, slot, slot_position, first, queues, queued):
     """Append the records from ``first`` on to the queues of their blocks; returns the first one whose queue is full.
 
     Parameters
@@ -372,11 +409,13 @@ def append_records(records, block, first, queues, queued):
     records : uint64, (n_rows, record_words)
     block : int64, (n_rows,)
         Of each record; -1 marks a dropped row.
+    slot : int32, (n_rows,)
+        Of each record, which gets it in its queue at ``slot_position``, in 4-byte words.
     queues : uint64, (n_blocks, length, record_words)
     queued : int64, (n_blocks,)
         Records in each queue, incremented.
     """
-    length, n_words = queues.shape[1], queues.shape[2]
+    length, n_words, halves = queues.shape[1], queues.shape[2], queues.view(np.int32)
     for i in range(first, block.shape[0]):
         b = block[i]
         if b < 0:
@@ -386,5 +425,6 @@ def append_records(records, block, first, queues, queued):
         at = queued[b]
         for word in range(n_words):
             queues[b, at, word] = records[i, word]
+        halves[b, at, slot_position] = slot[i]
         queued[b] = at + 1
     return block.shape[0]

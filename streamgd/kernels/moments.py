@@ -14,8 +14,26 @@ from streamgd.kernels.compile import compiled
 #: Most rows of a tile: a column of them stays in the processor's cache.
 TILE_ROWS = 256
 
+#: Of the bits of a float64, those of its magnitude; and infinity, above which are those of NaN.
+MAGNITUDE_BITS = np.int64(0x7FFFFFFFFFFFFFFF)
+INFINITY_BITS = np.int64(0x7FF0000000000000)
+
 _f8, _i8 = types.float64, types.int64
-_readonly = types.Array(_f8, 1, "C", readonly=True)
+#: float64, and may be of memory that is not to be written, as Arrow's is.
+NUMBERS_TO_READ = types.Array(_f8, 1, "C", readonly=True)
+
+
+@compiled(_i8(_f8[::1]))
+def largest_magnitude_bits(values):
+    """The bits of the largest magnitude: as integers, magnitudes have the same order, with NaN after infinity.
+
+    Numbers that may be NaN would be compared one at a time only.
+    """
+    bits = values.view(np.int64)
+    largest = np.int64(0)
+    for i in range(bits.shape[0]):
+        largest = max(largest, bits[i] & MAGNITUDE_BITS)
+    return largest
 
 
 @compiled(types.Tuple((_f8, _f8))(_f8[::1], _f8[::1], _f8))
@@ -53,33 +71,36 @@ def tile_moments(values, weight, total, numbers, weight_of_numbers):
     return total, mean, squares
 
 
-@compiled(_f8(_readonly, _f8[::1], _i8[::1], _f8[:, :, ::1]))
+@compiled(_f8(NUMBERS_TO_READ, _f8[::1], _i8[::1], _f8[:, :, ::1]))
 def moments_of_tiles(values, weight, tile_ends, tiles):
     """Total weight, mean and squares of each tile into the last column of ``tiles``; returns the largest magnitude.
 
     Values are summed about the first one that counts, so that a large common part does not eat the digits. Rows of
     weight zero may hold anything.
     """
-    numbers, weight_of_numbers, about = np.empty(TILE_ROWS), np.empty(TILE_ROWS), np.empty(TILE_ROWS)
+    numbers, weight_of_numbers, room = np.empty(TILE_ROWS), np.empty(TILE_ROWS), np.empty(TILE_ROWS)
     last = tiles.shape[1] - 1
-    largest, start = 0.0, 0
+    largest_bits, start = np.zeros(1, np.int64), 0
     for t in range(tile_ends.shape[0]):
         stop = tile_ends[t]
-        origin, begun = 0.0, False
-        for i in range(start, stop):
-            if weight[i] > 0.0 and values[i] == values[i]:
-                largest = max(largest, abs(values[i]))
-                if not begun:
-                    origin, begun = values[i], True
-        for i in range(start, stop):
-            about[i - start] = values[i] - origin
-        tile_weight = weight[start:stop]
-        total, mean, squares = tile_moments(
-            about[: stop - start], tile_weight, tile_weight.sum(), numbers, weight_of_numbers
-        )
-        tiles[t, last, 0], tiles[t, last, 1], tiles[t, last, 2] = total, origin + mean if begun else 0.0, squares
+        about, tile_weight = room[: stop - start], weight[start:stop]
+        for i in range(about.shape[0]):
+            about[i] = values[start + i] if tile_weight[i] > 0.0 else np.nan
+        bits, first = largest_magnitude_bits(about), 0
+        if bits > INFINITY_BITS:
+            while first < about.shape[0] and about[first] != about[first]:
+                first += 1
+            for i in range(about.shape[0]):
+                about[i] = about[i] if about[i] == about[i] else 0.0
+            bits = largest_magnitude_bits(about)
+        largest_bits[0] = max(largest_bits[0], bits)
+        origin = values[start + first] if first < about.shape[0] else 0.0
+        for i in range(about.shape[0]):
+            about[i] = values[start + i] - origin
+        total, mean, squares = tile_moments(about, tile_weight, tile_weight.sum(), numbers, weight_of_numbers)
+        tiles[t, last, 0], tiles[t, last, 1], tiles[t, last, 2] = total, origin + mean if total > 0.0 else 0.0, squares
         start = stop
-    return largest
+    return largest_bits.view(np.float64)[0]
 
 
 @compiled(types.void(_f8[:, ::1], _f8[:, ::1]))

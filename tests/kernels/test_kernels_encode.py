@@ -1,5 +1,7 @@
 """Arrow buffers read by address: values, null bitmaps at any offset, moments, and the loops that move records."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -28,16 +30,18 @@ def encoded(
     kinds = np.array([kernels.KINDS.index(str(array.type)) for array in arrays])
     # Two elements stand before the features, one after them, and must be left alone.
     out = np.full((len(weight), len(arrays) + 3), 77.0, dtype)
+    target, target_out = np.arange(0.5, len(weight)), np.empty((len(weight), 2))
     ends = np.array([*range(TILE_ROWS, len(weight), TILE_ROWS), len(weight)])
     tiles, edges = np.full((len(ends), len(arrays), 3), np.nan), np.empty((0, 0, 0))
     found, has_null = np.full((len(arrays), 2), np.nan), np.zeros(len(weight), np.bool_)
     kept = weight > 0 if kept is None else kept
     kernels.encode_numeric(
         addresses, validity, offsets, kinds, weight, shift, scale, np.zeros_like(shift), np.ones_like(scale),
-        out, 2, ends, tiles, edges, found, kept, has_null, True,
+        target, out, 2, target_out[:, 1], ends, tiles, edges, found, kept, has_null, True,
     )  # fmt: skip
     assert (out[:, :2] == 77.0).all()
     assert (out[:, -1] == 77.0).all()
+    np.testing.assert_array_equal(target_out[:, 1], target)
     np.testing.assert_array_equal(found[:, 1], np.isnan(out[kept][:, 2:-1]).sum(axis=0))
     moments = np.zeros((len(arrays), 3))
     moments_kernels.merge_in_order(tiles, moments)
@@ -171,6 +175,9 @@ def test_moments_keep_their_digits_where_the_shift_is_that_of_the_column() -> No
 @given(blocks=st.lists(st.integers(-1, 6), max_size=60), length=st.integers(1, 9))
 def test_records_wait_in_the_queue_of_their_block_until_it_is_full(blocks: list[int], length: int) -> None:
     records = np.arange(3 * len(blocks), dtype=np.uint64).reshape(len(blocks), 3)
+    slots = np.arange(len(blocks), dtype=np.int32)[::-1].copy()
+    placed = records.copy()
+    placed.view(np.int32)[:, 5] = slots
     queues, queued = np.empty((7, length, 3), np.uint64), np.zeros(7, np.int64)
     found: list[list[list[int]]] = [[] for _ in range(7)]
 
@@ -178,13 +185,30 @@ def test_records_wait_in_the_queue_of_their_block_until_it_is_full(blocks: list[
         found[block] += queues[block, : queued[block]].tolist()
         queued[block] = 0
 
-    row = 0
-    while (row := kernels.append_records(records, np.array(blocks, np.int64), row, queues, queued)) < len(blocks):
+    row, block_of_row = 0, np.array(blocks, np.int64)
+    while (row := kernels.append_records(records, block_of_row, slots, 5, row, queues, queued)) < len(blocks):
         assert queued[blocks[row]] == length
         write(blocks[row])
     for block in range(7):
         write(block)
-        assert found[block] == [records[row].tolist() for row, each in enumerate(blocks) if each == block]
+        assert found[block] == [placed[row].tolist() for row, each in enumerate(blocks) if each == block]
+
+
+@pytest.mark.parametrize("name", ["double", "int64", "int8", "bool"])
+def test_classes_are_numbered_in_their_order(name: str) -> None:
+    values: list[Any] = [True, False, None] if name == "bool" else [7, -3, None, 0, 5]
+    classes = np.array([True, False] if name == "bool" else [5, -3, 7], np.float64)
+    rng = np.random.default_rng(2)
+    rows = [values[k] for k in rng.integers(0, len(values), 700)]
+    array = pa.array(rows, pa.type_for_alias(name))[3:]
+    bitmap, buffer = array.buffers()
+    out = np.empty(len(array))
+    of_array = [buffer.address, bitmap.address, array.offset, kernels.KINDS.index(name)]
+    kernels.class_numbers(*(np.array([part]) for part in of_array), classes, out)
+
+    number = {value: float(k) for k, value in enumerate(classes.tolist())}
+    expected = [np.nan if value is None else number.get(float(value), np.inf) for value in rows[3:]]
+    np.testing.assert_array_equal(out, expected)
 
 
 @given(slots=st.lists(st.integers(0, 19), unique=True, max_size=20), seed=st.integers(0, 100))
