@@ -23,11 +23,14 @@ from streamgd.kernels.moments import (
 from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
 
 FINISH_TILE_ROWS = 256
-#: A record is fetched from memory so many records before it is needed.
+#: A record is fetched from memory so many records before it is needed, and a tile of a column so many columns before.
 PREFETCH_ROWS = 32
+PREFETCH_COLUMNS = 2
 
 # The element types that are read as they are; anything else is cast by pyarrow first.
 KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
+#: Whole bytes of a value.
+_VALUE_BYTES = np.array([8, 4, 8, 4, 2, 1, 4, 2, 1, 0])
 
 _f8, _f4, _i8, _i4 = types.float64, types.float32, types.int64, types.int32
 
@@ -80,6 +83,14 @@ def _copy_values(address, kind, first, count, tile):
         bits = carray(pointer, (n + 7) // 8, np.uint8)
         for i in range(count):
             tile[i] = (bits[(first + i) >> 3] >> ((first + i) & 7)) & 1
+
+
+@compiled(types.void(_i8, _i8, _i8, _i8))
+def _fetch_values(address, kind, first, count):
+    """Begin to fetch the values ``first … first + count - 1`` of an Arrow buffer from memory."""
+    width = _VALUE_BYTES[kind]
+    for line in range(address + first * width, address + (first + count) * width, CACHE_LINE_BYTES):
+        prefetch(line)
 
 
 @compiled(types.void(_i8, _i8, _i8, _f8[::1]))
@@ -211,6 +222,9 @@ def encode_numeric(
         total_weight = tile_weight.sum()
         every = kept[start:stop].all()
         for column in range(n_columns):
+            later = (column + PREFETCH_COLUMNS) % n_columns
+            tiles_later = (column + PREFETCH_COLUMNS) // n_columns
+            _fetch_values(addresses[later], kinds[later], offsets[later] + start + tiles_later * count, count)
             _copy_values(addresses[column], kinds[column], offsets[column] + start, count, tile)
             _mark_nulls(validity[column], offsets[column] + start, count, tile)
             largest, nulls = _largest_and_nulls(tile, kept[start:stop], every)
@@ -416,6 +430,7 @@ def append_records(records, block, slot, slot_position, first, queues, queued):
         Records in each queue, incremented.
     """
     length, n_words, halves = queues.shape[1], queues.shape[2], queues.view(np.int32)
+    address, row_bytes = queues.ctypes.data, 8 * n_words
     for i in range(first, block.shape[0]):
         b = block[i]
         if b < 0:
@@ -427,4 +442,8 @@ def append_records(records, block, slot, slot_position, first, queues, queued):
             queues[b, at, word] = records[i, word]
         halves[b, at, slot_position] = slot[i]
         queued[b] = at + 1
+        # The next one of this block will stand behind it.
+        behind = address + (b * length + at + 1) * row_bytes
+        for line in range(behind, behind + row_bytes, CACHE_LINE_BYTES):
+            prefetch(line)
     return block.shape[0]
