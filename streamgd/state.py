@@ -443,8 +443,14 @@ def _fallocate(descriptor: int, size_bytes: int) -> None:
             raise OSError(number, os.strerror(number))
 
 
-def write_atomically(path: Path, *parts: bytes | bytearray | memoryview) -> None:
+def write_atomically(path: Path, *parts: bytes | bytearray | memoryview, outlives_power: bool = True) -> None:
     """Write a file so that, whenever it is interrupted, ``path`` holds what it held before or all of the parts.
+
+    Parameters
+    ----------
+    outlives_power : bool
+        Wait until it is on the device. Otherwise it outlives the process only: after a loss of power it may be there
+        in part.
 
     Raises
     ------
@@ -457,9 +463,11 @@ def write_atomically(path: Path, *parts: bytes | bytearray | memoryview) -> None
             with files.open(temporary) as file:
                 for part in parts:
                     files.write(file, part)
-                files.fsync(file)
+                if outlives_power:
+                    files.fsync(file)
             files.replace(temporary, path)
-            files.fsync_folder(path.parent)
+            if outlives_power:
+                files.fsync_folder(path.parent)
         except BaseException:
             with suppress(OSError):
                 files.remove(temporary)

@@ -87,9 +87,10 @@ class BlockStore:
         return note if is_there and note["key"] == [key, boot_id(), self.total_bytes] else None
 
     def write_note(self, key: str, note: dict[str, Any]) -> None:
+        """Note how far the blocks are. Nobody waits for the device: they are not gone on from after another start."""
         data = states.serialize({**note, "key": [key, boot_id(), self.total_bytes]}, "prepare")
         try:
-            states.write_atomically(self._note, data)
+            states.write_atomically(self._note, data, outlives_power=False)
         except StorageError as error:
             raise StorageError(f"{error} {self._hint()}") from error
 
