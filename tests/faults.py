@@ -189,11 +189,11 @@ def stop_at_note(preparation: Preparation, number: int, error: BaseException) ->
     """Have ``preparation`` end with ``error`` in the place of its note ``number``, counted from 1."""
     write_note, notes = preparation._store.write_note, 0
 
-    def fail(key: str, note: dict[str, Any]) -> None:
+    def fail(key: str, note: dict[str, Any], finished: bool = False) -> None:
         nonlocal notes
         notes += 1
         if notes == number:
             raise error
-        write_note(key, note)
+        write_note(key, note, finished)
 
     preparation._store.write_note = fail  # type: ignore[method-assign]

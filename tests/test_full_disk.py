@@ -99,7 +99,7 @@ def test_a_note_that_no_longer_fits_the_disk_tells_the_ways_out(
     blocks = store.BlockStore(tmp_path / "blocks", layout, 50, 4)
     blocks.create(0)
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise StorageError("cannot write the note: No space left on device.")
 
     monkeypatch.setattr(store.states, "write_atomically", full)

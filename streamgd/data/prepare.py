@@ -45,6 +45,8 @@ WAVE_S = 2.0
 SPARE_REGIONS = 8
 
 STAGE_BYTES = 32_000_000
+#: What finalise changes of the note.
+FINALISED = ("phase", "fill", "regions", "free", "train_rows", "rows", "row_norms", "entries")
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,12 @@ class Preparation:
         with self._stopwatch.timed("waiting"):
             self._store.write_note(self._key, note)
 
+    def _write_finished(self, note: dict[str, Any]) -> None:
+        """Note what finalise changed: not levels and keys, which may be many."""
+        changed = {name: value for name, value in note.items() if name in FINALISED}
+        with self._stopwatch.timed("waiting"):
+            self._store.write_note(self._key, changed, finished=True)
+
     def _spare_regions(self) -> np.ndarray:
         return np.arange(self._n_blocks, self._store.n_regions, dtype=np.int64)
 
@@ -294,14 +302,14 @@ class Preparation:
                 }
                 if entries is not None:
                     note |= {"entries": entries.state()}
-                self._write_note(note)
+                self._write_finished(note)
                 self._progress("finalise", sum(rows for _, rows, _ in found))
                 self._check()
         note = note | {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
         if entries is not None:
             entries.end_waiting()
             note |= {"entries": entries.state()}
-        self._write_note(note)
+        self._write_finished(note)
         return note
 
     def _finish_block(

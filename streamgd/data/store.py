@@ -28,6 +28,8 @@ from streamgd.stopwatch import Stopwatch
 
 #: Blocks of at most so many bytes stay mapped until the next epoch: to map their pages anew takes a sixth of its time.
 MAPPED_BYTES = 1_000_000_000
+#: What is noted: of scatter, and of finalise, which changes little of what may be long.
+NOTE_NAMES = ("prepared.safetensors", "finished.safetensors")
 #: Where worker processes of a run keep theirs, below the folder of the blocks.
 WORKERS_FOLDER = "workers"
 #: What a user can do about too little space.
@@ -69,7 +71,7 @@ class BlockStore:
         self._needed_bytes = self.total_bytes
         self._way_out = way_out
         self._folder = folder
-        self._note = folder / "prepared.safetensors"
+        self._notes = [folder / name for name in NOTE_NAMES]
         self._file = MappedFile(folder / "blocks.bin", self.total_bytes)
         self.entries = entries
         #: Of the files together.
@@ -80,19 +82,30 @@ class BlockStore:
         if not self._file.is_whole:
             return None
         try:
-            note = states.deserialize(states.read_file(self._note), "prepare", str(self._note))
+            noted = [self._read(path) for path in self._notes if path == self._notes[0] or path.exists()]
         except (OSError, StreamgdError):
             return None
+        note = {name: value for each in noted for name, value in each.items()}
         is_there = self.entries is None or self.entries.take_up(note.get("entries"))
-        return note if is_there and note["key"] == [key, boot_id(), self.total_bytes] else None
+        return note if is_there and all(each["key"] == self._full_key(key) for each in noted) else None
 
-    def write_note(self, key: str, note: dict[str, Any]) -> None:
-        """Note how far the blocks are. Nobody waits for the device: they are not gone on from after another start."""
-        data = states.serialize({**note, "key": [key, boot_id(), self.total_bytes]}, "prepare")
+    def write_note(self, key: str, note: dict[str, Any], finished: bool = False) -> None:
+        """Note how far the blocks are; with ``finished``, only what finalise changed of what was noted before it.
+
+        Nobody waits for the device: blocks are not gone on from after another start of the machine.
+        """
+        data = states.serialize({**note, "key": self._full_key(key)}, "prepare")
         try:
-            states.write_atomically(self._note, data, outlives_power=False)
+            states.write_atomically(self._notes[finished], data, outlives_power=False)
         except StorageError as error:
             raise StorageError(f"{error} {self._hint()}") from error
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        noted: dict[str, Any] = states.deserialize(states.read_file(path), "prepare", str(path))
+        return noted
+
+    def _full_key(self, key: str) -> list[Any]:
+        return [key, boot_id(), self.total_bytes]
 
     def create(self, needed_bytes: int, reserve: bool = False) -> None:
         """Make the file after a look at the free space; with ``reserve``, it takes all of its space at once.
@@ -225,7 +238,7 @@ class BlockStore:
 
 
 def _remove_files(folder: Path) -> None:
-    for name in ("prepared.safetensors", "blocks.bin", *ENTRIES_FILE_NAMES):
+    for name in (*NOTE_NAMES, "blocks.bin", *ENTRIES_FILE_NAMES):
         with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError):
             states.files.remove(folder / name)
 
