@@ -476,11 +476,4 @@ def _write_codes(columns: list[_LevelsMet], weight: np.ndarray, places: Places) 
     kernels.encode_codes(addresses, tables, starts[:-1], weight, counts, places.codes, places.first_code)
     if not len(weight):
         return [np.empty(0)] * len(columns)
-    found = zip(columns, np.split(counts, starts[1:-1]), strict=True)
-    return [_by_code(column.table, counted) for column, counted in found]
-
-
-def _by_code(table: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Total weight of each provisional code; hashed and unknown levels are not counted."""
-    has_code = (table >= 0) & (counted > 0)
-    return np.bincount(table[has_code], counted[has_code]) if has_code.any() else np.zeros(0)
+    return list(map(kernels.weight_by_code, np.split(tables, starts[1:-1]), np.split(counts, starts[1:-1])))

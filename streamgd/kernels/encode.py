@@ -306,16 +306,37 @@ def encode_codes(addresses, tables, table_starts, weight, counts, out, first):
         Records, written from position ``first``.
     """
     n_rows, n_columns = out.shape[0], addresses.shape[0]
+    # Not together: a column's weights stay in the cache, those of all columns would not.
+    for column in range(n_columns if weight.shape[0] > 0 else 0):
+        places, table_start = carray(_pointer(addresses[column]), n_rows, np.int32), table_starts[column]
+        for i in range(n_rows):
+            counts[table_start + places[i]] += weight[i]
     for start in range(0, n_rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, n_rows)
         for column in range(n_columns):
-            places = carray(_pointer(addresses[column]), n_rows, np.int32)
-            table_start = table_starts[column]
+            places, table_start = carray(_pointer(addresses[column]), n_rows, np.int32), table_starts[column]
             for i in range(start, stop):
                 out[i, first + column] = tables[table_start + places[i]]
-            if weight.shape[0] > 0:
-                for i in range(start, stop):
-                    counts[table_start + places[i]] += weight[i]
+
+
+@compiled(_f8[::1](_i4[::1], _f8[::1]))
+def weight_by_code(table, counts):
+    """The total weight of each code, float64 ``(largest code that has some + 1,)``; negative codes are left out.
+
+    Parameters
+    ----------
+    table, counts : (n_places,)
+        The code of each place of a dictionary, and its total weight.
+    """
+    largest = -1
+    for place in range(table.shape[0]):
+        if counts[place] > 0.0:
+            largest = max(largest, table[place])
+    found = np.zeros(largest + 1)
+    for place in range(table.shape[0]):
+        if counts[place] > 0.0 and table[place] >= 0:
+            found[table[place]] += counts[place]
+    return found
 
 
 @compiled(_i8(_i4[:, ::1], _i8, _i8, _i4, _i8[::1], _i8[::1]))

@@ -239,3 +239,15 @@ def test_codes_are_those_of_the_places_and_their_weights_are_counted() -> None:
         np.testing.assert_array_equal(counts[starts[column] : starts[column] + len(table)], counted)
     assert (out[:, [0, 4]] == -77).all()
     kernels.encode_codes(addresses, np.concatenate(tables), starts, np.empty(0), np.empty(0), out, 1)
+
+
+@given(
+    codes=st.lists(st.integers(-3, 8), max_size=30), weights=st.lists(st.sampled_from([0.0, 1.0, 2.5]), max_size=30)
+)
+def test_weights_of_places_are_summed_by_code(codes: list[int], weights: list[float]) -> None:
+    n = min(len(codes), len(weights))
+    table, counts = np.array(codes[:n], np.int32), np.array(weights[:n])
+    found = kernels.weight_by_code(table, counts)
+
+    used = (table >= 0) & (counts > 0)
+    assert found.tolist() == (np.bincount(table[used], counts[used]).tolist() if used.any() else [])
