@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.blocks import Block, Places, RecordLayout
+from streamgd.data.blocks import Block, Places, RecordLayout, aligned_memory
 from streamgd.data.columns import Columns
 from streamgd.data.encoder import EncodedRows, Encoder, Origin, RowChoice
 from streamgd.data.encoding import Encoding
@@ -91,7 +91,7 @@ class BlockEncoder:
             Where the block is written; new memory if not given.
         """
         if memory is None:
-            memory = np.empty(self.layout.block_bytes(batch.num_rows), np.uint8)
+            memory = aligned_memory(self.layout.block_bytes(batch.num_rows))
         block = self.layout.views(memory, batch.num_rows)
         rows = self.encoder.encode(batch, origin, Places.of_block(block), self._theta_rows)
         if self._entries is not None and rows.entries is not None:

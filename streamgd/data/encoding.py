@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from streamgd.data.blocks import Block, RecordLayout
+from streamgd.data.blocks import Block, RecordLayout, aligned_memory
 from streamgd.data.columns import Columns
 from streamgd.data.scaler import Scaling
 from streamgd.data.sparse import KeysMet, SparseEncoding
@@ -311,7 +311,7 @@ class Finisher:
         """
         layout, encoding, scaling = self.layout, self._encoding, self._encoding.scaling
         if out is None:
-            out = np.empty(layout.block_bytes(len(order)), np.uint8)
+            out = aligned_memory(layout.block_bytes(len(order)))
         block = layout.views(out, len(order))
         positions = (
             layout.features_position, layout.codes_position, layout.weight_position, layout.offset_position,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.blocks import HOLDOUT_BIT, Block, Entries, RecordLayout
+from streamgd.data.blocks import HOLDOUT_BIT, Block, Entries, RecordLayout, aligned_memory
 from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher
@@ -377,7 +377,7 @@ class _Desk:
     """What one thread needs to finish blocks, used again for each: new memory would have to be cleared first."""
 
     def __init__(self, layout: RecordLayout, places: int):
-        self.block = np.empty(layout.block_bytes(places), np.uint8)
+        self.block = aligned_memory(layout.block_bytes(places))
         self.order = np.empty(places, np.int64)
         self.at = np.empty(2 * places, np.int64)
 

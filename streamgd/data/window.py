@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd.data.ahead import in_order
-from streamgd.data.blocks import Block, RawEntries
+from streamgd.data.blocks import Block, RawEntries, aligned_memory
 from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Finisher
 from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
@@ -120,7 +120,7 @@ class WindowStream:
         readers: dict[RowGroup, Iterator[pa.RecordBatch]] = {}
         # One window is trained on while the next are decoded; fresh memory for each would cost as much as encoding.
         records = [self.layout.new_records(window_rows) for _ in range(1 + WINDOWS_AHEAD)]
-        memory = np.empty(self.layout.block_bytes(window_rows), np.uint8)
+        memory = aligned_memory(self.layout.block_bytes(window_rows))
         ahead: deque[tuple[int, list[Future[_Part]]]] = deque()
         before: dict[RowGroup, Future[_Part]] = {}
 

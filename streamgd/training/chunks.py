@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd.data.block_encoder import BlockEncoder, blocks_of, provisional_blocks
-from streamgd.data.blocks import Block, RecordLayout
+from streamgd.data.blocks import Block, RecordLayout, aligned_memory
 from streamgd.data.columns import CategoricalColumn, Columns
 from streamgd.data.encoder import Encoder, RowChoice
 from streamgd.data.encoding import Encoding
@@ -281,5 +281,5 @@ class BlockMemory(threading.local):
     def of_thread(self) -> np.ndarray:
         """Uint8, enough for ``layout.block_rows`` rows."""
         if self._memory is None:
-            self._memory = np.empty(self._layout.block_bytes(self._layout.block_rows), np.uint8)
+            self._memory = aligned_memory(self._layout.block_bytes(self._layout.block_rows))
         return self._memory
