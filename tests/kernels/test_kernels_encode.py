@@ -241,9 +241,7 @@ def test_codes_are_those_of_the_places_and_their_weights_are_counted() -> None:
     kernels.encode_codes(addresses, np.concatenate(tables), starts, np.empty(0), np.empty(0), out, 1)
 
 
-@given(
-    codes=st.lists(st.integers(-3, 8), max_size=30), weights=st.lists(st.sampled_from([0.0, 1.0, 2.5]), max_size=30)
-)
+@given(codes=st.lists(st.integers(-3, 8), max_size=30), weights=st.lists(st.sampled_from([0.0, 1.0, 2.5]), max_size=30))
 def test_weights_of_places_are_summed_by_code(codes: list[int], weights: list[float]) -> None:
     n = min(len(codes), len(weights))
     table, counts = np.array(codes[:n], np.int32), np.array(weights[:n])
