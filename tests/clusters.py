@@ -93,7 +93,7 @@ class Cluster:
 
     def blocks(self) -> list[Path]:
         """The blocks that workers keep."""
-        return list(self.folder.glob("dask-scratch-space/*/streamgd-*/blocks.bin"))
+        return list(self.folder.glob("dask-scratch-space/*/streamgd-*/blocks-0.bin"))
 
     def __enter__(self) -> Self:
         return self

@@ -127,7 +127,7 @@ def test_a_disk_that_fails_before_the_training_leaves_no_blocks_behind(
     there_before = []
 
     def fail(*_: object, **__: object) -> None:
-        there_before.append((tmp_path / "run" / "blocks" / "blocks.bin").exists())
+        there_before.append((tmp_path / "run" / "blocks" / "blocks-0.bin").exists())
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:

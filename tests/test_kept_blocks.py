@@ -104,12 +104,12 @@ def test_a_run_beside_one_that_makes_them_works_for_itself(
     os.remove(place / folder / "prepared.safetensors")
     descriptor = os.open(place / folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another run that prepares
-    before = (place / folder / "blocks.bin").stat()
+    before = (place / folder / "blocks-0.bin").stat()
     result = fit(data, tmp_path / "second", place, keep_blocks=keep)
     os.close(descriptor)
     assert result.model.theta_sha256 == kept.model.theta_sha256
     assert names(place) == [folder]
-    after = (place / folder / "blocks.bin").stat()
+    after = (place / folder / "blocks-0.bin").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 

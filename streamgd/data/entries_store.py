@@ -1,10 +1,10 @@
 """The entries of shuffled blocks on disk: those that wait for their block, in pages, then those of finished blocks.
 
-    entries.bin   page | page | …     a page belongs to one block; a block fills the pages it was given in turn
-    sparse.bin    block | block | …   row starts, rows of theta, values
+    entries-0.bin …   page | page | …     a page belongs to one block; a block fills the pages it was given in turn
+    sparse.bin        block | block | …   row starts, rows of theta, values
 
-How full the pages are is noted with the blocks; what was written after the last note is written again. ``entries.bin``
-goes when all blocks are finished.
+How full the pages are is noted with the blocks; what was written after the last note is written again. The entries that
+wait go when all blocks are finished.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamgd import state as states
 from streamgd.data.blocks import Entries, EntriesLayout, RecordLayout, padded_bytes
 from streamgd.data.mapped import MappedFile, whole_pages
-from streamgd.errors import storage_errors
+from streamgd.data.striped import StripedFiles, file_names
 from streamgd.stopwatch import Stopwatch
 
-FILE_NAMES = WAITING_NAME, FINISHED_NAME = "entries.bin", "sparse.bin"
+WAITING_STEM, FINISHED_NAME = "entries", "sparse.bin"
+FILE_NAMES = (*file_names(WAITING_STEM), FINISHED_NAME)
 #: Of a block; a multiple of what an entry takes.
 PAGE_BYTES = 65_536
 
@@ -62,7 +61,8 @@ class EntriesStore:
         self._has_values = layout.has_values
         entry_bytes = 8 * self._words
         self._entries_of_page = PAGE_BYTES // entry_bytes
-        self._waiting = MappedFile(folder / WAITING_NAME, _waiting_bytes(layout, n_blocks, n_rows))
+        n_pages = _waiting_bytes(layout, n_blocks, n_rows) // PAGE_BYTES
+        self._waiting = StripedFiles(folder, WAITING_STEM, PAGE_BYTES, n_pages)
         self._finished = MappedFile(folder / FINISHED_NAME, 0)
         self._n_blocks = n_blocks
         self._begin()
@@ -90,9 +90,10 @@ class EntriesStore:
     def open(self, hint: str) -> None:
         """Open the files that :meth:`take_up` found."""
         self._hint = hint
-        for file in (self._waiting, self._finished):
-            if file.is_whole and file.size_bytes:
-                file.open()
+        if self._waiting.is_whole:
+            self._waiting.open()
+        if self._finished.is_whole and self._finished.size_bytes:
+            self._finished.open()
 
     def close(self) -> None:
         self._waiting.close()
@@ -192,10 +193,8 @@ class EntriesStore:
         self._fill, self._pages, self._n_pages = np.empty(0, np.int64), [], 0
 
     def remove_waiting(self) -> None:
-        """Remove the file of those that wait, if it is still there."""
-        self._waiting.close()
-        with storage_errors(f"remove {self._waiting.path}"), suppress(FileNotFoundError):
-            states.files.remove(self._waiting.path)
+        """Remove the files of those that wait, if they are still there."""
+        self._waiting.remove()
 
     def block(self, index: int, rows: int) -> Entries:
         """Those of a finished block of ``rows`` rows, mapped."""

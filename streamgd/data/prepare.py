@@ -1,4 +1,4 @@
-"""Prepare: every row group decoded once, its rows scattered over the blocks file, and the blocks finished.
+"""Prepare: every row group decoded once, its rows scattered over the files of the blocks, and these finished.
 
     row groups ── encode ── queues, one a block ── positioned writes           (scatter, in waves)
     region ── slot order ── exact moments, fill, final codes ── free region    (finalise)

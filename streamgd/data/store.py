@@ -1,4 +1,4 @@
-"""The blocks file: regions of equal size, written by position, mapped for reading, and the note that describes it.
+"""The blocks on disk: regions of equal size, written by position, mapped for reading, and the note that describes them.
 
 A region first collects the records scattered to one block, then a finished block. A finished block is never written
 over its own records: it goes to a free region, and the region of its records becomes free once that is noted. So a
@@ -21,7 +21,8 @@ from streamgd import state as states
 from streamgd.data.blocks import Block, RecordLayout, padded_bytes
 from streamgd.data.entries_store import FILE_NAMES as ENTRIES_FILE_NAMES
 from streamgd.data.entries_store import EntriesStore
-from streamgd.data.mapped import MappedFile, whole_pages
+from streamgd.data.mapped import whole_pages
+from streamgd.data.striped import StripedFiles, file_names
 from streamgd.errors import StorageError, StreamgdError, storage_errors
 from streamgd.plain import byte_size
 from streamgd.stopwatch import Stopwatch
@@ -30,6 +31,8 @@ from streamgd.stopwatch import Stopwatch
 MAPPED_BYTES = 1_000_000_000
 #: What is noted: of scatter, and of finalise, which changes little of what may be long.
 NOTE_NAMES = ("prepared.safetensors", "finished.safetensors")
+#: The files of the blocks.
+FILE_NAMES = (*file_names("blocks"), *ENTRIES_FILE_NAMES)
 #: Where worker processes of a run keep theirs, below the folder of the blocks.
 WORKERS_FOLDER = "workers"
 #: What a user can do about too little space.
@@ -46,7 +49,7 @@ def boot_id() -> str:
 
 
 class BlockStore:
-    """A file of ``n_regions`` regions in ``folder``.
+    """``n_regions`` regions in files in ``folder``.
 
     Parameters
     ----------
@@ -72,14 +75,14 @@ class BlockStore:
         self._way_out = way_out
         self._folder = folder
         self._notes = [folder / name for name in NOTE_NAMES]
-        self._file = MappedFile(folder / "blocks.bin", self.total_bytes)
+        self._files = StripedFiles(folder, "blocks", self.region_bytes, n_regions)
         self.entries = entries
         #: Of the files together.
         self.needed_bytes = self.total_bytes + (entries.needed_bytes if entries is not None else 0)
 
     def read_note(self, key: str) -> dict[str, Any] | None:
-        """What was last noted, if it is about these blocks (``key``), whole, and the file is there in its full size."""
-        if not self._file.is_whole:
+        """What was last noted, if it is about these blocks (``key``), whole, and the files are there in full size."""
+        if not self._files.is_whole:
             return None
         try:
             noted = [self._read(path) for path in self._notes if path == self._notes[0] or path.exists()]
@@ -108,7 +111,7 @@ class BlockStore:
         return [key, boot_id(), self.total_bytes]
 
     def create(self, needed_bytes: int, reserve: bool = False) -> None:
-        """Make the file after a look at the free space; with ``reserve``, it takes all of its space at once.
+        """Make the files after a look at the free space; with ``reserve``, they take all of their space at once.
 
         Raises
         ------
@@ -126,7 +129,7 @@ class BlockStore:
             )
         states.make_folder(self._folder)
         try:
-            self._file.create(self._hint(), reserve)
+            self._files.create(self._hint(), reserve)
             if self.entries is not None:
                 self.entries.create(self._hint(), reserve)
         except StreamgdError:
@@ -136,7 +139,7 @@ class BlockStore:
 
     def open(self) -> None:
         """Open the files that are there."""
-        self._file.open()
+        self._files.open()
         if self.entries is not None:
             self.entries.open(self._hint())
 
@@ -148,7 +151,7 @@ class BlockStore:
         StorageError
             The disk is full or failed; the message names the bytes needed.
         """
-        self._file.write(region * self.region_bytes + offset_bytes, data, self._hint())
+        self._files.write(region * self.region_bytes + offset_bytes, data, self._hint())
 
     def write_block(self, region: int, block: Block) -> None:
         """Write a finished block to a region, array by array: see :meth:`write`."""
@@ -167,12 +170,12 @@ class BlockStore:
         """
         self.read_ahead(region)
         self.wait_for(region)
-        buffer = self._file.array(region * self.region_bytes, rows * self.layout.record_words, np.uint64)
+        buffer = self._files.array(region * self.region_bytes, rows * self.layout.record_words, np.uint64)
         return buffer.reshape(rows, self.layout.record_words)
 
     def block(self, region: int, rows: int) -> Block:
         """The finished block in a region, mapped."""
-        buffer = self._file.array(region * self.region_bytes, self.region_bytes, np.uint8)
+        buffer = self._files.array(region * self.region_bytes, self.region_bytes, np.uint8)
         return self.layout.views(buffer, rows)
 
     def in_turn(self, regions: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
@@ -196,7 +199,7 @@ class BlockStore:
 
     def read_ahead(self, region: int) -> bool:
         """Have the system read a region that is needed soon; returns whether it had to be read."""
-        return self._file.read_ahead(region * self.region_bytes, self.region_bytes)
+        return self._files.read_ahead(region * self.region_bytes, self.region_bytes)
 
     def wait_for(self, region: int) -> None:
         """Wait until the pages of a region are in memory.
@@ -206,7 +209,7 @@ class BlockStore:
         StorageError
             They cannot be read: an error here where a look through the map would kill the process.
         """
-        self._file.wait_for(region * self.region_bytes, self.region_bytes)
+        self._files.wait_for(region * self.region_bytes, self.region_bytes)
 
     @property
     def is_large(self) -> bool:
@@ -221,15 +224,15 @@ class BlockStore:
 
     def release(self, region: int) -> None:
         """Tell the system that the pages of a region are not needed soon."""
-        self._file.release(region * self.region_bytes, self.region_bytes)
+        self._files.release(region * self.region_bytes, self.region_bytes)
 
     def close(self) -> None:
-        self._file.close()
+        self._files.close()
         if self.entries is not None:
             self.entries.close()
 
     def remove(self) -> None:
-        """Delete file and note, and the folder if it is then empty."""
+        """Delete files and notes, and the folder if it is then empty."""
         self.close()
         remove_blocks(self._folder)
 
@@ -238,7 +241,7 @@ class BlockStore:
 
 
 def _remove_files(folder: Path) -> None:
-    for name in (*NOTE_NAMES, "blocks.bin", *ENTRIES_FILE_NAMES):
+    for name in (*NOTE_NAMES, *FILE_NAMES):
         with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError):
             states.files.remove(folder / name)
 
@@ -263,7 +266,7 @@ def free_bytes(folder: Path) -> int:
 def written_bytes(folder: Path) -> int:
     """Bytes on the disk of the blocks in ``folder``."""
     total = 0
-    for name in ("blocks.bin", *ENTRIES_FILE_NAMES):
+    for name in FILE_NAMES:
         with suppress(OSError):
             total += (folder / name).stat().st_blocks * 512
     return total

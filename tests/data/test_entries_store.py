@@ -96,8 +96,8 @@ def test_finished_blocks_are_mapped_as_they_were_written(tmp_path: Path, has_val
 def test_a_file_that_was_cut_short_is_told_of(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.append(0, waiting(0, 10, 2))
-    os.truncate(tmp_path / "entries.bin", 0)
-    with pytest.raises(StorageError, match=r"entries\.bin is shorter than it was written"):
+    os.truncate(tmp_path / "entries-0.bin", 0)
+    with pytest.raises(StorageError, match=r"entries-0\.bin is shorter than it was written"):
         store.waiting(0)
 
 
@@ -108,5 +108,5 @@ def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(states.files, "write_at", full)
-    with pytest.raises(StorageError, match=r"entries\.bin.* No space\."):
+    with pytest.raises(StorageError, match=r"entries-0\.bin.* No space\."):
         store.append(0, waiting(0, 10, 2))

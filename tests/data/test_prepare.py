@@ -250,7 +250,7 @@ def test_work_that_is_noted_is_not_done_again(manifest: Manifest, tmp_path: Path
 def test_a_note_that_cannot_be_trusted_starts_over(manifest: Manifest, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "blocks"
     undisturbed = bits(preparation(manifest, folder).run())
-    note, blocks = folder / "prepared.safetensors", folder / "blocks.bin"
+    note, blocks = folder / "prepared.safetensors", folder / "blocks-1.bin"
     content = bytearray(note.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "flipped":
