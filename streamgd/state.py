@@ -51,7 +51,7 @@ _DTYPE_CODES = {
     "float64": "F64",
 }
 _CHECKSUM_NAME = "~sha256"
-_CHECKSUM_BYTES = 32
+CHECKSUM_BYTES = 32
 _LENGTH_BYTES = 8
 _PART_BYTES = 1_000_000
 _HEADER_MAX_BYTES = 100_000_000  # readers of the format refuse a longer one
@@ -187,7 +187,7 @@ def unsealed_parts(state: object, kind: str) -> list[bytes | memoryview]:
     for name, array in ordered:
         header[name] = _tensor(_DTYPE_CODES[array.dtype.name], array.shape, end, array.nbytes)
         end += array.nbytes
-    header[_CHECKSUM_NAME] = _tensor("U8", (_CHECKSUM_BYTES,), end, _CHECKSUM_BYTES)
+    header[_CHECKSUM_NAME] = _tensor("U8", (CHECKSUM_BYTES,), end, CHECKSUM_BYTES)
 
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -324,9 +324,9 @@ def read_without_arrays(path: Path, kind: str) -> Any:
 
 def _checked_header(file: BinaryIO, size: int, where: str, kind: str) -> tuple[dict[str, Any], int, int]:
     """The header of a file of ``size`` bytes whose checksum holds, and where its arrays begin and end."""
-    if size < _LENGTH_BYTES + _CHECKSUM_BYTES:
+    if size < _LENGTH_BYTES + CHECKSUM_BYTES:
         raise CorruptStateError(f"{where}: too short to be a {kind}: {size} bytes.")
-    checksum, left = hashlib.sha256(), size - _CHECKSUM_BYTES
+    checksum, left = hashlib.sha256(), size - CHECKSUM_BYTES
     while left and (part := file.read(min(left, _PART_BYTES))):
         checksum.update(part)
         left -= len(part)
@@ -334,10 +334,10 @@ def _checked_header(file: BinaryIO, size: int, where: str, kind: str) -> tuple[d
         raise CorruptStateError(f"{where}: damaged: the checksum differs, the file was cut short or altered.")
     file.seek(0)
     (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
-    if header_bytes > size - _LENGTH_BYTES - _CHECKSUM_BYTES:
+    if header_bytes > size - _LENGTH_BYTES - CHECKSUM_BYTES:
         raise CorruptStateError(f"{where}: damaged: its header is to have {header_bytes} bytes, the file has {size}.")
     header = json.loads(file.read(header_bytes))
-    return header, _LENGTH_BYTES + header_bytes, size - _CHECKSUM_BYTES
+    return header, _LENGTH_BYTES + header_bytes, size - CHECKSUM_BYTES
 
 
 @contextmanager

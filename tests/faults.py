@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -187,13 +187,17 @@ class ForgetfulFiles(FaultyFiles):
 
 def stop_at_note(preparation: Preparation, number: int, error: BaseException) -> None:
     """Have ``preparation`` end with ``error`` in the place of its note ``number``, counted from 1."""
-    write_note, notes = preparation._store.write_note, 0
+    store, notes = preparation._store, 0
 
-    def fail(key: str, note: dict[str, Any], finished: bool = False) -> None:
-        nonlocal notes
-        notes += 1
-        if notes == number:
-            raise error
-        write_note(key, note, finished)
+    def stopping(write: Callable[..., None]) -> Callable[..., None]:
+        def write_or_stop(*arguments: Any) -> None:
+            nonlocal notes
+            notes += 1
+            if notes == number:
+                raise error
+            write(*arguments)
 
-    preparation._store.write_note = fail  # type: ignore[method-assign]
+        return write_or_stop
+
+    store.write_note = stopping(store.write_note)  # type: ignore[method-assign]
+    store.write_finished = stopping(store.write_finished)  # type: ignore[method-assign]

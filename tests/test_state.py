@@ -395,6 +395,15 @@ class TestWriteAtomically:
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
         assert (tmp_path / "a").read_bytes() == b"new"
 
+    def test_what_need_not_outlive_a_loss_of_power_waits_for_no_device(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files = RecordingFiles()
+        monkeypatch.setattr(state_module, "files", files)
+        write_atomically(tmp_path / "a", b"new", outlives_power=False)
+        assert files.log == ["open", "write", "replace"]
+        assert (tmp_path / "a").read_bytes() == b"new"
+
     @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
     def test_the_mode_follows_the_umask(self, tmp_path: Path, umask: int) -> None:
         before = os.umask(umask)

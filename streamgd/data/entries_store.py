@@ -30,7 +30,7 @@ PAGE_BYTES = 65_536
 
 
 def entries_bytes(layout: RecordLayout, n_blocks: int, n_rows: int) -> int:
-    """Bytes of both files at most, by the footers; 0 without sparse columns."""
+    """Bytes of all files at most, by the footers; 0 without sparse columns."""
     entries = layout.entries
     if entries is None:
         return 0
@@ -82,7 +82,7 @@ class EntriesStore:
     # Files
 
     def create(self, hint: str, reserve: bool) -> None:
-        """Make the file of those that wait; ``hint`` ends the message of a failure to write."""
+        """Make the files of those that wait; ``hint`` ends the message of a failure to write."""
         self._hint = hint
         self._begin()
         self._waiting.create(hint, reserve)

@@ -45,8 +45,6 @@ WAVE_S = 2.0
 SPARE_REGIONS = 8
 
 STAGE_BYTES = 32_000_000
-#: What finalise changes of the note.
-FINALISED = ("phase", "fill", "regions", "free", "train_rows", "rows", "row_norms", "entries")
 
 
 @dataclass(frozen=True)
@@ -232,12 +230,16 @@ class Preparation:
                     "phase": "scatter", "next_row_group": next_group, "fill": fill, "survey": survey.state(),
                     "ranges": ranges.state(), **self._met(),
                 }  # fmt: skip
+                finished = None
                 if next_group == n_groups:
                     note |= {"phase": "finalise", "ranges": None}
-                    note |= {"regions": np.empty(0, np.int64), "free": self._spare_regions()}
-                    note |= {name: np.empty(0, np.int64) for name in ("train_rows", "rows")}
-                    note["row_norms"] = np.empty((0, 2))
-                self._write_note(note)
+                    finished = {
+                        "regions": np.empty(0, np.int64), "free": self._spare_regions(), "row_norms": np.empty((0, 2)),
+                        "train_rows": np.empty(0, np.int64), "rows": np.empty(0, np.int64),
+                    }  # fmt: skip
+                with self._stopwatch.timed("waiting"):
+                    self._store.write_note(self._key, note, finished)
+                note |= finished or {}
                 self._check()
                 # A vocabulary of many levels takes long to write down: then seldom.
                 wave_s = max(WAVE_S, 20.0 * (time.monotonic() - noted_s))
@@ -253,15 +255,11 @@ class Preparation:
             target_moments=Moments(weight[-1:].copy(), mean[-1:].copy(), squares[-1:].copy(), target),
         )
 
-    def _write_note(self, note: dict[str, Any]) -> None:
+    def _write_finished(self, finished: dict[str, Any]) -> None:
+        if self._store.entries is not None:
+            finished["entries"] = self._store.entries.state()
         with self._stopwatch.timed("waiting"):
-            self._store.write_note(self._key, note)
-
-    def _write_finished(self, note: dict[str, Any]) -> None:
-        """Note what finalise changed: not levels and keys, which may be many."""
-        changed = {name: value for name, value in note.items() if name in FINALISED}
-        with self._stopwatch.timed("waiting"):
-            self._store.write_note(self._key, changed, finished=True)
+            self._store.write_finished(finished)
 
     def _spare_regions(self) -> np.ndarray:
         return np.arange(self._n_blocks, self._store.n_regions, dtype=np.int64)
@@ -293,24 +291,23 @@ class Preparation:
                 oldest = [under_way.popleft() for _ in range(-(-len(under_way) // 2))]
                 found = [future.result() for _, future in oldest]
                 free.extend(region for group in groups[done : done + len(oldest)] for region in group)
-                note = note | {
+                finished: dict[str, Any] = {
                     "regions": np.concatenate([note["regions"], np.array([region for region, _ in oldest], np.int64)]),
                     "free": np.array([*(region for region, _ in under_way), *free], np.int64),
                     "train_rows": np.concatenate([note["train_rows"], np.array([f[0] for f in found], np.int64)]),
                     "rows": np.concatenate([note["rows"], np.array([f[1] for f in found], np.int64)]),
                     "row_norms": np.concatenate([note["row_norms"], np.array([f[2] for f in found])]),
                 }
-                if entries is not None:
-                    note |= {"entries": entries.state()}
-                self._write_finished(note)
+                note = note | finished
+                self._write_finished(finished)
                 self._progress("finalise", sum(rows for _, rows, _ in found))
                 self._check()
-        note = note | {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
         if entries is not None:
             entries.end_waiting()
-            note |= {"entries": entries.state()}
-        self._write_finished(note)
-        return note
+        finished = {name: note[name] for name in ("regions", "train_rows", "rows", "row_norms")}
+        finished |= {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
+        self._write_finished(finished)
+        return note | finished
 
     def _finish_block(
         self, index: int, group: list[int], region: int, fill: np.ndarray, finisher: Finisher,

@@ -1,4 +1,4 @@
-"""The blocks on disk: regions of equal size, written by position, mapped for reading, and the note that describes them.
+"""The blocks on disk: regions of equal size, written by position, mapped for reading, and notes that describe them.
 
 A region first collects the records scattered to one block, then a finished block. A finished block is never written
 over its own records: it goes to a free region, and the region of its records becomes free once that is noted. So a
@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -40,12 +41,21 @@ WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shu
 BATCH_WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --blocks-max 1MB, which keeps none."
 
 
+#: Where no start of the machine has a name, nothing outlives the process.
+_PROCESS_ID = uuid4().hex
+
+
 def boot_id() -> str:
     """Changes when the machine restarts: what was not yet on the disk by then cannot be trusted."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return "unknown"
+        return _PROCESS_ID
+
+
+def _checksum(content: bytes) -> str:
+    """That of a whole state file: see ``state.checksum_of``."""
+    return content[-states.CHECKSUM_BYTES :].hex()
 
 
 class BlockStore:
@@ -74,7 +84,9 @@ class BlockStore:
         self._needed_bytes = self.total_bytes
         self._way_out = way_out
         self._folder = folder
-        self._notes = [folder / name for name in NOTE_NAMES]
+        self._prepared, self._finished = (folder / name for name in NOTE_NAMES)
+        #: The checksum of the first of them: the second goes with it alone.
+        self._noted = ""
         self._files = StripedFiles(folder, "blocks", self.region_bytes, n_regions)
         self.entries = entries
         #: Of the files together.
@@ -85,27 +97,41 @@ class BlockStore:
         if not self._files.is_whole:
             return None
         try:
-            noted = [self._read(path) for path in self._notes if path == self._notes[0] or path.exists()]
+            content = states.read_file(self._prepared)
+            note = states.deserialize(content, "prepare", str(self._prepared))
+            self._noted = _checksum(content)
+            if note.pop("goes_on"):
+                finished = states.deserialize(states.read_file(self._finished), "prepare", str(self._finished))
+                if finished.pop("after") != self._noted:
+                    return None
+                note |= finished
         except (OSError, StreamgdError):
             return None
-        note = {name: value for each in noted for name, value in each.items()}
         is_there = self.entries is None or self.entries.take_up(note.get("entries"))
-        return note if is_there and all(each["key"] == self._full_key(key) for each in noted) else None
+        return note if is_there and note["key"] == self._full_key(key) else None
 
-    def write_note(self, key: str, note: dict[str, Any], finished: bool = False) -> None:
-        """Note how far the blocks are; with ``finished``, only what finalise changed of what was noted before it.
+    def write_note(self, key: str, note: dict[str, Any], finished: dict[str, Any] | None = None) -> None:
+        """Note how far the blocks are, and what is finished of them, if that goes on from here.
 
         Nobody waits for the device: blocks are not gone on from after another start of the machine.
         """
-        data = states.serialize({**note, "key": self._full_key(key)}, "prepare")
+        goes_on = finished is not None
+        data = states.serialize({**note, "key": self._full_key(key), "goes_on": goes_on}, "prepare")
+        self._noted = _checksum(data)
+        if finished is not None:
+            # First: until the other is there too, the one before it counts, and this one does not.
+            self.write_finished(finished)
+        self._write(self._prepared, data)
+
+    def write_finished(self, finished: dict[str, Any]) -> None:
+        """Note what is finished, beside what was noted last, which may be long: levels, and keys."""
+        self._write(self._finished, states.serialize({**finished, "after": self._noted}, "prepare"))
+
+    def _write(self, path: Path, data: bytes) -> None:
         try:
-            states.write_atomically(self._notes[finished], data, outlives_power=False)
+            states.write_atomically(path, data, outlives_power=False)
         except StorageError as error:
             raise StorageError(f"{error} {self._hint()}") from error
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        noted: dict[str, Any] = states.deserialize(states.read_file(path), "prepare", str(path))
-        return noted
 
     def _full_key(self, key: str) -> list[Any]:
         return [key, boot_id(), self.total_bytes]
@@ -244,6 +270,8 @@ def _remove_files(folder: Path) -> None:
     for name in (*NOTE_NAMES, *FILE_NAMES):
         with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError):
             states.files.remove(folder / name)
+    for path in (path for name in NOTE_NAMES for path in folder.glob(f".{name}.*.tmp")):
+        states.remove(path)  # a killed process was writing it
 
 
 def remove_blocks(folder: Path) -> None:

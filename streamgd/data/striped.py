@@ -33,7 +33,7 @@ def file_names(stem: str) -> list[str]:
 class StripedFiles:
     """``n_parts`` parts of ``part_bytes``, a multiple of ``mapped.PAGE_BYTES``; nothing that is asked for leaves one.
 
-    The methods are those of :class:`MappedFile`.
+    The methods are those of :class:`MappedFile`, and one to remove the files.
     """
 
     def __init__(self, folder: Path, stem: str, part_bytes: int, n_parts: int):

@@ -100,6 +100,7 @@ def moments_of_tiles(values, weight, tile_ends, tiles):
         total, mean, squares = tile_moments(about, tile_weight, tile_weight.sum(), numbers, weight_of_numbers)
         tiles[t, last, 0], tiles[t, last, 1], tiles[t, last, 2] = total, origin + mean if total > 0.0 else 0.0, squares
         start = stop
+    # As a number again, of which only an array can give a view.
     return largest_bits.view(np.float64)[0]
 
 

@@ -1,7 +1,7 @@
 """Encoded blocks of full batch on disk: written by the first pass that encodes the rows, read by those after it.
 
 survey ── blocks in provisional units ──┐
-                                        ├── blocks file ── finished where they are, once ── passes
+                                        ├── block files ── finished where they are, once ── passes
 first pass of full batch, if no survey ─┘
 """
 
@@ -49,7 +49,7 @@ class Keep:
         Raises
         ------
         StorageError
-            The file cannot be made.
+            The files cannot be made.
         """
         if layout.entries is not None:  # rows with entries are decoded in each pass
             return None

@@ -141,7 +141,7 @@ class Task:
 
     @property
     def blocks_bytes(self) -> int:
-        """Bytes of the blocks file, were it written whole."""
+        """Bytes of the blocks, were all of them written."""
         return blocks_bytes(self.manifest, self.layout, self.config)
 
     def widened(self, largest: np.ndarray) -> Task:

@@ -25,7 +25,7 @@ from streamgd.data.filters import parse_where
 from streamgd.data.plan import HOLDOUT, PLACES, SAMPLE, Permutation, chosen_rows
 from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, new_store
 from streamgd.data.source import Manifest, discover
-from streamgd.data.store import BlockStore
+from streamgd.data.store import NOTE_NAMES, BlockStore
 from streamgd.data.survey import Survey
 from streamgd.errors import DataError, StreamgdError
 from streamgd.stopwatch import Stopwatch
@@ -246,11 +246,12 @@ def test_work_that_is_noted_is_not_done_again(manifest: Manifest, tmp_path: Path
     assert bits(again) == bits(preparation(manifest, tmp_path / "afresh").run())
 
 
+@pytest.mark.parametrize("name", NOTE_NAMES)
 @pytest.mark.parametrize("damage", ["flipped", "short", "empty", "gone", "another key", "blocks gone"])
-def test_a_note_that_cannot_be_trusted_starts_over(manifest: Manifest, tmp_path: Path, damage: str) -> None:
+def test_a_note_that_cannot_be_trusted_starts_over(manifest: Manifest, tmp_path: Path, damage: str, name: str) -> None:
     folder = tmp_path / "blocks"
     undisturbed = bits(preparation(manifest, folder).run())
-    note, blocks = folder / "prepared.safetensors", folder / "blocks-1.bin"
+    note, blocks = folder / name, folder / "blocks-1.bin"
     content = bytearray(note.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "flipped":

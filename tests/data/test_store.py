@@ -1,8 +1,9 @@
-"""The blocks file: what is written to a region is read back, notes are trusted only when they fit."""
+"""The blocks on disk: what is written to a region is read back, notes are trusted only when they fit."""
 
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,15 +34,15 @@ def test_regions_are_whole_pages_that_hold_records_and_blocks(tmp_path: Path) ->
 
 
 def test_records_are_read_as_they_were_appended(tmp_path: Path) -> None:
-    store = a_store(tmp_path)
+    store = a_store(tmp_path, n_regions=19)
     records = np.random.default_rng(0).integers(0, 2**63, (50, LAYOUT.record_words)).astype(np.uint64)
     for start, stop in ((0, 20), (20, 21), (21, 50)):
-        store.write(2, start * LAYOUT.record_bytes, records[start:stop])
+        store.write(10, start * LAYOUT.record_bytes, records[start:stop])
 
-    np.testing.assert_array_equal(store.records(2, 50), records)
-    np.testing.assert_array_equal(store.records(2, 7), records[:7])
-    assert not store.records(1, 50).any()
-    assert not store.records(3, 50).any()
+    np.testing.assert_array_equal(store.records(10, 50), records)
+    np.testing.assert_array_equal(store.records(10, 7), records[:7])
+    for other in (2, 9, 11, 18):
+        assert not store.records(other, 50).any()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 50])
@@ -151,6 +152,48 @@ def test_a_note_comes_back_to_the_same_blocks_only(tmp_path: Path, monkeypatch: 
     assert BlockStore(tmp_path, LAYOUT, 5000, 4).read_note("key") is None
     # What was not on the disk when the machine stopped cannot be trusted.
     monkeypatch.setattr(module, "boot_id", lambda: "after a restart")
+    assert store.read_note("key") is None
+
+
+def noted(store: BlockStore) -> dict[str, Any]:
+    note = store.read_note("key")
+    assert note is not None
+    return note
+
+
+def test_what_is_finished_counts_beside_its_own_note_alone(tmp_path: Path) -> None:
+    prepared, finished = (tmp_path / name for name in module.NOTE_NAMES)
+    store = a_store(tmp_path)
+    store.write_note("key", {"phase": "scatter", "rows": np.arange(1)})
+    of_scatter = prepared.read_bytes()
+    store.write_note("key", {"phase": "finalise"}, {"rows": np.arange(2)})
+    assert len(noted(store)["rows"]) == 2
+    store.write_finished({"rows": np.arange(3)})
+    assert len(noted(BlockStore(tmp_path, LAYOUT, 50, 4))["rows"]) == 3
+
+    # As a kill between the two leaves them: what scatter noted before counts.
+    of_finalise = prepared.read_bytes()
+    prepared.write_bytes(of_scatter)
+    assert (noted(store)["phase"], len(noted(store)["rows"])) == ("scatter", 1)
+
+    # Regions of records may hold blocks by now: without the note of what is finished nothing counts.
+    prepared.write_bytes(of_finalise)
+    assert noted(store)["phase"] == "finalise"
+    finished.unlink()
+    assert store.read_note("key") is None
+
+
+def test_where_starts_of_the_machine_have_no_name_notes_are_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_proc(*_: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", no_proc)
+    store = a_store(tmp_path)
+    store.write_note("key", {"phase": "done"})
+    assert store.read_note("key") is not None
+    monkeypatch.setattr(module, "_PROCESS_ID", "that of another process")
     assert store.read_note("key") is None
 
 
