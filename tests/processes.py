@@ -14,8 +14,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from functools import cache
+from multiprocessing import connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ IMPORTED = [
     "streamgd.cli", "streamgd.cli_job", "streamgd.failures", "streamgd.jobs.night", "streamgd.training.workers",
     "distributed.cli.dask_worker", "distributed.cli.dask_scheduler", "dask.threaded",
 ]  # fmt: skip
+
+#: A start looks whether others have ended, too: of two threads that look at once, one would lose the exit code.
+_LOOKING = threading.Lock()
 
 
 class Process:
@@ -43,22 +48,25 @@ class Process:
             path.touch()
         where = (str(Path(cwd).absolute()), dict(environment or {}), list(map(str, self._written)))
         self._process = _forkserver().Process(target=_run, args=(*where, function, arguments), daemon=True)
-        self._process.start()
+        with _LOOKING:
+            self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        return self.poll()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        with _LOOKING:
+            return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
+        connection.wait([self._process.sentinel], timeout)
+        found = self.poll()
+        if found is None:
             raise subprocess.TimeoutExpired(str(self._process), timeout or 0.0)
-        return self._process.exitcode
+        return found
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         self.wait(timeout)
