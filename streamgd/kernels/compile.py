@@ -48,7 +48,7 @@ def compiled(signature: Any = None) -> Callable[[Function], Function]:
 
 
 class Argument(types.WrapperAddressProtocol):
-    """A compiled function that loops take as an argument.
+    """A function that compiled loops take as an argument, compiled at first use: most runs need one loss of many.
 
     They would take the compiled function itself too, but its address would be looked up at each call of the loop.
     """
@@ -59,11 +59,15 @@ class Argument(types.WrapperAddressProtocol):
         self._numba_type_ = types.FunctionType(signature)
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
+        return self._compiled(*arguments)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return compiled(self._signature)(self._function)
 
     @cached_property
     def _address(self) -> int:
-        result = self._function.get_compile_result(self._signature)
+        result = self._compiled.get_compile_result(self._signature)
         return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
 
     def __wrapper_address__(self) -> int:
@@ -74,15 +78,15 @@ class Argument(types.WrapperAddressProtocol):
 
 
 def pointwise(function: Any) -> Argument:
-    """Compile ``f(y_true, raw_prediction, settings) -> float`` so that training loops can take it as an argument."""
-    return Argument(compiled(POINTWISE)(function), POINTWISE)
+    """Make of ``f(y_true, raw_prediction, settings) -> float`` what training loops can take as an argument."""
+    return Argument(function, POINTWISE)
 
 
 def over_rows(function: Any) -> Argument:
-    """Compile ``f(y_true, raw_prediction, settings, out)``, which works on many rows at once, for mini-batches."""
-    return Argument(compiled(ROWS)(function), ROWS)
+    """Make such an argument of ``f(y_true, raw_prediction, settings, out)``, which works on many rows at once."""
+    return Argument(function, ROWS)
 
 
 def update_rule(function: Any) -> Argument:
-    """Compile an optimizer's update so that the training loops can take it as an argument."""
-    return Argument(compiled(UPDATE)(function), UPDATE)
+    """Make such an argument of an optimizer's update."""
+    return Argument(function, UPDATE)
