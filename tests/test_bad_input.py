@@ -173,7 +173,7 @@ NEIGHBOURS: list[tuple[str, int, tuple[str, ...]]] = [
     ("targets.parquet --target words --features x --loss squared", 65, ("'words' is text", "--loss logistic")),
     ("targets.parquet --target words --features x --positive c", 78, ("--positive c", "'a' and 'b'")),
     ("targets.parquet --target null --features x", 65, ("'null' holds no value", "Choose another --target")),
-    ("targets.parquet --target inf --features x", 65, ("'inf' holds infinite values", "--where")),
+    ("targets.parquet --target inf --features x", 65, ("row ", "'inf' holds infinite values", "--where")),
     ("nan.parquet --target late --nulls error", 65, ("row group 2, row 50, column 'x'", "--nulls impute")),
     ("odd.parquet --target late --features nulls --nulls drop", 66, ("600 null feature", "--nulls")),
     ("weights.parquet --target late --features x --weight negative", 65, ("row 50, column 'negative'", "-1.0", ">= 0")),

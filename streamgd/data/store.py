@@ -105,7 +105,7 @@ class BlockStore:
                 if finished.pop("after") != self._noted:
                     return None
                 note |= finished
-        except (OSError, StreamgdError):
+        except (OSError, StreamgdError, KeyError):  # not whole, or noted by another version
             return None
         is_there = self.entries is None or self.entries.take_up(note.get("entries"))
         return note if is_there and note["key"] == self._full_key(key) else None

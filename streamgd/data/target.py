@@ -11,11 +11,14 @@ import pyarrow.compute as pc
 
 from streamgd.config import CLASSIFIER_LOSSES, NUMBER_LOSSES, TrainConfig
 from streamgd.data.columns import Label, TargetColumn
+from streamgd.data.derived import doubles
 from streamgd.data.filters import Where
 from streamgd.data.kinds import NUMBERS, Kind, kind_of, python_values, type_name
 from streamgd.data.numbers import as_float64
-from streamgd.data.sample import Sample, scan_column
+from streamgd.data.reader import read_batches
+from streamgd.data.sample import SAMPLE_ROWS, Sample, scan_column
 from streamgd.data.source import Manifest
+from streamgd.data.stream import origin_of
 from streamgd.errors import ConfigError, TargetError
 
 # More distinct numbers than this are a number to predict, not classes.
@@ -81,7 +84,10 @@ def resolve_target(
         values |= _scan(manifest, name, where, kind, values)
     values |= bounds
     if any(isinstance(value, float) and math.isinf(value) for value in values):
-        raise TargetError(f"target '{name}' holds infinite values. Correct them, or leave these rows out with --where.")
+        raise TargetError(
+            f"target '{name}' holds infinite values{_first_infinite(manifest, name, where)}. Correct them, or leave"
+            " these rows out with --where."
+        )
     if not values:
         raise TargetError(f"target '{name}' holds no value, only nulls. Choose another --target.")
 
@@ -96,6 +102,8 @@ def resolve_target(
     if len(values) != 2:
         raise _not_two_classes(name, kind, values, loss)
     negative, positive = sorted(values)  # type: ignore[type-var]
+    if isinstance(negative, int) and isinstance(positive, int):
+        _check_apart(name, negative, positive)
     if config.positive is not None and not _spells(config.positive, positive):
         if not _spells(config.positive, negative):
             raise ConfigError(
@@ -104,6 +112,30 @@ def resolve_target(
             )
         negative, positive = positive, negative
     return loss, TargetColumn(name, (negative, positive))
+
+
+def _first_infinite(manifest: Manifest, name: str, where: Where | None) -> str:
+    """Where the first infinite value of the target stands, as a part of a message."""
+    columns = list(dict.fromkeys([name, *(where.columns if where is not None else ())]))
+    for row_group in manifest.row_groups:
+        start = 0
+        for batch in read_batches(manifest, row_group, columns, [], SAMPLE_ROWS):
+            infinite = np.isinf(doubles(batch.column(name)))
+            if where is not None:
+                infinite &= where.mask(batch)
+            if infinite.any():
+                return f", first in {origin_of(manifest, row_group, start).row(int(infinite.argmax()))}"
+            start += batch.num_rows
+    return ""
+
+
+def _check_apart(name: str, negative: int, positive: int) -> None:
+    """Refuse classes that float64 or the file of a model cannot tell apart."""
+    if float(negative) == float(positive) or not -(2**63) <= negative <= positive < 2**63:
+        raise TargetError(
+            f"target '{name}' has the values {negative!r} and {positive!r}, which are the same as 64-bit floats or"
+            " beyond 64-bit integers. Convert the column to text, or to 0 and 1."
+        )
 
 
 def canonical_loss(loss: str, power: float) -> str:
@@ -178,7 +210,7 @@ def _choose_loss(name: str, kind: Kind, values: set[Label], positive: str | None
         return "squared"
     raise TargetError(
         f"target '{name}' has at least {len(values)} different whole numbers ({_some(values)}): classes or amounts?"
-        f" Choose --loss {_CHOICES} (the last two: first keep two values with --where)."
+        f" Choose --loss {_CHOICES} ({', '.join(CLASSIFIER_LOSSES)}: first keep two values with --where)."
     )
 
 
