@@ -257,7 +257,7 @@ class Preparation:
 
     def _write_finished(self, finished: dict[str, Any]) -> None:
         if self._store.entries is not None:
-            finished["entries"] = self._store.entries.state()
+            finished = finished | {"entries": self._store.entries.state()}
         with self._stopwatch.timed("waiting"):
             self._store.write_finished(finished)
 

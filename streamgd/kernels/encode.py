@@ -108,8 +108,7 @@ def _mark_nulls(validity, first, count, tile):
 def _largest_and_nulls(values, kept, every):
     """The bits of the largest magnitude, and the number of NaN, in the rows that are kept; ``every`` says that all are.
 
-    Magnitudes are compared as integers, which have the same order, with NaN after infinity: numbers that may be NaN
-    are compared one at a time only. Most tiles have neither, which their largest magnitude tells.
+    Most tiles have neither infinities nor NaN, which their largest magnitude tells.
     """
     largest, nulls = largest_magnitude_bits(values), np.int64(0)
     if not every or largest >= INFINITY_BITS:
