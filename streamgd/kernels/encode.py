@@ -20,7 +20,7 @@ from streamgd.kernels.moments import (
     largest_magnitude_bits,
     tile_moments,
 )
-from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
+from streamgd.kernels.prefetch import prefetch_lines
 
 FINISH_TILE_ROWS = 256
 #: A record is fetched from memory so many records before it is needed, and a tile of a column so many columns before.
@@ -89,8 +89,7 @@ def _copy_values(address, kind, first, count, tile):
 def _fetch_values(address, kind, first, count):
     """Begin to fetch the values ``first … first + count - 1`` of an Arrow buffer from memory."""
     width = _VALUE_BYTES[kind]
-    for line in range(address + first * width, address + (first + count) * width, CACHE_LINE_BYTES):
-        prefetch(line)
+    prefetch_lines(address + first * width, address + (first + count) * width)
 
 
 @compiled(types.void(_i8, _i8, _i8, _f8[::1]))
@@ -402,8 +401,7 @@ def finish_records(
         count = min(FINISH_TILE_ROWS, order.shape[0] - start)
         for i in range(count):
             line = records.ctypes.data + order[min(start + i + PREFETCH_ROWS, last)] * record_bytes
-            for byte in range(0, record_bytes, CACHE_LINE_BYTES):
-                prefetch(line + byte)
+            prefetch_lines(line, line + record_bytes)
             source = order[start + i]
             for word in range(n_words):
                 tile[i, word] = records[source, word]
@@ -464,6 +462,5 @@ def append_records(records, block, slot, slot_position, first, queues, queued):
         queued[b] = at + 1
         # The next one of this block will stand behind it.
         behind = address + (b * length + at + 1) * row_bytes
-        for line in range(behind, behind + row_bytes, CACHE_LINE_BYTES):
-            prefetch(line)
+        prefetch_lines(behind, behind + row_bytes)
     return block.shape[0]

@@ -8,6 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from streamgd.kernels.compile import compiled
+
 CACHE_LINE_BYTES = 64
 
 
@@ -24,3 +26,10 @@ def prefetch(typing_context: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+@compiled(types.void(types.int64, types.int64))
+def prefetch_lines(begin, end):
+    """:func:`prefetch` of each cache line from an address on, up to another."""
+    for line in range(begin, end, CACHE_LINE_BYTES):
+        prefetch(line)

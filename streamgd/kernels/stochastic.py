@@ -45,7 +45,7 @@ from streamgd.kernels.entries import (
     most_entries,
     predict_entries,
 )
-from streamgd.kernels.prefetch import CACHE_LINE_BYTES, prefetch
+from streamgd.kernels.prefetch import prefetch, prefetch_lines
 
 #: The progressive loss is taken on every n-th row, others in each epoch: a log and an exp for each row would cost as
 #: much as the step.
@@ -80,8 +80,7 @@ def predict_tile(features, first, count, theta_numeric, intercept, raw):
     by_four = count - count % 4
     for i in range(0, by_four, 4):
         row = first + i
-        for line in range(next_half + i * half_row_bytes, next_half + (i + 4) * half_row_bytes, CACHE_LINE_BYTES):
-            prefetch(line)
+        prefetch_lines(next_half + i * half_row_bytes, next_half + (i + 4) * half_row_bytes)
         a, b, c, d = zero, zero, zero, zero
         for j in range(features.shape[1]):
             a += features[row, j] * theta_numeric[j]
@@ -139,8 +138,7 @@ def gradient_of_tile(features, first, count, residual, gradient):
     for i in range(0, by_four, 4):
         a, b, c, d = of_type(residual[i]), of_type(residual[i + 1]), of_type(residual[i + 2]), of_type(residual[i + 3])
         row = first + i
-        for line in range(next_half + i * half_row_bytes, next_half + (i + 4) * half_row_bytes, CACHE_LINE_BYTES):
-            prefetch(line)
+        prefetch_lines(next_half + i * half_row_bytes, next_half + (i + 4) * half_row_bytes)
         for j in range(n_numeric):
             gradient[j] += (
                 a * features[row, j] + b * features[row + 1, j] + c * features[row + 2, j] + d * features[row + 3, j]
