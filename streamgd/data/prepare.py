@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.blocks import HOLDOUT_BIT, Block, Entries, RecordLayout, aligned_memory
+from streamgd.data.blocks import HOLDOUT_BIT, Block, RecordLayout, aligned_memory
 from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher
@@ -36,7 +36,6 @@ from streamgd.data.store import BlockStore
 from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
 from streamgd.kernels import encode as kernels
-from streamgd.kernels import sums
 from streamgd.stopwatch import Stopwatch
 
 #: A wave of scatter lasts about so long.
@@ -55,8 +54,6 @@ class PreparedBlocks:
     ----------
     regions, train_rows, rows : int64, (n_blocks,)
         Where each block is, how many training rows it begins with, and how many rows it has with those held out.
-    row_norms : float64, (n_blocks, 2)
-        Of the training rows: the largest squared norm times weight, and the sum.
     """
 
     store: BlockStore
@@ -65,7 +62,6 @@ class PreparedBlocks:
     regions: np.ndarray
     train_rows: np.ndarray
     rows: np.ndarray
-    row_norms: np.ndarray
 
     @property
     def n_blocks(self) -> int:
@@ -187,9 +183,7 @@ class Preparation:
             note = self._finalise(note, encoding)
         if self._store.entries is not None:
             self._store.entries.remove_waiting()
-        return PreparedBlocks(
-            self._store, encoding, survey, note["regions"], note["train_rows"], note["rows"], note["row_norms"]
-        )
+        return PreparedBlocks(self._store, encoding, survey, note["regions"], note["train_rows"], note["rows"])
 
     def _met(self) -> dict[str, Any]:
         """Levels and keys that were met, and where entries are, to be noted."""
@@ -234,7 +228,7 @@ class Preparation:
                 if next_group == n_groups:
                     note |= {"phase": "finalise", "ranges": None}
                     finished = {
-                        "regions": np.empty(0, np.int64), "free": self._spare_regions(), "row_norms": np.empty((0, 2)),
+                        "regions": np.empty(0, np.int64), "free": self._spare_regions(),
                         "train_rows": np.empty(0, np.int64), "rows": np.empty(0, np.int64),
                     }  # fmt: skip
                 with self._stopwatch.timed("waiting"):
@@ -280,7 +274,7 @@ class Preparation:
             finish = partial(finish, entries_finisher=of_entries)
         self._progress("finalise", int(note["rows"].sum()))
         free, begun = deque(note["free"].tolist()), len(note["regions"])
-        under_way: deque[tuple[int, Future[tuple[int, int, np.ndarray]]]] = deque()
+        under_way: deque[tuple[int, Future[tuple[int, int]]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
             while (done := len(note["regions"])) < len(groups):
                 while free and begun < len(groups):
@@ -296,15 +290,14 @@ class Preparation:
                     "free": np.array([*(region for region, _ in under_way), *free], np.int64),
                     "train_rows": np.concatenate([note["train_rows"], np.array([f[0] for f in found], np.int64)]),
                     "rows": np.concatenate([note["rows"], np.array([f[1] for f in found], np.int64)]),
-                    "row_norms": np.concatenate([note["row_norms"], np.array([f[2] for f in found])]),
                 }
                 note = note | finished
                 self._write_finished(finished)
-                self._progress("finalise", sum(rows for _, rows, _ in found))
+                self._progress("finalise", sum(rows for _, rows in found))
                 self._check()
         if entries is not None:
             entries.end_waiting()
-        finished = {name: note[name] for name in ("regions", "train_rows", "rows", "row_norms")}
+        finished = {name: note[name] for name in ("regions", "train_rows", "rows")}
         finished |= {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
         self._write_finished(finished)
         return note | finished
@@ -312,7 +305,7 @@ class Preparation:
     def _finish_block(
         self, index: int, group: list[int], region: int, fill: np.ndarray, finisher: Finisher,
         entries_finisher: EntriesFinisher | None = None,
-    ) -> tuple[int, int, np.ndarray]:  # fmt: skip
+    ) -> tuple[int, int]:  # fmt: skip
         """Finish the records of the regions ``group`` into ``region``: rows in slot order, training rows first."""
         desk, store = self._desk(), self._store
         parts = [store.records(source, int(fill[source])) for source in group]
@@ -329,21 +322,17 @@ class Preparation:
         order = desk.order[:n_records] if len(group) == 1 else np.concatenate([*train, *held_out])
         n_train = sum(map(len, train))
         buffer = desk.block[: store.layout.block_bytes(n_records)]
-        block = finisher.finish(parts[0] if len(parts) == 1 else np.concatenate(parts), order, buffer)
+        finisher.finish(parts[0] if len(parts) == 1 else np.concatenate(parts), order, buffer)
         store.write(region, 0, buffer)
         if entries_finisher is not None:
-            block = replace(block, sparse=self._finish_entries(index, group, parts, order, entries_finisher))
-        norms = np.zeros(2)
-        train_part = block.part(0, n_train)
-        entries = train_part.entries.arrays()
-        sums.row_norms(train_part.features, train_part.codes, *entries, train_part.weight, norms)
+            self._finish_entries(index, group, parts, order, entries_finisher)
         for source in group:
             store.release_if_large(source)
-        return n_train, n_records, norms
+        return n_train, n_records
 
     def _finish_entries(
         self, index: int, group: list[int], parts: list[np.ndarray], order: np.ndarray, finisher: EntriesFinisher
-    ) -> Entries:
+    ) -> None:
         """Finish the entries that wait for the regions ``group``, as those of the rows of ``parts`` in ``order``."""
         store, entries = self._store, self._store.entries
         assert entries is not None
@@ -358,9 +347,8 @@ class Preparation:
             halves[:, 0] = row_of_slot[halves[:, 0]]
             waiting.append(found)
             done += len(part)
-        finished = finisher.of_waiting(waiting[0] if len(waiting) == 1 else np.concatenate(waiting), len(order))
-        entries.write(index, finished)
-        return finished
+        joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+        entries.write(index, finisher.of_waiting(joined, len(order)))
 
     def _desk(self) -> _Desk:
         """The memory of this thread."""

@@ -236,13 +236,13 @@ def mirror(products, n_numeric):
 
 
 def _norm_signature(feature):
-    return types.void(feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1])
+    return _f8(feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1])
 
 
 @compiled([_norm_signature(types.float32), _norm_signature(_f8)])
-def row_norms(features, codes, starts, coordinates, values, weight, norms):
-    """``norms`` (2,) is updated: the largest squared norm of a row times its weight, and the sum of these."""
-    weighted, sparse = weight.shape[0] > 0, starts.shape[0] > 0
+def largest_row_norm(features, codes, starts, coordinates, values, weight):
+    """The largest squared norm of a row, with a 1 for the intercept, times its weight; 0 without rows."""
+    weighted, sparse, largest = weight.shape[0] > 0, starts.shape[0] > 0, 0.0
     of_entries = np.zeros(features.shape[0] if sparse else 0)
     if sparse:
         add_squares_of_rows(starts, coordinates, values, of_entries)
@@ -256,5 +256,5 @@ def row_norms(features, codes, starts, coordinates, values, weight, norms):
             square += of_entries[i]
         if weighted:
             square *= weight[i]
-        norms[0] = max(norms[0], square)
-        norms[1] += square
+        largest = max(largest, square)
+    return largest

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -61,8 +62,8 @@ class StochasticOptimizer(ABC):
         """
         return np.zeros((len(self.slots), len(expected_squares)))
 
-    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:
-        """The step size of ``--learning-rate auto``."""
+    def default_learning_rate(self, smoothness: Callable[[], Smoothness], batch_size: int) -> float:
+        """The step size of ``--learning-rate auto``; only where it depends on ``smoothness``, that is worked out."""
         raise NotImplementedError
 
 
@@ -81,8 +82,8 @@ class Plain(StochasticOptimizer):
             rate[j] = learning_rate
             theta[j] -= learning_rate * gradient[j]
 
-    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:
-        return 0.5 / smoothness.of_batch(batch_size)
+    def default_learning_rate(self, smoothness: Callable[[], Smoothness], batch_size: int) -> float:
+        return 0.5 / smoothness().of_batch(batch_size)
 
 
 class Momentum(StochasticOptimizer):
@@ -104,8 +105,8 @@ class Momentum(StochasticOptimizer):
             slots[0, j] = keep * slots[0, j] - (1.0 - keep) * learning_rate * gradient[j]
             theta[j] += slots[0, j]
 
-    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:
-        return 0.5 / smoothness.of_batch(batch_size)
+    def default_learning_rate(self, smoothness: Callable[[], Smoothness], batch_size: int) -> float:
+        return 0.5 / smoothness().of_batch(batch_size)
 
 
 class AdaGrad(StochasticOptimizer):
@@ -136,7 +137,7 @@ class AdaGrad(StochasticOptimizer):
             rate[j] = learning_rate / (math.sqrt(slots[0, j]) + 1e-12)
             theta[j] -= rate[j] * gradient[j]
 
-    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
+    def default_learning_rate(self, smoothness: Callable[[], Smoothness], batch_size: int) -> float:  # noqa: ARG002
         return 0.5
 
 
@@ -194,7 +195,7 @@ class RMSProp(StochasticOptimizer):
             rate[j] = learning_rate / (math.sqrt(slots[0, j] / unbias) + 1e-12)
             theta[j] -= rate[j] * gradient[j]
 
-    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
+    def default_learning_rate(self, smoothness: Callable[[], Smoothness], batch_size: int) -> float:  # noqa: ARG002
         return 0.01
 
 
@@ -222,7 +223,7 @@ class Adam(StochasticOptimizer):
             rate[j] = learning_rate / (math.sqrt(slots[1, j] / unbias_square) + 1e-12)
             theta[j] -= rate[j] * slots[0, j] / unbias_mean
 
-    def default_learning_rate(self, smoothness: Smoothness, batch_size: int) -> float:  # noqa: ARG002
+    def default_learning_rate(self, smoothness: Callable[[], Smoothness], batch_size: int) -> float:  # noqa: ARG002
         return 0.01
 
 

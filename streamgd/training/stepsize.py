@@ -38,11 +38,9 @@ BEST_CONSTANT_STEPS, BEST_CONSTANT_TOLERANCE = 40, 1e-10
 LONGEST_CONSTANT_STEP = 4.0
 
 
-def block_row_norms(block: Block) -> np.ndarray:
-    """Largest squared norm of a row times its weight, and the sum of these; float64, ``(2,)``."""
-    norms = np.zeros(2)
-    sums.row_norms(block.features, block.codes, *block.entries.arrays(), block.weight, norms)
-    return norms
+def largest_row_norm(block: Block) -> float:
+    """Largest squared norm of a row, with a 1 for the intercept, times its weight."""
+    return float(sums.largest_row_norm(block.features, block.codes, *block.entries.arrays(), block.weight))
 
 
 def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], n_dof: int) -> float:
@@ -125,7 +123,7 @@ def curvatures(loss: Loss, block: Block, constant: float, largest_target: float)
 
 
 def smoothness(
-    block: Block, n_dof: int, curvature: tuple[float, float], largest_row_norm: float, mean_weight: float, l2: float
+    block: Block, n_dof: int, curvature: tuple[float, float], largest_norm: float, mean_weight: float, l2: float
 ) -> Smoothness:
     """Smoothness constants of a data set.
 
@@ -135,7 +133,7 @@ def smoothness(
         Rows that stand for all.
     curvature : tuple of float
         Of the mean, and of one row: see ``curvatures``.
-    largest_row_norm : float
+    largest_norm : float
         Largest squared row norm times weight over all rows.
     """
 
@@ -144,7 +142,7 @@ def smoothness(
         return np.asarray(total.gradient / total.weight)
 
     mean = largest_eigenvalue(product, n_dof) * curvature[0] + l2
-    row = largest_row_norm / mean_weight * curvature[1] + l2
+    row = largest_norm / mean_weight * curvature[1] + l2
     return Smoothness(row=max(row, mean), mean=mean)
 
 

@@ -24,7 +24,7 @@ from streamgd.data.vocabulary import Vocabulary
 from streamgd.data.window import WindowStream, first_look
 from streamgd.errors import InterruptedRunError, PausedError, StreamgdError
 from streamgd.inference import ClosingSums
-from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.optim.stochastic import OPTIMIZERS, Smoothness
 from streamgd.option_checks import NO_CLOSING_PASS
 from streamgd.plain import count_noun
 from streamgd.training.carry import carry_over, in_coordinates
@@ -38,11 +38,11 @@ from streamgd.training.reduce import Pass, ThreadReduction
 from streamgd.training.session import Session, common_facts, scaled, streamed_holdout, tell_hashed
 from streamgd.training.stepsize import (
     best_constant,
-    block_row_norms,
     column_squares,
     curvatures,
     decorrelating_rotation,
     expected_squares,
+    largest_row_norm,
     smoothness,
 )
 from streamgd.training.stochastic import StochasticTrainer
@@ -75,7 +75,7 @@ class StochasticSession(Session):
         self._blocks: ShuffledBlocks | None = None
         self._folder: BlocksFolder
         self._source: PortionSource
-        look: tuple[Block, float] | None = None
+        look: Block | None = None
         if task.order == "full":
             look = self._open_blocks()
         else:
@@ -89,7 +89,7 @@ class StochasticSession(Session):
                 self.state = TrainState.from_state(saved)
             elif trains:
                 assert look is not None
-                self.state = self._new_state(*look)
+                self.state = self._new_state(look)
         except BaseException:
             with suppress(StreamgdError):  # the first error is the one to tell
                 self.close(remove=True)
@@ -97,8 +97,8 @@ class StochasticSession(Session):
         self._objective = task.objective(self._encoding)
         tell_hashed(task, self._encoding, context)
 
-    def _open_blocks(self) -> tuple[Block, float]:
-        """Prepare the shuffled blocks; returns the rows of one of them and the largest row norm."""
+    def _open_blocks(self) -> Block:
+        """Prepare the shuffled blocks; returns the rows of one of them."""
         task, context = self.task, self.context
         counter = RowCounter(context.display, task.manifest.n_rows, context.stopwatch)
 
@@ -135,10 +135,10 @@ class StochasticSession(Session):
         self._folder.share()
         self.survey, self._encoding = prepared.survey, prepared.encoding
         self._source = self._blocks = ShuffledBlocks(prepared, task.config.seed, context.stopwatch)
-        return prepared.train_block(0), float(prepared.row_norms[:, 0].max())
+        return prepared.train_block(0)
 
-    def _open_windows(self) -> tuple[Block, float]:
-        """Look at slices of all row groups; returns their rows and the largest row norm among them."""
+    def _open_windows(self) -> Block:
+        """Look at slices of all row groups; returns their rows."""
         task = self.task
         encoder = task.encoder()
         check, stopwatch = self.context.interrupt.check_repeated, self.context.stopwatch
@@ -153,7 +153,7 @@ class StochasticSession(Session):
             entries = joined_entries([piece.rows.entries or no_entries(0) for piece in pieces])
             of_entries = EntriesFinisher(self._encoding.sparse, encoder.sparse, task.layout.feature_type)
             sample = replace(sample, sparse=of_entries.of_rows(entries, np.flatnonzero(chosen)))
-        return sample, float(block_row_norms(sample)[0])
+        return sample
 
     def _go_on_with_windows(self, saved: dict[str, Any]) -> None:
         """The windows of a stream that went on from an earlier run: ``saved`` tells what is to be known of its rows."""
@@ -219,7 +219,7 @@ class StochasticSession(Session):
             nothing = (loss.is_classifier and mean in (0.0, 1.0)) or (loss.link_name == "log" and mean <= 0.0)
         return survey.train_rows > 0 and not nothing
 
-    def _new_state(self, sample: Block, largest_row_norm: float) -> TrainState:
+    def _new_state(self, sample: Block) -> TrainState:
         task, encoding, survey = self.task, self._encoding, self.survey
         optimizer, mean_weight = OPTIMIZERS[task.optimizer], survey.weight / survey.train_rows
         loss = task.loss_of(encoding)
@@ -230,14 +230,18 @@ class StochasticSession(Session):
         else:
             constant = best_constant(loss, task.target_mean(survey, encoding), sample)
             curvature = curvatures(loss, sample, constant, float(survey.target_moments.largest[0]))
-        bounds = smoothness(sample, encoding.n_dof, curvature, largest_row_norm, mean_weight, task.config.l2)
+
+        def found_smoothness() -> Smoothness:
+            norm = self._largest_row_norm(sample)
+            found = smoothness(sample, encoding.n_dof, curvature, norm, mean_weight, task.config.l2)
+            self.context.display.message(f"smoothness: {found.mean:.3g}, of one row {found.row:.3g}")
+            return found
+
         batch_size = 1 if task.method == "sgd" else task.config.batch_size
         rate = task.config.learning_rate
         if rate == "auto":
-            rate = optimizer.default_learning_rate(bounds, batch_size)
-        self.context.display.message(
-            f"learning rate: {rate:.6g} ({task.schedule}); smoothness {bounds.mean:.3g}, of one row {bounds.row:.3g}"
-        )
+            rate = optimizer.default_learning_rate(found_smoothness, batch_size)
+        self.context.display.message(f"learning rate: {rate:.6g} ({task.schedule})")
         rotation = decorrelating_rotation(sample) if self._may_rotate() else np.empty((0, 0))
         if len(rotation):
             self.context.display.message("coordinates: correlated numeric columns are decorrelated for the steps")
@@ -255,6 +259,12 @@ class StochasticSession(Session):
             best_constant=constant, mean_weight=mean_weight, key=task.key,
             options=task.config.identity, left_out=dict(task.resolved.left_out),
         )  # fmt: skip
+
+    def _largest_row_norm(self, sample: Block) -> float:
+        """Largest squared norm of a row times its weight: of all training rows of blocks, or of those looked at."""
+        if self._blocks is None:
+            return largest_row_norm(sample)
+        return max(self._over_blocks(largest_row_norm, self._blocks.prepared))
 
     def _may_rotate(self) -> bool:
         """Whether the steps may be taken in decorrelated coordinates.

@@ -80,7 +80,7 @@ def preparation(
 
 def bits(prepared: PreparedBlocks) -> list[bytes]:
     """All arrays of all blocks, and what is known of them."""
-    found = [prepared.train_rows.tobytes(), prepared.rows.tobytes(), prepared.row_norms.tobytes()]
+    found = [prepared.train_rows.tobytes(), prepared.rows.tobytes()]
     for index in range(prepared.n_blocks):
         for block in (prepared.train_block(index), prepared.holdout_block(index)):
             found += [array.tobytes() for array in block.arrays()]
@@ -151,8 +151,6 @@ def test_what_is_known_of_the_blocks_is_true(manifest: Manifest, tmp_path: Path)
         assert (block.rows, block.rows + prepared.holdout_block(index).rows) == (
             prepared.train_rows[index], prepared.rows[index],
         )  # fmt: skip
-        norms = ((block.features**2).sum(axis=1) + (block.codes[:, 0] >= 0) + 1.0) * block.weight
-        np.testing.assert_allclose(prepared.row_norms[index], [norms.max(), norms.sum()], rtol=1e-13)
 
 
 def test_holes_of_dropped_rows_are_packed(manifest: Manifest, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def expected(rows: list[list[tuple[Any, float]]], labels: list[Any]) -> NDArray[
 
 
 def bits(prepared: PreparedBlocks) -> list[bytes]:
-    found = [prepared.rows.tobytes(), prepared.row_norms.tobytes(), *map(str.encode, prepared.encoding.row_names())]
+    found = [prepared.rows.tobytes(), *map(str.encode, prepared.encoding.row_names())]
     for index in range(prepared.n_blocks):
         block = prepared.train_block(index)
         found += [array.tobytes() for array in (*block.arrays(), *block.entries.arrays())]

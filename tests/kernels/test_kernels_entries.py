@@ -10,7 +10,7 @@ from streamgd.kernels import entries, multinomial, stochastic
 from streamgd.objective.losses import LOSSES
 from streamgd.objective.objective import raw_prediction
 from streamgd.optim.stochastic import OPTIMIZERS
-from streamgd.training.stepsize import block_row_norms, expected_squares, smoothness
+from streamgd.training.stepsize import expected_squares, largest_row_norm, smoothness
 
 ROWS, RATE = 300, 0.1
 NO_BOUNDS = np.empty(0, np.int64)
@@ -193,11 +193,11 @@ def test_rows_of_ten_thousand_ones_throw_no_prediction_far(optimizer: str) -> No
         np.empty((rows, 0)), np.empty((rows, 0), np.int32), target, nothing, nothing, np.empty(0, np.uint64), of_entries
     )
     rule, loss, n_dof = OPTIMIZERS[optimizer], LOSSES["logistic"], n_columns + 1
-    bounds = smoothness(block, n_dof, (0.25, 0.25), block_row_norms(block)[0], 1.0, 0.0)
+    bounds = smoothness(block, n_dof, (0.25, 0.25), largest_row_norm(block), 1.0, 0.0)
     squares = expected_squares(block, n_dof, loss, 0.0, 1.0, batch_size, 0.25, 0)
     coordinates = np.zeros((n_dof, table.SLOTS + len(rule.slots)))
     coordinates[:, table.SLOTS :] = rule.init(squares).T
-    rate, cuts = rule.default_learning_rate(bounds, batch_size), np.arange(0, rows + 1, batch_size)
+    rate, cuts = rule.default_learning_rate(lambda: bounds, batch_size), np.arange(0, rows + 1, batch_size)
     for cut in range(50):
         part, most = block.part(cuts[cut], cuts[cut + 1]), np.zeros(n_dof + 1, np.int32)
         assert stochastic.train_minibatches(

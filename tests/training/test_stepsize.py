@@ -8,10 +8,10 @@ from streamgd.data.blocks import Block
 from streamgd.objective.losses import LOSSES, KinkedLoss
 from streamgd.training.stepsize import (
     best_constant,
-    block_row_norms,
     curvatures,
     decorrelating_rotation,
     expected_squares,
+    largest_row_norm,
     smoothness,
 )
 
@@ -59,7 +59,7 @@ BOUNDED = sorted(name for name, loss in LOSSES.items() if np.isfinite(loss.max_c
 def test_smoothness_bounds_the_curvature_closely(loss: str, weighted: bool, seed: int) -> None:
     block, l2 = a_block(seed, weighted=weighted), 0.01
     X, w = design(block), weights(block)
-    largest_norm = block_row_norms(block)[0]
+    largest_norm = largest_row_norm(block)
     bounds = curvatures(LOSSES[loss], block, 0.0, 1.0)
     found = smoothness(block, N_DOF, bounds, largest_norm, float(w.mean()), l2)
     eigenvalue = float(np.linalg.eigvalsh(X.T @ (w[:, None] * X) / w.sum()).max())
