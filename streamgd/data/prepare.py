@@ -1,7 +1,7 @@
 """Prepare: every row group decoded once, its rows scattered over the files of the blocks, and these finished.
 
-    row groups ── encode ── queues, one a block ── positioned writes           (scatter, in waves)
-    region ── slot order ── exact moments, fill, final codes ── free region    (finalise)
+    row groups ── encode ── queues, one a block ── positioned writes    (scatter, in waves)
+    region ── finalise ── free region
 
 Threads take row groups in order; at the end of a wave all of them are written, and the note moves on. A killed
 prepare goes on from the last note. Nothing that is noted or computed depends on which thread did what.
@@ -9,25 +9,24 @@ prepare goes on from the last note. Nothing that is noted or computed depends on
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.blocks import HOLDOUT_BIT, Block, RecordLayout, aligned_memory
+from streamgd.data.blocks import RecordLayout
 from streamgd.data.encoder import Encoder
-from streamgd.data.encoding import Encoding, Finisher
-from streamgd.data.entries import EntriesFinisher
+from streamgd.data.encoding import Encoding
 from streamgd.data.entries_store import EntriesStore
+from streamgd.data.finalise import BlockFinisher
 from streamgd.data.plan import PLACES, Permutation
+from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.ranges import RangedMoments, range_rows
 from streamgd.data.scaler import Moments
 from streamgd.data.scatter import Scatter, Stage, Wave
@@ -35,7 +34,6 @@ from streamgd.data.source import Manifest
 from streamgd.data.store import BlockStore
 from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
-from streamgd.kernels import encode as kernels
 from streamgd.stopwatch import Stopwatch
 
 #: A wave of scatter lasts about so long.
@@ -44,49 +42,6 @@ WAVE_S = 2.0
 SPARE_REGIONS = 8
 
 STAGE_BYTES = 32_000_000
-
-
-@dataclass(frozen=True)
-class PreparedBlocks:
-    """The finished blocks of a data set.
-
-    Attributes
-    ----------
-    regions, train_rows, rows : int64, (n_blocks,)
-        Where each block is, how many training rows it begins with, and how many rows it has with those held out.
-    """
-
-    store: BlockStore
-    encoding: Encoding
-    survey: Survey
-    regions: np.ndarray
-    train_rows: np.ndarray
-    rows: np.ndarray
-
-    @property
-    def n_blocks(self) -> int:
-        return len(self.regions)
-
-    def train_block(self, index: int) -> Block:
-        """The training rows of a block."""
-        return self._block(index).part(0, int(self.train_rows[index]))
-
-    def holdout_block(self, index: int) -> Block:
-        """The held out rows of a block."""
-        return self._block(index).part(int(self.train_rows[index]), int(self.rows[index]))
-
-    def in_turn(self, order: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
-        """The blocks of ``order``, by number, one after another: see ``BlockStore.in_turn``."""
-        turns = self.store.in_turn([int(self.regions[index]) for index in order], stopwatch)
-        if self.store.entries is not None:
-            turns = self.store.entries.in_turn(turns, order, self.store.is_large, stopwatch)
-        for index, _ in zip(order, turns, strict=True):
-            yield index
-
-    def _block(self, index: int) -> Block:
-        rows = int(self.rows[index])
-        block = self.store.block(int(self.regions[index]), rows)
-        return block if self.store.entries is None else replace(block, sparse=self.store.entries.block(index, rows))
 
 
 def block_plan(n_rows: int, layout: RecordLayout, batch_size: int) -> tuple[int, int]:
@@ -153,7 +108,6 @@ class Preparation:
         self._check = check
         self._progress = progress
         self._stopwatch = stopwatch
-        self._desks = threading.local()
 
     def run(self) -> PreparedBlocks:
         """The finished blocks: from the note if they are there, else by doing what is left to do."""
@@ -180,7 +134,7 @@ class Preparation:
         survey = Survey.from_state(note["survey"])
         encoding = self._make_encoding(survey, self._encoder.vocabularies)
         if note["phase"] == "finalise":
-            note = self._finalise(note, encoding)
+            note = self._finalise(note, BlockFinisher(self._store, self._encoder, encoding, note["fill"]))
         if self._store.entries is not None:
             self._store.entries.remove_waiting()
         return PreparedBlocks(self._store, encoding, survey, note["regions"], note["train_rows"], note["rows"])
@@ -260,18 +214,13 @@ class Preparation:
 
     # Finalise
 
-    def _finalise(self, note: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+    def _finalise(self, note: dict[str, Any], finisher: BlockFinisher) -> dict[str, Any]:
         """Finish the blocks in order, each into a free region; regions of records are free once that is noted.
 
         While some are noted, threads work on those that follow.
         """
-        groups, entries = _packed(note["fill"], self._store.places), self._store.entries
-        finisher = Finisher(self._encoder.layout, encoding, self._encoder.vocabularies)
-        finish = self._stopwatch.timed("finalise")(self._finish_block)
-        if entries is not None:
-            entries.begin_finished([int(note["fill"][group].sum()) for group in groups], groups)
-            of_entries = EntriesFinisher(encoding.sparse, self._encoder.sparse, self._encoder.layout.feature_type)
-            finish = partial(finish, entries_finisher=of_entries)
+        groups, finish = finisher.groups, self._stopwatch.timed("finalise")(finisher.write)
+        finisher.begin()
         self._progress("finalise", int(note["rows"].sum()))
         free, begun = deque(note["free"].tolist()), len(note["regions"])
         under_way: deque[tuple[int, Future[tuple[int, int]]]] = deque()
@@ -279,8 +228,7 @@ class Preparation:
             while (done := len(note["regions"])) < len(groups):
                 while free and begun < len(groups):
                     region = free.popleft()
-                    arguments = (begun, groups[begun], region, note["fill"], finisher)
-                    under_way.append((region, pool.submit(finish, *arguments)))
+                    under_way.append((region, pool.submit(finish, begun, region)))
                     begun += 1
                 oldest = [under_way.popleft() for _ in range(-(-len(under_way) // 2))]
                 found = [future.result() for _, future in oldest]
@@ -295,86 +243,9 @@ class Preparation:
                 self._write_finished(finished)
                 self._progress("finalise", sum(rows for _, rows in found))
                 self._check()
-        if entries is not None:
-            entries.end_waiting()
+        if self._store.entries is not None:
+            self._store.entries.end_waiting()
         finished = {name: note[name] for name in ("regions", "train_rows", "rows")}
         finished |= {"phase": "done", "fill": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
         self._write_finished(finished)
         return note | finished
-
-    def _finish_block(
-        self, index: int, group: list[int], region: int, fill: np.ndarray, finisher: Finisher,
-        entries_finisher: EntriesFinisher | None = None,
-    ) -> tuple[int, int]:  # fmt: skip
-        """Finish the records of the regions ``group`` into ``region``: rows in slot order, training rows first."""
-        desk, store = self._desk(), self._store
-        parts = [store.records(source, int(fill[source])) for source in group]
-        train, held_out, n_records = [], [], 0
-        for part in parts:
-            order = desk.order[n_records : n_records + len(part)]
-            n_train = kernels.slot_order(
-                part.view(np.int32), store.layout.slot_position, store.places, HOLDOUT_BIT, desk.at, order
-            )
-            order += n_records
-            train.append(order[:n_train])
-            held_out.append(order[n_train:])
-            n_records += len(part)
-        order = desk.order[:n_records] if len(group) == 1 else np.concatenate([*train, *held_out])
-        n_train = sum(map(len, train))
-        buffer = desk.block[: store.layout.block_bytes(n_records)]
-        finisher.finish(parts[0] if len(parts) == 1 else np.concatenate(parts), order, buffer)
-        store.write(region, 0, buffer)
-        if entries_finisher is not None:
-            self._finish_entries(index, group, parts, order, entries_finisher)
-        for source in group:
-            store.release_if_large(source)
-        return n_train, n_records
-
-    def _finish_entries(
-        self, index: int, group: list[int], parts: list[np.ndarray], order: np.ndarray, finisher: EntriesFinisher
-    ) -> None:
-        """Finish the entries that wait for the regions ``group``, as those of the rows of ``parts`` in ``order``."""
-        store, entries = self._store, self._store.entries
-        assert entries is not None
-        row_of_record = np.empty(len(order), np.int32)
-        row_of_record[order] = np.arange(len(order))
-        row_of_slot, waiting, done = self._desk().at, [], 0
-        for source, part in zip(group, parts, strict=True):
-            slots = part.view(np.int32)[:, store.layout.slot_position] & ~HOLDOUT_BIT
-            row_of_slot[slots] = row_of_record[done : done + len(part)]
-            found = entries.waiting(source)
-            halves = found.view(np.int32)
-            halves[:, 0] = row_of_slot[halves[:, 0]]
-            waiting.append(found)
-            done += len(part)
-        joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-        entries.write(index, finisher.of_waiting(joined, len(order)))
-
-    def _desk(self) -> _Desk:
-        """The memory of this thread."""
-        if not hasattr(self._desks, "mine"):
-            self._desks.mine = _Desk(self._store.layout, self._store.places)
-        desk: _Desk = self._desks.mine
-        return desk
-
-
-class _Desk:
-    """What one thread needs to finish blocks, used again for each: new memory would have to be cleared first."""
-
-    def __init__(self, layout: RecordLayout, places: int):
-        self.block = aligned_memory(layout.block_bytes(places))
-        self.order = np.empty(places, np.int64)
-        self.at = np.empty(2 * places, np.int64)
-
-
-def _packed(fill: np.ndarray, places: int) -> list[list[int]]:
-    """Regions that become one block: as many as fit it, one after another. Empty ones become no block."""
-    groups: list[list[int]] = []
-    rows = places
-    for region in np.flatnonzero(fill):
-        if rows + fill[region] > places:
-            groups.append([])
-            rows = 0
-        groups[-1].append(int(region))
-        rows += int(fill[region])
-    return groups

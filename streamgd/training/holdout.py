@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
@@ -13,7 +13,7 @@ from streamgd.data.block_encoder import BlockEncoder, blocks_of
 from streamgd.data.blocks import Block
 from streamgd.data.encoder import RowChoice
 from streamgd.data.encoding import Encoding
-from streamgd.data.prepare import PreparedBlocks
+from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.objective.objective import ChunkSums, Objective
 from streamgd.stopwatch import Stopwatch
@@ -117,26 +117,32 @@ class BlocksHoldout:
         if encoding.n_dof < self._prepared.encoding.n_dof:
             theta = self._prepared.encoding.theta_with_base_rows(theta)
 
-        def sums_of(index: int) -> ChunkSums:
+        def sums_of(block: Block) -> ChunkSums:
             self._check()
             with self._stopwatch.timed("compute"):
-                return objective.loss_sums(theta, self._prepared.holdout_block(index))
+                return objective.loss_sums(theta, block)
 
-        return _mean_loss(iter(of_all_blocks(self._prepared, sums_of, self._threads, self._stopwatch)))
+        prepared = self._prepared
+        found = of_all_blocks(prepared.holdout_blocks, prepared.n_blocks, sums_of, self._threads, self._stopwatch)
+        return _mean_loss(iter(found))
 
 
 def of_all_blocks(
-    prepared: PreparedBlocks, found_in: Callable[[int], Found], threads: int, stopwatch: Stopwatch
-) -> list[Found]:
-    """What ``found_in`` gives for each block, in their order; each thread reads its share of them in turn."""
+    blocks: Callable[[Sequence[int], Stopwatch], Iterator[Block]], n_blocks: int, found_in: Callable[[Block], Found],
+    threads: int, stopwatch: Stopwatch,
+) -> list[Found]:  # fmt: skip
+    """What ``found_in`` gives for each block, in their order; each thread reads its share of them in turn.
+
+    ``blocks`` is the method of :class:`PreparedBlocks` for the rows that are asked for.
+    """
 
     def share(first: int) -> dict[int, Found]:
-        mine = range(first, prepared.n_blocks, threads)
-        return {index: found_in(index) for index in prepared.in_turn(mine, stopwatch)}
+        mine = range(first, n_blocks, threads)
+        return dict(zip(mine, map(found_in, blocks(mine, stopwatch)), strict=True))
 
     with ThreadPoolExecutor(threads) as pool:
         found = {index: each for part in pool.map(share, range(threads)) for index, each in part.items()}
-    return [found[index] for index in range(prepared.n_blocks)]
+    return [found[index] for index in range(n_blocks)]
 
 
 def _mean_loss(sums: Iterator[ChunkSums | None] | Iterator[ChunkSums]) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamgd.data.blocks import Block
-from streamgd.data.prepare import PreparedBlocks
+from streamgd.data.prepared import PreparedBlocks
 from streamgd.objective.objective import ChunkSums
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.chunks import SumsOfBlock
@@ -48,10 +48,10 @@ class PreparedPass(Pass):
         def result_of(shared: tuple[SumsOfBlock, Any], indices: range) -> ChunkSums:
             sums_of_block, theta = shared
             total = None
-            for index in self._prepared.in_turn(indices, self._stopwatch):
+            for wide in self._prepared.train_blocks(indices, self._stopwatch):
                 self._check()
                 with self._stopwatch.timed("compute"):
-                    block = self._block(index)
+                    block = self._without_base_rows(wide)
                     sums = sums_of_block(theta, block)
                     total = sums if total is None else total + sums
                 if done is not None:
@@ -63,7 +63,6 @@ class PreparedPass(Pass):
         total: ChunkSums = tree_reduce(result_of, common, chunks, operator.add, self._threads)
         return total
 
-    def _block(self, index: int) -> Block:
-        block = self._prepared.train_block(index)
+    def _without_base_rows(self, block: Block) -> Block:
         sparse = block.sparse and replace(block.sparse, coordinates=self._rows[block.sparse.coordinates])
         return replace(block, codes=self._rows[block.codes], sparse=sparse)

@@ -13,7 +13,7 @@ from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher
 from streamgd.data.plan import block_order
-from streamgd.data.prepare import PreparedBlocks
+from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.scaler import Moments, Scaling
 from streamgd.data.sparse import SparseEncoding
 from streamgd.data.survey import Survey
@@ -74,8 +74,7 @@ class ShuffledBlocks:
 
     def portions(self, epoch: int, first: int) -> Iterator[Portion]:
         order = [int(index) for index in block_order(self._seed, epoch, self.prepared.n_blocks)[first:]]
-        for index in self.prepared.in_turn(order, self._stopwatch):
-            yield _BlockPortion(self.prepared.train_block(index))
+        yield from map(_BlockPortion, self.prepared.train_blocks(order, self._stopwatch))
 
     def learned(self, encoding: Encoding, moments: Moments) -> Encoding:  # noqa: ARG002
         return encoding

@@ -16,7 +16,8 @@ from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
 from streamgd.data.folder import BlocksFolder, claim_folder
-from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, is_prepared, new_store
+from streamgd.data.prepare import Preparation, block_plan, is_prepared, new_store
+from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.sparse import KeysMet
 from streamgd.data.store import BlockStore, remove_blocks
 from streamgd.data.survey import Survey
@@ -353,11 +354,14 @@ class StochasticSession(Session):
     def _over_blocks(self, found_in: Callable[[Block], Found], prepared: PreparedBlocks) -> list[Found]:
         """What ``found_in`` gives for the training rows of each block."""
 
-        def found_in_block(index: int) -> Found:
+        def found_unless_stopped(block: Block) -> Found:
             self.context.interrupt.check_repeated()
-            return found_in(prepared.train_block(index))
+            return found_in(block)
 
-        return of_all_blocks(prepared, found_in_block, self.task.threads, self.context.stopwatch)
+        stopwatch = self.context.stopwatch
+        return of_all_blocks(
+            prepared.train_blocks, prepared.n_blocks, found_unless_stopped, self.task.threads, stopwatch
+        )
 
     def _base_loss(self, prepared: PreparedBlocks) -> float:
         """Mean loss of the best constant over the training rows."""

@@ -23,7 +23,8 @@ from streamgd.data import prepare, scatter
 from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import parse_where
 from streamgd.data.plan import HOLDOUT, PLACES, SAMPLE, Permutation, chosen_rows
-from streamgd.data.prepare import Preparation, PreparedBlocks, block_plan, new_store
+from streamgd.data.prepare import Preparation, block_plan, new_store
+from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.source import Manifest, discover
 from streamgd.data.store import NOTE_NAMES, BlockStore
 from streamgd.data.survey import Survey
@@ -80,7 +81,7 @@ def preparation(
 
 def bits(prepared: PreparedBlocks) -> list[bytes]:
     """All arrays of all blocks, and what is known of them."""
-    found = [prepared.train_rows.tobytes(), prepared.rows.tobytes()]
+    found = []
     for index in range(prepared.n_blocks):
         for block in (prepared.train_block(index), prepared.holdout_block(index)):
             found += [array.tobytes() for array in block.arrays()]
@@ -144,24 +145,16 @@ def test_every_kept_row_is_in_its_place_once_with_its_features(manifest: Manifes
     assert prepared.survey.holdout_rows == (kept & held_out).sum()
 
 
-def test_what_is_known_of_the_blocks_is_true(manifest: Manifest, tmp_path: Path) -> None:
-    prepared = preparation(manifest, tmp_path / "blocks", 1, RowChoice(holdout=0.3)).run()
-    for index in range(prepared.n_blocks):
-        block = prepared.train_block(index)
-        assert (block.rows, block.rows + prepared.holdout_block(index).rows) == (
-            prepared.train_rows[index], prepared.rows[index],
-        )  # fmt: skip
-
-
 def test_holes_of_dropped_rows_are_packed(manifest: Manifest, tmp_path: Path) -> None:
     full = preparation(manifest, tmp_path / "full").run()
     packed = preparation(manifest, tmp_path / "packed", 1, RowChoice(sample=0.2)).run()
 
     assert full.n_blocks == -(-ROWS // PLACES_OF_BLOCK)
     assert packed.n_blocks < full.n_blocks / 2
-    assert (packed.rows <= PLACES_OF_BLOCK).all()
+    rows = np.array([packed.train_block(index).rows for index in range(packed.n_blocks)])
+    assert (rows <= PLACES_OF_BLOCK).all()
     # No two neighbours would fit one block.
-    assert (packed.rows[:-1] + packed.rows[1:] > PLACES_OF_BLOCK).all()
+    assert (rows[:-1] + rows[1:] > PLACES_OF_BLOCK).all()
 
 
 def test_nulls_are_dropped_if_asked(manifest: Manifest, tmp_path: Path) -> None:
@@ -273,6 +266,17 @@ def test_a_note_that_cannot_be_trusted_starts_over(manifest: Manifest, tmp_path:
 
     assert bits(again) == undisturbed
     assert checks >= ROWS // 24
+
+
+def test_blocks_come_in_the_order_asked_for(manifest: Manifest, tmp_path: Path) -> None:
+    prepared = preparation(manifest, tmp_path / "blocks", 1, RowChoice(holdout=0.3)).run()
+    order = [3, 0, 5]
+
+    for blocks, one in (
+        (prepared.train_blocks, prepared.train_block), (prepared.holdout_blocks, prepared.holdout_block),
+    ):  # fmt: skip
+        found = [block.row_numbers.tolist() for block in blocks(order, Stopwatch())]
+        assert found == [one(index).row_numbers.tolist() for index in order]
 
 
 def test_an_error_in_one_thread_ends_the_preparation(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from streamgd.config import make_config
 from streamgd.data import entries_store, prepare, scatter
 from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding
-from streamgd.data.prepare import Preparation, PreparedBlocks, new_store
+from streamgd.data.prepare import Preparation, new_store
+from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.source import Manifest, discover
 from streamgd.errors import StreamgdError
 from streamgd.stopwatch import Stopwatch
@@ -120,7 +121,7 @@ def expected(rows: list[list[tuple[Any, float]]], labels: list[Any]) -> NDArray[
 
 
 def bits(prepared: PreparedBlocks) -> list[bytes]:
-    found = [prepared.rows.tobytes(), *map(str.encode, prepared.encoding.row_names())]
+    found = list(map(str.encode, prepared.encoding.row_names()))
     for index in range(prepared.n_blocks):
         block = prepared.train_block(index)
         found += [array.tobytes() for array in (*block.arrays(), *block.entries.arrays())]
