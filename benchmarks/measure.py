@@ -161,7 +161,9 @@ def measure(work: Work, scratch: Path, evaluate: bool, warm_processes: bool) -> 
 
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path}
+    # An installed package has its bytecode; the first run of a checkout shall write that down too.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": path}
 
 
 class _Child:

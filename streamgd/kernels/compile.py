@@ -1,4 +1,6 @@
-"""How loops are compiled: ahead of use where the types are known, cached on disk, without the GIL.
+"""How loops are compiled: for types that are told, at the first call, cached on disk, without the GIL.
+
+A run needs a few of all loops, and one type of features: what it does not call is neither compiled nor read.
 
 Full ``fastmath`` would delete every check for NaN and inf; the four flags below let sums be reordered and
 multiply-adds be fused, and keep the checks. Division is that of numpy: Python's, which raises for a divisor of zero,
@@ -8,10 +10,13 @@ would keep every loop with a division from being vectorised.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, update_wrapper
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit, types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.numpy_support import as_dtype
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -41,10 +46,75 @@ UPDATE = types.void(
 UPDATE_FUNCTION = types.FunctionType(UPDATE)
 
 
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+
+#: All loops whose types are told, and all functions that loops take as arguments.
+_EVERY: list[Loop | Argument] = []
+
+
 def compiled(signature: Any = None) -> Callable[[Function], Function]:
-    """Compile a loop; with ``signature`` (one or a list) at import or from the cache, else at first use."""
-    options: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
-    return cast("Callable[[Function], Function]", njit(signature, **options) if signature else njit(**options))
+    """Compile a loop: with ``signature`` (one or a list) as :class:`Loop`, else where the loops that call it are."""
+    if signature is None:
+        return cast("Callable[[Function], Function]", njit(**_OPTIONS))
+    signatures = signature if isinstance(signature, list) else [signature]
+
+    def of(function: Function) -> Function:
+        return cast("Function", Loop(function, signatures))
+
+    return of
+
+
+def compile_all() -> int:
+    """Compile everything that has been imported, for all types, or read it from the cache; returns how many it was."""
+    for each in _EVERY:
+        each.compile()
+    return len(_EVERY)
+
+
+class Loop:
+    """A loop that is compiled, or read from the cache, by its first call with the types of each signature."""
+
+    def __init__(self, function: Any, signatures: list[Any]):
+        update_wrapper(self, function)
+        self._function = function
+        self._dispatcher = njit(**_OPTIONS)(function)
+        #: Those that are not compiled yet, each with the types of its arrays by their positions.
+        self._waiting = [(signature, _array_types(signature)) for signature in signatures]
+        _EVERY.append(self)
+
+    def __call__(self, *arguments: Any) -> Any:
+        for waiting in self._waiting:
+            if all(getattr(arguments[position], "dtype", None) == dtype for position, dtype in waiting[1]):
+                self._compile([waiting])
+                break
+        if not self._dispatcher.overloads:
+            raise TypeError(f"{self._function.__name__} is called with types that it is not made for")
+        return self._dispatcher(*arguments)
+
+    def compile(self) -> None:
+        """Compile it for all types."""
+        self._compile(list(self._waiting))
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What it is to loops that call it, which are being compiled."""
+        self.compile()
+        return self._dispatcher._numba_type_
+
+    def _compile(self, those: list[tuple[Any, list[tuple[int, np.dtype]]]]) -> None:
+        with global_compiler_lock:
+            self._dispatcher.disable_compile(False)
+            for signature, _ in those:
+                self._dispatcher.compile(signature)
+            # What is called with other types is an error, and no reason to compile for seconds.
+            self._dispatcher.disable_compile()
+            self._waiting = [each for each in self._waiting if each not in those]
+
+
+def _array_types(signature: Any) -> list[tuple[int, np.dtype]]:
+    """The positions of a signature's arrays, and the types of their elements."""
+    kinds = enumerate(signature.args)
+    return [(position, as_dtype(kind.dtype)) for position, kind in kinds if isinstance(kind, types.Array)]
 
 
 class Argument(types.WrapperAddressProtocol):
@@ -57,13 +127,18 @@ class Argument(types.WrapperAddressProtocol):
         self._function = function
         self._signature = signature
         self._numba_type_ = types.FunctionType(signature)
+        _EVERY.append(self)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._compiled(*arguments)
 
+    def compile(self) -> None:
+        """Compile it, or read it from the cache."""
+        assert self._compiled is not None
+
     @cached_property
     def _compiled(self) -> Any:
-        return compiled(self._signature)(self._function)
+        return njit(self._signature, **_OPTIONS)(self._function)
 
     @cached_property
     def _address(self) -> int:

@@ -77,3 +77,4 @@ def test_the_image_is_not_run_by_root_and_starts_a_job() -> None:
     assert users
     assert users[-1] not in ("root", "0")
     assert 'CMD ["job", "run"' in text
+    assert text.index("USER 10001") < text.index("RUN python -m streamgd.precompile")

@@ -1,0 +1,111 @@
+"""Loops are compiled when they are called, for the types of the call, and all at once if asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import types
+
+from streamgd.kernels import compile as compiling
+from streamgd.kernels.compile import Loop, compile_all, compiled, pointwise
+
+SIGNATURES = [types.float64(kind[::1]) for kind in (types.float32, types.float64)]
+
+
+def total(values):  # type: ignore[no-untyped-def]
+    found = 0.0
+    for i in range(values.shape[0]):
+        found += values[i]
+    return found
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
+    monkeypatch.setattr(compiling, "_EVERY", [])
+    monkeypatch.setitem(compiling._OPTIONS, "cache", False)
+    return Loop(total, SIGNATURES)
+
+
+def compiled_for(loop: Loop) -> list[str]:
+    return [str(arguments[0].dtype) for arguments in loop._dispatcher.signatures]
+
+
+def test_a_call_compiles_for_its_own_types(loop: Loop) -> None:
+    assert compiled_for(loop) == []
+    for _ in range(2):
+        assert loop(np.arange(4, dtype=np.float32)) == 6.0
+        assert compiled_for(loop) == ["float32"]
+    assert loop(np.arange(5.0)) == 10.0
+    assert compiled_for(loop) == ["float32", "float64"]
+
+
+def test_a_call_with_other_types_is_an_error_and_compiles_nothing(loop: Loop) -> None:
+    with pytest.raises(TypeError, match="total is called with types that it is not made for"):
+        loop(np.arange(4))
+    assert compiled_for(loop) == []
+    loop(np.arange(4.0))
+    with pytest.raises(TypeError, match="No matching definition"):
+        loop(np.arange(4))
+    assert compiled_for(loop) == ["float64"]
+
+
+def test_a_loop_that_calls_another_finds_all_its_types(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "inner", loop)
+
+    @compiled(types.float64(types.float32[::1], types.float64[::1]))
+    def outer(a, b):  # type: ignore[no-untyped-def]
+        return inner(a) * inner(b)  # type: ignore[name-defined]  # noqa: F821
+
+    assert outer(np.ones(3, np.float32), np.ones(4)) == 12.0
+    assert compiled_for(loop) == ["float32", "float64"]
+
+
+def test_threads_may_be_the_first_to_call(loop: Loop) -> None:
+    rows = [np.ones(3, np.float32), np.ones(4)] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(loop, rows)) == [3.0, 4.0] * 20
+    assert sorted(compiled_for(loop)) == ["float32", "float64"]
+
+
+def test_what_it_is_called_and_said_to_do_is_that_of_the_function(loop: Loop) -> None:
+    assert (loop.__name__, loop.__module__) == ("total", __name__)  # type: ignore[attr-defined]
+
+
+def test_all_can_be_compiled_beforehand(loop: Loop) -> None:
+    function = pointwise(lambda y, raw, settings: y - raw + settings[0])
+    assert compile_all() == 2
+    assert compiled_for(loop) == ["float32", "float64"]
+    assert "_compiled" in vars(function)
+
+
+@pytest.mark.slow
+def test_what_was_compiled_beforehand_is_there_for_runs(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def compile_and_list() -> tuple[str, set[Path]]:
+        command = [sys.executable, "-m", "streamgd.precompile"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+        return said, set(tmp_path.rglob("*.nbc"))
+
+    said, files = compile_and_list()
+    assert int(said.split()[0]) > 100
+    assert len(files) > 150
+    assert compile_and_list() == (said, files)
+
+
+def test_an_import_of_the_kernels_compiles_nothing() -> None:
+    code = (
+        "import pkgutil, importlib, streamgd.kernels as k\n"
+        "from streamgd.kernels import compile as c\n"
+        "for each in pkgutil.iter_modules(k.__path__): importlib.import_module(f'{k.__name__}.{each.name}')\n"
+        "print(len(c._EVERY), sum(len(e._dispatcher.signatures) for e in c._EVERY if isinstance(e, c.Loop)))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert int(found[0]) > 50
+    assert found[1] == "0"
