@@ -37,10 +37,9 @@ from streamgd.kernels.entries import (
 )
 from streamgd.kernels.softmax import softmax, softmax_losses, softmax_residuals
 from streamgd.kernels.stochastic import (
-    LOSS_EVERY_ROWS,
     TILE_ROWS,
+    WATCHED_EVERY_ROWS,
     add_gradient_of_levels,
-    add_losses,
     gradient_of_tile,
     predict_levels,
     predict_tile,
@@ -123,14 +122,14 @@ def _minibatch_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _i8[::1], _f8[::1], _i8, _f8,
         _f8, _f8, types.boolean, types.boolean, _f8[:, :, ::1], _i8[:, ::1], _f8[:, ::1], _f8[:, ::1], _f8[::1],
-        _f8[::1], _i4[::1], _i4[::1], UPDATE_FUNCTION,
+        _f8[:, ::1], _i4[::1], _i4[::1], UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, starts, entries, values, target, weight, bounds, learning_rates, steps_before, mean_weight, l1, l2,
-    averaging, anew, coordinates, level_ranges, level_sums, rotation, settings, losses, place, touched, update,
+    averaging, anew, coordinates, level_ranges, level_sums, rotation, settings, watched, place, touched, update,
 ):  # fmt: skip
     """``stochastic.train_minibatches`` for the softmax: the update of each class by its own table of coordinates.
 
@@ -140,6 +139,7 @@ def train_minibatches(
         Numbers of classes.
     coordinates : float64, (n_classes, n_dof, SLOTS + n_slots)
     level_sums : float64, (n_classes, n_categorical)
+    watched : float64, (1 + n_classes, n_watched)
     others
         As there.
 
@@ -166,12 +166,8 @@ def train_minibatches(
     coefficients, theta_numeric = np.empty(n_numeric), np.empty((n_classes, n_numeric), features.dtype)
     tile_gradient, gradient_numeric = np.empty(n_numeric, features.dtype), np.empty((n_classes, n_numeric))
     raw, residual = np.empty((n_classes, TILE_ROWS)), np.empty((n_classes, TILE_ROWS))
-    most_watched = TILE_ROWS // LOSS_EVERY_ROWS + 1
-    raw_watched, y_watched, loss_watched = (
-        np.empty((n_classes, most_watched)), np.empty(most_watched), np.empty(most_watched)
-    )  # fmt: skip
     weighted, rotated, finite = weight.shape[0] > 0, rotation.shape[0] > 0, True
-    loss_phase = steps_before % LOSS_EVERY_ROWS
+    phase = steps_before % WATCHED_EVERY_ROWS
     l2_numeric = np.full(n_numeric, l2)
     if rotated:
         for j in range(n_numeric):
@@ -218,14 +214,10 @@ def train_minibatches(
                 predict_entries(entries_here, met, values, first_entry, theta, raw[k, :count])
             # Compare.
             softmax_residuals(target[first : first + count], raw, count, residual)
-            begin, n_watched = first + (loss_phase - first) % LOSS_EVERY_ROWS, 0
-            for i in range(begin, first + count, LOSS_EVERY_ROWS):
-                y_watched[n_watched] = target[i]
+            for i in range(first + (phase - first) % WATCHED_EVERY_ROWS, first + count, WATCHED_EVERY_ROWS):
+                watched[0, i // WATCHED_EVERY_ROWS] = target[i]
                 for k in range(n_classes):
-                    raw_watched[k, n_watched] = raw[k, i - first]
-                n_watched += 1
-            softmax_losses(y_watched, raw_watched, n_watched, loss_watched)
-            add_losses(loss_watched[:n_watched], weight, begin, losses)
+                    watched[1 + k, i // WATCHED_EVERY_ROWS] = raw[k, i - first]
             # Gradient.
             for k in range(n_classes):
                 of_class = residual[k, :count]

@@ -47,16 +47,16 @@ from streamgd.kernels.entries import (
 )
 from streamgd.kernels.prefetch import prefetch, prefetch_lines
 
-#: The progressive loss is taken on every n-th row, others in each epoch: a log and an exp for each row would cost as
-#: much as the step.
-LOSS_EVERY_ROWS = 8
+#: Every n-th row is watched, others in each epoch: a log and an exp for the loss of each would cost as much as a step.
+WATCHED_EVERY_ROWS = 8
 
 #: Rows that are predicted, compared and summed together: few enough to stay in the nearest cache. Their products are
 #: summed in the type of the features, the tiles in float64.
 TILE_ROWS = 256
 
-#: Rows that are taken one by one are padded to a multiple of so many numbers.
+#: Rows that are taken one by one are padded to a multiple of so many numbers, and fetched so many rows before.
 ROW_STRIDE = 16
+ROWS_AHEAD = 16
 
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
@@ -100,20 +100,6 @@ def predict_levels(levels, first, theta, raw):
     for c in range(levels.shape[0]):
         for i in range(raw.shape[0]):
             raw[i] += theta[levels[c, first + i]]
-
-
-# Compare
-
-
-@compiled(types.void(_f8[::1], _f8[::1], _i8, _f8[::1]))
-def add_losses(row_losses, weight, begin, losses):
-    """Add the losses of every n-th row, from ``begin`` on, to the sums ``losses`` of ``train_minibatches``."""
-    for n in range(row_losses.shape[0]):
-        row_weight = weight[begin + n * LOSS_EVERY_ROWS] if weight.shape[0] > 0 else 1.0
-        row_loss = row_weight * row_losses[n]
-        losses[0] += row_loss
-        losses[1] += row_weight
-        losses[2] += row_loss * row_loss
 
 
 # Gradient
@@ -160,15 +146,15 @@ def _minibatch_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _i8[::1], _f8[::1],
         _i8, _f8, _f8, _f8, types.boolean, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[:, ::1],
-        _f8[::1], _f8[::1], _i4[::1], _i4[::1], _f8[::1], ROWS_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION,
+        _f8[::1], _f8[:, ::1], _i4[::1], _i4[::1], _f8[::1], ROWS_FUNCTION, UPDATE_FUNCTION,
     )  # fmt: skip
 
 
 @compiled([_minibatch_signature(types.float32), _minibatch_signature(_f8)])
 def train_minibatches(
     features, codes, starts, entries, values, target, weight, offset, bounds, learning_rates, steps_before,
-    mean_weight, l1, l2, averaging, anew, coordinates, level_ranges, level_sums, bounded, rotation, settings, losses,
-    place, touched, loss_settings, losses_of_rows, residuals_of_rows, update,
+    mean_weight, l1, l2, averaging, anew, coordinates, level_ranges, level_sums, bounded, rotation, settings, watched,
+    place, touched, loss_settings, residuals_of_rows, update,
 ):  # fmt: skip
     """One update of theta for each mini-batch ``bounds[k]:bounds[k + 1]`` of a block.
 
@@ -201,8 +187,9 @@ def train_minibatches(
         Numeric coordinates that are held at zero or above; with some, nothing may be rotated.
     rotation : float64, (n_numeric, n_numeric) or (0, 0)
         Rows are the numeric coordinates of theta in terms of the features; l1 must then be 0.
-    losses : float64, (3,)
-        Incremented: weighted sum of the losses before each update, the weight, and the sum of the squared terms.
+    watched : float64, (2, n_watched)
+        Written: target and raw prediction before the update of every n-th row, n = ``WATCHED_EVERY_ROWS``, from row
+        ``steps_before % n`` on.
     settings, loss_settings : float64, (n_settings,)
         Of the optimizer and of the loss.
     place, touched : int32, (n_dof,) and (most_touched(n_dof, n_numeric, …, of a mini-batch),)
@@ -232,9 +219,8 @@ def train_minibatches(
     coefficients, theta_numeric = np.empty(n_numeric), np.empty(n_numeric, features.dtype)
     tile_gradient, gradient_numeric = np.empty(n_numeric, features.dtype), np.empty(n_numeric)
     raw_of_tile, residual_of_tile = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
-    watched = np.empty((3, TILE_ROWS // LOSS_EVERY_ROWS + 1))
     weighted, rotated, sparse, finite = weight.shape[0] > 0, rotation.shape[0] > 0, starts.shape[0] > 0, True
-    loss_phase = steps_before % LOSS_EVERY_ROWS
+    phase = steps_before % WATCHED_EVERY_ROWS
     l2_numeric = np.full(n_numeric, l2)
     if rotated:
         for k in range(n_numeric):
@@ -286,12 +272,8 @@ def train_minibatches(
             residuals_of_rows(target[first : first + count], raw, loss_settings, residual)
             for i in range(count if weighted else 0):
                 residual[i] *= weight[first + i]
-            begin, n_watched = first + (loss_phase - first) % LOSS_EVERY_ROWS, 0
-            for i in range(begin, first + count, LOSS_EVERY_ROWS):
-                watched[0, n_watched], watched[1, n_watched] = target[i], raw[i - first]
-                n_watched += 1
-            losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], loss_settings, watched[2, :n_watched])
-            add_losses(watched[2, :n_watched], weight, begin, losses)
+            for i in range(first + (phase - first) % WATCHED_EVERY_ROWS, first + count, WATCHED_EVERY_ROWS):
+                watched[0, i // WATCHED_EVERY_ROWS], watched[1, i // WATCHED_EVERY_ROWS] = target[i], raw[i - first]
             # Gradient.
             gradient_of_tile(features, first, count, residual, tile_gradient)
             for j in range(n_numeric):
@@ -392,7 +374,7 @@ def step_of_entries(starts, entries, values, i, move, alpha, step, l1, l2, avera
 def _rows_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8,
-        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[::1], _f8[::1], ROWS_FUNCTION,
+        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[:, ::1], _f8[::1],
         POINTWISE_FUNCTION,
     )  # fmt: skip
 
@@ -400,8 +382,7 @@ def _rows_signature(feature):
 @compiled([_rows_signature(types.float32), _rows_signature(_f8)])
 def train_rows(
     features, codes, starts, entries, values, target, weight, offset, learning_rates, steps_before, mean_weight,
-    l1, l2, averaging, coordinates, level_ranges, level_sums, bounded, losses, loss_settings, losses_of_rows,
-    loss_derivative,
+    l1, l2, averaging, coordinates, level_ranges, level_sums, bounded, watched, loss_settings, loss_derivative,
 ):  # fmt: skip
     """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
@@ -409,16 +390,18 @@ def train_rows(
     """
     n_numeric, n_categorical = features.shape[1], codes.shape[1]
     weighted, shifted, sparse, finite = weight.shape[0] > 0, offset.shape[0] > 0, starts.shape[0] > 0, True
-    loss_phase = steps_before % LOSS_EVERY_ROWS
+    phase = steps_before % WATCHED_EVERY_ROWS
     # Whole vectors of numbers, the last filled up with zeros: what is left over would take as long as the rest.
     width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
     x, theta, average = np.zeros(width), np.zeros(width), np.zeros(width)
     theta[:n_numeric], average[:n_numeric] = coordinates[:n_numeric, THETA], coordinates[:n_numeric, AVERAGE]
     intercept = coordinates[coordinates.shape[0] - 1]
-    watched, n_watched = np.empty((3, features.shape[0] // LOSS_EVERY_ROWS + 1)), 0
+    row_bytes = n_numeric * features.itemsize
     for i in range(features.shape[0]):
         step = steps_before + i + 1
         alpha = learning_rates[i]
+        ahead = features.ctypes.data + (i + ROWS_AHEAD) * row_bytes
+        prefetch_lines(ahead, ahead + row_bytes)
         # Predict.
         for j in range(n_numeric):
             x[j] = features[i, j]
@@ -435,9 +418,8 @@ def train_rows(
         # Compare.
         row_weight = weight[i] if weighted else 1.0
         residual = row_weight / mean_weight * loss_derivative(target[i], raw, loss_settings)
-        if i % LOSS_EVERY_ROWS == loss_phase:
-            watched[0, n_watched], watched[1, n_watched] = target[i], raw
-            n_watched += 1
+        if i % WATCHED_EVERY_ROWS == phase:
+            watched[0, i // WATCHED_EVERY_ROWS], watched[1, i // WATCHED_EVERY_ROWS] = target[i], raw
         # Update; the gradient of one row is residual * x.
         share = 4.0 / (step + 3.0)
         kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
@@ -480,8 +462,6 @@ def train_rows(
         intercept[THETA] -= alpha * residual
         if averaging:
             intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])
-    losses_of_rows(watched[0, :n_watched], watched[1, :n_watched], loss_settings, watched[2, :n_watched])
-    add_losses(watched[2, :n_watched], weight, loss_phase, losses)
     last = steps_before + features.shape[0]
     for j in range(n_numeric):
         coordinates[j, THETA], coordinates[j, AVERAGE], coordinates[j, CLOCK] = theta[j], average[j], last

@@ -13,7 +13,7 @@ import numpy as np
 from streamgd.data.blocks import Block
 from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
-from streamgd.kernels.stochastic import LOSS_EVERY_ROWS
+from streamgd.kernels.stochastic import WATCHED_EVERY_ROWS
 from streamgd.objective.losses import Loss
 from streamgd.training.stepsize import constants
 
@@ -38,14 +38,34 @@ MAX_ROLLBACKS = 24
 EXTREME_DEVIATIONS = 50.0
 
 
-def constant_loss(loss: Loss, block: Block, constant: float | np.ndarray, steps_before: int) -> float:
-    """Weighted loss of the best constant on the rows of which the progressive loss is taken."""
-    rows = slice(steps_before % LOSS_EVERY_ROWS, None, LOSS_EVERY_ROWS)
-    target = block.target[rows]
-    raw = constants(loss, constant, len(target), block.offset[rows])
-    losses = np.empty(len(target))
-    loss.losses_of_rows(np.ascontiguousarray(target), raw, loss.settings, losses)
-    return float(block.weight[rows] @ losses if len(block.weight) else losses.sum())
+class Watched:
+    """Every n-th row of a block as the loop meets it, and the losses of these rows.
+
+    Attributes
+    ----------
+    numbers : float64, (1 + n_outputs, n_watched)
+        Written by the loop: see ``kernels.stochastic.train_minibatches``.
+    """
+
+    def __init__(self, block: Block, steps_before: int, n_outputs: int):
+        rows = slice(steps_before % WATCHED_EVERY_ROWS, None, WATCHED_EVERY_ROWS)
+        self._weight, self._offset = block.weight[rows], block.offset[rows]
+        self.numbers = np.empty((1 + n_outputs, len(range(block.rows)[rows])))
+
+    def losses(self, loss: Loss) -> np.ndarray:
+        """Weighted sum of the losses before the updates, the weight, and the sum of the squared terms; float64 (3,)."""
+        raw = self.numbers[1:].T if loss.has_many_outputs else self.numbers[1]
+        terms = self._weighted(loss.loss(self.numbers[0], raw))
+        weight = self._weight.sum() if len(self._weight) else len(terms)
+        return np.array([terms.sum(), weight, (terms * terms).sum()])
+
+    def constant_loss(self, loss: Loss, constant: float | np.ndarray) -> float:
+        """Weighted sum of the losses of the best constant."""
+        target = self.numbers[0]
+        return float(self._weighted(loss.loss(target, constants(loss, constant, len(target), self._offset))).sum())
+
+    def _weighted(self, losses: np.ndarray) -> np.ndarray:
+        return losses * self._weight if len(self._weight) else losses
 
 
 def bad_block(finite: bool, losses: np.ndarray, constant: float, steps: int, factor: float) -> str:

@@ -141,10 +141,11 @@ class StochasticTrainer:
         state.position += 1
         if block.rows == 0:
             return ""
-        steps_before, losses = state.steps, np.zeros(3)
+        steps_before, loss = state.steps, self._objective.loss
+        watched = monitor.Watched(block, steps_before, np.size(state.best_constant))
         with self._context.stopwatch.timed("compute"), np.errstate(all="ignore"):
-            finite = self._train_block(state, block, losses)
-            constant = monitor.constant_loss(self._objective.loss, block, state.best_constant, steps_before)
+            finite = self._train_block(state, block, watched.numbers)
+            losses, constant = watched.losses(loss), watched.constant_loss(loss, state.best_constant)
         factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
         if state.rollbacks >= monitor.MAX_ROLLBACKS:
             factor = monitor.BAD_WINDOW_FACTOR
@@ -176,31 +177,30 @@ class StochasticTrainer:
                 f" Leave such rows out with --where, or take --shuffle full --restart."
             )
 
-    def _train_block(self, state: TrainState, block: Block, losses: np.ndarray) -> bool:
+    def _train_block(self, state: TrainState, block: Block, watched: np.ndarray) -> bool:
         """Predict, compare, gradient, update: see ``kernels.stochastic``. Returns whether theta is finite."""
         task, loss, penalty = self._task, self._objective.loss, self._objective.penalty
         n_steps = -(-block.rows // self._batch_size)
         total_steps = task.epochs * -(-self._train_rows // self._batch_size)
         rates = learning_rates(task.schedule, state.learning_rate, state.steps + 1, n_steps, total_steps)
-        # Cut into mini-batches of nearly equal size.
-        bounds = np.linspace(0, block.rows, n_steps + 1).round().astype(np.int64)
         if loss.has_many_outputs:
-            finite = self._train_classes(state, block, losses, bounds, rates)
+            finite = self._train_classes(state, block, watched, rates)
         elif self._batch_size == 1 and task.optimizer == "plain":
             finite = kernels.train_rows(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.coordinates, self._level_ranges, state.level_sums, self._bounded, losses,
-                loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
+                state.coordinates, self._level_ranges, state.level_sums, self._bounded, watched,
+                loss.settings, loss.pointwise_gradient,
             )  # fmt: skip
         else:
+            bounds = _minibatches(block.rows, n_steps)
             place, touched = self._lists(state.encoding, block, bounds)
             anew = self._optimizer.takes_penalty_anew
             finite = kernels.train_minibatches(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
                 bounds, rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging, anew,
                 state.coordinates, self._level_ranges, state.level_sums, self._bounded, state.rotation,
-                self._settings, losses, place, touched, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
+                self._settings, watched, place, touched, loss.settings, loss.residuals_of_rows,
                 self._optimizer.update,
             )  # fmt: skip
         state.steps += n_steps
@@ -216,19 +216,18 @@ class StochasticTrainer:
             self._touched = np.zeros(most, np.int32)
         return self._place, self._touched
 
-    def _train_classes(
-        self, state: TrainState, block: Block, losses: np.ndarray, bounds: np.ndarray, rates: np.ndarray
-    ) -> bool:
+    def _train_classes(self, state: TrainState, block: Block, watched: np.ndarray, rates: np.ndarray) -> bool:
         """As :meth:`_train_block`, where each class has a raw prediction."""
         from streamgd.kernels import multinomial  # it takes time and 13 MB, and few runs need it
 
-        penalty, (place, touched) = self._objective.penalty, self._lists(state.encoding, block, bounds)
+        penalty, bounds = self._objective.penalty, _minibatches(block.rows, len(rates))
+        place, touched = self._lists(state.encoding, block, bounds)
         anew = self._optimizer.takes_penalty_anew
         return bool(
             multinomial.train_minibatches(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, bounds, rates,
                 state.steps, state.mean_weight, penalty.l1, penalty.l2, self._task.averaging, anew, state.tables,
-                self._level_ranges, state.sums_of_levels, state.rotation, self._settings, losses, place, touched,
+                self._level_ranges, state.sums_of_levels, state.rotation, self._settings, watched, place, touched,
                 self._optimizer.update,
             )
         )  # fmt: skip
@@ -316,3 +315,8 @@ class StochasticTrainer:
         if config.patience and best and best["loss"] is not None and state.epoch - best["epoch"] >= config.patience:
             return "patience"
         return None
+
+
+def _minibatches(n_rows: int, n_batches: int) -> np.ndarray:
+    """Where mini-batches of nearly equal size begin and the last one ends, int64, ``(n_batches + 1,)``."""
+    return np.linspace(0, n_rows, n_batches + 1).round().astype(np.int64)

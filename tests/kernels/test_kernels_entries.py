@@ -47,12 +47,12 @@ def minibatches(
         sums = np.zeros((len(coordinates), 1))
         return multinomial.train_minibatches(
             *rows, bounds, rates, before, 1.3, penalty, penalty, averaging, anew, coordinates, ranges, sums,
-            np.empty((0, 0)), settings, np.zeros(3), *lists, rule.update,
+            np.empty((0, 0)), settings, np.empty((1 + len(coordinates), block.rows)), *lists, rule.update,
         )  # fmt: skip
     loss = LOSSES["logistic"]
     return stochastic.train_minibatches(
         *rows, block.offset, bounds, rates, before, 1.3, penalty, penalty, averaging, anew, coordinates[0], ranges,
-        np.zeros(1), NO_BOUNDS, np.empty((0, 0)), settings, np.zeros(3), *lists, loss.settings, loss.losses_of_rows,
+        np.zeros(1), NO_BOUNDS, np.empty((0, 0)), settings, np.empty((2, block.rows)), *lists, loss.settings,
         loss.residuals_of_rows, rule.update,
     )  # fmt: skip
 
@@ -61,8 +61,8 @@ def one_by_one(block: Block, coordinates: np.ndarray, before: int, penalty: floa
     loss, rates = LOSSES["logistic"], np.full(block.rows, 0.03)
     return stochastic.train_rows(
         block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset, rates, before,
-        1.3, penalty, penalty, True, coordinates[0], np.array([[-1, -1]]), np.zeros(1), NO_BOUNDS, np.zeros(3),
-        loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
+        1.3, penalty, penalty, True, coordinates[0], np.array([[-1, -1]]), np.zeros(1), NO_BOUNDS,
+        np.empty((2, block.rows)), loss.settings, loss.pointwise_gradient,
     )  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) ->
         loss, ranges = LOSSES["logistic"], np.full((2, 2), -1)
         assert stochastic.train_rows(
             by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.weight, sparse.offset,
-            np.full(ROWS, 0.03), 0, 1.3, 0.01, 0.01, True, expected[0], ranges, np.zeros(2), NO_BOUNDS, np.zeros(3),
-            loss.settings, loss.losses_of_rows, loss.pointwise_gradient,
+            np.full(ROWS, 0.03), 0, 1.3, 0.01, 0.01, True, expected[0], ranges, np.zeros(2), NO_BOUNDS,
+            np.empty((2, ROWS)), loss.settings, loss.pointwise_gradient,
         )  # fmt: skip
     else:
         bounds, loss, rule = np.arange(0, ROWS + 1, 3), LOSSES["logistic"], OPTIMIZERS["plain"]
@@ -158,8 +158,9 @@ def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) ->
         assert stochastic.train_minibatches(
             by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.weight, sparse.offset,
             bounds, np.full(100, RATE), 0, 1.3, 0.01, 0.01, True, False, expected[0], np.full((2, 2), -1),
-            np.zeros(2), NO_BOUNDS, np.empty((0, 0)), np.array(rule.settings), np.zeros(3), np.zeros(N_DOF, np.int32),
-            np.zeros(N_DOF + 1, np.int32), loss.settings, loss.losses_of_rows, loss.residuals_of_rows, rule.update,
+            np.zeros(2), NO_BOUNDS, np.empty((0, 0)), np.array(rule.settings), np.empty((2, ROWS)),
+            np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32), loss.settings, loss.residuals_of_rows,
+            rule.update,
         )  # fmt: skip
 
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
@@ -204,7 +205,7 @@ def test_rows_of_ten_thousand_ones_throw_no_prediction_far(optimizer: str) -> No
             part.features, part.codes, *part.entries.arrays(), part.target, nothing, nothing,
             np.array([0, batch_size]), np.array([rate]), cut, 1.0, 0.0, 0.0, False, rule.takes_penalty_anew,
             coordinates, np.empty((0, 2), np.int64), nothing, NO_BOUNDS, np.empty((0, 0)), np.array(rule.settings),
-            np.zeros(3), np.zeros(n_dof, np.int32), most, loss.settings, loss.losses_of_rows, loss.residuals_of_rows,
+            np.empty((2, batch_size)), np.zeros(n_dof, np.int32), most, loss.settings, loss.residuals_of_rows,
             rule.update,
         )  # fmt: skip
         raw = raw_prediction(block, np.ascontiguousarray(coordinates[:, :1]))

@@ -11,7 +11,8 @@ from scipy.special import logsumexp, softmax
 from streamgd.data.blocks import NO_ENTRIES
 from streamgd.kernels import coordinates as table
 from streamgd.kernels import multinomial as kernels
-from streamgd.kernels.stochastic import LOSS_EVERY_ROWS
+from streamgd.kernels.stochastic import WATCHED_EVERY_ROWS
+from streamgd.objective.losses import LOSSES
 from streamgd.optim.stochastic import OPTIMIZERS
 
 N_NUMERIC, N_LEVELS, N_CLASSES, N_ROWS, N_STEPS = 3, 4, 3, 700, 9
@@ -46,7 +47,7 @@ def by_numpy(
     for step, (start, stop) in enumerate(pairwise(BOUNDS), 1):
         raw = X[start:stop] @ theta
         classes = y[start:stop].astype(int)
-        watched = np.arange(start, stop) % LOSS_EVERY_ROWS == 0
+        watched = np.arange(start, stop) % WATCHED_EVERY_ROWS == 0
         of_rows = logsumexp(raw, axis=1) - raw[np.arange(len(raw)), classes]
         losses += (weight[start:stop] * of_rows)[watched].sum()
         residual = weight[start:stop, None] * (softmax(raw, axis=1) - np.eye(N_CLASSES)[classes])
@@ -69,11 +70,11 @@ def test_steps_are_those_of_numpy(optimizer: str, rotated: bool) -> None:
     coordinates[:, :, table.THETA] = coordinates[:, :, table.AVERAGE] = start
     if len(rule.slots):
         coordinates[:, :, table.SLOTS] = 0.01
-    losses, most = np.zeros(3), table.most_touched(N_DOF, N_NUMERIC, 1, 100, 0)
+    watched, most = np.empty((1 + N_CLASSES, N_ROWS)), table.most_touched(N_DOF, N_NUMERIC, 1, 100, 0)
     finite = kernels.train_minibatches(
         features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, weight.mean(), 0.0, 0.0, True, False,
         coordinates, np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.ascontiguousarray(rotation),
-        np.array(rule.settings), losses, np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), rule.update,
+        np.array(rule.settings), watched, np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), rule.update,
     )  # fmt: skip
     X = dense(features @ rotation.T if rotated else features, codes)
     theta, average, loss = by_numpy(start.T.copy(), X, y, weight, optimizer == "adagrad")
@@ -84,8 +85,10 @@ def test_steps_are_those_of_numpy(optimizer: str, rotated: bool) -> None:
     for of_class, out in zip(coordinates, up_to_date, strict=True):
         table.averaged_theta(of_class, N_STEPS, out)
     np.testing.assert_allclose(up_to_date, average.T, rtol=1e-9, atol=1e-11)
-    assert losses[0] == pytest.approx(loss, rel=1e-12)
-    assert losses[1] == pytest.approx(weight[::LOSS_EVERY_ROWS].sum())
+    eighths = slice(None, None, WATCHED_EVERY_ROWS)
+    target, raw = watched[0, : len(y[eighths])], watched[1:, : len(y[eighths])].T
+    np.testing.assert_array_equal(target, y[eighths])
+    assert weight[eighths] @ LOSSES["multinomial"].loss(target, raw) == pytest.approx(loss, rel=1e-12)
 
 
 def test_a_step_that_is_not_finite_is_told() -> None:
@@ -95,6 +98,7 @@ def test_a_step_that_is_not_finite_is_told() -> None:
     most = table.most_touched(N_DOF, N_NUMERIC, 1, 100, 0)
     assert not kernels.train_minibatches(
         features, codes, *NONE, y, weight, BOUNDS, np.full(N_STEPS, RATE), 0, 1.0, 0.0, 0.0, False, False, coordinates,
-        np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.empty((0, 0)), np.zeros(1), np.zeros(3),
-        np.zeros(N_DOF, np.int32), np.zeros(most, np.int32), OPTIMIZERS["plain"].update,
+        np.array([[-1, -1]]), np.zeros((N_CLASSES, 1)), np.empty((0, 0)), np.zeros(1),
+        np.empty((1 + N_CLASSES, N_ROWS)), np.zeros(N_DOF, np.int32), np.zeros(most, np.int32),
+        OPTIMIZERS["plain"].update,
     )  # fmt: skip

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from reference import Descent, Rows, take_steps
 from scipy.optimize import minimize_scalar
 
-from streamgd.data.blocks import NO_ENTRIES
+from streamgd.data.blocks import NO_ENTRIES, Block
 from streamgd.kernels import coordinates as table
 from streamgd.kernels import stochastic as kernels
 from streamgd.objective.losses import LOSSES
 from streamgd.optim.stochastic import OPTIMIZERS
+from streamgd.training.monitor import Watched
 
 # Three numbers, a column of 5 and one of 9 levels, the intercept.
 N_NUMERIC, LEVELS = 3, (5, 9)
@@ -44,6 +45,11 @@ def no_entries(dtype: type) -> tuple[np.ndarray, ...]:
     return NO_ENTRIES[np.dtype(dtype)].arrays()
 
 
+def watched_rows(rows: Rows, steps_before: int) -> Watched:
+    block = Block(rows.features, rows.codes, rows.target, rows.weight, rows.offset, np.empty(0, np.uint64))
+    return Watched(block, steps_before, 1)
+
+
 class Compiled:
     """The state that the kernels change, started at the same theta as the reference."""
 
@@ -68,26 +74,30 @@ class Compiled:
         self, rows: Rows, bounds: np.ndarray, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
+        watched = watched_rows(rows, self.step)
         self.finite = kernels.train_minibatches(
             np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
             rows.offset, bounds, rates, self.step, mean_weight, l1, l2, averaging,
             self.optimizer.takes_penalty_anew, self.coordinates, self._level_ranges(level_ranges), self.level_sums,
             self.bounded, self.rotation, np.array(self.optimizer.settings),
-            self.losses, self.place, self.touched, LOSSES[loss].settings, LOSSES[loss].losses_of_rows,
-            LOSSES[loss].residuals_of_rows, self.optimizer.update,
+            watched.numbers, self.place, self.touched, LOSSES[loss].settings, LOSSES[loss].residuals_of_rows,
+            self.optimizer.update,
         )  # fmt: skip
+        self.losses += watched.losses(LOSSES[loss])
         self.step += len(rates)
 
     def rows(
         self, rows: Rows, rates: np.ndarray, loss: str, mean_weight: float, l1: float, l2: float,
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
+        watched = watched_rows(rows, self.step)
         self.finite = kernels.train_rows(
             np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
             rows.offset, rates, self.step, mean_weight, l1, l2, averaging, self.coordinates,
-            self._level_ranges(level_ranges), self.level_sums, self.bounded, self.losses, LOSSES[loss].settings,
-            LOSSES[loss].losses_of_rows, LOSSES[loss].pointwise_gradient,
+            self._level_ranges(level_ranges), self.level_sums, self.bounded, watched.numbers,
+            LOSSES[loss].settings, LOSSES[loss].pointwise_gradient,
         )  # fmt: skip
+        self.losses += watched.losses(LOSSES[loss])
         self.step += len(rates)
 
     def averaged(self) -> np.ndarray:

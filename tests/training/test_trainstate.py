@@ -77,9 +77,9 @@ def train(state: TrainState, optimizer: str, n: int, seed: int, steps: int) -> N
         features(raw, state.encoding), codes, *NONE, target, np.empty(0), np.empty(0), bounds,
         np.full(steps, 0.1), state.steps, 1.0, 0.0, 0.0, True, False, state.coordinates, RANGES, state.level_sums,
         NO_BOUNDS,
-        state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.zeros(3),
+        state.rotation, np.array(OPTIMIZERS[optimizer].settings), np.empty((2, n)),
         np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
-        LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
+        LOSSES["logistic"].settings, LOSSES["logistic"].residuals_of_rows,
         OPTIMIZERS[optimizer].update,
     )  # fmt: skip
     state.steps += steps
@@ -144,9 +144,9 @@ def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encodi
         kernels.train_minibatches(
             features(raw[rows], state.encoding), codes[rows], *NONE, target[rows], np.empty(0), np.empty(0),
             bounds, np.array([0.1]), state.steps, 1.0, 0.0, 0.0, True, False, state.coordinates, RANGES,
-            state.level_sums, NO_BOUNDS, state.rotation, np.array(rule.settings), np.zeros(3),
+            state.level_sums, NO_BOUNDS, state.rotation, np.array(rule.settings), np.empty((2, 4)),
             np.zeros(N_DOF, np.int32), np.zeros(N_DOF + 1, np.int32),
-            LOSSES["logistic"].settings, LOSSES["logistic"].losses_of_rows, LOSSES["logistic"].residuals_of_rows,
+            LOSSES["logistic"].settings, LOSSES["logistic"].residuals_of_rows,
             rule.update,
         )  # fmt: skip
         state.steps += 1
