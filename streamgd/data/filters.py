@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import acero
 
 from streamgd.data.source import Bounds, Manifest, logical_type
 from streamgd.errors import ConfigError, DataError, StreamgdError, did_you_mean
@@ -487,6 +486,8 @@ def _modulo(left: pc.Expression, right: pc.Expression, arrow_type: pa.DataType) 
 def _evaluate(
     expression: pc.Expression, columns: list[str], schema: pa.Schema, rows: pa.RecordBatch | pa.Table
 ) -> pa.ChunkedArray:
+    from pyarrow import acero  # it takes time, and few runs choose rows
+
     # Dictionaries and other ways to store text become text first.
     arrays = {name: rows.column(name).cast(logical_type(schema.field(name).type)) for name in columns}
     source = acero.Declaration("table_source", acero.TableSourceNodeOptions(pa.table(arrays)))
