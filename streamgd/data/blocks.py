@@ -14,7 +14,8 @@ BLOCK_ROWS = 65_536
 #: Rows that become records together: so many bytes of records stay in the processor's cache on their way.
 SLICE_BYTES = 2_000_000
 SLICE_ROWS = 4_096
-#: Of rows with many entries.
+#: Of rows with many entries. Others are a multiple of it: most ranges of rows whose moments are taken then lie within
+#: a slice, and none has to be put together from two.
 FEWEST_SLICE_ROWS = 256
 
 #: Set in a record's slot when the row is held out.
@@ -280,9 +281,8 @@ class RecordLayout:
         """Rows that are decoded, encoded and scattered together: more where each slice brings dictionaries."""
         if self.entries is not None:
             return min(self.block_rows, max(FEWEST_SLICE_ROWS, int(2 * SLICE_BYTES / self._waiting_row_bytes)))
-        if self.n_categorical:
-            return self.block_rows
-        return min(self.block_rows, max(SLICE_ROWS, SLICE_BYTES // self.record_bytes))
+        rows = self.block_rows if self.n_categorical else max(SLICE_ROWS, SLICE_BYTES // self.record_bytes)
+        return min(self.block_rows, max(FEWEST_SLICE_ROWS, rows - rows % FEWEST_SLICE_ROWS))
 
     @property
     def _waiting_row_bytes(self) -> float:
