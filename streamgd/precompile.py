@@ -8,19 +8,33 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
+import click
+
 from streamgd import kernels
 from streamgd.kernels.compile import compile_all
 from streamgd.plain import count_noun
 
 
-def precompile() -> int:
-    """Compile all loops, losses and update rules that are not in the cache; returns how many there are."""
+def precompile() -> str:
+    """Compile all loops, losses and update rules that are not in the cache; returns a line that says what was done."""
     for module in pkgutil.iter_modules(kernels.__path__):
         import_module(f"{kernels.__name__}.{module.name}")
     for name in ("streamgd.objective.losses", "streamgd.optim.stochastic"):
         import_module(name)
-    return compile_all()
+    n_loops, n_compiled, folders = compile_all()
+    if None in folders:
+        where = "not kept, as no folder for them can be written: set NUMBA_CACHE_DIR to one"
+    else:
+        where = f"kept in {', '.join(sorted(map(str, folders)))}"
+    return f"{count_noun(n_loops, 'loop')}, {n_compiled} of them compiled now, {where}"
+
+
+@click.command()
+def main() -> None:
+    """Compile all loops that are not in numba's cache (NUMBA_CACHE_DIR), which takes about a minute."""
+    click.echo("compiling all loops, for about a minute …", err=True)
+    click.echo(precompile())
 
 
 if __name__ == "__main__":
-    print(f"{count_noun(precompile(), 'loop')} compiled")
+    main()

@@ -9,8 +9,11 @@ would keep every loop with a division from being vectorised.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, update_wrapper
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -46,7 +49,14 @@ UPDATE = types.void(
 UPDATE_FUNCTION = types.FunctionType(UPDATE)
 
 
-_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+def _jit(function: Any, signature: Any = None) -> Any:
+    """The dispatcher of a function; where no folder for a cache can be written, without a cache."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+    try:
+        return njit(signature, cache=True, **options)(function)
+    except RuntimeError:  # numba: no locator available
+        return njit(signature, **options)(function)
+
 
 #: All loops whose types are told, and all functions that loops take as arguments.
 _EVERY: list[Loop | Argument] = []
@@ -55,7 +65,7 @@ _EVERY: list[Loop | Argument] = []
 def compiled(signature: Any = None) -> Callable[[Function], Function]:
     """Compile a loop: with ``signature`` (one or a list) as :class:`Loop`, else where the loops that call it are."""
     if signature is None:
-        return cast("Callable[[Function], Function]", njit(**_OPTIONS))
+        return _jit
     signatures = signature if isinstance(signature, list) else [signature]
 
     def of(function: Function) -> Function:
@@ -64,51 +74,109 @@ def compiled(signature: Any = None) -> Callable[[Function], Function]:
     return of
 
 
-def compile_all() -> int:
-    """Compile everything that has been imported, for all types, or read it from the cache; returns how many it was."""
-    for each in _EVERY:
-        each.compile()
-    return len(_EVERY)
+def compile_all() -> tuple[int, int, set[str | None]]:
+    """Compile everything that has been imported, for all types, or read it from the cache.
+
+    Returns
+    -------
+    tuple
+        How many there are, how many of these were compiled for some type, and the folders of the cache; None stands
+        for those that no cache keeps.
+    """
+    stats = [each.compile() for each in _EVERY]
+    folders = {str(Path(one.cache_path).parent) if one.cache_path else None for found in stats for one in found}
+    return len(stats), sum(any(one.cache_misses for one in found) for found in stats), folders
+
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """Somebody who waits for loops.
+
+    Attributes
+    ----------
+    tell : function of the folder of the cache, None if there is none
+        Called once, if a loop is compiled that is not in the cache: more of them will follow.
+    check : function
+        Called before a loop is compiled or read; raises to stop.
+    """
+
+    tell: Callable[[str | None], None]
+    check: Callable[[], None]
+
+
+#: Those who wait, with whether they were told.
+_listeners: dict[Listener, bool] = {}
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Inside, ``listener`` is told and asked."""
+    _listeners[listener] = False
+    try:
+        yield
+    finally:
+        del _listeners[listener]
+
+
+def _tell(folder: str | None) -> None:
+    for listener, told in list(_listeners.items()):
+        if not told:
+            _listeners[listener] = True
+            listener.tell(folder)
 
 
 class Loop:
-    """A loop that is compiled, or read from the cache, by its first call with the types of each signature."""
+    """A loop that is compiled, or read from the cache, by its first call with the types of each signature.
+
+    It is called by position. Each signature has a dispatcher of its own, which is whole when threads first see it:
+    numba takes one that may still compile for other types than its own to be called with.
+    """
 
     def __init__(self, function: Any, signatures: list[Any]):
         update_wrapper(self, function)
         self._function = function
-        self._dispatcher = njit(**_OPTIONS)(function)
-        #: Those that are not compiled yet, each with the types of its arrays by their positions.
-        self._waiting = [(signature, _array_types(signature)) for signature in signatures]
+        self._signatures = signatures
+        self._array_types = [_array_types(signature) for signature in signatures]
+        self._dispatchers: list[Any] = [None] * len(signatures)
         _EVERY.append(self)
 
     def __call__(self, *arguments: Any) -> Any:
-        for waiting in self._waiting:
-            if all(getattr(arguments[position], "dtype", None) == dtype for position, dtype in waiting[1]):
-                self._compile([waiting])
-                break
-        if not self._dispatcher.overloads:
-            raise TypeError(f"{self._function.__name__} is called with types that it is not made for")
-        return self._dispatcher(*arguments)
+        number = 0 if len(self._signatures) == 1 else self._number_of(arguments)
+        dispatcher = self._dispatchers[number]
+        if dispatcher is None:
+            for listener in list(_listeners):
+                listener.check()
+            dispatcher = self._compiled(number)
+        return dispatcher(*arguments)
 
-    def compile(self) -> None:
-        """Compile it for all types."""
-        self._compile(list(self._waiting))
+    def compile(self) -> list[Any]:
+        """Compile it for all types; returns what numba knows of them."""
+        return [self._compiled(number).stats for number in range(len(self._signatures))]
+
+    @cached_property
+    def _for_all(self) -> Any:
+        """The dispatcher for all types, of which loops that call it choose when they are compiled."""
+        return _jit(self._function, self._signatures)
 
     @property
     def _numba_type_(self) -> Any:
-        """What it is to loops that call it, which are being compiled."""
-        self.compile()
-        return self._dispatcher._numba_type_
+        return self._for_all._numba_type_
 
-    def _compile(self, those: list[tuple[Any, list[tuple[int, np.dtype]]]]) -> None:
+    def _number_of(self, arguments: tuple[Any, ...]) -> int:
+        """The signature whose arrays have elements of the same types."""
+        for number, array_types in enumerate(self._array_types):
+            if all(getattr(arguments[position], "dtype", None) == dtype for position, dtype in array_types):
+                return number
+        raise TypeError(f"{self._function.__name__} is called with types that it is not made for")
+
+    def _compiled(self, number: int) -> Any:
         with global_compiler_lock:
-            self._dispatcher.disable_compile(False)
-            for signature, _ in those:
-                self._dispatcher.compile(signature)
-            # What is called with other types is an error, and no reason to compile for seconds.
-            self._dispatcher.disable_compile()
-            self._waiting = [each for each in self._waiting if each not in those]
+            if self._dispatchers[number] is None:
+                dispatcher = _jit(self._function, self._signatures[number])
+                if dispatcher.stats.cache_misses:
+                    _tell(dispatcher.stats.cache_path)
+                self._dispatchers[number] = dispatcher
+        return self._dispatchers[number]
 
 
 def _array_types(signature: Any) -> list[tuple[int, np.dtype]]:
@@ -132,13 +200,13 @@ class Argument(types.WrapperAddressProtocol):
     def __call__(self, *arguments: Any) -> Any:
         return self._compiled(*arguments)
 
-    def compile(self) -> None:
-        """Compile it, or read it from the cache."""
-        assert self._compiled is not None
+    def compile(self) -> list[Any]:
+        """Compile it, or read it from the cache; returns what numba knows of it."""
+        return [self._compiled.stats]
 
     @cached_property
     def _compiled(self) -> Any:
-        return njit(self._signature, **_OPTIONS)(self._function)
+        return _jit(self._function, self._signature)
 
     @cached_property
     def _address(self) -> int:

@@ -35,6 +35,7 @@ class Interrupt:
         self._max_time_s = max_time_s
         self.progressed = False
         self._signal: int | None = None
+        self._noticed = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -62,6 +63,11 @@ class Interrupt:
 
     def requested(self) -> StreamgdError | None:
         """The error to end with, if a signal came or the time to pause has come."""
+        error = self._found()
+        self._noticed |= error is not None
+        return error
+
+    def _found(self) -> StreamgdError | None:
         if self._signal == signal.SIGINT:
             return InterruptedRunError("interrupted. The same command goes on from the last checkpoint.")
         if self._signal is not None:
@@ -84,6 +90,11 @@ class Interrupt:
         error = self.requested()
         if error is not None and (self._signal is not None or self.progressed):
             raise error
+
+    def check_unless_noticed(self) -> None:
+        """As :meth:`check_repeated`, but not when a stop is under way: what ends a run shall come to its end."""
+        if not self._noticed:
+            self.check_repeated()
 
     @property
     def time_is_over(self) -> bool:

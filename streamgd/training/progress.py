@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from streamgd.errors import ConfigError, storage_errors
+from streamgd.kernels.compile import Listener, listening
 from streamgd.stopwatch import Stopwatch
 from streamgd.training.checkpoint import best_holdout_loss
 from streamgd.training.display import Display
@@ -119,3 +121,16 @@ class RowCounter:
             # Finalise is a stage of its own.
             bottleneck = self._stopwatch.bottleneck if phase == "prepare" else None
             self._display.progress(phase, self._rows[phase], self._total_rows, None, bottleneck)
+
+
+def waiting_for_loops(display: Display, interrupt: Interrupt) -> AbstractContextManager[None]:
+    """Inside, ``display`` is told that loops are compiled, and ``interrupt`` asked before each."""
+
+    def tell(folder: str | None) -> None:
+        if folder is None:
+            kept = "so will each run, as no folder for compiled loops can be written: set NUMBA_CACHE_DIR to one"
+        else:
+            kept = f"later runs find the loops in {folder}"
+        display.message(f"compiling, which may take half a minute; {kept}")
+
+    return listening(Listener(tell, interrupt.check_unless_noticed))

@@ -41,7 +41,7 @@ from streamgd.training.blocks_place import blocks_dir
 from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
-from streamgd.training.progress import RunContext
+from streamgd.training.progress import RunContext, waiting_for_loops
 from streamgd.training.rundir import RunDirectory, current_folder, is_final
 from streamgd.training.same_run import check_data, check_epochs, check_epochs_left, check_options
 from streamgd.training.session import Session, worse_than_constant
@@ -185,7 +185,10 @@ def run(
     entered = interrupt is not None
     interrupt = interrupt or Interrupt(config.pause_after, config.max_time)
     # The number of BLAS threads changes bits. What is not finite is looked for where it matters.
-    with nullcontext() if entered else interrupt, directory, threadpool_limits(1, "blas"), np.errstate(all="ignore"):
+    with (
+        nullcontext() if entered else interrupt, directory, waiting_for_loops(display, interrupt),
+        threadpool_limits(1, "blas"), np.errstate(all="ignore"),
+    ):  # fmt: skip
         left = _stored(directory, restart)
         stored = None if restart else left
         if stored is not None and directory.untrained:

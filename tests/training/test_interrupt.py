@@ -129,3 +129,13 @@ def test_the_most_time_is_told_apart_from_a_pause() -> None:
     assert interrupt.time_is_over
     assert interrupt.requested() is None
     assert interrupt.elapsed_s >= 0.03
+
+
+def test_what_waits_for_loops_is_not_stopped_once_a_stop_is_under_way() -> None:
+    interrupt = Interrupt(pause_after_s=0.0)
+    interrupt.progressed = True
+    with pytest.raises(PausedError):
+        interrupt.check_unless_noticed()
+    interrupt.check_unless_noticed()
+    with pytest.raises(PausedError):
+        interrupt.check()
