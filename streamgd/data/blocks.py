@@ -14,9 +14,9 @@ BLOCK_ROWS = 65_536
 #: Rows that become records together: so many bytes of records stay in the processor's cache on their way.
 SLICE_BYTES = 2_000_000
 SLICE_ROWS = 4_096
-#: Of rows with many entries. Others are a multiple of it: most ranges of rows whose moments are taken then lie within
-#: a slice, and none has to be put together from two.
-FEWEST_SLICE_ROWS = 256
+#: A multiple of so many, unless blocks are smaller: ranges of rows whose moments are taken then mostly lie in a slice,
+#: and need not be put together from two.
+SLICE_MULTIPLE = 256
 
 #: Set in a record's slot when the row is held out.
 HOLDOUT_BIT = 1 << 30
@@ -280,9 +280,10 @@ class RecordLayout:
     def slice_rows(self) -> int:
         """Rows that are decoded, encoded and scattered together: more where each slice brings dictionaries."""
         if self.entries is not None:
-            return min(self.block_rows, max(FEWEST_SLICE_ROWS, int(2 * SLICE_BYTES / self._waiting_row_bytes)))
-        rows = self.block_rows if self.n_categorical else max(SLICE_ROWS, SLICE_BYTES // self.record_bytes)
-        return min(self.block_rows, max(FEWEST_SLICE_ROWS, rows - rows % FEWEST_SLICE_ROWS))
+            rows = int(2 * SLICE_BYTES / self._waiting_row_bytes)
+        else:
+            rows = self.block_rows if self.n_categorical else max(SLICE_ROWS, SLICE_BYTES // self.record_bytes)
+        return min(self.block_rows, max(SLICE_MULTIPLE, rows - rows % SLICE_MULTIPLE))
 
     @property
     def _waiting_row_bytes(self) -> float:
