@@ -142,7 +142,7 @@ class StochasticTrainer:
         if block.rows == 0:
             return ""
         steps_before, loss = state.steps, self._objective.loss
-        watched = monitor.Watched(block, steps_before, np.size(state.best_constant))
+        watched = monitor.Watched(block, steps_before, state.encoding.n_outputs)
         with self._context.stopwatch.timed("compute"), np.errstate(all="ignore"):
             finite = self._train_block(state, block, watched.numbers)
             losses, constant = watched.losses(loss), watched.constant_loss(loss, state.best_constant)

@@ -265,7 +265,8 @@ class StochasticSession(Session):
         """Largest squared norm of a row times its weight: of all training rows of blocks, or of those looked at."""
         if self._blocks is None:
             return largest_row_norm(sample)
-        return max(self._over_blocks(largest_row_norm, self._blocks.prepared))
+        norm_of = self.context.stopwatch.timed("compute")(largest_row_norm)
+        return max(self._over_blocks(norm_of, self._blocks.prepared))
 
     def _may_rotate(self) -> bool:
         """Whether the steps may be taken in decorrelated coordinates.
