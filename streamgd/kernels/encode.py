@@ -26,6 +26,8 @@ FINISH_TILE_ROWS = 256
 #: A record is fetched from memory so many records before it is needed, and a tile of a column so many columns before.
 PREFETCH_ROWS = 32
 PREFETCH_COLUMNS = 2
+#: Columns of a tile that are turned into parts of rows together: they stay in the nearest cache.
+BAND_COLUMNS = 32
 
 # The element types that are read as they are; anything else is cast by pyarrow first.
 KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
@@ -142,6 +144,13 @@ def _mark_nan(values, is_nan):
         is_nan[i] |= values[i] != values[i]
 
 
+@compiled([types.void(feature[:, ::1], feature[:, :]) for feature in (_f4, _f8)])
+def _turn(columns, rows):
+    for i in range(rows.shape[0]):
+        for k in range(rows.shape[1]):
+            rows[i, k] = columns[k, i]
+
+
 def _encode_signature(feature):
     return types.void(
         _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], NUMBERS_TO_READ,
@@ -208,7 +217,7 @@ def encode_numeric(
     """
     n_columns = addresses.shape[0]
     numbers, weight_of_numbers = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
-    scaled = np.empty((n_columns, TILE_ROWS), out.dtype)
+    scaled = np.empty((min(n_columns, BAND_COLUMNS), TILE_ROWS), out.dtype)
     buffer = np.empty(TILE_ROWS)
     found[:] = 0.0
     found_bits = found.view(np.int64)
@@ -219,6 +228,7 @@ def encode_numeric(
         tile, tile_weight = buffer[:count], weight[start:stop]
         total_weight = tile_weight.sum()
         every = kept[start:stop].all()
+        rows = out[start:stop, first : first + n_columns]
         for column in range(n_columns):
             later = (column + PREFETCH_COLUMNS) % n_columns
             tiles_later = (column + PREFETCH_COLUMNS) // n_columns
@@ -230,7 +240,10 @@ def encode_numeric(
             found_bits[column, 0] = max(found_bits[column, 0], largest)
             found[column, 1] += nulls
             for i in range(count):
-                scaled[column, i] = tile[i]
+                scaled[column % BAND_COLUMNS, i] = tile[i]
+            if (column + 1) % BAND_COLUMNS == 0 or column + 1 == n_columns:
+                band = column - column % BAND_COLUMNS
+                _turn(scaled, rows[:, band : column + 1])
             if nulls > 0 or not every:
                 _mark_nan(tile, has_null[start:stop])
             if not learn:
@@ -242,10 +255,6 @@ def encode_numeric(
             tiles[t, column, 0], tiles[t, column, 1], tiles[t, column, 2] = tile_moments(
                 tile, tile_weight, total_weight, numbers, weight_of_numbers
             )
-        rows = out[start:stop, first : first + n_columns]
-        for i in range(count):
-            for column in range(n_columns):
-                rows[i, column] = scaled[column, i]
         for i in range(start, stop):
             target_out[i] = target[i]
         start = stop
