@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from hypothesis import settings
 from mistakes import make_data
 
 from data_gen import generate
@@ -17,6 +18,10 @@ from streamgd import train
 from streamgd.model import Model
 
 Generated = Callable[..., Path]
+
+# The first example of a test may have to wait for a loop that is compiled.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_configure() -> None:

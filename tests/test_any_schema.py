@@ -179,7 +179,7 @@ ANY_FILE = given(
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=CHECKS, derandomize=True)
+@settings(max_examples=150, suppress_health_check=CHECKS, derandomize=True)
 @ANY_FILE
 def test_any_schema_is_trained_on_or_refused_in_one_line(
     table: pa.Table, row_group_rows: int, files: int, options: list[str], exclude: bool
@@ -188,7 +188,7 @@ def test_any_schema_is_trained_on_or_refused_in_one_line(
 
 
 @pytest.mark.slow
-@settings(max_examples=5_000, deadline=None, suppress_health_check=CHECKS)
+@settings(max_examples=5_000, suppress_health_check=CHECKS)
 @ANY_FILE
 def test_thousands_of_schemas(
     table: pa.Table, row_group_rows: int, files: int, options: list[str], exclude: bool

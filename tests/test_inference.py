@@ -131,7 +131,7 @@ class TestAgainstStatsmodels:
 
 
 class TestInvariance:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(
         st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2), st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=2)
     )

@@ -119,7 +119,7 @@ def test_what_cannot_be_predicted_is_null_and_counted(tmp_path: Path, policy: st
 # Rows and files ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     files=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 120)), min_size=1, max_size=4),
     threads=st.integers(1, 4),

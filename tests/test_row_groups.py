@@ -62,7 +62,7 @@ WAYS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cuts=st.lists(st.integers(1, ROWS - 1), max_size=4), group_rows=st.integers(30, ROWS), as_codes=st.booleans(),
     threads=st.sampled_from([1, 2]),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamgd.data.ahead import WAITING_ITEMS, each_in_order, in_order
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts=st.lists(st.integers(0, 60), max_size=12), threads=st.integers(1, 5))
 def test_items_come_in_the_order_of_the_tasks(counts: list[int], threads: int) -> None:
     found = list(in_order(range(len(counts)), lambda task: iter(range(counts[task])), threads))

@@ -33,7 +33,7 @@ def blocks(draw: st.DrawFn) -> Block:
     return Block(numbers, np.empty((n_rows, 0), np.int32), np.arange(n_rows) + 0.0, none, none, none, entries)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(blocks(), st.data())
 def test_parts_and_chosen_rows_keep_their_entries(block: Block, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, block.rows))

@@ -397,7 +397,7 @@ def test_every_dropped_row_is_counted_once_for_the_first_reason() -> None:
     assert rows.survey.train_rows == 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 60), max_size=4), seed=st.integers(0, 1000))
 def test_batches_of_any_size_give_the_same_rows_and_survey(cuts: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)

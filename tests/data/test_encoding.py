@@ -86,7 +86,7 @@ def test_predictions_are_those_of_the_named_coefficients(other: bool) -> None:
     np.testing.assert_allclose(predicted(encoding, theta, batch), by_hand(encoding, theta, batch), rtol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(other=st.booleans(), seed=st.integers(0, 1000))
 def test_taking_the_rows_of_base_levels_away_changes_no_prediction(other: bool, seed: int) -> None:
     narrow = an_encoding(other)

@@ -34,7 +34,7 @@ def waiting(first: int, count: int, words: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("has_values", [False, True])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(appends=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 60)), max_size=12), noted=st.integers(0, 12))
 def test_entries_wait_in_the_order_they_came_and_go_on_from_the_note(
     tmp_path_factory: pytest.TempPathFactory, has_values: bool, appends: list[tuple[int, int]], noted: int

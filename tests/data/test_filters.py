@@ -162,7 +162,7 @@ conditions = st.recursive(
 NAMES_A_COLUMN = " and (i is None or i is not None)"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(condition=conditions)
 def test_a_mask_is_what_plain_python_says_of_each_row(condition):
     text, meaning = condition
@@ -181,7 +181,7 @@ def manifest(tmp_path_factory) -> Manifest:
     return discover([str(folder)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(condition=conditions)
 def test_every_row_to_use_lies_in_a_surviving_row_group(manifest, condition):
     text, meaning = condition

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgd.data import levels as module
@@ -25,7 +25,6 @@ def batches(draw: st.DrawFn) -> tuple[str, list[list[Any]]]:
     return values, draw(st.lists(st.lists(st.none() | VALUES[values], max_size=60), max_size=5))
 
 
-@settings(deadline=None)
 @given(batches=batches(), skipped=st.integers(0, 3))
 def test_levels_get_the_codes_that_a_dictionary_gives(batches: tuple[str, list[list[Any]]], skipped: int) -> None:
     values, parts = batches
@@ -44,7 +43,6 @@ def test_levels_get_the_codes_that_a_dictionary_gives(batches: tuple[str, list[l
     assert again.codes(index.levels, growing=False).tolist() == list(range(len(expected)))
 
 
-@settings(deadline=None)
 @given(batches=batches(), skipped=st.integers(0, 3))
 def test_levels_come_back_from_their_state(batches: tuple[str, list[list[Any]]], skipped: int) -> None:
     values, parts = batches

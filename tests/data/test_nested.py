@@ -49,7 +49,7 @@ def element(arrow_type: pa.DataType, number: int | None) -> Any:
 
 
 @pytest.mark.parametrize("name", LISTS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=ROWS, cut=st.integers(0, 5))
 def test_elements_are_those_of_the_rows(name: str, rows: list[list[int | None] | None], cut: int) -> None:
     arrow_type = LISTS[name]

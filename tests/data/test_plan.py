@@ -82,7 +82,7 @@ def test_a_key_is_the_recurrence_that_is_written_down(words: list[int]) -> None:
 # Permutations
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(n=st.integers(1, 5000), seed=st.integers(0, 2**63))
 def test_the_permutation_visits_each_row_once(n: int, seed: int) -> None:
     order = Permutation.of(n, seed, PLACES).as_array()

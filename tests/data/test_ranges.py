@@ -47,7 +47,7 @@ EXPECTED = total([0, ROWS], ROWS, 0)
 
 
 @given(st.lists(st.integers(1, ROWS - 1), max_size=12), st.integers(1, ROWS), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_moments_are_the_same_bits_in_any_row_groups_batches_and_order(
     cuts: list[int], batch_rows: int, seed: int
 ) -> None:
@@ -79,7 +79,7 @@ def test_rows_that_never_come_count_as_rows_of_weight_zero() -> None:
 
 
 @given(st.lists(st.integers(1, ROWS - 1), min_size=2, max_size=12), st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rows_that_are_left_out_keep_none_waiting_and_change_no_bit(cuts: list[int], seed: int) -> None:
     moments_of = growing_encoder(range_rows=RANGE).moments_of
     bounds = list(pairwise([0, *sorted(set(cuts)), ROWS]))

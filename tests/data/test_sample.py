@@ -81,7 +81,7 @@ def test_a_filter_that_leaves_little_is_searched_for_in_whole_row_groups(tmp_pat
     assert sorted(sample.rows.column("row").to_pylist()) == expected.tolist()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(1, 300), row_group_rows=st.integers(1, 300))
 def test_the_sample_of_any_layout_is_a_set_of_rows_without_repetition(
     tmp_path_factory: pytest.TempPathFactory, rows: int, row_group_rows: int

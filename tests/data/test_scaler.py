@@ -61,7 +61,7 @@ rows = st.lists(
 cuts = st.lists(st.integers(0, 30), max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=rows, cuts=cuts, magnitude=magnitudes, common=st.sampled_from([0.0, 1.0, 1e3]))
 def test_any_split_gives_the_moments_of_exact_fractions(
     rows: list[tuple[float, float]], cuts: list[int], magnitude: float, common: float
@@ -94,7 +94,7 @@ def test_a_constant_column_has_no_deviation_however_it_is_cut() -> None:
         assert (moments.mean[0], moments.squares[0], moments.deviation()[0]) == (value, 0.0, 1.0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(parts=st.lists(st.lists(st.floats(-1e6, 1e6), max_size=8), min_size=3, max_size=3))
 def test_merging_is_associative_to_rounding(parts: list[list[float]]) -> None:
     a, b, c = (Moments.of(np.array(part).reshape(-1, 1), np.ones(len(part))) for part in parts)
@@ -200,7 +200,6 @@ def raw_rows(move: Reexpression, seed: int) -> np.ndarray:
     return move.before.mean + move.before.deviation * rng.normal(size=(40, N_NUMERIC))
 
 
-@settings(deadline=None)
 @given(move=moves, seed=st.integers(0, 1000))
 def test_no_prediction_changes_by_more_than_1e_9_relative(move: Reexpression, seed: int) -> None:
     theta = np.random.default_rng(seed).normal(size=N_DOF)
@@ -213,7 +212,6 @@ def test_no_prediction_changes_by_more_than_1e_9_relative(move: Reexpression, se
     np.testing.assert_array_equal(moved[N_NUMERIC:-1], theta[N_NUMERIC:-1])
 
 
-@settings(deadline=None)
 @given(move=moves, seed=st.integers(0, 1000))
 def test_gradients_and_their_squares_are_those_computed_from_scratch(move: Reexpression, seed: int) -> None:
     """Gradients are X' r: the sums of g_j^2 and g_j g_b of many steps, taken anew in the features of the new scale."""
@@ -243,7 +241,6 @@ def test_gradients_and_their_squares_are_those_computed_from_scratch(move: Reexp
     assert (move.squares(squares, cross) >= 0.0).all()
 
 
-@settings(deadline=None)
 @given(move=moves, seed=st.integers(0, 1000))
 def test_products_are_those_computed_from_scratch(move: Reexpression, seed: int) -> None:
     raw = raw_rows(move, seed)

@@ -503,7 +503,7 @@ def test_a_broken_file_is_named_with_what_was_found(tmp_path, kind):
     assert (caught.value.exit_code, "\n" in str(caught.value)) == (65, False)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 10**6), flipped=st.integers(1, 255))
 def test_a_flipped_byte_in_the_footer_never_gives_another_exception(tmp_path, position, flipped):
     content = bytearray(write(tmp_path / "a.parquet", {"x": [1.0], "s": ["a"]}).read_bytes())

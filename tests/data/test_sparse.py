@@ -44,7 +44,7 @@ def told(keys: KeysMet) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("kind", COLUMNS)
 @pytest.mark.parametrize("max_levels", [3, 100])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(batches=ENTRIES)
 def test_what_was_met_in_parts_is_what_was_met_at_once(
     kind: str, max_levels: int, batches: list[list[tuple[int, float]]]

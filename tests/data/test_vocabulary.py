@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgd.data.columns import CategoricalColumn, Label
@@ -65,7 +65,6 @@ def test_levels_that_no_training_row_has_are_left_out() -> None:
     assert final_levels(vocabulary, np.array([1.0, 0.0, 2.0])).to_pylist() == ["b", "a"]
 
 
-@settings(deadline=None)
 @given(levels=st.lists(st.one_of(st.none(), st.text(max_size=2)), min_size=1, max_size=40), seed=st.integers(0, 999))
 def test_any_order_of_meeting_gives_the_same_final_table(levels: list[Level], seed: int) -> None:
     shuffled = list(levels)
@@ -212,7 +211,6 @@ def test_a_hashed_column_keeps_no_levels() -> None:
     assert len(vocabulary.levels) == 0
 
 
-@settings(deadline=None)
 @given(order=st.permutations([f"v{number}" for number in range(9)]), step=st.integers(1, 9))
 def test_too_many_levels_give_the_same_rows_whatever_the_order(order: list[str], step: int) -> None:
     """Levels that were met before the switch have codes, later ones are buckets; the rows are the same."""

@@ -110,7 +110,7 @@ def test_a_constant_that_varies_now_has_no_factor() -> None:
     json.dumps(each.to_json(), allow_nan=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     before=st.tuples(st.floats(-1e300, 1e300), st.floats(0, 1e300)),
     now=st.tuples(st.floats(-1e300, 1e300), st.floats(0, 1e300)),

@@ -183,7 +183,7 @@ def test_a_row_group_that_cannot_be_read_is_passed_over_where_training_does_so(t
 numbers = st.floats(-1e200, 1e200)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(parts=st.lists(st.lists(numbers, min_size=0, max_size=20), min_size=1, max_size=5))
 def test_columns_merge_to_that_of_all_their_values(parts: list[list[float]]) -> None:
     def of(values: list[float]) -> Column:

@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_understood_is_written_anew(tmp_path: Path, conten
     assert read(path)["last_success_timestamp_seconds",] == 0.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     job=st.text(st.characters(blacklist_categories=("Cs",))),
     value=st.floats(allow_nan=False, allow_infinity=False),

@@ -102,7 +102,7 @@ def test_every_element_type_is_read_as_numpy_reads_it(name: str, dtype: type, nu
     check_moments(moments[0], expected, weight, 3.0, 7.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(kernels.KINDS),
     offset=st.integers(0, 40),

@@ -10,7 +10,7 @@ from streamgd.data.vocabulary import hash_buckets
 from streamgd.kernels import keys as kernels
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20), st.booleans(), st.integers(1, 2**24))
 def test_integers_are_hashed_as_their_digits(integers: list[int], signed: bool, n_buckets: int) -> None:
     found = np.empty(len(integers), np.int32)
@@ -20,7 +20,7 @@ def test_integers_are_hashed_as_their_digits(integers: list[int], signed: bool, 
     assert found.tolist() == hash_buckets(texts, n_buckets).tolist()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sets(st.integers(0, 300)), st.lists(st.integers(0, 500), max_size=30), st.booleans())
 def test_rows_are_numbered_by_what_is_present(present: set[int], asked: list[int], hashed: bool) -> None:
     places = np.array(sorted(present), np.int32)
@@ -39,7 +39,7 @@ def test_rows_are_numbered_by_what_is_present(present: set[int], asked: list[int
 
 
 @pytest.mark.parametrize("has_values", [False, True])
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 3)), max_size=30))
 def test_entries_are_sorted_by_place_and_keep_their_order(has_values: bool, entries: list[tuple[int, int]]) -> None:
     places, rows = (np.array([entry[k] for entry in entries], np.int32) for k in (0, 1))

@@ -185,7 +185,7 @@ def test_bounded_coordinates_are_raised_to_zero_after_each_step(optimizer: str, 
     assert (descent.theta[bounded] == 0.0).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),

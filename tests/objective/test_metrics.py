@@ -33,7 +33,7 @@ def classified(seed: int, rows: int, spread: float, weighted: bool) -> tuple[np.
     return target, raw, random.exponential(size=rows) if weighted else None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     rows=st.integers(2, 500),
@@ -131,7 +131,7 @@ def test_predictions_that_are_no_numbers_have_no_auc_and_no_loss() -> None:
     assert found["auc"] is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     rows=st.integers(2, 300),

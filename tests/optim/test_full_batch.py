@@ -59,7 +59,7 @@ def test_plain_descent_is_the_textbook_loop() -> None:
 problems = st.tuples(st.integers(0, 10_000), st.sampled_from([0.0, 0.3]), st.floats(1e-3, 1e3))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(problem=problems)
 def test_backtracking_never_goes_up_and_arrives(problem: tuple[int, float, float]) -> None:
     seed, l1, first_rate = problem

@@ -14,7 +14,7 @@ from streamgd.optim.lbfgs import LBFGS, MEMORY, inverse_product
 from streamgd.optim.newton import Newton
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), pairs=st.integers(0, MEMORY))
 def test_the_recursion_is_the_product_with_the_matrix_of_bfgs(seed: int, pairs: int) -> None:
     """Nocedal, Wright, eq. 6.17: the inverse Hessian updated pair by pair, from the diagonal one of the last pair."""
@@ -33,7 +33,7 @@ def test_the_recursion_is_the_product_with_the_matrix_of_bfgs(seed: int, pairs: 
     np.testing.assert_allclose(inverse_product(vector, steps, changes, squares), inverse @ vector, rtol=1e-8, atol=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.0, 3.0]))
 def test_the_optimum_of_scikit_learn_with_few_trials_refused(seed: int, spread: float) -> None:
     problem, penalty = Problem.drawn(seed, spread=spread), ElasticNet(l2=1e-3)
@@ -80,7 +80,7 @@ def test_its_estimate_of_the_distance_is_of_the_right_size() -> None:
     assert max(ratios) < 10.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     logistic=st.booleans(),

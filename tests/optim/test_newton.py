@@ -17,7 +17,7 @@ def converged(state: State) -> bool:
     return state["excess"] is not None and state["excess"] <= 1e-16
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.0, 2.0]))
 def test_the_optimum_of_scikit_learn_in_a_few_passes(seed: int, spread: float) -> None:
     problem, penalty = Problem.drawn(seed, spread=spread), ElasticNet(l2=1e-3)

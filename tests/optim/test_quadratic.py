@@ -19,7 +19,7 @@ def a_matrix(seed: int, n: int = 7, spread: float = 0.0) -> np.ndarray:
     return np.asarray(columns.T @ columns)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.0, 3.0, 8.0]))
 def test_a_regular_system_is_solved_whatever_the_scale_of_its_columns(seed: int, spread: float) -> None:
     matrix = a_matrix(seed, spread=spread)
@@ -40,7 +40,7 @@ def test_equal_columns_share_and_columns_of_zeros_get_nothing() -> None:
     np.testing.assert_allclose(found, [1.0, -1.0, 1.0, 0.0], atol=1e-10)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_the_step_solves_the_penalised_system_and_its_fall_is_half_the_squared_decrement(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def test_with_l1_the_step_leads_to_the_elastic_net_of_scikit_learn(l1: float, st
     assert step.decrease == pytest.approx(fall, rel=1e-8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     columns=st.integers(1, 20),

@@ -43,7 +43,7 @@ def with_row_groups(manifest: Manifest, rows: list[int]) -> Manifest:
 # Grouping
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.integers(1, 400_000), min_size=1, max_size=200), n_columns=st.integers(1, 500))
 def test_chunks_hold_each_row_group_once_in_order_and_are_neither_small_nor_many(
     rows: list[int], n_columns: int, manifest: Manifest
@@ -73,7 +73,7 @@ def survey_work(manifest: Manifest, max_levels: int = 100) -> SurveyWork:
     return SurveyWork(manifest, COLUMNS, LAYOUT, SHIFT0, SCALE0, "impute", choice, max_levels, 16)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cuts=st.sets(st.integers(1, 19)))
 def test_surveys_of_chunks_add_up_to_the_survey_of_all(cuts: set[int], manifest: Manifest) -> None:
     work = survey_work(manifest)
@@ -126,7 +126,7 @@ def test_a_signal_stops_a_pass_within_a_chunk(stop_at: int, manifest: Manifest) 
 TEXTS = st.lists(st.lists(st.sampled_from([*"abcdefgh", None]), max_size=6), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chunks=TEXTS, most=st.integers(2, 9))
 def test_levels_of_chunks_are_merged_as_one_vocabulary_meets_them(chunks: list[list[Any]], most: int) -> None:
     column = CategoricalColumn("c", "string")

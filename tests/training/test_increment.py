@@ -95,7 +95,7 @@ def predictions(encoding: Encoding, theta: np.ndarray) -> np.ndarray:
     return np.asarray(found, float)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     c=st.lists(st.sampled_from(["new", "newer", None, "other one"]), unique=True),
     e=st.lists(st.sampled_from(["q", "r", None]), unique=True),

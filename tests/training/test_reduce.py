@@ -32,7 +32,7 @@ def test_small_trees_worked_by_hand() -> None:
         )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 40), threads=st.integers(1, 4), seed=st.integers(0, 1000))
 def test_the_tree_depends_on_the_number_of_chunks_alone(n: int, threads: int, seed: int) -> None:
     delays = np.random.default_rng(seed).uniform(0.0, 0.002, n)

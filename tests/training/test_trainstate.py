@@ -107,7 +107,7 @@ moved_scalings = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(encoding=moved_scalings, optimizer=st.sampled_from(sorted(OPTIMIZERS)), seed=st.integers(0, 1000))
 def test_a_move_of_the_scaling_changes_no_prediction(encoding: Encoding, optimizer: str, seed: int) -> None:
     state = started(optimizer, 0.01, seed)
@@ -124,7 +124,7 @@ def test_a_move_of_the_scaling_changes_no_prediction(encoding: Encoding, optimiz
         assert (error <= 1e-9 * (sizes(new, raw, codes, encoding) + sizes(old, raw, codes, before))).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(encoding=moved_scalings, optimizer=st.sampled_from(sorted(OPTIMIZERS)), seed=st.integers(0, 1000))
 def test_slots_are_those_computed_from_scratch_in_the_new_scale(encoding: Encoding, optimizer: str, seed: int) -> None:
     """The gradient of each step, taken again in the new features, at the very same predictions."""
