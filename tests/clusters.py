@@ -5,14 +5,16 @@ A worker's ``faults`` are Python lines that run in it before its first task; the
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from distributed import Client
-from processes import Process, module
+from processes import ROOT, Process, module
 
 #: Changes how a worker works on chunks: ``around(work, start)`` is called in place of ``work()``.
 _PRELOAD = """
@@ -52,7 +54,7 @@ class Cluster:
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.workers: list[Process] = []
+        self.workers: list[Process | subprocess.Popen[bytes]] = []
         self._file = folder / "scheduler.json"
         self.scheduler = self._start(
             "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"
@@ -61,9 +63,12 @@ class Cluster:
         with Client(scheduler_file=str(self._file), set_as_default=False) as client:
             self.address = str(client.scheduler.address)  # type: ignore[union-attr]
 
-    def _start(self, program: str, *arguments: str, **environment: str) -> Process:
-        name = f"distributed.cli.{program}"
-        return module(name, "--scheduler-file", str(self._file), *arguments, environment=environment)
+    def _start(self, program: str, *arguments: str, **environment: str) -> Process | subprocess.Popen[bytes]:
+        name, arguments = f"distributed.cli.{program}", ("--scheduler-file", str(self._file), *arguments)
+        if "--nanny" in arguments:  # it starts a process itself, which one that was forked here may not
+            folders = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+            return subprocess.Popen([sys.executable, "-m", name, *arguments], env=os.environ | {"PYTHONPATH": folders})
+        return module(name, *arguments, environment=environment)
 
     def add(self, faults: str = DELAYS, nanny: bool = False, *arguments: str, **environment: str) -> int:
         """Start a worker; returns its process id."""

@@ -1,4 +1,4 @@
-"""Processes that start at once: forked from one that has imported streamgd and loaded its compiled loops.
+"""Processes that start at once: forked from one that has imported streamgd.
 
 They are processes as any other, with a number, signals, locks and memory of their own; what they save is the seconds of
 imports before the first line of work, which most tests would spend most of their time on. What start-up itself does is
