@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from distributed import Client
-from processes import ROOT, Process, module
+from processes import Process, module, python_path
 
 #: Changes how a worker works on chunks: ``around(work, start)`` is called in place of ``work()``.
 _PRELOAD = """
@@ -66,8 +66,8 @@ class Cluster:
     def _start(self, program: str, *arguments: str, **environment: str) -> Process | subprocess.Popen[bytes]:
         name, arguments = f"distributed.cli.{program}", ("--scheduler-file", str(self._file), *arguments)
         if "--nanny" in arguments:  # it starts a process itself, which one that was forked here may not
-            folders = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-            return subprocess.Popen([sys.executable, "-m", name, *arguments], env=os.environ | {"PYTHONPATH": folders})
+            environment = {**os.environ, **environment, "PYTHONPATH": python_path()}
+            return subprocess.Popen([sys.executable, "-m", name, *arguments], env=environment)
         return module(name, *arguments, environment=environment)
 
     def add(self, faults: str = DELAYS, nanny: bool = False, *arguments: str, **environment: str) -> int:

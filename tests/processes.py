@@ -117,12 +117,17 @@ def _run(
     function(*arguments)
 
 
+def python_path() -> str:
+    """Where a started interpreter finds the package and the tests."""
+    return os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+
+
 @cache
 def _forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), before or ""])
+    os.environ["PYTHONPATH"] = python_path()
     try:
         multiprocessing.forkserver.ensure_running()
     finally:
