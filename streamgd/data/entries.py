@@ -16,9 +16,10 @@ from streamgd.data.derived import UsedRows
 from streamgd.data.levels import LevelIndex
 from streamgd.data.nested import NestedRows
 from streamgd.data.source import Manifest
-from streamgd.data.sparse import KeysMet, SparseEncoding, key_loops
+from streamgd.data.sparse import KeysMet, SparseEncoding
 from streamgd.data.vocabulary import hash_buckets
 from streamgd.errors import DataError
+from streamgd.kernels import keys as key_loops
 
 
 def entries_layout(manifest: Manifest, columns: Columns) -> EntriesLayout | None:
@@ -74,7 +75,7 @@ def encode_entries(
     n_entries = int((ends - begins).sum())  # rows of a view may share elements
     starts, keys = np.empty(len(used.kept) + 1, np.int64), np.empty(n_entries, np.int32)
     out = np.empty(n_entries if has_values else 0)
-    n = key_loops().join_columns(begins, ends, codes, values, used.kept, starts, keys, out)
+    n = key_loops.join_columns(begins, ends, codes, values, used.kept, starts, keys, out)
     has_null = np.logical_or.reduce([rows.row_is_null for rows in nested])
     counts = {c.name: int((r.row_is_null & used.kept).sum()) for c, r in zip(columns, nested, strict=True)}
     entries = RawEntries(starts, keys[:n], out[:n] if has_values else out)
@@ -166,7 +167,7 @@ class EntriesFinisher:
             table = _table(each, of_column)
             present = np.zeros(-(-(int(each.indices[-1]) + 1) // 64) if len(each.indices) else 0, np.uint64)
             ranks = np.zeros(len(present), np.int32)
-            key_loops().index_bits(each.indices, present, ranks)
+            key_loops.index_bits(each.indices, present, ranks)
             firsts = [sum(len(part) for part in parts) for parts in (tables, words)]
             columns[column] = firsts[0], len(table), firsts[1], len(present), each.first_row
             tables.append(table)
@@ -180,7 +181,7 @@ class EntriesFinisher:
         order = np.arange(len(raw.starts) - 1) if order is None else order
         starts = np.empty(len(order) + 1, np.int64)
         coordinates, values = self._room(int((raw.starts[order + 1] - raw.starts[order]).sum()))
-        n = key_loops().entries_of_rows(
+        n = key_loops.entries_of_rows(
             raw.starts, self._rows(raw.keys), raw.values, order, self._scales, self._first_row, starts, coordinates,
             values,
         )  # fmt: skip
@@ -189,7 +190,7 @@ class EntriesFinisher:
     def largest(self, raw: RawEntries, order: np.ndarray) -> np.ndarray:
         """The largest magnitude of each row of theta from the first of the sparse columns on, in the rows ``order``."""
         largest = np.zeros(len(self._scales))
-        key_loops().largest_of_rows(raw.starts, self._rows(raw.keys), raw.values, order, self._first_row, largest)
+        key_loops.largest_of_rows(raw.starts, self._rows(raw.keys), raw.values, order, self._first_row, largest)
         return largest
 
     def of_waiting(self, waiting: np.ndarray, n_rows: int) -> Entries:
@@ -205,12 +206,12 @@ class EntriesFinisher:
         places, rows = np.ascontiguousarray(halves[:, 0]), self._rows(np.ascontiguousarray(halves[:, 1]))
         given = waiting[:, 1].view(np.float64).copy() if waiting.shape[1] > 1 else np.empty(0)
         coordinates, values = self._room(len(waiting))
-        n = key_loops().sort_entries(places, rows, given, self._scales, self._first_row, starts, coordinates, values)
+        n = key_loops.sort_entries(places, rows, given, self._scales, self._first_row, starts, coordinates, values)
         return Entries(starts, coordinates[:n], values[:n])
 
     def _rows(self, keys: np.ndarray) -> np.ndarray:
         rows = np.empty(len(keys), np.int32)
-        key_loops().rows_of_keys(keys, *self._lookup, rows)
+        key_loops.rows_of_keys(keys, *self._lookup, rows)
         return rows
 
     def _room(self, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Finalise: the records of a region, or of a few that fit one block together, become a block.
 
-region ── slot order ── exact moments, fill, final codes ── free region, or memory
+region ── slot order ── exact moments, fill, final codes ── free region
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ from streamgd.data.plan import Permutation
 from streamgd.data.ranges import RowGroupMoments
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup
-from streamgd.data.sparse import key_loops
 from streamgd.data.store import BlockStore
 from streamgd.data.stream import can_hold_rows, origin_of, passed_over
 from streamgd.data.survey import Survey
 from streamgd.errors import StreamgdError
 from streamgd.kernels import encode as kernels
+from streamgd.kernels import keys as key_loops
 from streamgd.stopwatch import Stopwatch
 
 #: A row group of more values is left where it is when the run is to stop; others are finished and noted first.
@@ -195,7 +195,7 @@ class Stage:
         row = entry = 0
         arrays = found.starts, found.keys, found.values, block, slot
         while True:
-            row, entry = key_loops().append_entries(*arrays, row, entry, self._entries, self._n_entries)
+            row, entry = key_loops.append_entries(*arrays, row, entry, self._entries, self._n_entries)
             if row == len(block):
                 return
             self._write_entries(int(block[row]))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -23,16 +22,10 @@ from streamgd.data.columns import CategoricalColumn, SparseColumn
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import LevelIndex, as_dictionary, levels_from_state, levels_state, no_levels
 from streamgd.data.vocabulary import UNKNOWN, Vocabulary, hash_buckets
+from streamgd.kernels import keys as key_loops
 
 #: Codes of buckets are this and above, as in ``kernels.keys``.
 FIRST_BUCKET = MOST_INDICES
-
-
-def key_loops() -> ModuleType:
-    """The compiled loops: to load them takes 40 ms, and few runs have sparse columns."""
-    from streamgd.kernels import keys
-
-    return keys
 
 
 class KeysMet:
@@ -77,7 +70,7 @@ class KeysMet:
         numbers, signed = _integers(integers)
         if self.column.hashed:
             codes = np.empty(len(numbers), np.int32)
-            key_loops().hash_integers(numbers, signed, np.uint64(self._buckets), codes)
+            key_loops.hash_integers(numbers, signed, np.uint64(self._buckets), codes)
             codes += FIRST_BUCKET
         else:
             inside = (numbers >= 0) & (numbers < self.column.n_columns)
@@ -112,7 +105,7 @@ class KeysMet:
             else:
                 codes_below = codes
             self._largest = _with_room(self._largest, int(codes_below.max(initial=-1)) + 1)
-            key_loops().note_codes(codes, magnitudes, begins, ends, rows, self._largest, self._largest_of_buckets)
+            key_loops.note_codes(codes, magnitudes, begins, ends, rows, self._largest, self._largest_of_buckets)
 
     def found(self) -> tuple[pa.Array, np.ndarray, np.ndarray]:
         """Levels in the order of their values, indices or buckets (int32, ascending), and the largest magnitudes.

@@ -12,6 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from streamgd.data.blocks import Block
+from streamgd.kernels import multinomial as kernels
 from streamgd.kernels import sums
 
 #: ``sum_i row_weight_i x_i x_i'``, (n_dof, n_dof), of row weights (n_rows,) that are not negative.
@@ -31,8 +32,6 @@ def add_sums(
     probabilities, residuals : float64, (n_classes, n_rows) or (0, 0)
         Written.
     """
-    from streamgd.kernels import multinomial as kernels  # it takes time and 13 MB, and few runs need it
-
     loss, weight = kernels.add_sums(
         block.features, block.codes, *block.entries.arrays(), block.target, block.weight,
         np.ascontiguousarray(theta.T), gradient, probabilities, residuals,

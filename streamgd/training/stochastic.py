@@ -16,7 +16,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.scaler import Moments
 from streamgd.data.survey import Survey
 from streamgd.errors import DataError, DivergenceError, StreamgdError
-from streamgd.kernels import entries
+from streamgd.kernels import entries, multinomial
 from streamgd.kernels import stochastic as kernels
 from streamgd.kernels.coordinates import most_touched
 from streamgd.objective.objective import Objective
@@ -218,8 +218,6 @@ class StochasticTrainer:
 
     def _train_classes(self, state: TrainState, block: Block, watched: np.ndarray, rates: np.ndarray) -> bool:
         """As :meth:`_train_block`, where each class has a raw prediction."""
-        from streamgd.kernels import multinomial  # it takes time and 13 MB, and few runs need it
-
         penalty, bounds = self._objective.penalty, _minibatches(block.rows, len(rates))
         place, touched = self._lists(state.encoding, block, bounds)
         anew = self._optimizer.takes_penalty_anew
