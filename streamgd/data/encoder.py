@@ -265,11 +265,10 @@ class Encoder:
             used.check_finite(doubles(arrays[j]), self.columns.numeric[j].source)
         nulls |= {each.name: int(n) for each, n in zip(self.columns.numeric, numbers[:, 1], strict=True) if n}
         moments, target_moments = Moments.empty(len(arrays)), Moments.empty(1)
-        if learn and self.range_rows:
-            target_moments.largest[0] = ranges.take_target(target, learned)
-        elif learn:
-            moments, target_moments = ranges.merged(), Moments.of(target[:, None], learned)
-        moments.largest[:] = numbers[:, 0]
+        largest = ranges.take_target(target, learned) if learn else 0.0
+        if learn and not self.range_rows:
+            moments, target_moments = ranges.merged()
+        moments.largest[:], target_moments.largest[0] = numbers[:, 0], largest
         survey = Survey(
             int(np.count_nonzero(trained)), int(np.count_nonzero(kept & holdout)), dropped, moments, target_moments,
             level_counts, nulls, self._class_counts(target, learned) if learn else np.zeros(0),

@@ -88,12 +88,18 @@ class BatchMoments:
         """Fill in the moments of the target, (n_rows,); returns its largest magnitude."""
         return float(kernels.moments_of_tiles(target, weight, self.ends, self.tiles))
 
-    def merged(self) -> Moments:
-        """Moments of the columns of all rows, merged one tile after another; of their ``largest`` nothing is known."""
+    def merged(self) -> tuple[Moments, Moments]:
+        """Moments of the columns of all rows, and of the target, merged one tile after another; of their ``largest``
+        nothing is known.
+        """
         moments = np.zeros(self.tiles.shape[1:])
         kernels.merge_in_order(self.tiles, moments)
-        weight, mean, squares = np.ascontiguousarray(moments[:-1].T)
-        return Moments(weight, mean, squares, np.zeros(len(weight)))
+        weight, mean, squares = np.ascontiguousarray(moments.T)
+        largest = np.zeros(len(weight))
+        of_columns, of_target = (
+            Moments(weight[part], mean[part], squares[part], largest[part]) for part in (slice(-1), slice(-1, None))
+        )
+        return of_columns, of_target
 
 
 class RowGroupMoments:

@@ -63,8 +63,10 @@ def read_batches(
     try:
         with open_parquet(manifest, row_group.file_index, dictionary_columns) as parquet:
             decoded = parquet.iter_batches(batch_rows, [row_group.index], in_file, use_threads=False)
+            coded = [field.name for field in parquet.schema_arrow if pa.types.is_dictionary(field.type)]
+            coded = [name for name in coded if name in in_file]
             for batch in _regular(decoded, batch_rows) if in_file else _empty(row_group.rows, batch_rows):
-                _check_codes(batch)
+                _check_codes(batch, coded)
                 rows_read += batch.num_rows
                 yield _with_partitions(batch, manifest.schema, file.partition, columns)
     except StreamgdError:
@@ -88,13 +90,13 @@ def read_batches(
         )
 
 
-def _check_codes(batch: pa.RecordBatch) -> None:
+def _check_codes(batch: pa.RecordBatch, coded: list[str]) -> None:
     """Refuse codes outside their dictionary, which pyarrow hands on as they stand in a damaged page."""
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pa.types.is_dictionary(column.type):
-            ends = pc.min_max(column.indices).as_py()
-            if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < len(column.dictionary):
-                raise ValueError(f"column '{name}' has codes outside its dictionary")
+    for name in coded:
+        column = batch.column(name)
+        ends = pc.min_max(column.indices).as_py()
+        if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < len(column.dictionary):
+            raise ValueError(f"column '{name}' has codes outside its dictionary")
 
 
 def _corrupt(where: str, error: Exception) -> CorruptFileError:

@@ -26,25 +26,6 @@ class Moments:
         """Moments of no rows."""
         return cls(*(np.zeros(n_columns) for _ in range(4)))
 
-    @classmethod
-    def of(cls, values: np.ndarray, weight: np.ndarray) -> Self:
-        """Moments of ``values`` (n_rows, n_columns) with ``weight`` (n_rows,); rows of weight zero do not count.
-
-        What is too large to be squared is seen by ``largest``.
-        """
-        counted = weight > 0
-        if not counted.all():
-            values, weight = values[counted], weight[counted]
-        total = weight.sum()
-        if total == 0:
-            return cls.empty(values.shape[1])
-        # The mean is taken about the first row, so that a large common part does not eat the digits.
-        origin = values[0]
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = origin + weight @ (values - origin) / total
-            squares = weight @ (values - mean) ** 2
-        return cls(np.full(values.shape[1], total), mean, squares, np.abs(values).max(axis=0))
-
     def merge(self, later: Moments) -> Moments:
         """Moments of both sets of rows: Chan, Golub, LeVeque (1983), eq. 2.1.
 

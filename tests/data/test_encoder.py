@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import moments_of
 
 from streamgd.data.blocks import Block, RecordLayout
 from streamgd.data.columns import CategoricalColumn, Columns, Label, NumericColumn, TargetColumn
@@ -55,6 +56,26 @@ def levels_of(block: Block, encoder: Encoder, column: int = 0) -> list[Label | N
     """The level of each row; the encoding of ``encode`` gives code k the row k, the base level -1."""
     levels = encoder.vocabularies[column].levels.to_pylist()
     return [levels[max(code, 0)] for code in block.codes[:, column].tolist()]
+
+
+# Moments
+
+
+@pytest.mark.parametrize("rows", [0, 1, 255, 256, 257, 700])
+def test_moments_of_a_batch_are_those_of_its_rows_with_weight(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    x, y, w = 1e6 + rng.normal(size=rows), -1e6 + rng.normal(size=rows), rng.choice([0.0, 0.5, 3.0], rows)
+    w[256:512] = 0.0  # a whole tile
+    y[w == 0.0] = np.nan  # dropped with their weight
+    batch = pa.record_batch({"x": x, "y": pa.array(y, from_pandas=True), "w": w})
+    survey = encode(batch, ["x"], target=TargetColumn("y", None), weight="w")[0].survey
+    expected = moments_of(np.column_stack([x, y]), w)
+
+    for found, column in ((survey.moments, slice(1)), (survey.target_moments, slice(1, 2))):
+        np.testing.assert_allclose(found.weight, expected.weight[column], rtol=1e-13)
+        np.testing.assert_allclose(found.mean, expected.mean[column], rtol=1e-14)
+        np.testing.assert_allclose(found.squares, expected.squares[column], rtol=1e-9)
+        np.testing.assert_array_equal(found.largest, expected.largest[column])
 
 
 # Numbers

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import moments_of
 
 from streamgd.data.blocks import NO_ENTRIES
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, TargetColumn
 from streamgd.data.encoding import Encoding
-from streamgd.data.scaler import Moments, Scaling
+from streamgd.data.scaler import Scaling
 from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.kernels import stochastic as kernels
@@ -57,7 +58,7 @@ def features(raw: np.ndarray, encoding: Encoding) -> np.ndarray:
 def survey_of(rows: np.ndarray) -> Survey:
     """What has been seen after these rows."""
     counts, weight = [np.full(LEVELS, 2.0)], np.ones(len(rows))
-    return Survey(len(rows), 0, {}, Moments.of(rows, weight), Moments.of(rows[:, :1], weight), counts)
+    return Survey(len(rows), 0, {}, moments_of(rows, weight), moments_of(rows[:, :1], weight), counts)
 
 
 def predictions(theta: np.ndarray, raw: np.ndarray, codes: np.ndarray, encoding: Encoding) -> np.ndarray:
