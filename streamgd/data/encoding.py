@@ -17,7 +17,7 @@ from streamgd.data.scaler import Scaling
 from streamgd.data.sparse import KeysMet, SparseEncoding
 from streamgd.data.vocabulary import CategoricalEncoding, Vocabulary
 from streamgd.errors import SchemaError
-from streamgd.kernels import encode as kernels
+from streamgd.kernels import records as kernels
 
 #: As many as ``--hash-buckets`` allows.
 MOST_BUCKETS = 2**24

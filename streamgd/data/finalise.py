@@ -14,7 +14,7 @@ from streamgd.data.encoder import Encoder
 from streamgd.data.encoding import Encoding, Finisher
 from streamgd.data.entries import EntriesFinisher
 from streamgd.data.store import BlockStore
-from streamgd.kernels import encode as kernels
+from streamgd.kernels import records as kernels
 
 
 class BlockFinisher:

@@ -25,8 +25,8 @@ from streamgd.data.store import BlockStore
 from streamgd.data.stream import can_hold_rows, origin_of, passed_over
 from streamgd.data.survey import Survey
 from streamgd.errors import StreamgdError
-from streamgd.kernels import encode as kernels
 from streamgd.kernels import keys as key_loops
+from streamgd.kernels import records as kernels
 from streamgd.stopwatch import Stopwatch
 
 #: A row group of more values is left where it is when the run is to stop; others are finished and noted first.

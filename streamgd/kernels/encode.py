@@ -1,4 +1,4 @@
-"""Arrow columns -> row-major records, and records -> blocks.
+"""Arrow columns -> row-major records, or rows of a block.
 
 A record is one encoded row as scatter moves it: all its numbers side by side. Numeric columns are read straight
 from Arrow's buffers, by address, one tile of rows at a time so that a tile of the records stays in the cache.
@@ -22,9 +22,7 @@ from streamgd.kernels.moments import (
 )
 from streamgd.kernels.prefetch import prefetch_lines
 
-FINISH_TILE_ROWS = 256
-#: A record is fetched from memory so many records before it is needed, and a tile of a column so many columns before.
-PREFETCH_ROWS = 32
+#: A tile of a column is fetched from memory so many columns before it is needed.
 PREFETCH_COLUMNS = 2
 #: Columns of a tile that are turned into parts of rows together: they stay in the nearest cache.
 BAND_COLUMNS = 32
@@ -344,132 +342,3 @@ def weight_by_code(table, counts):
         if counts[place] > 0.0 and table[place] >= 0:
             found[table[place]] += counts[place]
     return found
-
-
-@compiled(_i8(_i4[:, ::1], _i8, _i8, _i4, _i8[::1], _i8[::1]))
-def slot_order(records, slot_position, n_places, holdout_bit, at, order):
-    """Indices of the records in the order of their slots, training rows first; returns how many those are.
-
-    ``at`` is scratch of ``2 * n_places``; ``order`` has one entry per record.
-    """
-    at[:] = -1
-    for i in range(records.shape[0]):
-        slot = records[i, slot_position]
-        at[(slot ^ holdout_bit) + n_places if slot & holdout_bit else slot] = i
-    filled = 0
-    n_train = 0
-    for place in range(2 * n_places):
-        if place == n_places:
-            n_train = filled
-        if at[place] >= 0:
-            order[filled] = at[place]
-            filled += 1
-    return n_train
-
-
-def _finish_signature(feature):
-    words = types.uint64
-    return types.void(
-        words[:, ::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _i4[::1], _i8[::1], _i4[::1], _i4[::1],
-        _f8, _f8, feature[:, ::1], _i4[:, ::1], _f8[::1], _f8[::1], _f8[::1], words[::1],
-    )  # fmt: skip
-
-
-@compiled([_finish_signature(_f4), _finish_signature(_f8)])
-def finish_records(
-    records, order, positions, mean, scale, fill, tables, table_starts, unknown, hashed_from,
-    target_shift, target_scale, features, codes, target, weight, offset, row_numbers,
-):  # fmt: skip
-    """Records in ``order`` -> the arrays of a block.
-
-    Records are gathered a tile at a time, before any arithmetic: their places are random, and those of the next ones
-    are fetched meanwhile.
-
-    Parameters
-    ----------
-    records : uint64, (n, record_words)
-    order : int64, (n_rows,)
-    positions : int64, (5,)
-        Of features and codes in elements of their type, of weight, offset and row number in words.
-    mean, scale, fill : float64, (n_numeric,)
-        ``feature = (record - mean) / scale``; NaN becomes ``fill``.
-    tables, table_starts, unknown, hashed_from
-        Row of theta of a provisional code: >= 0 is looked up in the column's part of ``tables``, -1 is a level that
-        is not in the vocabulary, and -2 - bucket a bucket of a hashed column, whose rows begin at ``hashed_from``.
-    features, codes, target, weight, offset, row_numbers
-        The arrays of the block, written; empty where the block has none.
-    """
-    n_words, n_numeric, first = records.shape[1], features.shape[1], positions[0]
-    inverse_scale = 1.0 / scale
-    record_bytes, last = 8 * n_words, order.shape[0] - 1
-    tile = np.empty((FINISH_TILE_ROWS, n_words), np.uint64)
-    tile_features = tile.view(features.dtype)
-    tile_codes = tile.view(np.int32)
-    tile_doubles = tile.view(np.float64)
-    for start in range(0, order.shape[0], FINISH_TILE_ROWS):
-        count = min(FINISH_TILE_ROWS, order.shape[0] - start)
-        for i in range(count):
-            line = records.ctypes.data + order[min(start + i + PREFETCH_ROWS, last)] * record_bytes
-            prefetch_lines(line, line + record_bytes)
-            source = order[start + i]
-            for word in range(n_words):
-                tile[i, word] = records[source, word]
-        # Loops of their own for each kind of number: what is called for each row would take as long as the row.
-        for i in range(count):
-            for column in range(n_numeric):
-                z = np.float64(tile_features[i, first + column])
-                features[start + i, column] = (z - mean[column]) * inverse_scale[column] if z == z else fill[column]
-        for i in range(count if codes.shape[1] > 0 else 0):
-            for column in range(codes.shape[1]):
-                code = tile_codes[i, positions[1] + column]
-                if code >= 0:
-                    codes[start + i, column] = tables[table_starts[column] + code]
-                elif code == -1:
-                    codes[start + i, column] = unknown[column]
-                else:
-                    codes[start + i, column] = hashed_from[column] - 2 - code
-        for i in range(count):
-            target[start + i] = (tile_doubles[i, 0] - target_shift) / target_scale
-        if weight.shape[0] > 0:
-            for i in range(count):
-                weight[start + i] = tile_doubles[i, positions[2]]
-        if offset.shape[0] > 0:
-            for i in range(count):
-                offset[start + i] = tile_doubles[i, positions[3]] / target_scale
-        if row_numbers.shape[0] > 0:
-            for i in range(count):
-                row_numbers[start + i] = tile[i, positions[4]]
-
-
-@compiled(_i8(types.uint64[:, ::1], _i8[::1], _i4[::1], _i8, _i8, types.uint64[:, :, ::1], _i8[::1]))
-def append_records(records, block, slot, slot_position, first, queues, queued):
-    """Append the records from ``first`` on to the queues of their blocks; returns the first one whose queue is full.
-
-    Parameters
-    ----------
-    records : uint64, (n_rows, record_words)
-    block : int64, (n_rows,)
-        Of each record; -1 marks a dropped row.
-    slot : int32, (n_rows,)
-        Of each record, which gets it in its queue at ``slot_position``, in 4-byte words.
-    queues : uint64, (n_blocks, length, record_words)
-    queued : int64, (n_blocks,)
-        Records in each queue, incremented.
-    """
-    length, n_words, halves = queues.shape[1], queues.shape[2], queues.view(np.int32)
-    address, row_bytes = queues.ctypes.data, 8 * n_words
-    for i in range(first, block.shape[0]):
-        b = block[i]
-        if b < 0:
-            continue
-        if queued[b] == length:
-            return i
-        at = queued[b]
-        for word in range(n_words):
-            queues[b, at, word] = records[i, word]
-        halves[b, at, slot_position] = slot[i]
-        queued[b] = at + 1
-        # The next one of this block will stand behind it.
-        behind = address + (b * length + at + 1) * row_bytes
-        prefetch_lines(behind, behind + row_bytes)
-    return block.shape[0]

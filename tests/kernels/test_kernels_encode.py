@@ -172,28 +172,6 @@ def test_moments_keep_their_digits_where_the_shift_is_that_of_the_column() -> No
     np.testing.assert_allclose(moments[0, :3], [6000.0, 0.0, 6000.0], atol=1e-10)
 
 
-@given(blocks=st.lists(st.integers(-1, 6), max_size=60), length=st.integers(1, 9))
-def test_records_wait_in_the_queue_of_their_block_until_it_is_full(blocks: list[int], length: int) -> None:
-    records = np.arange(3 * len(blocks), dtype=np.uint64).reshape(len(blocks), 3)
-    slots = np.arange(len(blocks), dtype=np.int32)[::-1].copy()
-    placed = records.copy()
-    placed.view(np.int32)[:, 5] = slots
-    queues, queued = np.empty((7, length, 3), np.uint64), np.zeros(7, np.int64)
-    found: list[list[list[int]]] = [[] for _ in range(7)]
-
-    def write(block: int) -> None:
-        found[block] += queues[block, : queued[block]].tolist()
-        queued[block] = 0
-
-    row, block_of_row = 0, np.array(blocks, np.int64)
-    while (row := kernels.append_records(records, block_of_row, slots, 5, row, queues, queued)) < len(blocks):
-        assert queued[blocks[row]] == length
-        write(blocks[row])
-    for block in range(7):
-        write(block)
-        assert found[block] == [placed[row].tolist() for row, each in enumerate(blocks) if each == block]
-
-
 @pytest.mark.parametrize("name", ["double", "int64", "int8", "bool"])
 def test_classes_are_numbered_in_their_order(name: str) -> None:
     values: list[Any] = [True, False, None] if name == "bool" else [7, -3, None, 0, 5]
@@ -209,19 +187,6 @@ def test_classes_are_numbered_in_their_order(name: str) -> None:
     number = {value: float(k) for k, value in enumerate(classes.tolist())}
     expected = [np.nan if value is None else number.get(float(value), np.inf) for value in rows[3:]]
     np.testing.assert_array_equal(out, expected)
-
-
-@given(slots=st.lists(st.integers(0, 19), unique=True, max_size=20), seed=st.integers(0, 100))
-def test_slot_order_puts_training_rows_first(slots: list[int], seed: int) -> None:
-    bit, held_out = 1 << 30, np.random.default_rng(seed).random(len(slots)) < 0.4
-    records = np.full((len(slots), 3), -5, np.int32)
-    records[:, 1] = np.where(held_out, np.array(slots, int) | bit, slots)
-    order = np.empty(len(slots), np.int64)
-    n_train = kernels.slot_order(records, 1, 20, bit, np.empty(40, np.int64), order)
-
-    expected = sorted(range(len(slots)), key=lambda row: (held_out[row], slots[row]))
-    assert order.tolist() == expected
-    assert n_train == (~held_out).sum()
 
 
 def test_codes_are_those_of_the_places_and_their_weights_are_counted() -> None:
