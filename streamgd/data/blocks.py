@@ -11,8 +11,9 @@ import numpy as np
 #: A block holds about so many bytes, and at most so many rows.
 BLOCK_BYTES = 8_000_000
 BLOCK_ROWS = 65_536
-#: Rows that become records together: so many bytes of records stay in the processor's cache on their way.
-SLICE_BYTES = 2_000_000
+#: Rows that become records together: few enough to stay in the processor's last cache on their way, and enough beside
+#: what is done once for each slice. Of 28 columns, 2.07 s for a default run with 4 MB, 2.33 with 2, 2.07 with 8.
+SLICE_BYTES = 4_000_000
 SLICE_ROWS = 4_096
 #: A multiple of so many, unless blocks are smaller: ranges of rows whose moments are taken then mostly lie in a slice,
 #: and need not be put together from two.
@@ -280,7 +281,7 @@ class RecordLayout:
     def slice_rows(self) -> int:
         """Rows that are decoded, encoded and scattered together: more where each slice brings dictionaries."""
         if self.entries is not None:
-            rows = int(2 * SLICE_BYTES / self._waiting_row_bytes)
+            rows = int(SLICE_BYTES / self._waiting_row_bytes)
         else:
             rows = self.block_rows if self.n_categorical else max(SLICE_ROWS, SLICE_BYTES // self.record_bytes)
         return min(self.block_rows, max(SLICE_MULTIPLE, rows - rows % SLICE_MULTIPLE))
