@@ -47,7 +47,9 @@ def test_at_the_minimum_slopes_of_the_kinks_it_is_at_balance_all_others(seed: in
     at, above = np.abs(away) < 1e-6, (away > 0.0).astype(float)
     slope = problem.linear + problem.curvature * theta + problem.rows[~at].T @ (problem.rises * above)[~at]
     balance = lsq_linear((problem.rows * problem.rises[:, None])[at].T, -slope, (0.0, 1.0), tol=1e-14)
-    assert np.abs(balance.fun).max() <= 1e-6
+    # A kink that it is near and not at leaves more of the slope, which counts over a way that short.
+    is_clear = not ((np.abs(away) > 1e-9) & (np.abs(away) < 3e-3)).any()
+    assert np.abs(balance.fun).max() <= (1e-9 if is_clear else 1e-6)
     # So much lower may the minimum be, by what is left of the slope, and since kinks are not quite where they count.
     assert balance.fun @ balance.fun / (2.0 * curvature) <= 1e-9
     assert (problem.rises * np.abs(away))[at] @ np.abs(balance.x - above[at]) <= 1e-9
