@@ -12,10 +12,10 @@ import click
 
 from streamgd import completion
 from streamgd.cli_job import job
-from streamgd.face import Face, Output, json_option, quiet_option
+from streamgd.face import Command, Face, Output, json_option, quiet_option
 
 
-class ConfigCommand(click.Command):
+class ConfigCommand(Command):
     """A command whose options come from ``TrainConfig``, which is imported only when they are needed."""
 
     def __init__(self, *positional: Any, parameters: str, **keywords: Any):

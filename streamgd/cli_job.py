@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamgd import completion
-from streamgd.face import Output, json_option, quiet_option
+from streamgd.face import Commands, Output, json_option, quiet_option
 
 if TYPE_CHECKING:
     from streamgd.jobs.config import JobConfig
@@ -17,7 +17,7 @@ file_argument = click.argument("file", metavar="FILE.toml", shell_complete=compl
 names_argument = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 
 
-@click.group(short_help="Learn what is new, night after night; judge and publish it.")
+@click.group(cls=Commands, short_help="Learn what is new, night after night; judge and publish it.")
 def job() -> None:
     """A scheduled job, described by a TOML file: new files are learned, judged and published."""
 

@@ -201,8 +201,47 @@ def _packages(frame: FrameType | None) -> Iterator[str]:
         frame = frame.f_back
 
 
-class Face(click.Group):
-    """The group of commands, with streamgd's errors and exit codes in place of click's."""
+class Command(click.Command):
+    """A command, which is given files: no frame of pandas ever comes from it to Arrow."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _leave_pandas_alone()
+        return super().invoke(ctx)
+
+
+class _WithoutPandas:
+    """Finds no pandas: put in front of those who find modules."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is not looked for here", name=name)
+
+
+def _leave_pandas_alone() -> None:
+    """Let Arrow look for pandas now, and find none: it does so once, to ask whether what it is given is a frame.
+
+    It takes a third of a second. Other libraries find pandas afterwards, and Arrow does when it is to make a frame.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    without = _WithoutPandas()
+    sys.meta_path.insert(0, without)
+    try:
+        pa.scalar(True)
+    finally:
+        sys.meta_path.remove(without)
+
+
+class Commands(click.Group):
+    """A group of commands."""
+
+    command_class = Command
+
+
+class Face(Commands):
+    """All commands, with streamgd's errors and exit codes in place of click's."""
 
     def main(self, args: Sequence[str] | None = None, *positional: Any, **keywords: Any) -> Any:
         """Run a command and exit with its code."""

@@ -34,10 +34,20 @@ def run_cli(*arguments: str) -> Result:
 
 
 def run_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return _run_interpreter("-m", "streamgd", *arguments, **options)
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    """Code that is to come to its end in an interpreter of its own."""
+    found = _run_interpreter("-c", code)
+    assert found.returncode == 0, found.stderr
+    return found
+
+
+def _run_interpreter(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "streamgd", *arguments]
     defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.run(command, text=True, env=environment, timeout=120, **defaults | options)
+    return subprocess.run([sys.executable, *arguments], text=True, env=environment, timeout=120, **defaults | options)
 
 
 def assert_one_line(result: Result, exit_code: int, text: str) -> None:
@@ -381,10 +391,17 @@ class TestTheProcess:
             "except SystemExit as error: assert error.code == 0\n"
             "print(sorted({'numpy', 'pyarrow', 'numba', 'rich', 'pydantic', 'dask'} & set(sys.modules)))"
         )
-        found = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        assert run_python(code).stdout.splitlines()[-1] == "[]"
+
+    def test_pandas_is_imported_by_those_alone_who_need_it(self, data: str) -> None:
+        code = (
+            "import sys; from streamgd.cli import main\n"
+            f"try: main(['train', {data!r}, '--target', 'late', '--exclude', 'row', '--where', 'x < 1', '--quiet'])\n"
+            "except SystemExit as error: assert error.code == 0\n"
+            "assert 'pandas' not in sys.modules\n"
+            "import pyarrow as pa; print(pa.table({'x': [1, 2]}).to_pandas().x.sum())"
         )
-        assert found.stdout.splitlines()[-1] == "[]", found.stderr
+        assert run_python(code).stdout == "3\n"
 
     def test_a_reader_that_goes_away_is_no_error(self, data: str) -> None:
         reader, writer = os.pipe()
