@@ -44,9 +44,8 @@ WAYS = {
 }
 
 
-def each_way(*ordinary: str) -> list[Any]:
-    """Those whose operations differ most; the others are for the slow suite."""
-    return [pytest.param(way, marks=[] if way in ordinary else pytest.mark.slow) for way in WAYS]
+#: Every fourth operation of the way that knows all kinds of them; every one of all ways is for the slow suite.
+EACH_WAY = [("blocks", 4), *(pytest.param(way, 1, marks=pytest.mark.slow) for way in WAYS)]
 
 
 EXIT_CODES = {"disk full": 74, "device error": 74, "no permission": 77}
@@ -107,11 +106,23 @@ def assert_old_or_new(run: Path, files: FaultyFiles, theta_sha256: str) -> None:
         assert Model.load(run).theta_sha256 == theta_sha256
 
 
-@pytest.mark.parametrize("way", each_way("blocks"))
-def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(way: str, data: Path, tmp_path: Path) -> None:
-    expected = outcome(train(data, tmp_path / "undisturbed", way))
+def undisturbed(data: Path, folder: Path, way: str, every: int) -> tuple[dict[str, Any], list[int]]:
+    """The outcome, and the numbers of the operations to try: every so many, and the first one of each kind."""
+    files = FaultyFiles(10_000, Killed())
+    with on(files):
+        expected = outcome(train(data, folder / "undisturbed", way))
+    firsts = [files.operations.index(kind) + 1 for kind in set(files.operations)]
+    # With the last of these numbers, a run comes to its end.
+    return expected, sorted({*firsts, *range(1, len(files.operations), every), 10_000})
+
+
+@pytest.mark.parametrize(("way", "every"), EACH_WAY)
+def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(
+    way: str, every: int, data: Path, tmp_path: Path
+) -> None:
+    expected, numbers = undisturbed(data, tmp_path, way, every)
     kinds: set[str] = set()
-    for n in range(1, 1_000):
+    for n in numbers:
         run, files = tmp_path / str(n), FaultyFiles(n, Killed())
         with on(files):
             try:
@@ -122,39 +133,34 @@ def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(way: str, data: P
         assert_old_or_new(run, files, expected["theta_sha256"])
         assert outcome(train(data, run, way)) == expected
         assert not list(run.rglob("*.tmp"))
-        if completed:
-            break
-        kinds.add(files.operations[n - 1])
-    else:
-        pytest.fail("never ran to its end")
-    assert n > 30
+        if not completed:
+            kinds.add(files.operations[n - 1])
+    assert completed
+    assert len(numbers) > 30
     assert kinds == {"open", "write", "fsync", "replace", "remove", "fsync_folder", "append"} | (
         set() if way == "window" else {"create", "write_at"}
     )
 
 
-@pytest.mark.parametrize("way", each_way("blocks"))
+@pytest.mark.parametrize(("way", "every"), EACH_WAY)
 def test_a_fault_at_any_operation_is_one_line_and_the_run_goes_on_to_the_same_end(
-    way: str, data: Path, tmp_path: Path
+    way: str, every: int, data: Path, tmp_path: Path
 ) -> None:
-    expected = outcome(train(data, tmp_path / "undisturbed", way))
+    expected, numbers = undisturbed(data, tmp_path, way, every)
     endings: Counter[int] = Counter()
-    for n in range(1, 1_000):
-        # Every kind of fault at every third operation; the kinds take turns.
-        name = list(EXIT_CODES)[n % 3]
+    for turn, n in enumerate(numbers):
+        name = list(EXIT_CODES)[turn % 3]
         run, files = tmp_path / str(n), FaultyFiles(n, FAULTS[name][0])
         with on(files):
             ending = train(data, run, way)
         endings[ending.exit_code] += 1
         if len(files.operations) < n:
             assert outcome(ending) == expected
-            break
+            continue
         message(ending, EXIT_CODES[name], str(run))
         assert_old_or_new(run, files, expected["theta_sha256"])
         assert outcome(train(data, run, way)) == expected
         assert not list(run.rglob("*.tmp"))
-    else:
-        pytest.fail("never ran to its end")
     assert endings[0] == 1
     assert min(endings[74], endings[77]) > 10
 

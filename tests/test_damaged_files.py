@@ -7,6 +7,7 @@ end a process on a damaged footer.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -67,7 +68,8 @@ def outcomes(path: Path, damages: list[dict[str, Any]], folder: Path) -> list[di
         mine = damages[share::2]
         found = subprocess.run(
             [sys.executable, ROOT / "tests" / "damage.py", path, own], input="\n".join(map(json.dumps, mine)),
-            capture_output=True, text=True, timeout=60 + len(mine), env={"PYTHONPATH": str(ROOT), "PATH": ""},
+            capture_output=True, text=True, timeout=60 + len(mine),
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": ""},
         )  # fmt: skip
         answers = [json.loads(line) for line in found.stdout.splitlines()]
         assert found.returncode == 0, (found.returncode, mine[len(answers) : len(answers) + 1], found.stderr[-2000:])

@@ -619,7 +619,7 @@ def test_sigterm_is_a_pause(tmp_path: Path) -> None:
     assert job.run()["files"] == ["day-1.parquet"]
 
 
-@pytest.mark.parametrize("mode", ["continue", "retrain"])
+@pytest.mark.parametrize("mode", ["continue", pytest.param("retrain", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("phase", ["looked", "plan", "training", "trained", "profile", "evaluate", "judged", "publish"])
 def test_a_signal_in_each_phase_is_a_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, mode: str

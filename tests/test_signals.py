@@ -80,8 +80,13 @@ def outcome(data: Path, run: Path, way: str) -> dict[str, Any]:
     return {**facts, "seconds": 0, "run": "", "rows_used": rows.read_bytes() if rows.exists() else b""}
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize(("way", "phase"), [(way, phase) for way in WAYS for phase in PHASES[way]])
+@pytest.mark.parametrize(
+    ("way", "phase", "number"),
+    [
+        pytest.param(way, phase, number, marks=pytest.mark.slow if number == signal.SIGINT and way != "blocks" else ())
+        for number in SIGNALS for way in WAYS for phase in PHASES[way]
+    ],
+)  # fmt: skip
 def test_a_signal_in_any_phase_stops_where_the_same_command_goes_on(
     way: str, phase: str, number: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
