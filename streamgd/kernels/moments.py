@@ -10,6 +10,7 @@ import numpy as np
 from numba import types
 
 from streamgd.kernels.compile import compiled
+from streamgd.kernels.copy import copy
 
 #: Most rows of a tile: a column of them stays in the processor's cache.
 TILE_ROWS = 256
@@ -110,7 +111,7 @@ def _merge(left, right):
     for column in range(left.shape[0]):
         before, total = left[column, 0], right[column, 0]
         if before == 0.0:
-            left[column] = right[column]
+            copy(right[column], left[column])
         elif total > 0.0:
             share = total / (before + total)
             difference = right[column, 1] - left[column, 1]
@@ -147,7 +148,8 @@ def merge_neighbours(tiles, number, nodes, places, depth):
         How many there are now: no two of them are neighbours that would make a pair.
     """
     for t in range(tiles.shape[0]):
-        nodes[depth] = tiles[t]
+        for column in range(tiles.shape[1]):
+            copy(tiles[t, column], nodes[depth, column])
         places[depth, 0], places[depth, 1] = 0, number + t
         depth += 1
         while (

@@ -28,6 +28,7 @@ from streamgd.kernels.coordinates import (
     renew,
     shrink,
 )
+from streamgd.kernels.copy import copy
 from streamgd.kernels.entries import (
     add_gradient_of_entries,
     entries_signature,
@@ -99,11 +100,11 @@ def add_sums(
             continue
         softmax(raw, count, residual)
         for k in range(probabilities.shape[0]):
-            probabilities[k, start:stop] = residual[k, :count]
+            copy(residual[k, :count], probabilities[k, start:stop])
         for i in range(count):
             residual[np.int64(y_true[i]), i] -= 1.0
         for k in range(residuals.shape[0]):
-            residuals[k, start:stop] = residual[k, :count]
+            copy(residual[k, :count], residuals[k, start:stop])
         # Gradient.
         for k in range(n_classes):
             of_class = residual[k, :count]
@@ -159,7 +160,8 @@ def train_minibatches(
     column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
     levels = np.empty((n_categorical, largest_batch), np.int32)
     met = np.empty(most_entries(starts, bounds), np.int32)
-    touched[:n_numeric] = np.arange(n_numeric)
+    for j in range(n_numeric):
+        touched[j] = j
     for k in range(n_classes):
         gather(coordinates[k], touched, 0, n_numeric, here[k])
 
@@ -192,9 +194,9 @@ def train_minibatches(
                 bring_average_up(theta[levels_here], here[k, AVERAGE][levels_here], clock[levels_here], step - 1.0)
             if anew:
                 taken, l2_here = here[k, SLOTS], np.full(end_of_entries, l2)
-                l2_here[:n_numeric] = l2_numeric
+                copy(l2_numeric, l2_here)
                 renew(theta[:end_of_entries], rate[:end_of_entries], taken[:end_of_entries], step - 1.0, l1, l2_here)
-            coefficients[:] = theta[:n_numeric]
+            copy(theta[:n_numeric], coefficients)
             if rotated:
                 coefficients[:] = 0.0
             for m in range(n_numeric if rotated else 0):
@@ -246,7 +248,7 @@ def train_minibatches(
             update(theta[:n_here], slope[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
             if anew:
                 clock[:n_here] = 0.0
-                free[:n_here] = theta[:n_here]
+                copy(theta[:n_here], free)
             for j in range(n_numeric):
                 theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2_numeric[j])
             penalise_levels(

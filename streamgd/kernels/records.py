@@ -9,6 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from streamgd.kernels.compile import compiled
+from streamgd.kernels.copy import copy
 from streamgd.kernels.prefetch import prefetch_lines
 
 #: So many features of rows, and so many bytes of their records, are worked on together: they stay in the nearest cache.
@@ -62,7 +63,8 @@ def _scale_and_fill(values, mean, inverse_scale, fill, out):
 @compiled(_f8[::1](_f8[::1], _i8))
 def _repeated(values, times):
     rows = np.empty((times, values.shape[0]))
-    rows[:] = values
+    for i in range(times):
+        copy(values, rows[i])
     return rows.reshape(-1)
 
 

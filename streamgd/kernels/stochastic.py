@@ -38,6 +38,7 @@ from streamgd.kernels.coordinates import (
     shrink,
     take_bound,
 )
+from streamgd.kernels.copy import copy
 from streamgd.kernels.entries import (
     add_gradient_of_entries,
     entries_signature,
@@ -212,7 +213,8 @@ def train_minibatches(
     column_starts, sums_before = np.empty(n_categorical + 1, np.int64), np.zeros(n_categorical)
     levels = np.empty((n_categorical, largest_batch), np.int32)
     met = np.empty(most_entries(starts, bounds), np.int32)
-    touched[:n_numeric] = np.arange(n_numeric)
+    for j in range(n_numeric):
+        touched[j] = j
     # Every mini-batch touches the numeric coordinates: they stay here.
     gather(coordinates, touched, 0, n_numeric, here)
 
@@ -243,11 +245,11 @@ def train_minibatches(
             bring_average_up(theta[levels_here], average[levels_here], clock[levels_here], step - 1.0)
         if anew:
             taken, l2_here = slots[0], np.full(end_of_entries, l2)
-            l2_here[:n_numeric] = l2_numeric
+            copy(l2_numeric, l2_here)
             renew(theta[:end_of_entries], rate[:end_of_entries], taken[:end_of_entries], step - 1.0, l1, l2_here)
             take_bound(theta, rate, taken, bounded)
 
-        coefficients[:] = theta[:n_numeric]
+        copy(theta[:n_numeric], coefficients)
         if rotated:
             coefficients[:] = 0.0
         for k in range(n_numeric if rotated else 0):
@@ -301,7 +303,7 @@ def train_minibatches(
         update(theta[:n_here], gradient[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
         if anew:
             clock[:n_here] = 0.0
-            free[:n_here] = theta[:n_here]
+            copy(theta[:n_here], free)
         for j in range(n_numeric):
             theta[j] = shrink(theta[j], rate[j] * (step - clock[j]), l1, l2_numeric[j])
         penalise_levels(
@@ -394,7 +396,8 @@ def train_rows(
     # Whole vectors of numbers, the last filled up with zeros: what is left over would take as long as the rest.
     width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
     x, theta, average = np.zeros(width), np.zeros(width), np.zeros(width)
-    theta[:n_numeric], average[:n_numeric] = coordinates[:n_numeric, THETA], coordinates[:n_numeric, AVERAGE]
+    for j in range(n_numeric):
+        theta[j], average[j] = coordinates[j, THETA], coordinates[j, AVERAGE]
     intercept = coordinates[coordinates.shape[0] - 1]
     row_bytes = n_numeric * features.itemsize
     for i in range(features.shape[0]):

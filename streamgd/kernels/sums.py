@@ -136,7 +136,8 @@ def add_sums(
         residuals_of_rows(y_true, raw, settings, out)
         if squares.shape[0] > 0:
             here = squares[start:stop]
-            here[:] = out * out
+            for i in range(stop - start):
+                here[i] = out[i] * out[i]
             if weighted:
                 here *= row_weight
         if weighted:
