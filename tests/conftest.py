@@ -16,6 +16,7 @@ from mistakes import make_data
 from data_gen import generate
 from streamgd import train
 from streamgd.model import Model
+from streamgd.precompile import precompile
 
 Generated = Callable[..., Path]
 
@@ -28,6 +29,13 @@ def pytest_configure() -> None:
     """A shell that starts pytest in the background has it ignore Ctrl-C, which processes of tests would inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Before the whole suite, its workers compile all loops, each a share: they would all compile the same ones."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is not None and len(session.items) > 1_000:
+        precompile(int(worker["workerid"].removeprefix("gw")), worker["workercount"])
 
 
 @pytest.fixture(scope="session")
