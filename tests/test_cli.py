@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from streamgd.cli import main
 from streamgd.config import TrainConfig, identity_fields, option_name
 from streamgd.errors import DataError, PausedError
+from streamgd.face import Command, Commands
 from streamgd.training import train as training
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ def run_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    """Code that is to come to its end in an interpreter of its own."""
+    """Code in an interpreter of its own, which is to end with 0."""
     found = _run_interpreter("-c", code)
     assert found.returncode == 0, found.stderr
     return found
@@ -394,14 +395,30 @@ class TestTheProcess:
         assert run_python(code).stdout.splitlines()[-1] == "[]"
 
     def test_pandas_is_imported_by_those_alone_who_need_it(self, data: str) -> None:
+        arguments = ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet"]
         code = (
-            "import sys; from streamgd.cli import main\n"
-            f"try: main(['train', {data!r}, '--target', 'late', '--exclude', 'row', '--where', 'x < 1', '--quiet'])\n"
+            f"import sys; from streamgd.cli import main; sys.argv[1:] = {arguments}\n"
+            "try: main()\n"
             "except SystemExit as error: assert error.code == 0\n"
             "assert 'pandas' not in sys.modules\n"
             "import pyarrow as pa; print(pa.table({'x': [1, 2]}).to_pandas().x.sum())"
         )
         assert run_python(code).stdout == "3\n"
+        # Where the process is another's, so is what Arrow knows of pandas.
+        code = (
+            "from streamgd.cli import main\n"
+            f"try: main(['inspect', {data!r}])\n"
+            "except SystemExit as error: assert error.code == 0\n"
+            "import pandas as pd, pyarrow as pa; print(pa.array(pd.Series([1.0, float('nan')])).null_count)"
+        )
+        assert run_python(code).stdout.splitlines()[-1] == "1"
+
+    def test_every_command_is_one_that_leaves_pandas_alone(self) -> None:
+        job = main.commands["job"]
+        assert isinstance(job, Commands)
+        commands = {**main.commands, **job.commands}
+        assert len(commands) > 12
+        assert all(isinstance(command, Command) for command in commands.values() if command is not job)
 
     def test_a_reader_that_goes_away_is_no_error(self, data: str) -> None:
         reader, writer = os.pipe()

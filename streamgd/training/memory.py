@@ -21,8 +21,8 @@ from streamgd.plain import byte_size, count_noun
 from streamgd.training.reduce import FOLDED
 
 #: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
-#: pyarrow and numba import where they are: 129 to 138 MB. Where loops are compiled first, numba holds 230 MB beside
-#: this until the process ends.
+#: numba and, but for commands, pyarrow import where they are: 129 to 138 MB. Where loops are compiled first, numba
+#: holds 230 MB beside this until the process ends.
 BASE_BYTES = 180_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
