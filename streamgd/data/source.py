@@ -27,6 +27,7 @@ from streamgd.data.footers import Footer, read_footer, row_counts
 from streamgd.data.kinds import kind_of
 from streamgd.data.listing import Listed, list_source, locate, unique_relatives
 from streamgd.data.stores import as_filesystem, file_state, identity_of
+from streamgd.data.timestamps import microseconds_around
 from streamgd.errors import (
     ConfigError,
     CorruptFileError,
@@ -227,7 +228,10 @@ class Manifest:
         if not statistics.has_min_max or pa.types.is_float16(kind) or pa.types.is_duration(kind):
             return None  # pyarrow gives the last two as raw bytes and bare counts
         try:
-            minimum, maximum = statistics.min, statistics.max
+            if '"nanoseconds"' in file.metadata.schema.column(leaves[0]).logical_type.to_json():
+                minimum, maximum = microseconds_around(kind, statistics.min_raw, statistics.max_raw)
+            else:
+                minimum, maximum = statistics.min, statistics.max
         except (ValueError, OverflowError):  # moments that Python's datetime cannot hold; text that is no UTF-8
             return None
         known = minimum == minimum and maximum == maximum  # some writers let NaN in

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,6 +56,23 @@ def timestamp_part(array: pa.Array, part: str) -> pa.DoubleArray:
     if part == "yearday":
         return as_float64(pc.day_of_year(array))
     raise ValueError(f"no such part of a timestamp: {part!r}")
+
+
+def microseconds_around(arrow_type: pa.DataType, minimum_ns: int, maximum_ns: int) -> tuple[Any, Any]:
+    """Bounds of moments or times of day as Python has them, to the microsecond: not above and not below those given.
+
+    Arrow would give pandas' own, or refuse where there is no pandas.
+
+    >>> microseconds_around(pa.timestamp("ns"), -1, 1_500)
+    (datetime.datetime(1969, 12, 31, 23, 59, 59, 999999), datetime.datetime(1970, 1, 1, 0, 0, 0, 2))
+
+    Raises
+    ------
+    ValueError
+        Python's types do not reach there.
+    """
+    in_microseconds = pa.timestamp("us", arrow_type.tz) if pa.types.is_timestamp(arrow_type) else pa.time64("us")
+    return tuple(pa.scalar(us, in_microseconds).as_py() for us in (minimum_ns // 1_000, -(-maximum_ns // 1_000)))
 
 
 def _seconds(array: pa.Array) -> pa.DoubleArray:

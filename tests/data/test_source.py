@@ -234,8 +234,25 @@ def test_minimum_and_maximum_are_none_where_they_are_not_known(tmp_path):
     }
     write(tmp_path / "a.parquet", columns, write_statistics=[name for name in columns if name != "without"])
     manifest = discover([str(tmp_path)])
-    assert {name for name in columns if manifest.minimum_maximum(name) is not None} <= {"with", "nanoseconds"}
+    assert {name for name in columns if manifest.minimum_maximum(name) is not None} == {"with", "nanoseconds"}
     assert manifest.minimum_maximum("with") == (1, 2)
+
+
+@pytest.mark.parametrize("version", ["2.4", "2.6"])
+def test_bounds_of_nanoseconds_are_microseconds_around_them(tmp_path, version):
+    moments = pa.array([1_700_000_000_123_456_789, -1_500, None], pa.timestamp("ns", "Europe/Paris"))
+    written = {"moment": moments, "time": pa.array([1, 2_500, 7], pa.time64("ns"))}
+    in_us = {"moment": pa.timestamp("us", "Europe/Paris"), "time": pa.time64("us")}
+    if version == "2.4":  # which has no moments of nanoseconds
+        written = {name: array.cast(in_us[name], safe=False).cast(array.type) for name, array in written.items()}
+    pq.write_table(pa.table(written), tmp_path / "a.parquet", version=version)
+    manifest = discover([str(tmp_path)])
+    for name, array in written.items():
+        found = manifest.minimum_maximum(name)
+        bounds = [1_000 * pa.scalar(bound, in_us[name]).cast(pa.int64()).as_py() for bound in found]
+        values = array.cast(pa.int64()).drop_null().to_pylist()
+        assert min(values) - 1_000 < bounds[0] <= min(values)
+        assert max(values) <= bounds[1] < max(values) + 1_000
 
 
 def test_a_manifest_can_be_sent_to_another_process(tmp_path):
