@@ -15,16 +15,16 @@ from streamgd.kernels.compile import compile_all
 from streamgd.plain import count_noun
 
 
-def precompile(first: int = 0, every: int = 1) -> str:
+def precompile(share: int = 0, n_shares: int = 1) -> str:
     """Compile all loops, losses and update rules that are not in the cache; returns a line that says what was done.
 
-    Processes that share the work take one of ``every`` each, from number ``first`` on.
+    Of several processes, each may do one share of ``n_shares``.
     """
     for module in pkgutil.iter_modules(kernels.__path__):
         import_module(f"{kernels.__name__}.{module.name}")
     for name in ("streamgd.objective.losses", "streamgd.optim.stochastic"):
         import_module(name)
-    n_loops, n_compiled, folders = compile_all(first, every)
+    n_loops, n_compiled, folders = compile_all(share, n_shares)
     if None in folders:
         where = "not kept, as no folder for them can be written: set NUMBA_CACHE_DIR to one"
     else:

@@ -74,10 +74,10 @@ def compiled(signature: Any = None) -> Callable[[Function], Function]:
     return of
 
 
-def compile_all(first: int = 0, every: int = 1) -> tuple[int, int, set[str | None]]:
+def compile_all(share: int = 0, n_shares: int = 1) -> tuple[int, int, set[str | None]]:
     """Compile everything that has been imported, for all types, or read it from the cache.
 
-    Processes that share the work take one of ``every`` each, from number ``first`` on.
+    Of several processes, each may do one share of ``n_shares``.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def compile_all(first: int = 0, every: int = 1) -> tuple[int, int, set[str | Non
         How many there are, how many of these were compiled for some type, and the folders of the cache; None stands
         for those that no cache keeps.
     """
-    stats = [each.compile() for each in _EVERY[first::every]]
+    stats = [each.compile() for each in _EVERY[share::n_shares]]
     folders = {str(Path(one.cache_path).parent) if one.cache_path else None for found in stats for one in found}
     return len(stats), sum(any(one.cache_misses for one in found) for found in stats), folders
 

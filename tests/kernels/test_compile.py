@@ -137,6 +137,13 @@ def test_all_can_be_compiled_beforehand(loop: Loop) -> None:
     assert "_compiled" in vars(function)
 
 
+def test_two_shares_of_all_are_all(loop: Loop) -> None:
+    function = pointwise(lambda y, raw, settings: y - raw * settings[0])
+    assert [compile_all(share, 2) for share in (0, 1)] == [(1, 1, {None}), (1, 1, {None})]
+    assert compiled_for(loop) == ["float32", "float64"]
+    assert "_compiled" in vars(function)
+
+
 @pytest.mark.slow
 def test_what_was_compiled_beforehand_is_there_for_runs(tmp_path: Path) -> None:
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
