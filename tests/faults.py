@@ -41,19 +41,26 @@ class UnsynchronisedFiles(FileSystem):
 
 
 class FaultyFiles(UnsynchronisedFiles):
-    """The real file system up to operation ``n``, which fails half done; once killed, all that follow do nothing."""
+    """The real file system up to operation ``n``, which fails half done; once killed, all that follow do nothing.
 
-    def __init__(self, n: int, error: BaseException) -> None:
-        self.left, self.error = n, error
+    Operations of one ``kind`` alone are counted where that is given; ``failed`` is the kind of the one that failed.
+    """
+
+    def __init__(self, n: int, error: BaseException, kind: str | None = None) -> None:
+        self.left, self.error, self.kind = n, error, kind
+        self.failed: str | None = None
         self.operations: list[str] = []
         self.named: list[Path] = []  # what got its final name
 
     def due(self, operation: str) -> bool:
         self.operations.append(operation)
-        self.left -= 1
-        if self.left < 0 and isinstance(self.error, Killed):
+        if self.failed is not None and isinstance(self.error, Killed):
             raise self.error
-        return self.left == 0
+        self.left -= self.kind in (None, operation)
+        if self.left == 0 and self.failed is None:
+            self.failed = operation
+            return True
+        return False
 
     def open(self, path: Path) -> Any:
         if self.due("open"):

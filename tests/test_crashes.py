@@ -1,5 +1,7 @@
 """A fault at operation 1, 2, 3 … until the run completes, as SQLite tests itself: only the old or the new is found.
 
+The fast suite passes over most operations.
+
 The operations are those of ``state.FileSystem``: every write to checkpoints, blocks, history, model and predictions.
 """
 
@@ -11,6 +13,8 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,7 @@ WAYS = {
 EACH_WAY = [("blocks", 4), *(pytest.param(way, 1, marks=pytest.mark.slow) for way in WAYS)]
 
 
+KINDS = {"open", "write", "fsync", "replace", "remove", "fsync_folder", "append", "create", "write_at"}
 EXIT_CODES = {"disk full": 74, "device error": 74, "no permission": 77}
 
 
@@ -106,58 +111,56 @@ def assert_old_or_new(run: Path, files: FaultyFiles, theta_sha256: str) -> None:
         assert Model.load(run).theta_sha256 == theta_sha256
 
 
-def undisturbed(data: Path, folder: Path, way: str, every: int) -> tuple[dict[str, Any], list[int]]:
-    """The outcome, and the numbers of the operations to try: every so many, and the first one of each kind."""
-    files = FaultyFiles(10_000, Killed())
-    with on(files):
-        expected = outcome(train(data, folder / "undisturbed", way))
-    firsts = [files.operations.index(kind) + 1 for kind in set(files.operations)]
-    # With the last of these numbers, a run comes to its end.
-    return expected, sorted({*firsts, *range(1, len(files.operations), every), 10_000})
+def failing_files(errors: list[BaseException], every: int) -> Iterator[FaultyFiles]:
+    """Files that fail at operation 1, 1 + every, …; if these are not all, at the first operation of each kind too."""
+    taking_turns = cycle(errors)
+    for kind in sorted(KINDS) if every > 1 else ():
+        yield FaultyFiles(1, next(taking_turns), kind)
+    for n in count(1, every):
+        yield FaultyFiles(n, next(taking_turns))
 
 
 @pytest.mark.parametrize(("way", "every"), EACH_WAY)
 def test_a_run_killed_at_any_operation_goes_on_to_the_same_end(
     way: str, every: int, data: Path, tmp_path: Path
 ) -> None:
-    expected, numbers = undisturbed(data, tmp_path, way, every)
-    kinds: set[str] = set()
-    for n in numbers:
-        run, files = tmp_path / str(n), FaultyFiles(n, Killed())
+    expected = outcome(train(data, tmp_path / "undisturbed", way))
+    kinds: Counter[str] = Counter()
+    for number, files in enumerate(failing_files([Killed()], every)):
+        run = tmp_path / str(number)
         with on(files):
             try:
                 train(data, run, way)
                 completed = True
             except Killed:
                 completed = False
+        assert completed == (files.failed is None)
         assert_old_or_new(run, files, expected["theta_sha256"])
         assert outcome(train(data, run, way)) == expected
         assert not list(run.rglob("*.tmp"))
-        if not completed:
-            kinds.add(files.operations[n - 1])
-    assert completed
-    assert len(numbers) > 30
-    assert kinds == {"open", "write", "fsync", "replace", "remove", "fsync_folder", "append"} | (
-        set() if way == "window" else {"create", "write_at"}
-    )
+        if files.failed is None:
+            break
+        kinds[files.failed] += 1
+    assert kinds.total() > 30
+    assert set(kinds) == KINDS - ({"create", "write_at"} if way == "window" else set())
 
 
 @pytest.mark.parametrize(("way", "every"), EACH_WAY)
 def test_a_fault_at_any_operation_is_one_line_and_the_run_goes_on_to_the_same_end(
     way: str, every: int, data: Path, tmp_path: Path
 ) -> None:
-    expected, numbers = undisturbed(data, tmp_path, way, every)
+    expected = outcome(train(data, tmp_path / "undisturbed", way))
+    code_of = {FAULTS[name][0]: code for name, code in EXIT_CODES.items()}
     endings: Counter[int] = Counter()
-    for turn, n in enumerate(numbers):
-        name = list(EXIT_CODES)[turn % 3]
-        run, files = tmp_path / str(n), FaultyFiles(n, FAULTS[name][0])
+    for number, files in enumerate(failing_files(list(code_of), every)):
+        run = tmp_path / str(number)
         with on(files):
             ending = train(data, run, way)
         endings[ending.exit_code] += 1
-        if len(files.operations) < n:
+        if files.failed is None:
             assert outcome(ending) == expected
-            continue
-        message(ending, EXIT_CODES[name], str(run))
+            break
+        message(ending, code_of[files.error], str(run))
         assert_old_or_new(run, files, expected["theta_sha256"])
         assert outcome(train(data, run, way)) == expected
         assert not list(run.rglob("*.tmp"))

@@ -69,7 +69,7 @@ def outcomes(path: Path, damages: list[dict[str, Any]], folder: Path) -> list[di
         found = subprocess.run(
             [sys.executable, ROOT / "tests" / "damage.py", path, own], input="\n".join(map(json.dumps, mine)),
             capture_output=True, text=True, timeout=60 + len(mine),
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": ""},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": ""},  # with where compiled loops are kept
         )  # fmt: skip
         answers = [json.loads(line) for line in found.stdout.splitlines()]
         assert found.returncode == 0, (found.returncode, mine[len(answers) : len(answers) + 1], found.stderr[-2000:])
