@@ -49,9 +49,15 @@ UPDATE = types.void(
 UPDATE_FUNCTION = types.FunctionType(UPDATE)
 
 
-def _jit(function: Any, signature: Any = None) -> Any:
-    """The dispatcher of a function; where no folder for a cache can be written, without a cache."""
+def _jit(function: Any, signature: Any = None, is_called_by_loops: bool = False) -> Any:
+    """The dispatcher of a function; where no folder for a cache can be written, without a cache.
+
+    What is called by loops becomes a part of each. Else there would be a copy beside each of them, by the same name, of
+    which a process uses the one it meets first; and these sum in different orders. A process that compiles meets others
+    than one that reads the cache.
+    """
     options: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+    options["forceinline"] = is_called_by_loops
     try:
         return njit(signature, cache=True, **options)(function)
     except RuntimeError:  # numba: no locator available
@@ -65,7 +71,7 @@ _EVERY: list[Loop | Argument] = []
 def compiled(signature: Any = None) -> Callable[[Function], Function]:
     """Compile a loop: with ``signature`` (one or a list) as :class:`Loop`, else where the loops that call it are."""
     if signature is None:
-        return _jit
+        return lambda function: _jit(function, is_called_by_loops=True)
     signatures = signature if isinstance(signature, list) else [signature]
 
     def of(function: Function) -> Function:
@@ -158,7 +164,7 @@ class Loop:
     @cached_property
     def _for_all(self) -> Any:
         """The dispatcher for all types, of which loops that call it choose when they are compiled."""
-        return _jit(self._function, self._signatures)
+        return _jit(self._function, self._signatures, is_called_by_loops=True)
 
     @property
     def _numba_type_(self) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numba import njit, types
+from processes import python_path
 
 from streamgd.errors import PausedError
 from streamgd.kernels import compile as compiling
@@ -142,6 +143,24 @@ def test_two_shares_of_all_are_all(loop: Loop) -> None:
     assert [compile_all(share, 2) for share in (0, 1)] == [(1, 1, {None}), (1, 1, {None})]
     assert compiled_for(loop) == ["float32", "float64"]
     assert "_compiled" in vars(function)
+
+
+@pytest.mark.slow
+def test_the_run_that_compiles_gives_the_bits_of_those_that_read_the_cache(flights: Path, tmp_path: Path) -> None:
+    code = (
+        f"import streamgd; result = streamgd.train({str(flights)!r}, 'late', run='run', restart=True, epochs=1,"
+        " features='month,day,dep_time,distance,air_time,carrier,origin,dest')\n"
+        "print(result.model.theta_sha256)"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": python_path()}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+        ).stdout
+        for _ in range(2)
+    ]
+    assert len(found[0]) == 65
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
