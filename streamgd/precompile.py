@@ -34,8 +34,8 @@ def precompile(share: int = 0, n_shares: int = 1) -> str:
 
 @click.command()
 def main() -> None:
-    """Compile all loops that are not in numba's cache (NUMBA_CACHE_DIR), which takes about a minute."""
-    click.echo("compiling all loops, for about a minute …", err=True)
+    """Compile all loops that are not in numba's cache (NUMBA_CACHE_DIR), which takes a minute or two."""
+    click.echo("compiling all loops, for a minute or two …", err=True)
     click.echo(precompile())
 
 
