@@ -9,7 +9,6 @@ nothing is run as Python. A comparison with null is null, division by zero is nu
 from __future__ import annotations
 
 import ast
-import datetime
 import math
 import re
 import sys
@@ -332,7 +331,9 @@ class _Parser:
         zone = arrow_type.tz if pa.types.is_timestamp(arrow_type) else None
         try:
             if pa.types.is_time(arrow_type):
-                return pa.scalar(datetime.time.fromisoformat(text), arrow_type)
+                # Python's times know no nanoseconds, and Arrow reads no times.
+                moment = pa.scalar(f"1970-01-01T{text}").cast(pa.timestamp(arrow_type.unit))
+                return pa.scalar(moment.value, arrow_type)
             try:
                 return pa.scalar(text).cast(arrow_type)
             except pa.ArrowInvalid:
@@ -437,6 +438,8 @@ def _bounded(symbol: str, term: _Term, constants: list[_Term]) -> Callable[[Boun
         values = [constant.scalar.as_py() for constant in constants if constant.scalar is not None]
     except ValueError:  # nanoseconds that Python's datetime cannot hold
         return _always
+    if any(constant.scalar.type == pa.time64("ns") for constant in constants if constant.scalar is not None):
+        return _always  # Python's times are cut
     if len(values) < len(constants):
         return _always
     return lambda bounds_of: any(_may_hold(symbol, bounds_of(column), value) for value in values)

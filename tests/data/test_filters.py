@@ -238,6 +238,37 @@ def test_row_groups_that_cannot_match_are_left_out(tmp_path, text, groups):
     assert parse_where(text, manifest.schema).surviving_row_groups(manifest, 0) == groups
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("t < '12:00:00.123456500'", [0, 1]),
+        ("t <= '12:00:00.1234565'", [0, 1, 2]),
+        ("t == '12:00:00.123456500'", [2]),
+        ("t in ['12:00:00.123456501']", [3]),
+        ("t > '12:00:00.123456500'", [3, 4]),
+        ("t >= '12:00'", [0, 1, 2, 3, 4]),
+        ("t != '12:00:01'", [0, 1, 2, 3]),
+    ],
+)
+def test_times_of_day_are_compared_to_the_nanosecond(tmp_path, text, kept):
+    start = (12 * 3_600 * 10**9) + 123_456_000
+    times = pa.array([start, start + 499, start + 500, start + 501, 12 * 3_600 * 10**9 + 10**9], pa.time64("ns"))
+    pq.write_table(pa.table({"t": times}), tmp_path / "a.parquet", row_group_size=1)
+    manifest = discover([str(tmp_path)])
+    where = parse_where(text, manifest.schema)
+    assert np.flatnonzero(where.mask(pa.record_batch({"t": times}))).tolist() == kept
+    assert set(kept) <= where.surviving_row_groups(manifest, 0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"), [("ns", "12:00:00.1234567891"), ("us", "12:00:00.1234567"), ("s", "12:00:00.5"), ("s", "25:00")]
+)
+def test_times_that_a_column_cannot_have_are_refused(unit, text):
+    kind = pa.time32("s") if unit == "s" else pa.time64(unit)
+    with pytest.raises(ConfigError, match="cannot be read as time"):
+        parse_where(f"t < '{text}'", pa.schema({"t": kind}))
+
+
 def test_without_statistics_every_row_group_survives(tmp_path):
     pq.write_table(pa.table({"x": [1, 2, 3]}), tmp_path / "a.parquet", row_group_size=1, write_statistics=False)
     manifest = discover([str(tmp_path)])
