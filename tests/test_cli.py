@@ -38,11 +38,15 @@ def run_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
     return _run_interpreter("-m", "streamgd", *arguments, **options)
 
 
-def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    """Code in an interpreter of its own, which is to end with 0."""
-    found = _run_interpreter("-c", code)
+def after_main(call: str, code: str) -> str:
+    """The last line printed by an interpreter of its own: after a call of ``main``, which ends with 0, it runs code."""
+    found = _run_interpreter(
+        "-c",
+        f"import sys; from streamgd.cli import main\ntry: {call}\n"
+        f"except SystemExit as error: assert error.code == 0\n{code}",
+    )
     assert found.returncode == 0, found.stderr
-    return found
+    return found.stdout.splitlines()[-1]
 
 
 def _run_interpreter(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -386,32 +390,19 @@ class TestTheProcess:
 
     @pytest.mark.parametrize("option", ["--version", "--help"])
     def test_it_imports_nothing_heavy(self, option: str) -> None:
-        code = (
-            "import sys; from streamgd.cli import main\n"
-            f"try: main(['{option}'])\n"
-            "except SystemExit as error: assert error.code == 0\n"
-            "print(sorted({'numpy', 'pyarrow', 'numba', 'rich', 'pydantic', 'dask'} & set(sys.modules)))"
-        )
-        assert run_python(code).stdout.splitlines()[-1] == "[]"
+        heavy = "{'numpy', 'pyarrow', 'numba', 'rich', 'pydantic', 'dask'}"
+        assert after_main(f"main(['{option}'])", f"print(sorted({heavy} & set(sys.modules)))") == "[]"
 
     def test_pandas_is_imported_by_those_alone_who_need_it(self, data: str) -> None:
         arguments = ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet"]
         code = (
-            f"import sys; from streamgd.cli import main; sys.argv[1:] = {arguments}\n"
-            "try: main()\n"
-            "except SystemExit as error: assert error.code == 0\n"
             "assert 'pandas' not in sys.modules\n"
             "import pyarrow as pa; print(pa.table({'x': [1, 2]}).to_pandas().x.sum())"
         )
-        assert run_python(code).stdout == "3\n"
+        assert after_main(f"sys.argv[1:] = {arguments}; main()", code) == "3"
         # Where the process is another's, so is what Arrow knows of pandas.
-        code = (
-            "from streamgd.cli import main\n"
-            f"try: main(['inspect', {data!r}])\n"
-            "except SystemExit as error: assert error.code == 0\n"
-            "import pandas as pd, pyarrow as pa; print(pa.array(pd.Series([1.0, float('nan')])).null_count)"
-        )
-        assert run_python(code).stdout.splitlines()[-1] == "1"
+        code = "import pandas as pd, pyarrow as pa; print(pa.array(pd.Series([1.0, float('nan')])).null_count)"
+        assert after_main(f"main(['inspect', {data!r}])", code) == "1"
 
     def test_every_command_is_one_that_leaves_pandas_alone(self) -> None:
         job = main.commands["job"]

@@ -434,13 +434,12 @@ def _bounded(symbol: str, term: _Term, constants: list[_Term]) -> Callable[[Boun
     column = term.column
     if column is None or symbol == "!=":
         return _always
+    scalars = [constant.scalar for constant in constants if constant.scalar is not None]
+    if len(scalars) < len(constants) or any(scalar.type == pa.time64("ns") for scalar in scalars):
+        return _always  # Python would cut nanoseconds of times, …
     try:
-        values = [constant.scalar.as_py() for constant in constants if constant.scalar is not None]
-    except ValueError:  # nanoseconds that Python's datetime cannot hold
-        return _always
-    if any(constant.scalar.type == pa.time64("ns") for constant in constants if constant.scalar is not None):
-        return _always  # Python's times are cut
-    if len(values) < len(constants):
+        values = [scalar.as_py() for scalar in scalars]
+    except ValueError:  # … and cannot hold those of moments
         return _always
     return lambda bounds_of: any(_may_hold(symbol, bounds_of(column), value) for value in values)
 

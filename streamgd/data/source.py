@@ -217,7 +217,8 @@ class Manifest:
             value = file.partition[column]
             return Bounds(value, value, group.num_rows if value is None else 0)
         leaves = file.leaves.get(column, [])
-        if len(leaves) != 1 or file.metadata.schema.column(leaves[0]).path != column:
+        stored = file.metadata.schema.column(leaves[0]) if len(leaves) == 1 else None
+        if stored is None or stored.path != column:
             return None
         statistics = group.column(leaves[0]).statistics
         if statistics is None or not statistics.has_null_count:
@@ -228,7 +229,7 @@ class Manifest:
         if not statistics.has_min_max or pa.types.is_float16(kind) or pa.types.is_duration(kind):
             return None  # pyarrow gives the last two as raw bytes and bare counts
         try:
-            if '"nanoseconds"' in file.metadata.schema.column(leaves[0]).logical_type.to_json():
+            if '"nanoseconds"' in stored.logical_type.to_json():
                 minimum, maximum = microseconds_around(kind, statistics.min_raw, statistics.max_raw)
             else:
                 minimum, maximum = statistics.min, statistics.max

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -56,8 +56,9 @@ def _jit(function: Any, signature: Any = None, is_called_by_loops: bool = False)
     which a process uses the one it meets first; and these sum in different orders. A process that compiles meets others
     than one that reads the cache.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
-    options["forceinline"] = is_called_by_loops
+    options: dict[str, Any] = {
+        "nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "forceinline": is_called_by_loops,
+    }  # fmt: skip
     try:
         return njit(signature, cache=True, **options)(function)
     except RuntimeError:  # numba: no locator available
@@ -71,7 +72,7 @@ _EVERY: list[Loop | Argument] = []
 def compiled(signature: Any = None) -> Callable[[Function], Function]:
     """Compile a loop: with ``signature`` (one or a list) as :class:`Loop`, else where the loops that call it are."""
     if signature is None:
-        return lambda function: _jit(function, is_called_by_loops=True)
+        return partial(_jit, is_called_by_loops=True)
     signatures = signature if isinstance(signature, list) else [signature]
 
     def of(function: Function) -> Function:
