@@ -205,24 +205,45 @@ def _packages(frame: FrameType | None) -> Iterator[str]:
 
 
 class Command(click.Command):
-    """A command. It reads files: Arrow is never given objects of pandas, and need not import it."""
+    """A command. It leaves alone what libraries import where it is installed, and what no command needs of them.
+
+    Arrow imports pandas, but is never given objects of it; numba imports SciPy for its products of matrices, which no
+    loop has. Either takes 0.2 to 0.3 s.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
-        if ctx.obj.has_process:
-            _leave_pandas_alone()
-        return super().invoke(ctx)
+        if not ctx.obj.has_process:
+            return super().invoke(ctx)
+        _leave_pandas_alone()
+        with _Without("scipy", asked_by="numba"):
+            return super().invoke(ctx)
 
 
-class _WithoutPandas:
-    """A finder of modules, for the front of ``sys.meta_path``, that says there is no pandas."""
+class _Without:
+    """Says there is no such package to those who import it: to all, or to the modules of one other package."""
+
+    def __init__(self, package: str, asked_by: str | None = None):
+        self._package, self._asked_by = package, asked_by
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)
 
     def find_spec(self, name: str, *_: Any) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("pandas is not looked for here", name=name)
+        """Look for a module, as those do that stand in ``sys.meta_path``; here, find none or fail."""
+        if name == self._package and self._asked_by in (None, _importer()):
+            raise ModuleNotFoundError(f"{name} is not looked for here", name=name)
+
+
+def _importer() -> str | None:
+    """The package whose code asks to import what the caller of this function is to find."""
+    return next((package for package in _packages(sys._getframe(2)) if package != "importlib"), None)
 
 
 def _leave_pandas_alone() -> None:
-    """Let Arrow look for pandas now, and find none; it looks once in a process, and to import it takes 0.3 s.
+    """Let Arrow look for pandas now, and find none; it looks once in a process.
 
     Two parts of Arrow look: one asks whether what is to be converted is a frame or series, the other, which guesses
     types, for pandas' times and nulls. So the type of the value is left to be guessed. Other libraries find pandas
@@ -232,12 +253,8 @@ def _leave_pandas_alone() -> None:
         return
     import pyarrow as pa
 
-    without = _WithoutPandas()
-    sys.meta_path.insert(0, without)
-    try:
+    with _Without("pandas"):
         pa.scalar(True)
-    finally:
-        sys.meta_path.remove(without)
 
 
 class Commands(click.Group):

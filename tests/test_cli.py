@@ -394,15 +394,25 @@ class TestTheProcess:
         assert after_main(f"main(['{option}'])", f"print(sorted({heavy} & set(sys.modules)))") == "[]"
 
     def test_pandas_is_imported_by_those_alone_who_need_it(self, data: str) -> None:
-        arguments = ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet"]
         code = (
             "assert 'pandas' not in sys.modules\n"
             "import pyarrow as pa; print(pa.table({'x': [1, 2]}).to_pandas().x.sum())"
         )
-        assert after_main(f"sys.argv[1:] = {arguments}; main()", code) == "3"
+        assert after_main(f"sys.argv[1:] = {self.training_on(data)}; main()", code) == "3"
         # Where the process is another's, so is what Arrow knows of pandas.
         code = "import pandas as pd, pyarrow as pa; print(pa.array(pd.Series([1.0, float('nan')])).null_count)"
         assert after_main(f"main(['inspect', {data!r}])", code) == "1"
+
+    def test_scipy_is_imported_by_those_alone_who_need_it(self, data: str) -> None:
+        code = "assert 'numba' in sys.modules; assert 'scipy' not in sys.modules; import scipy.linalg; print('found')"
+        assert after_main(f"sys.argv[1:] = {self.training_on(data)}; main()", code) == "found"
+        # Where the process is another's, its loops may multiply matrices.
+        code = "import numba, numpy; print(numba.njit(lambda a: a @ a)(2.0 * numpy.eye(2))[1, 1])"
+        assert after_main(f"main({self.training_on(data)})", code) == "4.0"
+
+    @staticmethod
+    def training_on(data: str) -> list[str]:
+        return ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet"]
 
     def test_every_command_is_one_that_leaves_pandas_alone(self) -> None:
         job = main.commands["job"]
