@@ -211,5 +211,5 @@ def tree_reduce(
     total = folded_in_pairs([run(shared, chunk) for chunk in chunks], fold)
     # A pool of our own: leaving it waits for tasks that still run when another one has failed.
     with ThreadPoolExecutor(threads) as pool:
-        (result,) = dask.compute(total, scheduler="threads", pool=pool, num_workers=threads)
+        (result,) = dask.compute(total, scheduler=pool)  # "threads" would import dask.distributed to pass it over
     return result  # type: ignore[no-any-return]

@@ -1,5 +1,7 @@
 """Sums by a fixed tree: neither threads nor the order of arrival change a bit, and errors come through."""
 
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -104,3 +106,12 @@ def test_an_error_of_the_fold_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="cannot add"):
         tree_reduce(lambda _, chunk: chunk, None, [1, 2], refuse, 2)
+
+
+def test_threads_do_not_import_what_clusters_need() -> None:
+    code = (
+        "import sys, operator; from streamgd.training.reduce import tree_reduce\n"
+        "print(tree_reduce(lambda _, chunk: chunk, None, [1, 2, 4], operator.add, 2), 'distributed' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["7", "False"]
