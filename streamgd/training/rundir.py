@@ -22,6 +22,7 @@ from streamgd.errors import (
     DataError,
     NoInputError,
     RunLockedError,
+    StorageError,
     StreamgdError,
     storage_errors,
 )
@@ -81,7 +82,7 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        mistake = isinstance(error, DataError | NoInputError | ConfigError)
+        would_come_again = isinstance(error, DataError | NoInputError | ConfigError | StorageError)
         try:
             # Nothing is written once the lock is given back.
             try:
@@ -89,13 +90,14 @@ class RunDirectory:
             except StreamgdError:
                 if error is None:  # the first error is the one to tell
                     raise
-            if mistake and self._begun_here and self.checkpoints.empty:
-                self._forget_beginning()
+            if would_come_again and self._begun_here and self.checkpoints.empty:
+                with suppress(StorageError):
+                    self._forget_beginning()
         finally:
             self._lock.release()
 
     def _forget_beginning(self) -> None:
-        """After a mistake in data or options: keep nothing that the mended command would have to agree with."""
+        """After a mistake in data or options, or on a full disk: keep nothing that the next command must agree with."""
         self.clear()
         if self._made_here:
             with suppress(OSError):  # something else is in it
