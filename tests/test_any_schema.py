@@ -179,7 +179,7 @@ ANY_FILE = given(
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
-@settings(max_examples=150, suppress_health_check=CHECKS, derandomize=True)
+@settings(max_examples=100, suppress_health_check=CHECKS, derandomize=True)
 @ANY_FILE
 def test_any_schema_is_trained_on_or_refused_in_one_line(
     table: pa.Table, row_group_rows: int, files: int, options: list[str], exclude: bool

@@ -407,12 +407,11 @@ class TestTheProcess:
         code = "assert 'numba' in sys.modules; assert 'scipy' not in sys.modules; import scipy.linalg; print('found')"
         assert after_main(f"sys.argv[1:] = {self.training_on(data)}; main()", code) == "found"
         # Where the process is another's, its loops may multiply matrices.
-        code = "import numba, numpy; print(numba.njit(lambda a: a @ a)(2.0 * numpy.eye(2))[1, 1])"
-        assert after_main(f"main({self.training_on(data)})", code) == "4.0"
+        assert after_main(f"main({self.training_on(data)})", "print('scipy.linalg' in sys.modules)") == "True"
 
     @staticmethod
     def training_on(data: str) -> list[str]:
-        return ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet"]
+        return ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet", "--restart"]
 
     def test_every_command_is_one_that_leaves_pandas_alone(self) -> None:
         job = main.commands["job"]
