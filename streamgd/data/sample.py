@@ -74,7 +74,8 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
         pa.default_memory_pool().release_unused()  # each thread would keep what its decoders took
         return rows
 
-    batches = each_in_order(chosen, front, _sampling_threads(manifest, chosen, columns))
+    largest = max((manifest.reader_bytes(row_group, columns) for row_group in chosen), default=0)
+    batches = each_in_order(chosen, front, _sampling_threads(largest))
     n_rows = sum(row_group.rows for row_group in row_groups)
     rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)
     if where is not None and rows_looked_at < n_rows and sum(map(len, batches)) < FEWEST_ROWS:
@@ -86,10 +87,10 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     return Sample(rows, len(rows) * n_rows // rows_looked_at, complete, front_rows)
 
 
-def sample_size(manifest: Manifest, columns: list[str]) -> tuple[int, int]:
-    """Rows of a sample of these columns, at most, and how many threads read it."""
+def sample_size(manifest: Manifest, columns: list[str], reader_bytes: int) -> tuple[int, int]:
+    """Rows of a sample of these columns, at most, and how many threads read it, whose readers hold ``reader_bytes``."""
     rows = min(SAMPLE_ROWS, manifest.n_rows, _affordable_rows(manifest, list(manifest.row_groups), columns))
-    return rows, _sampling_threads(manifest, list(manifest.row_groups), columns)
+    return rows, _sampling_threads(reader_bytes)
 
 
 def first_rows(manifest: Manifest, columns: list[str], where: Where | None, sample: Sample) -> pa.RecordBatch:
@@ -137,9 +138,8 @@ def _row_groups(manifest: Manifest, where: Where | None) -> list[RowGroup]:
     return passing or [manifest.row_groups[0]]
 
 
-def _sampling_threads(manifest: Manifest, row_groups: list[RowGroup], columns: list[str]) -> int:
-    largest = max((manifest.reader_bytes(row_group, columns) for row_group in row_groups), default=0)
-    return max(1, min(_THREADS, _READERS_BYTES // max(1, largest)))
+def _sampling_threads(reader_bytes: int) -> int:
+    return max(1, min(_THREADS, _READERS_BYTES // max(1, reader_bytes)))
 
 
 def _affordable_rows(manifest: Manifest, row_groups: list[RowGroup], columns: list[str]) -> int:

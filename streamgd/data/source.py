@@ -177,27 +177,21 @@ class Manifest:
         leaves = [leaf for name in columns for leaf in file.leaves.get(name, [])]
         return sum(group.column(leaf).total_uncompressed_size for leaf in leaves)
 
-    def dictionary_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
-        """Bytes of the dictionary pages of these columns of one row group after decompression, by the footer's offsets.
-
-        The footer tells the compressed size of a page; it is taken to shrink as the whole column does.
-        """
-        file = self.files[row_group.file_index]
-        group = file.metadata.row_group(row_group.index)
-        total = 0.0
-        for column in (group.column(leaf) for name in columns for leaf in file.leaves.get(name, [])):
-            if column.has_dictionary_page and column.dictionary_page_offset:
-                stored = column.data_page_offset - column.dictionary_page_offset
-                total += stored * column.total_uncompressed_size / max(1, column.total_compressed_size)
-        return int(total)
-
     def reader_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
         """What decoding these columns of a row group holds beside its output: buffers, pages, dictionaries."""
-        sizes = (self.uncompressed_bytes(row_group, [name]) for name in columns)
-        pages = sum(min(3 * size, COLUMN_READER_BYTES) for size in sizes)
-        texts = [name for name in columns if kind_of(self.schema.field(name).type) == "text"]
-        in_texts, in_all = (self.dictionary_bytes(row_group, names) for names in (texts, columns))
-        return pages + DICTIONARY_COPIES * in_all + (TEXT_DICTIONARY_COPIES - DICTIONARY_COPIES) * in_texts
+        file = self.files[row_group.file_index]
+        group = file.metadata.row_group(row_group.index)
+        total = 0
+        for name in columns:
+            chunks = [group.column(leaf) for leaf in file.leaves.get(name, [])]
+            total += min(3 * sum(chunk.total_uncompressed_size for chunk in chunks), COLUMN_READER_BYTES)
+            copies = TEXT_DICTIONARY_COPIES if name in self._texts else DICTIONARY_COPIES
+            total += copies * sum(map(_dictionary_bytes, chunks))
+        return total
+
+    @cached_property
+    def _texts(self) -> set[str]:
+        return {column.name for column in self.schema if kind_of(column.type) == "text"}
 
     def n_elements(self, column: str) -> int:
         """How many elements the lists of a column have in all, as the footers say; an empty list counts as one."""
@@ -349,6 +343,17 @@ def discover(
         skipped=skipped,
         differing=differing,
     )
+
+
+def _dictionary_bytes(column: pq.ColumnChunkMetaData) -> int:
+    """Bytes of the dictionary page of a column of one row group after decompression, by the footer's offsets.
+
+    The footer tells the compressed size of a page; it is taken to shrink as the whole column does.
+    """
+    if not column.has_dictionary_page or not column.dictionary_page_offset:
+        return 0
+    stored = column.data_page_offset - column.dictionary_page_offset
+    return int(stored * column.total_uncompressed_size / max(1, column.total_compressed_size))
 
 
 def _chosen(by_relative: dict[str, Listed], only: Collection[str] | None, sources: list[str]) -> dict[str, Listed]:

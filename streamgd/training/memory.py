@@ -252,7 +252,7 @@ def _base_bytes(on_workers: bool) -> int:
 
 def _sample_bytes(manifest: Manifest, columns: list[str], reader_bytes: int) -> int:
     """What reading and judging the sample holds."""
-    rows, threads = sample_size(manifest, columns)
+    rows, threads = sample_size(manifest, columns, reader_bytes)
     return threads * reader_bytes + rows * (SAMPLE_VALUE_BYTES * len(columns) + SAMPLE_ROW_BYTES)
 
 

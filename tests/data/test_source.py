@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from streamgd.data.reader import read_batches
-from streamgd.data.source import Manifest, check_identity, compare, discover
+from streamgd.data.source import (
+    COLUMN_READER_BYTES,
+    DICTIONARY_COPIES,
+    TEXT_DICTIONARY_COPIES,
+    Manifest,
+    check_identity,
+    compare,
+    discover,
+)
 from streamgd.errors import (
     AccessError,
     ConfigError,
@@ -671,10 +679,11 @@ def test_dictionary_pages_count_to_what_a_reader_holds(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "data.parquet", use_dictionary=["a", "few"], compression="zstd")
     manifest = discover([str(tmp_path)])
     (group,) = manifest.row_groups
-    assert manifest.dictionary_bytes(group, ["a"]) == pytest.approx(160_000, rel=0.1)
-    assert manifest.dictionary_bytes(group, ["b"]) == 0
-    assert manifest.dictionary_bytes(group, ["few"]) < 1_000
-    assert manifest.reader_bytes(group, ["a"]) >= manifest.reader_bytes(group, ["b"]) + 250_000
+    in_pages = COLUMN_READER_BYTES  # at most
+    assert manifest.reader_bytes(group, ["a"]) == pytest.approx(in_pages + DICTIONARY_COPIES * 160_000, rel=0.1)
+    assert manifest.reader_bytes(group, ["b"]) == in_pages
+    assert manifest.reader_bytes(group, ["few"]) < 25_000
+    assert manifest.reader_bytes(group, ["a", "b"]) == sum(manifest.reader_bytes(group, [name]) for name in "ab")
 
 
 def test_the_elements_of_lists_are_counted_by_the_footers_whatever_the_name(tmp_path: Path) -> None:
@@ -692,5 +701,8 @@ def test_texts_of_a_dictionary_count_more_than_numbers(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "data.parquet", compression="none")
     manifest = discover([str(tmp_path)])
     (group,) = manifest.row_groups
-    assert manifest.dictionary_bytes(group, ["text"]) == pytest.approx(240_000, rel=0.1)
-    assert manifest.reader_bytes(group, ["text"]) >= manifest.reader_bytes(group, ["raw"]) + 1_200_000
+    of_texts = COLUMN_READER_BYTES + TEXT_DICTIONARY_COPIES * 240_000
+    assert manifest.reader_bytes(group, ["text"]) == pytest.approx(of_texts, rel=0.1)
+    assert manifest.reader_bytes(group, ["raw"]) == pytest.approx(
+        COLUMN_READER_BYTES + DICTIONARY_COPIES * 240_000, rel=0.1
+    )
