@@ -82,7 +82,8 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        would_come_again = isinstance(error, DataError | NoInputError | ConfigError | StorageError)
+        mistake = isinstance(error, DataError | NoInputError | ConfigError)
+        leaves_nothing = self._made_here and isinstance(error, StorageError)
         try:
             # Nothing is written once the lock is given back.
             try:
@@ -90,14 +91,15 @@ class RunDirectory:
             except StreamgdError:
                 if error is None:  # the first error is the one to tell
                     raise
-            if would_come_again and self._begun_here and self.checkpoints.empty:
-                with suppress(StorageError):
-                    self._forget_beginning()
+            if (mistake or leaves_nothing) and self._begun_here:
+                with suppress(StreamgdError, OSError):  # so, too, on a disk that fails on
+                    if self.untrained:
+                        self._forget_beginning()
         finally:
             self._lock.release()
 
     def _forget_beginning(self) -> None:
-        """After a mistake in data or options, or on a full disk: keep nothing that the next command must agree with."""
+        """Keep nothing that the next command would have to agree with."""
         self.clear()
         if self._made_here:
             with suppress(OSError):  # something else is in it

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streamgd.errors import ConfigError, NoInputError, RunLockedError
+from streamgd import state as states
+from streamgd.errors import AccessError, ConfigError, NoInputError, RunLockedError, StorageError, StreamgdError
 from streamgd.training.rundir import SCHEMA_VERSION, RunDirectory
 
 STORED = {
@@ -68,6 +69,48 @@ def test_a_configuration_comes_back(tmp_path: Path) -> None:
         directory.write_config(STORED)
         assert directory.read_config() == {"schema_version": SCHEMA_VERSION, **STORED}
         assert directory.require_config() == directory.read_config()
+
+
+def begin_and_fail(folder: Path, error: StreamgdError) -> None:
+    with RunDirectory(folder) as directory:
+        directory.clear()
+        directory.write_config(STORED)
+        raise error
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such column"), StorageError("disk full")])
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path: Path, error: StreamgdError) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        begin_and_fail(tmp_path / "deep" / "run", error)
+    assert not (tmp_path / "deep" / "run").exists()
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such column"), StorageError("disk full")])
+def test_the_configuration_of_a_model_stays_with_it(tmp_path: Path, error: StreamgdError) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"one that is kept")
+    with pytest.raises(type(error), match=str(error)):
+        begin_and_fail(tmp_path, error)
+    assert RunDirectory(tmp_path).read_config() is not None
+
+
+def test_a_run_that_was_there_can_be_resumed_after_the_disk_was_full(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run") as directory:
+        directory.write_config(STORED)
+    with pytest.raises(StorageError):
+        begin_and_fail(tmp_path / "run", StorageError("disk full"))
+    assert RunDirectory(tmp_path / "run").require_config()
+
+
+@pytest.mark.parametrize("failure", [AccessError("read-only"), StorageError("device error"), OSError("stale")])
+def test_a_disk_that_fails_on_does_not_hide_the_first_error(
+    tmp_path: Path, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(states, "remove", fail)
+    with pytest.raises(StorageError, match="disk full"):
+        begin_and_fail(tmp_path / "run", StorageError("disk full"))
 
 
 def test_a_run_that_must_be_there_is_missed_by_name(tmp_path: Path) -> None:
