@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -296,13 +297,16 @@ def draw_chunks(population: Population, model: LinearModel, chunks: Iterable[int
     """
     dictionary = pa.array(population.level_names, pa.string()) if population.categorical else None
     drawn: deque[Future[Chunk]] = deque()
-    with ThreadPoolExecutor(1) as thread:
+    thread = ThreadPoolExecutor(1)
+    try:
         for chunk in range(-(-population.rows // CHUNK_ROWS)) if chunks is None else chunks:
             drawn.append(thread.submit(_draw_chunk, population, model, dictionary, chunk))
             if len(drawn) > CHUNKS_AHEAD:
                 yield drawn.popleft().result()
         while drawn:
             yield drawn.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)  # where the caller takes no more
 
 
 def _draw_chunk(population: Population, model: LinearModel, dictionary: pa.Array | None, chunk: int) -> Chunk:
@@ -369,8 +373,8 @@ def _draw_chunk(population: Population, model: LinearModel, dictionary: pa.Array
     return Chunk(pa.record_batch([*arrays, target], schema=population.schema), raw, y)
 
 
-def _array(values: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-    """The values as they lie there, null where `mask` says so.
+def _array(values: npt.NDArray[np.number[Any]], mask: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+    """The numbers as they lie there, null where `mask` says so.
 
     `pa.array` would first import pandas, where it is installed, to ask whether they are a series: 0.3 s.
     """
@@ -383,7 +387,7 @@ def _lists(values: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_] | None) ->
     n_rows, active = values.shape
     starts = np.arange(0, (n_rows + 1) * active, active, dtype=np.int32)
     kept = None if mask is None else pa.array(mask)
-    return pa.ListArray.from_arrays(pa.array(starts), pa.array(values.ravel()), mask=kept)
+    return pa.ListArray.from_arrays(_array(starts), _array(values.ravel()), mask=kept)
 
 
 def _draw_levels(model: LinearModel, random: np.random.Generator, n_rows: int) -> npt.NDArray[np.int32]:
