@@ -205,10 +205,10 @@ def _packages(frame: FrameType | None) -> Iterator[str]:
 
 
 class Command(click.Command):
-    """A command. It leaves alone what libraries import where it is installed, and what no command needs of them.
+    """A command, without two packages that libraries import where they are installed, for what no command asks of them.
 
-    Arrow imports pandas, but is never given objects of it; numba imports SciPy for its products of matrices, which no
-    loop has. Either takes 0.2 to 0.3 s.
+    Arrow imports pandas, but is never given objects of it; numba imports SciPy for products of matrices, which no loop
+    has. Either takes 0.2 to 0.3 s.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -233,7 +233,7 @@ class _Without:
 
     def find_spec(self, name: str, *_: Any) -> None:
         """Look for a module, as those do that stand in ``sys.meta_path``; here, find none or fail."""
-        if name == self._package and self._asked_by in (None, _importer()):
+        if name == self._package and (self._asked_by is None or self._asked_by == _importer()):
             raise ModuleNotFoundError(f"{name} is not looked for here", name=name)
 
 

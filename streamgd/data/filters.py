@@ -435,11 +435,14 @@ def _bounded(symbol: str, term: _Term, constants: list[_Term]) -> Callable[[Boun
     if column is None or symbol == "!=":
         return _always
     scalars = [constant.scalar for constant in constants if constant.scalar is not None]
-    if len(scalars) < len(constants) or any(scalar.type == pa.time64("ns") for scalar in scalars):
-        return _always  # Python would cut nanoseconds of times, …
+    if len(scalars) < len(constants):
+        return _always
+    # Nanoseconds are beyond Python: it cuts those of times of day, and refuses those of moments.
+    if any(scalar.type == pa.time64("ns") for scalar in scalars):
+        return _always
     try:
         values = [scalar.as_py() for scalar in scalars]
-    except ValueError:  # … and cannot hold those of moments
+    except ValueError:
         return _always
     return lambda bounds_of: any(_may_hold(symbol, bounds_of(column), value) for value in values)
 

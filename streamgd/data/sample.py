@@ -74,8 +74,7 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
         pa.default_memory_pool().release_unused()  # each thread would keep what its decoders took
         return rows
 
-    largest = max((manifest.reader_bytes(row_group, columns) for row_group in chosen), default=0)
-    batches = each_in_order(chosen, front, _sampling_threads(largest))
+    batches = each_in_order(chosen, front, _sampling_threads(manifest.largest_reader_bytes(chosen, columns)))
     n_rows = sum(row_group.rows for row_group in row_groups)
     rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)
     if where is not None and rows_looked_at < n_rows and sum(map(len, batches)) < FEWEST_ROWS:

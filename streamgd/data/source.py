@@ -189,6 +189,10 @@ class Manifest:
             total += copies * sum(map(_dictionary_bytes, chunks))
         return total
 
+    def largest_reader_bytes(self, row_groups: Iterable[RowGroup], columns: list[str]) -> int:
+        """As :meth:`reader_bytes`, for the one of some row groups that needs most."""
+        return max((self.reader_bytes(row_group, columns) for row_group in row_groups), default=0)
+
     @cached_property
     def _texts(self) -> set[str]:
         return {column.name for column in self.schema if kind_of(column.type) == "text"}

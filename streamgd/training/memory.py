@@ -21,8 +21,8 @@ from streamgd.plain import byte_size, count_noun
 from streamgd.training.reduce import FOLDED
 
 #: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
-#: numba and, but for commands, pyarrow import where they are: 129 to 138 MB. Where loops are compiled first, numba
-#: holds 230 MB beside this until the process ends.
+#: pyarrow and numba import where they are, but for commands: 129 to 138 MB. Where loops are compiled first, numba holds
+#: 230 MB beside this until the process ends.
 BASE_BYTES = 180_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
@@ -101,7 +101,7 @@ def plan_memory(
         Not even one thread fits; the message has the number that would be needed.
     """
     fixed_bytes = _base_bytes(on_workers) + hashed_rows * COEFFICIENT_BYTES
-    reader = _largest_reader_bytes(manifest, columns)
+    reader = manifest.largest_reader_bytes(manifest.row_groups, columns)
     slice_rows = min(layout.block_rows, max((group.rows for group in manifest.row_groups), default=1))
     slice_bytes = slice_rows * (VALUE_BYTES * len(columns) + 8 * made_numbers + layout.record_bytes)
     if layout.entries is not None:
@@ -254,11 +254,6 @@ def _sample_bytes(manifest: Manifest, columns: list[str], reader_bytes: int) -> 
     """What reading and judging the sample holds."""
     rows, threads = sample_size(manifest, columns, reader_bytes)
     return threads * reader_bytes + rows * (SAMPLE_VALUE_BYTES * len(columns) + SAMPLE_ROW_BYTES)
-
-
-def _largest_reader_bytes(manifest: Manifest, columns: list[str]) -> int:
-    """What decoding a row group holds beside its output, for the widest of all row groups."""
-    return max((manifest.reader_bytes(group, columns) for group in manifest.row_groups), default=0)
 
 
 def _require(memory_bytes: int, needed_bytes: int, what: str) -> None:
