@@ -1,10 +1,12 @@
 """The command line: `python -m data_gen --out DIR --rows N --features D`.
 
-Exit codes: 0 done, 2 a wrong option or value, 74 input/output failed, 130 Ctrl-C. An error is one line on stderr.
+Exit codes: 0 done, 2 a wrong option or value, 74 input/output failed, 130 Ctrl-C, 143 SIGTERM. An error is one line on
+stderr.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -36,9 +38,15 @@ from data_gen.writer import DEFAULT_ROW_GROUP_ROWS, generate
 @click.option("--overwrite", is_flag=True, help="Replace the data set in the directory.")
 def command(out: str, **options: Any) -> None:
     """Write a data set with known truth to Parquet, in constant memory."""
-    truth = generate(out, **options)
+    try:
+        truth = generate(out, **options)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(f"{out}: {error}") from error
+    counts = {"row": truth["rows"], "feature": len(truth["columns"]) - 1, "file": len(truth["files"])}
     click.echo(
-        f"{out}: {truth['rows']:,} rows, {len(truth['columns']) - 1} features, {len(truth['files'])} files, "
+        f"{out}: {', '.join(f'{n:,} {noun}' + 's' * (n != 1) for noun, n in counts.items())}, "
         f"{truth['loss']} loss {truth['loss_at_truth']:.6g} at the truth, {truth['base_loss']:.6g} at the best constant"
     )
 
@@ -62,5 +70,12 @@ def main() -> int:
     return 0
 
 
+def _stop(number: int, _: Any) -> None:
+    """Leave by an exception, so that the part of a file that is being written is removed."""
+    click.echo("data_gen: stopped by a signal; the data set is not whole", err=True)
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())

@@ -132,6 +132,8 @@ class Population:
             raise ValueError("no feature columns: features, categorical and active are all 0; ask for at least one")
         if self.active and not self.active <= self.sparse_columns <= 1 << 24:
             raise ValueError(f"sparse_columns must be from active to 2^24, found {self.sparse_columns}")
+        if not self.active and self.sparse_columns != Population.sparse_columns:
+            raise ValueError("sparse_columns are those that lists name, and rows have none: say how long by active")
         if self.loss not in ("logistic", "squared"):
             raise ValueError(f"loss must be logistic or squared, found {self.loss!r}")
         for name in ("nulls", "outliers"):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_gen.__main__ import main
@@ -57,6 +61,7 @@ def test_every_option_reaches_the_data_set(
         ("--rows 10 --features 1 --loss hinge", 2, "'hinge' is not one of"),
         ("--rows 10 --features 1 --sort", 2, "No such option"),
         ("--rows 10 --features 0 --active 9 --sparse-columns 8", 2, "sparse_columns must be from active to 2^24"),
+        ("--rows 10 --features 1 --sparse-columns 8", 2, "rows have none: say how long by active"),
         ("--rows 10 --features 1 --nulls 2", 2, "nulls must be a fraction from 0 to 1, found 2.0"),
     ],
 )
@@ -86,3 +91,28 @@ def test_a_directory_in_use_is_refused_with_the_way_out(
     assert "is not a directory" in capsys.readouterr().err
     assert run(monkeypatch, ["--out", str(tmp_path / "mine.txt" / "x"), "--rows", "10", "--features", "1"]) == 74
     assert "writing failed" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_with_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
+    assert run(monkeypatch, ["--out", str(tmp_path / "data"), "--rows", "10", "--features", "1"]) == 74
+    expected = f"data_gen: writing failed: {tmp_path / 'data'}: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_sigterm_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "data_gen", "--out", str(tmp_path), "--rows", "100000000", "--features", "1"]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert told == "data_gen: stopped by a signal; the data set is not whole\n"
+    assert list(tmp_path.iterdir()) == []
