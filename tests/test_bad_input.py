@@ -211,6 +211,8 @@ NEIGHBOURS: list[tuple[str, int, tuple[str, ...]]] = [
     (f"{GOOD} --threads 0", 78, ("--threads", "1")),
     (f"{GOOD} --memory much", 78, ("--memory", "512MB", "found 'much'")),
     (f"{GOOD} --memory 1MB", 78, ("--memory 1MB is too small", "180 MB are needed", "at least --memory 181MB")),
+    (f"{GOOD} --blocks-dir x.csv", 78, ("--blocks-dir x.csv: x.csv is a file", "Name a directory")),
+    (f"{GOOD} --blocks-dir x.csv/below --method batch", 78, ("--blocks-dir x.csv/below: x.csv is a file",)),
     (f"{GOOD} --config none.toml", 66, ("none.toml", "Check the path")),
     (f"{GOOD} --config empty", 78, ("empty", "directory", "Name another path")),
     (f"{GOOD} --config key.toml", 78, ("key.toml", "epoch", "Did you mean 'epochs'?")),

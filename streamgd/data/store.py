@@ -37,8 +37,8 @@ FILE_NAMES = (*file_names("blocks"), *ENTRIES_FILE_NAMES)
 #: Where worker processes of a run keep theirs, below the folder of the blocks.
 WORKERS_FOLDER = "workers"
 #: What a user can do about too little space.
-WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --shuffle window, which needs none."
-BATCH_WAY_OUT = "Free some space, choose another place with --blocks-dir, or use --blocks-max 1MB, which keeps none."
+WAY_OUT = "Free some space, choose another place with --blocks-dir, or train with --shuffle window, which needs none."
+BATCH_WAY_OUT = "Free some space, choose another place with --blocks-dir, or train without blocks: --blocks-max 1MB."
 
 
 #: Where no start of the machine has a name, nothing outlives the process.
@@ -268,7 +268,7 @@ class BlockStore:
 
 def _remove_files(folder: Path) -> None:
     for name in (*NOTE_NAMES, *FILE_NAMES):
-        with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError):
+        with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError, NotADirectoryError):
             states.files.remove(folder / name)
     for path in (path for name in NOTE_NAMES for path in folder.glob(f".{name}.*.tmp")):
         states.remove(path)  # a killed process was writing it
@@ -284,11 +284,16 @@ def remove_blocks(folder: Path) -> None:
 
 def free_bytes(folder: Path) -> int:
     """Free bytes of the file system that holds ``folder``, or would."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     with storage_errors(f"look at the free space of {folder}"):
-        status = os.statvfs(folder)
+        status = os.statvfs(existing_part(folder))
     return status.f_bavail * status.f_frsize
+
+
+def existing_part(path: Path) -> Path:
+    """The path, or as much of its beginning as is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def written_bytes(folder: Path) -> int:

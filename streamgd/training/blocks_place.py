@@ -14,6 +14,7 @@ from streamgd.data.entries_store import entries_bytes
 from streamgd.data.prepare import SPARE_REGIONS, block_plan
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
+from streamgd.data.store import existing_part
 from streamgd.errors import ConfigError
 from streamgd.plain import byte_size
 
@@ -30,6 +31,13 @@ def blocks_dir(config: TrainConfig) -> Path:
         return config.run_dir / "blocks"
     run = hashlib.sha256(str(config.run_dir.resolve()).encode()).hexdigest()[:12]
     return Path(config.blocks_dir) / f"streamgd-{run}"
+
+
+def check_blocks_dir(config: TrainConfig) -> None:
+    """Refuse a ``--blocks-dir`` that is a file, or lies below one."""
+    there = existing_part(Path(config.blocks_dir)) if config.blocks_dir else None
+    if there is not None and not there.is_dir():
+        raise ConfigError(f"--blocks-dir {config.blocks_dir}: {there} is a file. Name a directory.")
 
 
 def common_blocks_dir(config: TrainConfig, key: str) -> Path | None:

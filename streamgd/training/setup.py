@@ -26,7 +26,14 @@ from streamgd.errors import ConfigError
 from streamgd.limits import usable_cores
 from streamgd.objective.losses import LOSSES
 from streamgd.plain import byte_size
-from streamgd.training.blocks_place import blocks_dir, blocks_key, check_blocks_max, common_blocks_dir, needed_bytes
+from streamgd.training.blocks_place import (
+    blocks_dir,
+    blocks_key,
+    check_blocks_dir,
+    check_blocks_max,
+    common_blocks_dir,
+    needed_bytes,
+)
 from streamgd.training.memory import beyond_limit, check_room, plan_memory
 from streamgd.training.method import check_tolerances, why_minibatch
 from streamgd.training.task import DEFAULT_EPOCHS, DEFAULT_PASSES, Task
@@ -54,6 +61,7 @@ def make_task(
     resolved : Resolved, optional
         What the columns are, where that was decided before.
     """
+    check_blocks_dir(config)
     where = parse_where(config.where, manifest.schema) if config.where else None
     is_new = stored is None and resolved is None
     resolved = resolved or resolve(manifest, config, where)
