@@ -107,13 +107,16 @@ def _passed_over(relative: str) -> bool:
 
 def _files_below(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
     infos = _infos(filesystem, fs.FileSelector(folder, recursive=True))
-    return [
-        info for info in infos if info.type != fs.FileType.Directory and not _passed_over(_below(info.path, folder))
-    ]
+    return [info for info in infos if info.type != fs.FileType.Directory]
+
+
+def _not_passed_over(files: list[fs.FileInfo], folder: str) -> list[fs.FileInfo]:
+    return [info for info in files if not _passed_over(_below(info.path, folder))]
 
 
 def _parquet_below(filesystem: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
-    return [info for info in _files_below(filesystem, folder) if info.path.lower().endswith(_PARQUET_ENDINGS)]
+    files = _not_passed_over(_files_below(filesystem, folder), folder)
+    return [info for info in files if info.path.lower().endswith(_PARQUET_ENDINGS)]
 
 
 def _matches(filesystem: fs.FileSystem, folder: str, pattern: list[str]) -> Iterator[fs.FileInfo]:
@@ -140,10 +143,12 @@ def _matches(filesystem: fs.FileSystem, folder: str, pattern: list[str]) -> Iter
 
 def _no_parquet(filesystem: fs.FileSystem, folder: str) -> NoInputError:
     """The error for a directory without Parquet, with the way out if it holds text."""
-    others = _files_below(filesystem, folder)
-    found = (
-        f"no Parquet file (*.parquet, *.pq, *.parq) in {folder}, which holds {count_noun(len(others), 'other file')}."
-    )
+    files = _files_below(filesystem, folder)
+    others = _not_passed_over(files, folder)
+    holds = count_noun(len(others), "other file")
+    if len(files) > len(others):
+        holds += f", and {len(files) - len(others):,} passed over for names that begin with _ or ."
+    found = f"no Parquet file (*.parquet, *.pq, *.parq) in {folder}, which holds {holds}."
     for info in others:
         ending = _TEXT_ENDING.search(info.path)
         if ending:
