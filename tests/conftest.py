@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,11 +35,17 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Before the whole suite, its workers compile all loops, each a share: they would all compile the same ones."""
+    """Before the whole suite, its workers compile all loops, each a share: they would all compile the same ones.
+
+    What is there before the first test stays to the end. Frozen, it is not looked through for garbage again and again,
+    which would take a tenth of the suite's time.
+    """
     worker = getattr(session.config, "workerinput", None)
     if worker is not None and len(session.items) > 1_000:  # not before a few files of it
         with suppress(NumbaError):  # the tests of that loop tell it better
             precompile(int(worker["workerid"].removeprefix("gw")), worker["workercount"])
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
