@@ -15,7 +15,7 @@ from streamgd.data.prepare import SPARE_REGIONS, block_plan
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
 from streamgd.data.store import existing_part
-from streamgd.errors import ConfigError
+from streamgd.errors import ConfigError, storage_errors
 from streamgd.plain import byte_size
 
 #: Identity options that decide no bit of the blocks, or by what they resolve to.
@@ -35,8 +35,11 @@ def blocks_dir(config: TrainConfig) -> Path:
 
 def check_blocks_dir(config: TrainConfig) -> None:
     """Refuse a ``--blocks-dir`` that is a file, or lies below one."""
-    there = existing_part(Path(config.blocks_dir)) if config.blocks_dir else None
-    if there is not None and not there.is_dir():
+    if config.blocks_dir is None:
+        return
+    with storage_errors(f"look at --blocks-dir {config.blocks_dir}"):
+        there = existing_part(Path(config.blocks_dir))
+    if not there.is_dir():
         raise ConfigError(f"--blocks-dir {config.blocks_dir}: {there} is a file. Name a directory.")
 
 
