@@ -39,6 +39,8 @@ WAYS = {
     "auto": {"epochs": None}, "auto unscaled": {"epochs": None, "scale": "none"},
     "float64": {"dtype": "float64"}, "unscaled": {"scale": "none"},
 }  # fmt: skip
+#: All of them, two but seldom.
+USUAL_WAYS = [pytest.param(way, marks=pytest.mark.slow if way in ("auto unscaled", "float64") else ()) for way in WAYS]
 
 
 def write(folder: Path, odd: np.ndarray, target: np.ndarray) -> Path:
@@ -59,7 +61,7 @@ def trained(path: Path, run: Path, **options: Any) -> Result | DataError:
             assert not told, [str(each.message) for each in told]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", USUAL_WAYS)
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_feature_of_any_size_gives_a_finite_theta_or_a_refusal(name: str, way: str, tmp_path: Path) -> None:
     random = np.random.default_rng(1)
@@ -83,7 +85,7 @@ def test_a_feature_of_any_size_gives_a_finite_theta_or_a_refusal(name: str, way:
         assert 0.3 < usual.standardised < 1.5
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", USUAL_WAYS)
 @pytest.mark.parametrize("unit", [1e-300, 1e-140, 1e-15, 1e15, 1e140, 1e300])
 def test_a_target_of_any_size_gives_a_finite_theta_or_a_refusal(unit: float, way: str, tmp_path: Path) -> None:
     path = write(tmp_path, SIGN, (NOISE + 0.1 * SIGN) * unit)

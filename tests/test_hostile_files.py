@@ -93,7 +93,7 @@ def test_a_model_with_any_part_replaced_is_loaded_or_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.slow if way in ("window", "batch") else ()) for way in WAYS]
+    "way", [pytest.param(way, marks=pytest.mark.slow if way in ("window", "batch", "auto") else ()) for way in WAYS]
 )
 def test_a_checkpoint_with_any_part_replaced_is_gone_on_from_or_refused(way: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -145,7 +145,7 @@ def test_a_holdout_loss_that_does_not_fall_ends_the_run_with_the_best_model(shuf
     assert Model.load(tmp_path / "run").theta_sha256 == straight.model.theta_sha256
 
 
-@pytest.mark.parametrize("method", ["minibatch", "sgd", "batch"])
+@pytest.mark.parametrize("method", ["minibatch", pytest.param("sgd", marks=pytest.mark.slow), "batch"])
 def test_max_time_ends_with_a_model_that_can_go_on(method: str, generated: Generated, tmp_path: Path) -> None:
     data = str(generated(rows=30_000, features=200, row_group_rows=5_000, seed=9))
     options = {"method": method, "epochs": 3} | ({"tol_gradient": 0} if method == "batch" else {})

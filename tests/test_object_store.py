@@ -269,7 +269,7 @@ def test_slow_answers_are_waited_for(data):
     assert len(data.store.requests) == 3
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "cut"])
+@pytest.mark.parametrize("fault", ["503", pytest.param("reset", marks=pytest.mark.slow), "cut"])
 def test_a_read_that_fails_often_is_asked_again(data, fault):
     store, path = open_store(data.store.uri("bucket/data/part=0/rows.parquet"))
     file = StoreFile(store, path)

@@ -210,6 +210,7 @@ def test_a_tracker_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
     assert len(warnings) == 1
 
 
+@pytest.mark.slow  # beside tests/jobs/test_quiet.py
 def test_nothing_is_printed(tmp_path: Path) -> None:
     late = job(tmp_path, '[telemetry]\nmlflow = "sqlite:///mlflow.db"\n')
     code = f"""

@@ -301,7 +301,7 @@ def test_levels_are_put_in_order_by_how_often_they_occur_and_not_by_who_meets_th
         assert found[20:] == new
 
 
-@pytest.mark.parametrize("way", ["adagrad", "l1", "sgd", "holdout"])
+@pytest.mark.parametrize("way", ["adagrad", "l1", "sgd", pytest.param("holdout", marks=pytest.mark.slow)])
 def test_neither_threads_nor_pauses_change_a_bit(way: str, data: Path) -> None:
     before = state_of(fit(data, "a", **WAYS[way]))
     expected = fit(data, "b", before, **WAYS[way])
@@ -325,7 +325,7 @@ def test_neither_threads_nor_pauses_change_a_bit(way: str, data: Path) -> None:
     assert (data.parent / "rows").read_bytes() == rows
 
 
-@pytest.mark.parametrize("way", ["adagrad", "l1", "sgd", "holdout"])
+@pytest.mark.parametrize("way", ["adagrad", "l1", "sgd", pytest.param("holdout", marks=pytest.mark.slow)])
 def test_going_on_from_any_checkpoint_gives_the_same_rest(way: str, data: Path) -> None:
     before = state_of(fit(data, "a", **WAYS[way]))
     whole = fit(data, "b", before, **WAYS[way], checkpoint_every=1e-9, keep_checkpoints=1_000)
