@@ -37,8 +37,7 @@ def pytest_configure() -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Before the whole suite, its workers compile all loops, each a share: they would all compile the same ones.
 
-    What is there before the first test stays to the end. Frozen, it is not looked through for garbage again and again,
-    which would take a tenth of the suite's time.
+    What is there before the first test stays to the end: frozen, it is not looked through for garbage again and again.
     """
     worker = getattr(session.config, "workerinput", None)
     if worker is not None and len(session.items) > 1_000:  # not before a few files of it
