@@ -136,7 +136,7 @@ def test_names_and_levels_are_text(runs: Path) -> None:
     assert "x <i>" in found.text
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(hostile=st.lists(HOSTILE, min_size=6, max_size=6))
 def test_no_text_of_a_run_becomes_markup(runs: Path, hostile: list[str]) -> None:
     facts = RunFacts.of(runs / "cost")
