@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -36,7 +36,8 @@ class ParquetOutput:
     Raises
     ------
     StorageError, AccessError
-        From every method: writing failed. The temporary file is removed if that is possible.
+        From every method: writing failed. The temporary file is removed if that is possible, and the folder if it was
+        made for this file.
     """
 
     def __init__(self, path: Path, schema: pa.Schema):
@@ -48,14 +49,14 @@ class ParquetOutput:
         self._waiting_bytes = 0
 
     def __enter__(self) -> Self:
-        states.make_folder(self._path.parent)
-        with storage_errors(f"write {self._path}"):
-            self._sink = _Sink(states.files.open(self._temporary))
-            try:
+        with ExitStack() as undoing:
+            undoing.callback(states.remove_empty, states.make_folder(self._path.parent))
+            with storage_errors(f"write {self._path}"):
+                self._sink = _Sink(states.files.open(self._temporary))
+                undoing.callback(self._remove_temporary)
                 self._writer = pq.ParquetWriter(self._sink, self._schema)
-            except BaseException:
-                self._discard()
-                raise
+                undoing.callback(self._give_up_writer)
+            self._undoing = undoing.pop_all()
         return self
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -77,25 +78,24 @@ class ParquetOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        whole = False
-        try:
-            if kind is None:
-                self.end_row_group()
-                with storage_errors(f"write {self._path}"):
-                    self._writer.close()
-                    states.files.fsync(self._sink.file)
-                    self._sink.file.close()
-                    states.files.replace(self._temporary, self._path)
-                    states.files.fsync_folder(self._path.parent)
-                whole = True
-        finally:
-            if not whole:
-                self._sink.discarding = True
-                with suppress(OSError, pa.ArrowException):
-                    self._writer.close()
-                self._discard()
+        with self._undoing:
+            if kind is not None:
+                return
+            self.end_row_group()
+            with storage_errors(f"write {self._path}"):
+                self._writer.close()
+                states.files.fsync(self._sink.file)
+                self._sink.file.close()
+                states.files.replace(self._temporary, self._path)
+                states.files.fsync_folder(self._path.parent)
+            self._undoing.pop_all()  # the file is whole: it stays
 
-    def _discard(self) -> None:
+    def _give_up_writer(self) -> None:
+        self._sink.discarding = True
+        with suppress(OSError, pa.ArrowException):
+            self._writer.close()
+
+    def _remove_temporary(self) -> None:
         with suppress(OSError):
             self._sink.file.close()
         with suppress(OSError):

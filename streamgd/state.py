@@ -23,9 +23,10 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BufferedReader, BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -474,12 +475,28 @@ def write_atomically(path: Path, *parts: bytes | bytearray | memoryview, outlive
             raise
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, unless it is there; its name is on the device afterwards."""
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder, and those above it, unless it is there; its name is on the device afterwards.
+
+    Returns
+    -------
+    list of Path
+        The folders that were made, each before those above it.
+    """
+    made = []
     if not folder.is_dir():
         with storage_errors(f"make folder {folder}"):
+            made = list(takewhile(lambda path: not path.exists(), [folder, *folder.parents]))
             folder.mkdir(parents=True, exist_ok=True)
             files.fsync_folder(folder.parent)
+    return made
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, each before those above it, up to the first that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def remove(path: Path) -> None:

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamgd.config import make_config
 from streamgd.data import store
 from streamgd.errors import ConfigError, StorageError
-from streamgd.training import kept
-from streamgd.training.train import train
+from streamgd.training import blocks_place, kept
+from streamgd.training.train import plan, train
 
 DISK_BYTES = 4_000_000
 
@@ -60,7 +61,8 @@ def test_a_disk_that_entries_fill_up_ends_the_run_too(
 ) -> None:
     with pytest.raises(StorageError, match=r"the blocks need 1[234]\.\d MB"):
         train(lists, "y", run=tmp_path / "refused", blocks_dir=str(small_disk), shuffle="full")
-    monkeypatch.setattr(store, "free_bytes", lambda _: 10**9)
+    for module in (store, blocks_place):
+        monkeypatch.setattr(module, "free_bytes", lambda _: 10**9)
     with pytest.raises(StorageError, match=r"No space left.*need 1[234]\.\d MB.*--blocks-dir.*--shuffle window"):
         train(lists, "y", run=tmp_path / "run", blocks_dir=str(small_disk), shuffle="full")
     assert not list(small_disk.iterdir())
@@ -72,7 +74,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_is_left_as_it_was(
 ) -> None:
     (small_disk / "mine").write_text("keep")
     run = tmp_path / "run"
-    for module in (store, kept):  # the space that was free at the start is taken by others meanwhile
+    for module in (store, kept, blocks_place):  # the space that was free at the start is taken by others meanwhile
         monkeypatch.setattr(module, "free_bytes", lambda _: 10**9)
     way_out = "--shuffle window" if "shuffle" in options else "--blocks-max 1MB"
     with pytest.raises(StorageError, match=rf"No space left.*need \d+\.\d MB.*--blocks-dir.*{way_out}") as caught:
@@ -90,6 +92,8 @@ def test_too_small_a_disk_is_refused_before_the_start(data: str, small_disk: Pat
     with pytest.raises(StorageError, match=r"need 1\d\.\d MB in .*, \d\.\d MB are free.*--blocks-dir.*window"):
         train(data, "y", run=str(tmp_path / "run"), blocks_dir=str(small_disk), shuffle="full")
     assert os.listdir(small_disk) == []
+    with pytest.raises(StorageError, match=r"need 1\d\.\d MB in .*, \d\.\d MB are free"):
+        plan(make_config(data=data, target="y", blocks_dir=str(small_disk), shuffle="full"))
 
 
 def test_a_note_that_no_longer_fits_the_disk_tells_the_ways_out(

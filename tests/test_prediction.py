@@ -268,6 +268,16 @@ def test_a_full_disk_leaves_the_earlier_output_and_nothing_else(
         assert (tmp_path / "out" / "new.parquet").read_bytes() == before
 
 
+@pytest.mark.parametrize("free_bytes", [0, 3, 2_000])
+def test_a_full_disk_leaves_no_folder_that_was_made(
+    free_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "files", _Full(free_bytes))
+    with pytest.raises(StorageError):
+        predicted(tmp_path, table(500), ["id"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interruption_leaves_whole_files_and_no_temporary_ones(tmp_path: Path) -> None:
     for name in "abc":
         write(table(300), tmp_path / "data" / f"{name}.parquet")
@@ -395,7 +405,7 @@ def test_infinity_ends_with_its_place_and_without_output(tmp_path: Path) -> None
 
     with pytest.raises(DataError, match=r"new\.parquet, row group 1, row 37, column 'delay': found inf"):
         predicted(tmp_path, rows.set_column(2, "delay", pa.array(values)), threads=2)
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_row_group_is_named_and_whole_files_stay(tmp_path: Path) -> None:
@@ -422,7 +432,7 @@ def test_an_input_that_is_replaced_meanwhile_gives_no_output(tmp_path: Path) -> 
 
     with pytest.raises(DataError):
         predict(model(), path, str(tmp_path / "out"), check=check)
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_data_is_no_input(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from streamgd.data.entries_store import entries_bytes
 from streamgd.data.prepare import SPARE_REGIONS, block_plan
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
-from streamgd.data.store import existing_part
+from streamgd.data.store import existing_part, free_bytes, written_bytes
 from streamgd.errors import ConfigError, storage_errors
 from streamgd.plain import byte_size
 
@@ -73,6 +73,13 @@ def blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) 
 
 def needed_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
     return int(blocks_bytes(manifest, layout, config) * config.sample)
+
+
+def free_for_blocks(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> int:
+    """Free bytes where the blocks will lie; blocks of an earlier start, or kept for all, count as free."""
+    common = common_blocks_dir(config, blocks_key(config, manifest, resolved, layout))
+    there = written_bytes(blocks_dir(config)) + (written_bytes(common) if common else 0)
+    return free_bytes(blocks_dir(config)) + there
 
 
 def check_blocks_max(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> None:

@@ -26,6 +26,7 @@ from streamgd.data.source import discover
 from streamgd.errors import ConfigError, InterruptedRunError, NoInputError, PausedError, RunMismatchError
 from streamgd.model import Model
 from streamgd.plain import count_noun
+from streamgd.training.blocks_place import check_blocks_dir
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.method import check_tolerances
@@ -229,6 +230,7 @@ def learn_parts(
     NoInputError
         No row is left to train on.
     """
+    check_blocks_dir(config)
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir.parent
     states.make_folder(folder)
     rows_before = 0

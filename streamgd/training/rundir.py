@@ -61,7 +61,8 @@ class RunDirectory:
         self._config_path = path / "config.json"
         self._history_path = path / "history.jsonl"
         self._lock = FileLock(path / "lock")
-        self._made_here = self._begun_here = False
+        self._made_folders: list[Path] = []
+        self._begun_here = False
 
     def __enter__(self) -> Self:
         if self.path.exists() and not self.path.is_dir():
@@ -69,8 +70,7 @@ class RunDirectory:
         for path in (self._config_path, self._history_path, self.model_path):
             # Found now rather than when hours of work are to be written there.
             states.check_regular(path)
-        self._made_here = not self.path.exists()
-        states.make_folder(self.path)
+        self._made_folders = states.make_folder(self.path)
         with storage_errors(f"lock the run directory {self.path}"):
             try:
                 self._lock.acquire(timeout=0)
@@ -83,7 +83,7 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         mistake = isinstance(error, DataError | NoInputError | ConfigError)
-        leaves_nothing = self._made_here and isinstance(error, StorageError)
+        leaves_nothing = self._made_folders and isinstance(error, StorageError)
         try:
             # Nothing is written once the lock is given back.
             try:
@@ -101,12 +101,11 @@ class RunDirectory:
     def _forget_beginning(self) -> None:
         """Keep nothing that the next command would have to agree with."""
         self.clear()
-        if self._made_here:
-            with suppress(OSError):  # something else is in it
+        if self._made_folders:
+            states.remove_empty([self.checkpoints.folder])
+            with suppress(OSError):
                 (self.path / "lock").unlink()
-                for folder in (self.path / "checkpoints", self.path):
-                    if folder.exists():
-                        folder.rmdir()
+            states.remove_empty(self._made_folders)
 
     def read_config(self) -> dict[str, Any] | None:
         """What was stored when the run began, or None for a new run."""

@@ -6,7 +6,6 @@ method and optimizer: see ``training.task``.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from streamgd.data.entries import entries_layout
 from streamgd.data.filters import parse_where
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.source import Manifest
-from streamgd.data.store import free_bytes, written_bytes
+from streamgd.data.store import check_free
 from streamgd.data.window import count_lanes
 from streamgd.errors import ConfigError
 from streamgd.limits import usable_cores
@@ -28,10 +27,9 @@ from streamgd.objective.losses import LOSSES
 from streamgd.plain import byte_size
 from streamgd.training.blocks_place import (
     blocks_dir,
-    blocks_key,
     check_blocks_dir,
     check_blocks_max,
-    common_blocks_dir,
+    free_for_blocks,
     needed_bytes,
 )
 from streamgd.training.memory import beyond_limit, check_room, plan_memory
@@ -88,6 +86,9 @@ def make_task(
     method, why = _method(config, order, columns, stored)
     if order == "full":
         check_blocks_max(config, manifest, layout)
+        if is_new:
+            free = free_for_blocks(config, manifest, resolved, layout)
+            check_free(blocks_dir(config), needed_bytes(manifest, layout, config), free)
     if config.batch_size > layout.block_rows and order != "full":
         raise ConfigError(
             f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has"
@@ -160,18 +161,13 @@ def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: 
         return "none", []
     if config.shuffle != "auto":
         return config.shuffle, []
-    needed = needed_bytes(manifest, layout, config)
-    folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir
-    # Blocks of an earlier start, or those kept for all, are in the way only seemingly.
-    free = free_bytes(folder) + written_bytes(blocks_dir(config))
-    common = common_blocks_dir(config, blocks_key(config, manifest, resolved, layout))
-    free += written_bytes(common) if common else 0
+    needed, free = needed_bytes(manifest, layout, config), free_for_blocks(config, manifest, resolved, layout)
     if needed <= config.blocks_max and needed <= 0.9 * free:
         return "full", []
     why = (
         f"--blocks-max is {byte_size(config.blocks_max)}"
         if needed > config.blocks_max
-        else f"{byte_size(free)} are free in {folder}"
+        else f"{byte_size(free)} are free in {config.blocks_dir or config.run_dir}"
     )
     return "window", [
         f"order: window, since shuffling over the whole data needs {byte_size(needed)} of blocks and {why};"

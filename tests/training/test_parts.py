@@ -158,6 +158,12 @@ def test_what_needs_data_that_can_be_read_again_is_refused(options: dict[str, An
         train(batches(), tmp_path / "run", **options)
 
 
+def test_a_file_in_the_place_of_blocks_dir_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--blocks-dir .*/file/below: .*/file is a file"):
+        train(batches(), tmp_path / "run", blocks_dir=str(tmp_path / "file" / "below"))
+
+
 def test_a_run_that_is_there_is_left_alone_unless_started_over(tmp_path: Path) -> None:
     first = train(batches(), tmp_path / "run")
     with pytest.raises(RunMismatchError, match="cannot be gone on with"):

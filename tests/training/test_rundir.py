@@ -81,8 +81,8 @@ def begin_and_fail(folder: Path, error: StreamgdError) -> None:
 @pytest.mark.parametrize("error", [ConfigError("no such column"), StorageError("disk full")])
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path: Path, error: StreamgdError) -> None:
     with pytest.raises(type(error), match=str(error)):
-        begin_and_fail(tmp_path / "deep" / "run", error)
-    assert not (tmp_path / "deep" / "run").exists()
+        begin_and_fail(tmp_path / "very" / "deep" / "run", error)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [ConfigError("no such column"), StorageError("disk full")])
