@@ -86,7 +86,7 @@ def make_task(
     method, why = _method(config, order, columns, stored)
     if order == "full":
         check_blocks_max(config, manifest, layout)
-        if is_new:
+        if is_new and config.shuffle == "full":  # auto has looked
             free = free_for_blocks(config, manifest, resolved, layout)
             check_free(blocks_dir(config), needed_bytes(manifest, layout, config), free)
     if config.batch_size > layout.block_rows and order != "full":
