@@ -43,7 +43,7 @@ def command(out: str, **options: Any) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        raise OSError(f"{out}: {error}") from error
+        raise error if error.filename else OSError(f"{out}: {error}") from error
     counts = {"row": truth["rows"], "feature": len(truth["columns"]) - 1, "file": len(truth["files"])}
     click.echo(
         f"{out}: {', '.join(f'{n:,} {noun}' + 's' * (n != 1) for noun, n in counts.items())}, "
@@ -72,6 +72,7 @@ def main() -> int:
 
 def _stop(number: int, _: Any) -> None:
     """Leave by an exception, so that the part of a file that is being written is removed."""
+    signal.signal(number, signal.SIG_IGN)
     click.echo("data_gen: stopped by a signal; the data set is not whole", err=True)
     raise SystemExit(128 + number)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -94,11 +94,22 @@ def generate(
     if population.active:
         effects = np.empty(population.sparse_columns)
         effects[model.numbers] = model.sparse_effects
-        np.save(directory / "sparse_effects.npy", effects)
-    temporary = directory / "_truth.json"
-    temporary.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(directory / "truth.json")
+        with _whole(directory / "sparse_effects.npy") as temporary:
+            np.save(temporary, effects)
+    with _whole(directory / "truth.json") as temporary:
+        temporary.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
     return truth
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """The name to write a file under, which gets its own when it is whole, and is removed if that fails."""
+    temporary = path.with_name("_" + path.name)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _make_room(directory: Path, overwrite: bool) -> None:
@@ -113,6 +124,7 @@ def _make_room(directory: Path, overwrite: bool) -> None:
         "_truth.json",
         "_sorting.arrow",
         "sparse_effects.npy",
+        "_sparse_effects.npy",
         "part-*.parquet",
         "_part-*.parquet",
     ):
@@ -141,17 +153,15 @@ class _Rows:
 def _write_file(path: Path, population: Population, source: _Rows, n_rows: int, row_group_rows: int) -> None:
     # Random doubles have no repeats: a dictionary of them would cost time and save nothing.
     dictionary_columns = population.categorical_columns + (["y"] if population.loss == "logistic" else [])
-    temporary = path.with_name("_" + path.name)
-    try:
-        with pq.ParquetWriter(
+    with (
+        _whole(path) as temporary,
+        pq.ParquetWriter(
             temporary, population.schema, compression="snappy", use_dictionary=dictionary_columns
-        ) as writer:
-            for start in range(0, n_rows, row_group_rows):
-                table = source.take(min(row_group_rows, n_rows - start))
-                writer.write_table(table, row_group_size=table.num_rows)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        ) as writer,
+    ):
+        for start in range(0, n_rows, row_group_rows):
+            table = source.take(min(row_group_rows, n_rows - start))
+            writer.write_table(table, row_group_size=table.num_rows)
 
 
 def _describe(

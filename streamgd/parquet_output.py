@@ -52,12 +52,20 @@ class ParquetOutput:
         with ExitStack() as undoing:
             undoing.callback(states.remove_empty, states.make_folder(self._path.parent))
             with storage_errors(f"write {self._path}"):
-                self._sink = _Sink(states.files.open(self._temporary))
+                self._sink = _Sink(self._opened())
                 undoing.callback(self._remove_temporary)
                 self._writer = pq.ParquetWriter(self._sink, self._schema)
                 undoing.callback(self._give_up_writer)
             self._undoing = undoing.pop_all()
         return self
+
+    def _opened(self) -> BinaryIO:
+        """The temporary file; its folder is made again if another output, which failed, has just removed it."""
+        try:
+            return states.files.open(self._temporary)
+        except FileNotFoundError:
+            states.make_folder(self._path.parent)
+            return states.files.open(self._temporary)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Append rows to the row group."""

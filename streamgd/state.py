@@ -483,12 +483,16 @@ def make_folder(folder: Path) -> list[Path]:
     list of Path
         The folders that were made, each before those above it.
     """
-    made = []
-    if not folder.is_dir():
-        with storage_errors(f"make folder {folder}"):
-            made = list(takewhile(lambda path: not path.exists(), [folder, *folder.parents]))
+    if folder.is_dir():
+        return []
+    made = list(takewhile(lambda path: not path.exists(), [folder, *folder.parents]))
+    with storage_errors(f"make folder {folder}"):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             files.fsync_folder(folder.parent)
+        except BaseException:
+            remove_empty(made)
+            raise
     return made
 
 
@@ -496,7 +500,8 @@ def remove_empty(folders: Iterable[Path]) -> None:
     """Remove folders, each before those above it, up to the first that holds something."""
     with suppress(OSError):
         for folder in folders:
-            folder.rmdir()
+            if folder.exists():
+                folder.rmdir()
 
 
 def remove(path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_fault_at_any_operation_is_one_line_and_the_run_goes_on_to_the_same_en
     assert min(endings[74], endings[77]) > 10
 
 
-@pytest.mark.parametrize("killed", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("killed", [True, False])
 def test_predictions_are_the_old_or_the_new_at_any_operation(killed: bool, data: Path, tmp_path: Path) -> None:
     assert train(data, tmp_path / "run", "blocks").exit_code == 0
     inputs = tmp_path / "inputs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,8 +93,18 @@ def test_too_small_a_disk_is_refused_before_the_start(data: str, small_disk: Pat
     with pytest.raises(StorageError, match=r"need 1\d\.\d MB in .*, \d\.\d MB are free.*--blocks-dir.*window"):
         train(data, "y", run=str(tmp_path / "run"), blocks_dir=str(small_disk), shuffle="full")
     assert os.listdir(small_disk) == []
-    with pytest.raises(StorageError, match=r"need 1\d\.\d MB in .*, \d\.\d MB are free"):
-        plan(make_config(data=data, target="y", blocks_dir=str(small_disk), shuffle="full"))
+
+
+def test_a_plan_says_that_the_disk_is_too_small_until_the_run_is_finished(
+    data: str, small_disk: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"run": str(tmp_path / "run"), "blocks_dir": str(small_disk), "shuffle": "full"}
+    config = make_config(data=data, target="y", epochs=1, **options)
+    told = re.compile(r"the blocks may need 1\d\.\d MB in .*disk/.*, \d\.\d MB are free\. .*--shuffle window")
+    assert [note for note in plan(config)["notes"] if told.match(note)]
+
+    train(data, "y", epochs=1, **options | {"blocks_dir": str(tmp_path)})
+    assert not [note for note in plan(config)["notes"] if told.match(note)]
 
 
 def test_a_note_that_no_longer_fits_the_disk_tells_the_ways_out(

@@ -278,6 +278,20 @@ def test_a_full_disk_leaves_no_folder_that_was_made(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_another_prediction_removes_when_it_fails_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Removed(state.FileSystem):
+        def open(self, path: Path) -> Any:
+            if path.name.endswith(".tmp"):
+                monkeypatch.undo()
+                path.parent.rmdir()
+            return super().open(path)
+
+    monkeypatch.setattr(state, "files", Removed())
+    assert predicted(tmp_path, table(50), ["id"]).num_rows == 50
+
+
 def test_an_interruption_leaves_whole_files_and_no_temporary_ones(tmp_path: Path) -> None:
     for name in "abc":
         write(table(300), tmp_path / "data" / f"{name}.parquet")

@@ -242,7 +242,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 SELDOM = {
     "momentum-window", "rollbacks", "batch-backtracking", "batch-patience", "adagrad-unshuffled",
     "classes-adagrad-window", "counts-adam-full", "counts-sgd", "lists-sgd", "bounds-adam-window",
-    "lists-batch-lbfgs", "counts-adagrad-window", "counts-auto-robust", "classes-adam-full",
+    "lists-batch-lbfgs", "counts-auto-robust", "classes-adam-full",
 }  # fmt: skip
 
 

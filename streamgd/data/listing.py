@@ -147,7 +147,7 @@ def _no_parquet(filesystem: fs.FileSystem, folder: str) -> NoInputError:
     others = _not_passed_over(files, folder)
     holds = count_noun(len(others), "other file")
     if len(files) > len(others):
-        holds += f", and {len(files) - len(others):,} passed over for names that begin with _ or ."
+        holds += f", and {len(files) - len(others):,} passed over for names that begin with . or _"
     found = f"no Parquet file (*.parquet, *.pq, *.parq) in {folder}, which holds {holds}."
     for info in others:
         ending = _TEXT_ENDING.search(info.path)

@@ -147,7 +147,12 @@ class BlockStore:
         self.close()
         _remove_files(self._folder)  # but not the folder: its lock may be held
         self._needed_bytes = needed_bytes
-        check_free(self._folder, needed_bytes, free_bytes(self._folder), self._way_out)
+        free = free_bytes(self._folder)
+        if free < needed_bytes:
+            raise StorageError(
+                f"the blocks need {byte_size(needed_bytes)} in {self._folder}, {byte_size(free)} are free."
+                f" {self._way_out}"
+            )
         states.make_folder(self._folder)
         try:
             self._files.create(self._hint(), reserve)
@@ -284,17 +289,9 @@ def free_bytes(folder: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def check_free(folder: Path, needed_bytes: int, free: int, way_out: str = WAY_OUT) -> None:
-    """Refuse to write blocks that need more bytes than are ``free`` for them."""
-    if free < needed_bytes:
-        raise StorageError(
-            f"the blocks need {byte_size(needed_bytes)} in {folder}, {byte_size(free)} are free. {way_out}"
-        )
-
-
 def existing_part(path: Path) -> Path:
-    """The path, or as much of its beginning as is there."""
-    while not path.exists() and path != path.parent:
+    """The path, or as much of its beginning as is there; a link that leads nowhere is."""
+    while not path.exists() and not path.is_symlink() and path != path.parent:
         path = path.parent
     return path
 

@@ -14,7 +14,7 @@ from streamgd.data.entries_store import entries_bytes
 from streamgd.data.prepare import SPARE_REGIONS, block_plan
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
-from streamgd.data.store import existing_part, free_bytes, written_bytes
+from streamgd.data.store import WAY_OUT, existing_part, free_bytes, written_bytes
 from streamgd.errors import ConfigError, storage_errors
 from streamgd.plain import byte_size
 
@@ -40,7 +40,7 @@ def check_blocks_dir(config: TrainConfig) -> None:
     with storage_errors(f"look at --blocks-dir {config.blocks_dir}"):
         there = existing_part(Path(config.blocks_dir))
     if not there.is_dir():
-        raise ConfigError(f"--blocks-dir {config.blocks_dir}: {there} is a file. Name a directory.")
+        raise ConfigError(f"--blocks-dir {config.blocks_dir}: {there} is not a directory. Name one.")
 
 
 def common_blocks_dir(config: TrainConfig, key: str) -> Path | None:
@@ -80,6 +80,14 @@ def free_for_blocks(config: TrainConfig, manifest: Manifest, resolved: Resolved,
     common = common_blocks_dir(config, blocks_key(config, manifest, resolved, layout))
     there = written_bytes(blocks_dir(config)) + (written_bytes(common) if common else 0)
     return free_bytes(blocks_dir(config)) + there
+
+
+def lack_of_space(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> list[str]:
+    """A line where a new run that shuffles over the whole data would find too little space for its blocks."""
+    needed, free = needed_bytes(manifest, layout, config), free_for_blocks(config, manifest, resolved, layout)
+    if needed <= free:
+        return []
+    return [f"the blocks may need {byte_size(needed)} in {blocks_dir(config)}, {byte_size(free)} are free. {WAY_OUT}"]
 
 
 def check_blocks_max(config: TrainConfig, manifest: Manifest, layout: RecordLayout) -> None:

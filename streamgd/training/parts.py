@@ -10,6 +10,7 @@ What was read cannot be read again, so there is nothing to resume; the run direc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -232,10 +233,11 @@ def learn_parts(
     """
     check_blocks_dir(config)
     folder = Path(config.blocks_dir) if config.blocks_dir else config.run_dir.parent
-    states.make_folder(folder)
     rows_before = 0
     nothing: NoInputError | None = NoInputError("the stream has no rows. Give one that has.")
-    with TemporaryDirectory(prefix=".streamgd-", dir=folder) as parts:
+    with ExitStack() as removing:
+        removing.callback(states.remove_empty, states.make_folder(folder))
+        parts = removing.enter_context(TemporaryDirectory(prefix=".streamgd-", dir=folder))
         for number, part in enumerate(parts_of(stream, Path(parts)), 1):
             of_part = config.model_copy(update={"data": [str(part)]})
             told = _OfPart(display, number, before is None)

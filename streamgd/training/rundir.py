@@ -71,12 +71,16 @@ class RunDirectory:
             # Found now rather than when hours of work are to be written there.
             states.check_regular(path)
         self._made_folders = states.make_folder(self.path)
-        with storage_errors(f"lock the run directory {self.path}"):
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                message = f"another run works in {self.path}. Wait for it, or choose another --run."
-                raise RunLockedError(message) from None
+        try:
+            with storage_errors(f"lock the run directory {self.path}"):
+                try:
+                    self._lock.acquire(timeout=0)
+                except Timeout:
+                    message = f"another run works in {self.path}. Wait for it, or choose another --run."
+                    raise RunLockedError(message) from None
+        except BaseException:
+            states.remove_empty(self._made_folders)
+            raise
         return self
 
     def __exit__(
@@ -91,7 +95,7 @@ class RunDirectory:
             except StreamgdError:
                 if error is None:  # the first error is the one to tell
                     raise
-            if (mistake or leaves_nothing) and self._begun_here:
+            if (mistake or leaves_nothing) and (self._begun_here or self._made_folders):
                 with suppress(StreamgdError, OSError):  # so, too, on a disk that fails on
                     if self.untrained:
                         self._forget_beginning()

@@ -19,19 +19,12 @@ from streamgd.data.entries import entries_layout
 from streamgd.data.filters import parse_where
 from streamgd.data.resolve import Resolved, resolve
 from streamgd.data.source import Manifest
-from streamgd.data.store import check_free
 from streamgd.data.window import count_lanes
 from streamgd.errors import ConfigError
 from streamgd.limits import usable_cores
 from streamgd.objective.losses import LOSSES
 from streamgd.plain import byte_size
-from streamgd.training.blocks_place import (
-    blocks_dir,
-    check_blocks_dir,
-    check_blocks_max,
-    free_for_blocks,
-    needed_bytes,
-)
+from streamgd.training.blocks_place import check_blocks_dir, check_blocks_max, free_for_blocks, needed_bytes
 from streamgd.training.memory import beyond_limit, check_room, plan_memory
 from streamgd.training.method import check_tolerances, why_minibatch
 from streamgd.training.task import DEFAULT_EPOCHS, DEFAULT_PASSES, Task
@@ -86,9 +79,6 @@ def make_task(
     method, why = _method(config, order, columns, stored)
     if order == "full":
         check_blocks_max(config, manifest, layout)
-        if is_new and config.shuffle == "full":  # auto has looked
-            free = free_for_blocks(config, manifest, resolved, layout)
-            check_free(blocks_dir(config), needed_bytes(manifest, layout, config), free)
     if config.batch_size > layout.block_rows and order != "full":
         raise ConfigError(
             f"--batch-size {config.batch_size}: a block of these {layout.record_bytes}-byte rows has"

@@ -37,7 +37,7 @@ from streamgd.state import CorruptStateError
 from streamgd.training.auto_session import AutoSession
 from streamgd.training.batch_session import BatchSession
 from streamgd.training.batch_state import BatchState, is_of_passes
-from streamgd.training.blocks_place import blocks_dir
+from streamgd.training.blocks_place import blocks_dir, lack_of_space
 from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
@@ -149,7 +149,9 @@ def plan(config: TrainConfig) -> dict[str, Any]:
         check_options(config, stored, config.run_dir)
     finder = _Finder(config)
     task = make_task(config, finder.data(), finder.validation())
-    return {**task.summary(), "notes": list(task.notes)}
+    begins_full = task.order == "full" and directory.untrained
+    lack = lack_of_space(config, task.manifest, task.resolved, task.layout) if begins_full else []
+    return {**task.summary(), "notes": [*task.notes, *lack]}
 
 
 def run(

@@ -425,7 +425,7 @@ def test_a_column_name_that_occurs_twice_is_refused(tmp_path):
         ("data/*.orc", "no file matches"),
         ("empty", "no Parquet file .* in .*/empty, which holds 0 other files"),
         ("data", "no Parquet file .* in .*/data, which holds 2 other files"),
-        ("hidden", r"which holds 0 other files, and 1 passed over for names that begin with _ or \.\."),
+        ("hidden", r"which holds 0 other files, and 1 passed over for names that begin with \. or _\."),
     ],
 )
 def test_where_nothing_is_found_the_path_is_named(tmp_path, source, says):

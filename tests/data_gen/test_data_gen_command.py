@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -89,8 +90,11 @@ def test_a_directory_in_use_is_refused_with_the_way_out(
     assert "is not empty" in capsys.readouterr().err
     assert run(monkeypatch, ["--out", str(tmp_path / "mine.txt"), "--rows", "10", "--features", "1"]) == 2
     assert "is not a directory" in capsys.readouterr().err
-    assert run(monkeypatch, ["--out", str(tmp_path / "mine.txt" / "x"), "--rows", "10", "--features", "1"]) == 74
-    assert "writing failed" in capsys.readouterr().err
+    below = str(tmp_path / "mine.txt" / "x")
+    assert run(monkeypatch, ["--out", below, "--rows", "10", "--features", "1"]) == 74
+    told = capsys.readouterr().err
+    assert "writing failed" in told
+    assert told.count(below) == 1
 
 
 def test_a_full_disk_is_told_with_the_directory(
@@ -103,6 +107,19 @@ def test_a_full_disk_is_told_with_the_directory(
     assert run(monkeypatch, ["--out", str(tmp_path / "data"), "--rows", "10", "--features", "1"]) == 74
     expected = f"data_gen: writing failed: {tmp_path / 'data'}: [Errno 28] No space left on device\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_disk_that_the_effects_of_columns_fill_up_has_no_part_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, _: object) -> None:
+        path.write_bytes(b"the beginning")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", fail)
+    options = ["--rows", "10", "--features", "1", "--active", "2", "--sparse-columns", "9"]
+    assert run(monkeypatch, ["--out", str(tmp_path), *options]) == 74
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
 
 
 def test_sigterm_leaves_no_part_of_a_file(tmp_path: Path) -> None:

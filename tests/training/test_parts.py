@@ -158,9 +158,17 @@ def test_what_needs_data_that_can_be_read_again_is_refused(options: dict[str, An
         train(batches(), tmp_path / "run", **options)
 
 
+def test_a_stream_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
+    infinite = pa.record_batch({"x": [1.0, float("inf")], "y": [0.0, 1.0]})
+    for stream, error in ((iter([]), NoInputError), (iter([infinite]), DataError)):
+        with pytest.raises(error):
+            train(stream, tmp_path / "deep" / "run")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_the_place_of_blocks_dir_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"--blocks-dir .*/file/below: .*/file is a file"):
+    with pytest.raises(ConfigError, match=r"--blocks-dir .*/file/below: .*/file is not a directory"):
         train(batches(), tmp_path / "run", blocks_dir=str(tmp_path / "file" / "below"))
 
 

@@ -1,5 +1,6 @@
 """A run directory: one process at a time, a configuration that is whole, a history that is cut back on resume."""
 
+import errno
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from streamgd import state as states
 from streamgd.errors import AccessError, ConfigError, NoInputError, RunLockedError, StorageError, StreamgdError
@@ -82,6 +84,26 @@ def begin_and_fail(folder: Path, error: StreamgdError) -> None:
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path: Path, error: StreamgdError) -> None:
     with pytest.raises(type(error), match=str(error)):
         begin_and_fail(tmp_path / "very" / "deep" / "run", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such column"), StorageError("disk full")])
+def test_a_run_that_fails_before_it_begins_leaves_no_folder(tmp_path: Path, error: StreamgdError) -> None:
+    with pytest.raises(type(error)), RunDirectory(tmp_path / "very" / "deep" / "run"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failing", ["fsync_folder", "acquire"])
+def test_a_folder_that_cannot_be_locked_is_not_left(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(states.files if failing == "fsync_folder" else FileLock, failing, fail)
+    with pytest.raises(StorageError, match="No space left"), RunDirectory(tmp_path / "very" / "deep" / "run"):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
