@@ -219,6 +219,32 @@ def test_small_changes_of_the_loss_are_told_after_a_change_of_the_data(
     assert result.facts["epochs"] > 2
 
 
+def with_slope(slope: float, noise: float, rows: int, seed: int) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, rows))
+    return pa.table({"x": x[0], "z": x[1], "y": slope * x[0] + x[1] + noise * rng.normal(size=rows)})
+
+
+@pytest.mark.parametrize("method", ["sgd", "minibatch"])
+@pytest.mark.parametrize(("slope", "noise"), [(15.0, 9.0), (-20.0, 1.0)], ids=["harder", "the other way round"])
+def test_data_that_are_predicted_worse_are_learned_all_the_same(
+    slope: float, noise: float, method: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    pq.write_table(with_slope(20.0, 0.1, 20_000, 0), tmp_path / "data" / "a.parquet")
+    options: dict[str, Any] = {"method": method, "epochs": 2}
+    fit(tmp_path / "data", tmp_path / "old", **options)
+    pq.write_table(with_slope(slope, noise, 60_000, 1), tmp_path / "data" / "a.parquet")
+
+    fresh = fit(tmp_path / "data", tmp_path / "fresh", **options)
+    begun = fit(tmp_path / "data", tmp_path / "begun", **options, from_=str(tmp_path / "old"))
+    gone_on = fit(tmp_path / "data", tmp_path / "old", **{**options, "epochs": 4}, accept_data_change=True)
+    for result in (begun, gone_on):
+        assert result.facts["rollbacks"] == 0
+        missing = result.facts["train_loss"] - fresh.facts["train_loss"]
+        assert missing < 0.02 * (fresh.facts["base_loss"] - fresh.facts["train_loss"])
+
+
 @pytest.mark.parametrize("init", ["best", "zeros"])
 def test_the_base_loss_of_full_batch_is_that_of_the_best_constant_of_changed_data(
     init: str, data: Path, tmp_path: Path

@@ -133,9 +133,12 @@ def carry_over(state: TrainState, old: TrainState, theta: np.ndarray) -> None:
     state.theta[:], state.average[:], state.clock[:] = carried, carried, old.steps
     state.sum_levels()
     state.learning_rate = min(state.learning_rate, old.learning_rate)
-    for name in ("asked_epochs", "epoch", "steps", "rows_seen", "rollbacks", "epoch_losses", "history_bytes"):
+    for name in ("asked_epochs", "epoch", "steps", "rows_seen", "rollbacks", "history_bytes"):
         setattr(state, name, getattr(old, name))
+    epochs = [(entry["epoch"], entry["rows"]) for entry in old.epoch_losses]
     if old.position:
-        unknown = dict.fromkeys(("progressive", "constant", "holdout"))
-        state.epoch_losses = [*old.epoch_losses, {"epoch": old.epoch + 1, "rows": old.rows_of_epoch, **unknown}]
+        epochs.append((old.epoch + 1, old.rows_of_epoch))
         state.epoch += 1
+    # Losses on other rows say nothing of those to come.
+    unknown = dict.fromkeys(("progressive", "constant", "holdout"))
+    state.epoch_losses = [{"epoch": epoch, "rows": rows, **unknown} for epoch, rows in epochs]

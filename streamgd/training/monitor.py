@@ -48,7 +48,7 @@ class Watched:
     """
 
     def __init__(self, block: Block, steps_before: int, n_outputs: int):
-        rows = slice(steps_before % WATCHED_EVERY_ROWS, None, WATCHED_EVERY_ROWS)
+        rows = self._rows = slice(steps_before % WATCHED_EVERY_ROWS, None, WATCHED_EVERY_ROWS)
         self._weight, self._offset = block.weight[rows], block.offset[rows]
         self.numbers = np.empty((1 + n_outputs, len(range(block.rows)[rows])))
 
@@ -64,11 +64,17 @@ class Watched:
         target = self.numbers[0]
         return float(self._weighted(loss.loss(target, constants(loss, constant, len(target), self._offset))).sum())
 
+    def loss_by(self, loss: Loss, raw: np.ndarray) -> float:
+        """Weighted sum of the losses of other raw predictions of the block, one or ``n_outputs`` a row."""
+        return float(self._weighted(loss.loss(self.numbers[0], raw[self._rows])).sum())
+
     def _weighted(self, losses: np.ndarray) -> np.ndarray:
         return losses * self._weight if len(self._weight) else losses
 
 
-def bad_block(finite: bool, losses: np.ndarray, constant: float, steps: int, factor: float) -> str:
+def bad_block(
+    finite: bool, losses: np.ndarray, other: tuple[float, str], steps: int, factor: float, unit: float
+) -> str:
     """What is wrong after a block, or an empty text.
 
     Parameters
@@ -77,21 +83,25 @@ def bad_block(finite: bool, losses: np.ndarray, constant: float, steps: int, fac
         Whether theta is.
     losses : float64, (3,)
         Weighted progressive loss, its weight, and the sum of the squared terms of the loss.
-    constant : float
-        The same loss of the best constant on the same rows.
+    other : tuple
+        A loss on the same rows to compare with, that of the best constant as a rule, and what has it.
     factor : float
-        How many times ``constant`` the loss may be.
+        How many times that the loss may be.
+    unit : float
+        What a loss of 1 is in units of the data.
     """
     loss, weight, squares = losses.tolist()
     if not finite or not np.isfinite(loss):
         return "the loss is not finite"
     factor = factor if steps >= FIRST_STEPS else FIRST_STEPS_FACTOR
-    if loss > factor * constant + BAD_BLOCK_ERRORS * math.sqrt(min(squares, constant * constant)):
-        return f"the loss rose to {loss / weight:.6g}, the best constant has {constant / weight:.6g}"
+    known, name = other
+    if loss > factor * known + BAD_BLOCK_ERRORS * math.sqrt(min(squares, known * known)):
+        unit /= weight
+        return f"the loss rose to {loss * unit:.6g}, {name} {known * unit:.6g}"
     return ""
 
 
-def bad_epoch(sums: np.ndarray, before: float | None) -> str:
+def bad_epoch(sums: np.ndarray, before: float | None, unit: float) -> str:
     """What is wrong with a whole epoch of shuffled rows, or an empty text.
 
     Parameters
@@ -99,7 +109,9 @@ def bad_epoch(sums: np.ndarray, before: float | None) -> str:
     sums : float64, (4,)
         Weighted progressive loss, its weight, the sum of its squared terms, and the loss of the best constant.
     before : float or None
-        Mean progressive loss of the epoch before.
+        Mean progressive loss of the epoch before, None where it is not known.
+    unit : float
+        What a loss of 1 is in units of the data.
     """
     loss, weight, squares, constant = sums.tolist()
     if weight == 0.0:
@@ -107,7 +119,8 @@ def bad_epoch(sums: np.ndarray, before: float | None) -> str:
     chance = BAD_BLOCK_ERRORS * math.sqrt(min(squares, constant * constant))
     for other, name in ((constant, "the best constant has"), ((before or math.inf) * weight, "the epoch before had")):
         if loss > BAD_EPOCH_FACTOR * other + chance:
-            return f"the loss of the epoch was {loss / weight:.6g}, {name} {other / weight:.6g}"
+            unit /= weight
+            return f"the loss of the epoch was {loss * unit:.6g}, {name} {other * unit:.6g}"
     return ""
 
 

@@ -19,7 +19,7 @@ from streamgd.errors import DataError, DivergenceError, StreamgdError
 from streamgd.kernels import entries, multinomial
 from streamgd.kernels import stochastic as kernels
 from streamgd.kernels.coordinates import most_touched
-from streamgd.objective.objective import Objective
+from streamgd.objective.objective import Objective, raw_prediction
 from streamgd.optim.schedules import learning_rates
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training import monitor
@@ -121,7 +121,17 @@ class StochasticTrainer:
         """What is wrong with the epoch as a whole, or an empty text."""
         if self._task.order != "full" or state.rollbacks >= monitor.MAX_ROLLBACKS:
             return ""
-        return monitor.bad_epoch(state.sums, state.epoch_losses[-1]["progressive"] if state.epoch_losses else None)
+        if self._theta_is_of_other_rows(state):
+            return ""  # its blocks were judged
+        before = state.epoch_losses[-1]["progressive"] if state.epoch_losses else None
+        return monitor.bad_epoch(state.sums, before, self._unit)
+
+    def _theta_is_of_other_rows(self, state: TrainState) -> bool:
+        """Whether this epoch began with what other rows have taught: it may be worse than the best constant."""
+        if self._task.order != "full":
+            return False
+        losses = state.epoch_losses
+        return losses[-1]["progressive"] is None if losses else self._task.config.from_ is not None
 
     def _tell(self, state: TrainState) -> None:
         self._context.display.progress(
@@ -149,7 +159,11 @@ class StochasticTrainer:
         factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
         if state.rollbacks >= monitor.MAX_ROLLBACKS:
             factor = monitor.BAD_WINDOW_FACTOR
-        trouble = monitor.bad_block(finite, losses, constant, state.steps - steps_before, factor)
+        other = (constant, "the best constant has")
+        if self._theta_is_of_other_rows(state):
+            begun = watched.loss_by(loss, raw_prediction(block, state.theta_before_epoch()))
+            other = max(other, (begun, "the model it began with has"))
+        trouble = monitor.bad_block(finite, losses, other, state.steps - steps_before, factor, self._unit)
         if not trouble:
             self._context.log_rows(block.row_numbers, state.rows_seen)
             state.rows_seen += block.rows

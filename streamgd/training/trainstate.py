@@ -137,6 +137,14 @@ class TrainState:
         """Rows of this epoch that were used so far."""
         return self.rows_seen - self.rows_before - sum(int(entry["rows"]) for entry in self.epoch_losses)
 
+    def theta_before_epoch(self) -> np.ndarray:
+        """Theta as this epoch began, by which rows are predicted; ``(n_dof, n_outputs)``."""
+        assert self.epoch_snapshot is not None
+        tables: np.ndarray = self.epoch_snapshot["coordinates"].reshape(self.tables.shape)
+        theta, n = tables[:, :, kernels.THETA].T.copy(), len(self.rotation)
+        theta[:n] = self.rotation.T @ theta[:n]
+        return theta
+
     def sum_levels(self) -> None:
         """Bring ``level_sums`` up to date with theta."""
         ranges = self.encoding.level_ranges()
