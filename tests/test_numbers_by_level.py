@@ -229,6 +229,38 @@ def test_a_slope_is_carried_to_the_same_level_alone(tmp_path: Path) -> None:
     assert what_is_carried(encoding, moved) == "2 of 4 coefficients are carried over; new: age:x < 0, age:x >= 0"
 
 
+def mostly(city: str, kind: str, seed: int) -> pa.Table:
+    """Rows without nulls, most of them of one city and one kind."""
+    rows, random = table(seed=seed).drop_null(), np.random.default_rng(seed)
+    rows = rows.filter((rows["city"].to_numpy() == city) | (random.random(len(rows)) < 0.2))
+    other = {"new": "old", "old": "new"}[kind]
+    return rows.append_column("kind", pa.array(random.choice([kind, other], len(rows), p=[0.9, 0.1])))
+
+
+@pytest.mark.parametrize("crosses", [["age:city"], ["age:city", "age:kind"]], ids=" ".join)
+@pytest.mark.parametrize("now", ["age,x,city,kind", "x,city,kind"])
+@pytest.mark.parametrize("was", ["age,x,city,kind", "x,city,kind"])
+def test_slopes_are_carried_over_to_other_references(was: str, now: str, crosses: list[str], tmp_path: Path) -> None:
+    first = written(mostly("Rome", "new", 1), tmp_path / "first.parquet")
+    second = written(mostly("Oslo", "old", 2), tmp_path / "second.parquet")
+    before = fit(first, "before", features=was, cross=crosses, method="batch").model
+    unmoved: dict[str, Any] = {"optimizer": "plain", "learning_rate": 1e-12, "epochs": 1, "average": "off", "l2": 0.0}
+    options = {"features": now, "cross": crosses, "method": "minibatch", "from_": str(tmp_path / "before")}
+    after = fit(second, "after", **options, **unmoved).model
+    references = [
+        {each.at.reference for each in model.encoding.columns.numeric if each.at} for model in (before, after)
+    ]
+    assert not references[0] & references[1] - {None}
+    if was == now:
+        assert what_is_carried(before.encoding, after.encoding).endswith("coefficients are carried over")
+
+    found = []
+    for model in (before, after):
+        predict(model, second, str(tmp_path / "out"))
+        found.append(pq.read_table(tmp_path / "out" / "second.parquet")["prediction"].to_numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-6 * found[0].std())
+
+
 def test_bounds_of_differences_are_refused(tmp_path: Path) -> None:
     data = written(table(), tmp_path / "data.parquet")
     with pytest.raises(ConfigError, match="--non-negative: 'age' is crossed with levels"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,14 @@ class NumericColumn:
     def meaning(self) -> tuple[object, ...]:
         """What a coefficient of it means; what nulls count as is left out, which moves with the data."""
         return self.name, self.steps, self.at and (self.at.part, self.at.text)
+
+    @property
+    def at_reference(self) -> NumericColumn | None:
+        """What it would be at the reference of its cross, which has no column."""
+        if self.at is None or self.at.reference is None:
+            return None
+        at = replace(self.at, text=self.at.reference)
+        return replace(self, name=f"{self.told_as[0]} {at.text}", at=at)
 
     @property
     def told_as(self) -> tuple[str, str | None]:

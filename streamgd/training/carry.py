@@ -2,21 +2,27 @@
 
 The encoding is that of the new data, so theta is put into its units. New columns and levels begin at zero, as does a
 column that is hashed on one side only, whose levels are of another type, or that is made otherwise: of bins with other
-edges, or a cross with other references. The optimizer begins anew: its state
-belongs to the gradients of other rows.
+edges, or a cross of labels with other references. The optimizer begins anew: its state belongs to the gradients of
+other rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from streamgd.data.columns import CategoricalColumn, Label
+from streamgd.data.columns import CategoricalColumn, Label, NumericColumn
 from streamgd.data.encoding import Encoding
 from streamgd.data.levels import LevelIndex
 from streamgd.data.sparse import SparseEncoding
+from streamgd.data.transforms.cross import Part
+from streamgd.data.transforms.numbers import Steps
 from streamgd.data.vocabulary import CategoricalEncoding
 from streamgd.errors import RunMismatchError
 from streamgd.training.trainstate import TrainState
+
+_Number = tuple[str, str | None, Steps]
 
 
 def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.ndarray:
@@ -40,14 +46,14 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
     theta = theta * before.target_scale
     carried = np.zeros((after.n_dof, theta.shape[1]))
     intercept = theta[-1] + before.target_shift
-    numeric = {column.meaning: row for row, column in enumerate(before.columns.numeric)}
+    slopes = _Slopes(before, theta, after.columns.numeric)
     for row, column in enumerate(after.columns.numeric):
-        if (old := numeric.get(column.meaning)) is not None:
-            slope = theta[old] / before.scaling.scale[old]
-            if column.name in after.columns.non_negative:
-                slope = np.maximum(slope, 0.0)
-            carried[row] = slope * after.scaling.scale[row]
-            intercept += slope * (after.scaling.shift[row] - before.scaling.shift[old])
+        slope = slopes.of(column)
+        if column.name in after.columns.non_negative:
+            slope = np.maximum(slope, 0.0)
+        carried[row] = slope * after.scaling.scale[row]
+        intercept += slope * (after.scaling.shift[row] - slopes.shift(column))
+    intercept += slopes.moved()
     categorical = {each.column.name: each for each in before.categorical}
     for each in after.categorical:
         part, base = _level_rows(categorical.get(each.column.name), theta, each)
@@ -63,6 +69,76 @@ def carried_theta(before: Encoding, theta: np.ndarray, after: Encoding) -> np.nd
 
 def _listed(classes: tuple[Label, ...] | None) -> str:
     return ", ".join(map(repr, classes)) if classes else "none"
+
+
+class _Slopes:
+    """What a unit of each number added to the prediction, at each level that it is crossed with.
+
+    Where a number is a feature itself, its coefficient is the slope at the reference of each of its crosses, and the
+    others are differences to it. The reference is the most frequent level, which may be another one now.
+    """
+
+    def __init__(self, before: Encoding, theta: np.ndarray, after: Sequence[NumericColumn]):
+        numeric = before.columns.numeric
+        self._rows = {(_number(column), _level(column)): row for row, column in enumerate(numeric)}
+        references = [column.at_reference for column in numeric]
+        self._references = {(_number(column), _level(column)) for column in references if column is not None}
+        self._slopes: np.ndarray = theta[: before.n_numeric] / before.scaling.scale[:, None]
+        self._shift: np.ndarray = before.scaling.shift
+        #: By how much the slopes of those that were used are larger now: none, but of numbers that are crossed.
+        self._gained = np.zeros_like(self._slopes)
+        self._used: set[int] = set()
+        #: Part and reference of the crosses of each number, among which its slopes are divided now.
+        self._crosses: dict[_Number, dict[Part, str | None]] = {}
+        for column in after:
+            if column.at is not None:
+                self._crosses.setdefault(_number(column), {})[column.at.part] = column.at.reference
+
+    def of(self, column: NumericColumn) -> np.ndarray:
+        """The slope that the coefficient of a column stands for, ``(n_outputs,)``; zero of what is not known."""
+        key = number, level = _number(column), _level(column)
+        crosses = self._crosses.get(number, {})
+        slope = self._before(number, level).copy()
+        if column.at is None:
+            for cross in crosses.items():
+                slope += self._before(number, cross)
+        elif key in self._rows or key in self._references:
+            if column.at.reference is not None:
+                slope -= self._before(number, (column.at.part, column.at.reference))
+            elif column.at.part == next(iter(crosses)):  # one of its crosses has the slope of what is no feature now
+                slope += self._before(number, None)
+        if key in self._rows:
+            self._gained[self._rows[key]] += slope
+        return slope
+
+    def shift(self, column: NumericColumn) -> float:
+        """Where the column's unit began, 0 of one that is not known."""
+        row = self._rows.get((_number(column), _level(column)))
+        return 0.0 if row is None else float(self._shift[row])
+
+    def moved(self) -> np.ndarray:
+        """What the intercept gains where a slope went from one column to others."""
+        moved: np.ndarray = self._shift @ self._gained
+        return moved
+
+    def _before(self, number: _Number, level: tuple[Part, str | None] | None) -> np.ndarray:
+        row = self._rows.get((number, level))
+        if row is None:
+            return np.zeros(self._slopes.shape[1])
+        slope: np.ndarray = self._slopes[row]
+        if row not in self._used:
+            self._used.add(row)
+            self._gained[row] -= slope
+        return slope
+
+
+def _number(column: NumericColumn) -> _Number:
+    """The number that a column is, or that counts in it at a level."""
+    return column.source, column.part, column.steps
+
+
+def _level(column: NumericColumn) -> tuple[Part, str | None] | None:
+    return None if column.at is None else (column.at.part, column.at.text)
 
 
 def _level_rows(

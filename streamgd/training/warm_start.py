@@ -43,6 +43,8 @@ def model_to_start_from(path: str, resolved: Resolved) -> Model:
 def what_is_carried(before: Encoding, after: Encoding) -> str:
     """How many coefficients of ``after`` start at what they were in ``before``, and which are new."""
     known = set(_coefficients(before.with_base_rows()))
+    references = (column.at_reference for column in before.columns.numeric)
+    known |= {(column.name, column.meaning) for column in references if column is not None}
     rows = _coefficients(after)
     new = [row[0] for row in rows if row not in known]
     names = ", ".join(new[:_MOST_NAMES]) + (", …" if len(new) > _MOST_NAMES else "")

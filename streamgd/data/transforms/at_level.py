@@ -20,12 +20,14 @@ class AtLevel:
     """Where a number counts: in rows that have the level ``text`` of a part; in others it is 0.
 
     So its coefficient is what the slope of the number is there beside that elsewhere. ``null`` is what a null counts
-    as: the mean of the number in sampled rows with the level, or, where there are none, in all of them.
+    as: the mean of the number in sampled rows with the level, or, where there are none, in all of them. ``reference``
+    is the level that has none of its own, where the number is a feature itself.
     """
 
     part: Part
     text: str
     null: float
+    reference: str | None = None
 
     def apply(self, values: np.ndarray, met: Met) -> np.ndarray:
         """The number where it counts, float64 ``(n_rows,)``."""
@@ -37,15 +39,17 @@ class AtLevel:
         self.part.check()
         if not isinstance(self.text, str) or not isinstance(self.null, float) or not np.isfinite(self.null):
             raise ValueError("a number at a level that is none")
+        if not isinstance(self.reference, str | None):
+            raise ValueError("a reference that is no level")
 
     def state(self) -> dict[str, Any]:
         """As plain values."""
-        return {"part": self.part.state(), "text": self.text, "null": self.null}
+        return {"part": self.part.state(), "text": self.text, "null": self.null, "reference": self.reference}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> AtLevel:
         """The inverse of :meth:`state`."""
-        return cls(Part.from_state(state["part"]), state["text"], state["null"])
+        return cls(Part.from_state(state["part"]), state["text"], state["null"], state.get("reference"))
 
 
 def at_levels(
@@ -66,8 +70,10 @@ def at_levels(
     """
     enough = FEWEST * sum(counts.values())
     texts = {text for text, count in counts.items() if count >= enough}
+    reference = None
     if without_most_frequent and texts:
-        texts.remove(min(texts, key=lambda text: (-counts[text], text)))
+        reference = min(texts, key=lambda text: (-counts[text], text))
+        texts.remove(reference)
     finite = np.isfinite(values)
     if not finite.any():
         return []
@@ -76,4 +82,4 @@ def at_levels(
     met_means = zip(met.texts.to_pylist(), n_met, sums, strict=True)
     mean = {text: float(total / n) for text, n, total in met_means if n}
     ordered = sorted(texts, key=lambda text: (text == NULL, text))
-    return [AtLevel(part, text, mean.get(text, overall)) for text in ordered]
+    return [AtLevel(part, text, mean.get(text, overall), reference) for text in ordered]
