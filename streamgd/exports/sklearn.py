@@ -78,7 +78,8 @@ def _of_output(model: Model) -> Pipeline:
     """The pipeline of a model with one raw prediction."""
     encoding, theta = model.encoding, model.theta[:, 0]
     numeric = encoding.columns.numeric
-    of_numbers, of_nulls = [SimpleImputer(keep_empty_features=True)], [_as_numbers(), MissingIndicator(features="all")]
+    imputing, of_nulls = SimpleImputer(keep_empty_features=True), [*_as_numbers(), MissingIndicator(features="all")]
+    of_numbers = [*_as_numbers(), imputing]
     groups = {
         "numbers": ([k for k, c in enumerate(numeric) if c.part != IS_NULL and not c.steps], of_numbers),
         "nulls": ([k for k, c in enumerate(numeric) if c.part == IS_NULL], of_nulls),
@@ -86,7 +87,7 @@ def _of_output(model: Model) -> Pipeline:
     # Each has a part of its own, as its steps are told.
     for k, number in enumerate(numeric):
         if number.steps:
-            groups[f"number {k}"] = ([k], [_as_numbers(), *steps_of(number.steps), *of_numbers])
+            groups[f"number {k}"] = ([k], [*_as_numbers(), *steps_of(number.steps), imputing])
     labels = [column for column in encoding.categorical if len(column.levels)]
     intercept = float(theta[-1]) + sum(column.coefficients(model.theta)[1] for column in encoding.categorical)
     parts: list[tuple[str, object, list[str]]] = []
@@ -96,7 +97,7 @@ def _of_output(model: Model) -> Pipeline:
             read = [numeric[k].read_as for k in places]
             parts.append((name, make_pipeline(*first, StandardScaler()), read))
             coefficients.append(theta[places])
-    for name, first in (("texts", []), ("labels", [_as_numbers()])):
+    for name, first in (("texts", []), ("labels", _as_numbers())):
         chosen = [column for column in labels if (column.column.values == "string") == (name == "texts")]
         chosen = [column for column in chosen if column.column.made is None]
         if chosen:
@@ -107,14 +108,14 @@ def _of_output(model: Model) -> Pipeline:
             coefficients += [_of_categories(column, model) for column in chosen]
     for k, column in enumerate(labels):
         if isinstance(made := column.column.made, Bins):
-            parts.append((f"bins {k}", make_pipeline(_as_numbers(), *places_of(made)), [made.source]))
+            parts.append((f"bins {k}", make_pipeline(*_as_numbers(), *places_of(made)), [made.source]))
             coefficients.append(_of_bins(column, made, model))
     if encoding.columns.offset is not None:
         parts.append(("offset", "passthrough", [encoding.columns.offset]))
         coefficients.append(np.ones(1))
     if encoding.columns.exposure is not None:
         logarithm = FunctionTransformer(np.log, feature_names_out="one-to-one")
-        parts.append(("exposure", logarithm, [encoding.columns.exposure]))
+        parts.append(("exposure", make_pipeline(*_as_numbers(), logarithm), [encoding.columns.exposure]))
         coefficients.append(np.ones(1))
     columns = ColumnTransformer(parts).fit(_made_up_rows(model, labels))
     for name, (places, _) in groups.items():
@@ -132,9 +133,10 @@ def to_bytes(pipeline: Pipeline) -> bytes:
     return file.getvalue()
 
 
-def _as_numbers() -> StandardScaler:
-    """Makes float64 of numbers and truth values of any type, None for null among them, as what follows needs it."""
-    return StandardScaler(with_mean=False, with_std=False)
+def _as_numbers() -> list[Any]:
+    """Make float64 of numbers and truth values of any type, None for null among them, as what follows needs it."""
+    doubles = FunctionTransformer(np.asarray, kw_args={"dtype": np.float64}, feature_names_out="one-to-one")
+    return [StandardScaler(with_mean=False, with_std=False), doubles]  # the first leaves float32 as it is
 
 
 def _check(model: Model) -> None:

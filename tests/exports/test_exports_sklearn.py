@@ -9,11 +9,13 @@ from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from exported_models import model, predictions, rows
 from sklearn.base import clone
@@ -22,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from streamgd.errors import ConfigError
 from streamgd.exports.export import export
 from streamgd.model import Model
+from streamgd.training.train import train
 
 
 def by_sklearn(by_model: Model, frame: pd.DataFrame) -> np.ndarray:
@@ -57,6 +60,20 @@ def test_the_pipeline_predicts_as_the_model(loss: str, other: bool, null_level: 
     found = by_sklearn(by_model, as_frame(rows()))
 
     np.testing.assert_allclose(found, predictions(by_model, rows()), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": "x=0:2e6"}, {"null_indicators": True}], ids=str)
+def test_float32_far_from_zero_is_no_less_exact(options: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=500)
+    far = pa.array((x + 1e6).astype(np.float32), mask=rng.random(500) < 0.1)
+    table = pa.table({"x": far, "y": x + rng.normal(size=500)})
+    pq.write_table(table, tmp_path / "data.parquet")
+    trained = train(str(tmp_path / "data.parquet"), "y", run=tmp_path / "run", method="batch", **options).model
+
+    found = by_sklearn(trained, table.to_pandas())
+
+    np.testing.assert_allclose(found, predictions(trained, table), rtol=0, atol=1e-9)
 
 
 def test_labels_without_nulls_are_known_in_plain_types() -> None:
