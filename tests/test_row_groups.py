@@ -76,3 +76,17 @@ def test_the_same_rows_in_other_files_and_row_groups_give_the_same_theta(
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         expected = theta(written(Path(one), [], ROWS, False), options)
         assert theta(written(Path(other), cuts, group_rows, as_codes), options) == expected
+
+
+@pytest.mark.parametrize("method", ["sgd", "minibatch"])
+def test_row_groups_of_a_few_rows_are_not_judged_by_these(method: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x, z = random.normal(size=(2, 1_000))
+    y = 1.5 * x - 0.7 * z + random.normal(size=1_000)
+    pq.write_table(pa.table({"x": x, "z": z, "y": y}), tmp_path / "data.parquet", 5)
+    options = {"shuffle": "none", "method": method, "epochs": 1, "optimizer": "plain"}
+
+    assert streamgd.train(str(tmp_path), "y", run=tmp_path / "runs" / "a", **options).facts["rollbacks"] == 0
+    found = streamgd.train(str(tmp_path), "y", run=tmp_path / "runs" / "b", learning_rate=10.0, **options).facts
+    assert found["rollbacks"] > 0
+    assert found["progressive_loss"] < 4.0 * y.var()

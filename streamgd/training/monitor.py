@@ -26,6 +26,8 @@ BAD_BLOCK_ERRORS = 5.0
 #: The first few steps of a run may go astray: then only this factor counts.
 FIRST_STEPS = 16
 FIRST_STEPS_FACTOR = 20.0
+#: A window of fewer rows says nothing by itself: the epoch up to now is judged, once it has as many.
+FEWEST_ROWS = 32 * WATCHED_EVERY_ROWS
 #: An epoch is bad when its progressive loss exceeds that of the best constant, or of the epoch before, by this factor
 #: and by more than chance.
 BAD_EPOCH_FACTOR = 1.05
@@ -72,32 +74,32 @@ class Watched:
         return losses * self._weight if len(self._weight) else losses
 
 
-def bad_block(
-    finite: bool, losses: np.ndarray, other: tuple[float, str], steps: int, factor: float, unit: float
-) -> str:
-    """What is wrong after a block, or an empty text.
+def bad_rows(finite: bool, sums: np.ndarray, name: str, steps: int, factor: float, unit: float) -> str:
+    """What is wrong after some rows, or an empty text.
 
     Parameters
     ----------
     finite : bool
         Whether theta is.
-    losses : float64, (3,)
-        Weighted progressive loss, its weight, and the sum of the squared terms of the loss.
-    other : tuple
-        A loss on the same rows to compare with, that of the best constant as a rule, and what has it.
+    sums : float64, (4,)
+        Weighted progressive loss, its weight, the sum of its squared terms, and another loss of the rows to compare
+        with, that of the best constant as a rule.
+    name : str
+        What has the other loss, and the verb.
+    steps : int
+        In which the rows were learned.
     factor : float
-        How many times that the loss may be.
+        How many times the other loss that of the rows may be.
     unit : float
         What a loss of 1 is in units of the data.
     """
-    loss, weight, squares = losses.tolist()
+    loss, weight, squares, other = sums.tolist()
     if not finite or not np.isfinite(loss):
         return "the loss is not finite"
     factor = factor if steps >= FIRST_STEPS else FIRST_STEPS_FACTOR
-    known, name = other
-    if loss > factor * known + BAD_BLOCK_ERRORS * math.sqrt(min(squares, known * known)):
+    if loss > factor * other + BAD_BLOCK_ERRORS * math.sqrt(min(squares, other * other)):
         unit /= weight
-        return f"the loss rose to {loss * unit:.6g}, {name} {known * unit:.6g}"
+        return f"the loss rose to {loss * unit:.6g}, {name} {other * unit:.6g}"
     return ""
 
 

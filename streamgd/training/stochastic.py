@@ -104,7 +104,8 @@ class StochasticTrainer:
             trouble = self._portion(state, portion)
             if trouble:
                 return trouble
-            if self._is_small(state) and state.position % monitor.SNAPSHOT_BLOCKS == 0:
+            judged = self._task.order == "full" or state.rows_of_epoch >= monitor.FEWEST_ROWS
+            if judged and self._is_small(state) and state.position % monitor.SNAPSHOT_BLOCKS == 0:
                 state.take_snapshot()
             self._context.after_step(state.state)
             self._tell(state)
@@ -156,19 +157,28 @@ class StochasticTrainer:
         with self._context.stopwatch.timed("compute"), np.errstate(all="ignore"):
             finite = self._train_block(state, block, watched.numbers)
             losses, constant = watched.losses(loss), watched.constant_loss(loss, state.best_constant)
-        factor = monitor.BAD_BLOCK_FACTOR if self._task.order == "full" else monitor.BAD_WINDOW_FACTOR
-        if state.rollbacks >= monitor.MAX_ROLLBACKS:
-            factor = monitor.BAD_WINDOW_FACTOR
-        other = (constant, "the best constant has")
+        sums, name = np.array([*losses, constant]), "the best constant has"
+        judged, rows = sums, block.rows
         if self._theta_is_of_other_rows(state):
             begun = watched.loss_by(loss, raw_prediction(block, state.theta_before_epoch()))
-            other = max(other, (begun, "the model it began with has"))
-        trouble = monitor.bad_block(finite, losses, other, state.steps - steps_before, factor, self._unit)
+            if begun > constant:
+                judged, name = np.array([*losses, begun]), "the model it began with has"
+        elif self._task.order != "full" and rows < monitor.FEWEST_ROWS:
+            judged, rows = sums + state.sums, rows + state.rows_of_epoch
+            if rows < monitor.FEWEST_ROWS:
+                judged[3] = np.inf
+        trouble = monitor.bad_rows(finite, judged, name, -(-rows // self._batch_size), self._factor(state), self._unit)
         if not trouble:
             self._context.log_rows(block.row_numbers, state.rows_seen)
             state.rows_seen += block.rows
-            state.sums += [*losses, constant]
+            state.sums += sums
         return trouble
+
+    def _factor(self, state: TrainState) -> float:
+        """How many times another loss that of a block may be."""
+        if self._task.order != "full" or state.rollbacks >= monitor.MAX_ROLLBACKS:
+            return monitor.BAD_WINDOW_FACTOR
+        return monitor.BAD_BLOCK_FACTOR
 
     def _learn_scaling(self, state: TrainState, survey: Survey) -> None:
         self._check_range(state.encoding, survey)
