@@ -19,6 +19,7 @@ from streamgd.data.frames import is_frame, is_path, is_stream, table_of
 from streamgd.extra_sklearn import scikit_learn
 from streamgd.fitting import Fitted, fit, fit_stream, raw_predictions, tables
 from streamgd.model import Model
+from streamgd.objective.losses import LOSSES
 
 with scikit_learn():
     from sklearn.base import BaseEstimator
@@ -141,6 +142,15 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
     @abstractmethod
     def _loss_options(self, by_name: bool) -> dict[str, Any]:
         """The options that say which loss it is."""
+
+    def _loss_of(self, classes: bool) -> str:
+        """The name of the loss, which must be one of classes or one of numbers."""
+        name: str = self.loss  # type: ignore[attr-defined]
+        if name in LOSSES and LOSSES[name].is_classifier != classes:
+            kinds = ("classes", "numbers") if classes else ("numbers", "classes")
+            fitting = ", ".join(repr(each) for each, loss in LOSSES.items() if loss.is_classifier == classes)
+            raise ValueError(f"loss={name!r} is one of {kinds[1]}, this learns {kinds[0]}. Choose one of {fitting}.")
+        return name
 
     def _class_option(self) -> dict[str, Any]:
         """The option of ``TrainConfig`` for weights of classes, if it is wanted."""

@@ -113,10 +113,10 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
         self.class_weight = class_weight
 
     def _loss_options(self, by_name: bool) -> dict[str, Any]:
-        n_classes = 2 if by_name else len(self.classes_)
+        n_classes, loss = 2 if by_name else len(self.classes_), self._loss_of(classes=True)
         if n_classes > 2 and self.loss not in ("logistic", "multinomial"):
             raise ValueError(f"loss {self.loss!r} is of two classes, y has {n_classes}. Choose 'logistic'.")
-        loss = "multinomial" if n_classes > 2 else self.loss
+        loss = "multinomial" if n_classes > 2 else loss
         if loss == "multinomial" and n_classes == 2 and not by_name:
             loss = "logistic"  # it is the same model
         # Of y the classes are known, however many; data that hold their target have a limit.
@@ -283,7 +283,7 @@ class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[mis
         self.loss, self.power, self.delta, self.quantile = loss, power, delta, quantile
 
     def _loss_options(self, by_name: bool) -> dict[str, Any]:  # noqa: ARG002
-        options: dict[str, Any] = {"loss": self.loss}
+        options: dict[str, Any] = {"loss": self._loss_of(classes=False)}
         own = {"tweedie": "power", "huber": "delta", "quantile": "quantile"}.get(self.loss)
         return options | ({own: getattr(self, own)} if own else {})
 

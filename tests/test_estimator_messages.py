@@ -196,3 +196,20 @@ def test_mistakes_in_arguments_and_columns_are_value_errors() -> None:
     assert issubclass(ConfigError, ValueError)
     assert issubclass(DataError, ValueError)
     assert not issubclass(StreamgdError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "found", "expected"),
+    [
+        (GDClassifier(loss="squared"), "numbers", "classes. Choose one of 'logistic',"),
+        (GDClassifier(loss="quantile"), "numbers", "classes"),
+        (GDRegressor(loss="logistic"), "classes", "numbers. Choose one of 'squared',"),
+    ],
+    ids=str,
+)
+def test_a_loss_of_the_other_kind_is_refused(estimator: GDClassifier | GDRegressor, found: str, expected: str) -> None:
+    message = f"loss='{estimator.loss}' is one of {found}, this learns {expected}"
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(frame()[["x"]], frame()["late"])
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(frame(), target="late")
