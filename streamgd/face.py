@@ -38,11 +38,14 @@ class Output:
         The run directory, once a command knows it; takes the traceback of a defect.
     has_process : bool
         Whether the process is there for this command alone.
+    told : bool
+        Whether the result was told: what the command was asked for is done.
     """
 
     def __init__(self, as_json: bool, quiet: bool, has_process: bool):
         self.run_dir: Path | None = None
         self.has_process = has_process
+        self.told = False
         self._as_json = as_json
         self._quiet = quiet
         self._display: ConsoleDisplay | None = None
@@ -58,11 +61,15 @@ class Output:
 
     def result(self, facts: dict[str, Any], text: Callable[[], str]) -> None:
         """Print a command's result: one JSON object, or text for people unless quiet."""
-        self.close()
+        self._begin_result()
         if self._as_json:
             self._print_json(facts)
         elif not self._quiet:
             _print(text())
+
+    def _begin_result(self) -> None:
+        self.close()
+        self.told = True
 
     def csv(self, text: str) -> None:
         """Print a result that is a table as CSV."""
@@ -70,7 +77,7 @@ class Output:
 
         if self._as_json:
             raise UsageError("--csv and --json both given. Choose one.")
-        self.close()
+        self._begin_result()
         _print(text.removesuffix("\n"))
 
     def binary(self, content: bytes) -> None:
@@ -85,7 +92,7 @@ class Output:
 
         if self._as_json:
             raise UsageError("--out - and --json both write to standard output. Choose one.")
-        self.close()
+        self._begin_result()
         with storage_errors("write to standard output"):
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
@@ -150,17 +157,20 @@ _PATIENCE_S = 1.0
 
 
 @contextmanager
-def _signals_end_the_command() -> Iterator[None]:
+def _signals_end_the_command(output: Output) -> Iterator[None]:
     """Outside training, which has handlers of its own, SIGTERM ends the command as any other pause: exit 75.
 
     It and Ctrl-C stop our own code at once. A library, which may hold locks, is first given a second to return from
-    what it does; imports and compilations are left to end.
+    what it does; imports and compilations are left to end. Neither changes anything once the result was told, nor
+    while the process of the command ends.
     """
     patient_until_s = math.inf
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal patient_until_s
+        if output.told:
+            return
         callers = list(_packages(frame))
         must_end = not _NOT_INSIDE.isdisjoint(callers)
         patient_until_s = math.inf if must_end else min(patient_until_s, time.monotonic() + _PATIENCE_S)
@@ -194,7 +204,7 @@ def _signals_end_the_command() -> Iterator[None]:
         if signal.SIGALRM in before:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if output.has_process else handler)
 
 
 def _packages(frame: FrameType | None) -> Iterator[str]:
@@ -276,7 +286,7 @@ class Face(Commands):
             if not sys.warnoptions:  # python -W … shows them to developers
                 warnings.simplefilter("ignore")
             try:
-                with _signals_end_the_command():
+                with _signals_end_the_command(output):
                     exit_code = super().main(arguments, *positional, **keywords) or 0
             except Exception as error:
                 exit_code = _fail(error, output)

@@ -147,6 +147,19 @@ def test_a_signal_while_the_holdout_loss_is_evaluated_keeps_the_epoch_before_it(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_result_changes_nothing(number: int, generated: Generated, tmp_path: Path) -> None:
+    data = generated(rows=4_000, features=3, files=1, seed=2)
+    command = [sys.executable, "-m", "streamgd", "inspect", data, "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["rows"] == 4_000
+        process.send_signal(number)
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_the_process_at_once(number: int, generated: Generated, tmp_path: Path) -> None:
     """The first would be answered at the next step; in between two are sent."""
     script = (
