@@ -100,7 +100,7 @@ def train(output: Output, /, config_file: str | None, dry_run: bool, restart: bo
     if dry_run:
         from streamgd.training.train import plan
 
-        facts = plan(config)
+        facts = plan(config, restart)
         output.result(facts, lambda: format_facts(facts))
         return
     from streamgd.training.train import run

@@ -418,10 +418,10 @@ def part_choice(model: Model, manifest: Manifest, where: str | None, part: str) 
         raise ConfigError(f"--part: expected all, train or holdout, found {part!r}.")
     if part == "all":
         return RowChoice(where=condition)
-    if not model.facts.get("holdout"):
+    if part == "holdout" and not model.facts.get("holdout"):
         raise ConfigError(f"--part {part}: the run held out no rows. Train with --holdout 10%, or leave out --part.")
     facts = model.facts
-    return RowChoice(facts["seed"], condition, facts["sample"], facts["holdout"])
+    return RowChoice(facts["seed"], condition, facts["sample"], facts.get("holdout") or 0.0)
 
 
 class _LevelTable:

@@ -231,7 +231,7 @@ class TestOutput:
     def test_dry_run_prints_the_plan_and_trains_nothing(
         self, fake: FakeTraining, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(training, "plan", lambda _: {"rows": 600, "columns": {"x": "number"}})
+        monkeypatch.setattr(training, "plan", lambda *_: {"rows": 600, "columns": {"x": "number"}})
         result = run_cli("train", "d", "--target", "late", "--dry-run")
         assert result.stdout == "rows     600\ncolumns\n  x      number\n"
         assert fake.config is None
@@ -365,6 +365,12 @@ class TestTheWholeWay:
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout)["rows"] == 600
         assert [path.name for path in folder.iterdir()] == ["data.parquet"]
+
+    def test_the_plan_of_a_new_start_is_not_bound_to_the_old_one(self, data: str) -> None:
+        options = ("train", data, "--target", "late", "--exclude", "row", "--run", "r", "--epochs", "1")
+        assert run_cli(*options).exit_code == 0
+        assert run_cli(*options, "--l2", "0.1", "--dry-run").exit_code == 78
+        assert run_cli(*options, "--l2", "0.1", "--dry-run", "--restart").exit_code == 0
 
     def test_inspect(self, data: str) -> None:
         facts = json.loads(run_cli("inspect", data, "--json").stdout)

@@ -19,6 +19,7 @@ from streamgd.data.columns import TargetColumn
 from streamgd.errors import ConfigError, DataError, NoInputError, PausedError, SchemaError, TargetError
 from streamgd.evaluation import Evaluation, evaluate
 from streamgd.prediction import predict
+from streamgd.training.train import train
 
 module = importlib.import_module("streamgd.evaluation")  # streamgd.evaluation may be the function
 
@@ -282,6 +283,16 @@ def test_every_column_of_the_model_must_be_there(tmp_path: Path, missing: str) -
 
     with pytest.raises(SchemaError, match=rf"data\.parquet lacks a column that the model needs: '{missing}'"):
         evaluated(tmp_path, rows.drop_columns([missing]), by_model)
+
+
+def test_rows_that_were_trained_on_are_told_apart_without_a_holdout_too(tmp_path: Path) -> None:
+    data = write(table(1_000), tmp_path / "data.parquet")
+    for sample in (1.0, 0.5):
+        options = {"sample": sample, "epochs": 1, "features": "distance"}
+        trained = train(data, "late", run=tmp_path / str(sample), **options)
+        assert evaluate(trained.model, data, part="train").rows == trained.facts["train_rows"]
+        with pytest.raises(ConfigError, match="the run held out no rows"):
+            evaluate(trained.model, data, part="holdout")
 
 
 def test_a_third_class_is_refused_with_its_place(tmp_path: Path) -> None:

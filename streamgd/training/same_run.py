@@ -47,7 +47,7 @@ def check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> No
 
 def check_data(
     before: dict[str, Any], sources_before: list[str], manifest: Manifest, sources: list[str], config: TrainConfig,
-    finished: bool,
+    finished: bool, method: str,
 ) -> str:  # fmt: skip
     """Refuse to go on with other data than the run began with; with ``--accept-data-change`` say what changed."""
     changes = compare(before, manifest)
@@ -70,7 +70,8 @@ def check_data(
             f"{config.run_dir} holds a run that skips what cannot be decoded ({'; '.join(groups[:5])}"
             f"{' …' if len(groups) > 5 else ''}). Go on with --on-bad-data skip, or use --restart."
         )
-    way_on = "--accept-data-change and more --epochs" if finished else "--accept-data-change"
+    wants_epochs = finished and method != "auto"
+    way_on = "--accept-data-change and more --epochs" if wants_epochs else "--accept-data-change"
     if sources_before != sources:
         raise RunMismatchError(
             f"{config.run_dir} holds a run on other data ({listed}). Choose another --run, or use --restart."

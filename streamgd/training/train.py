@@ -141,16 +141,18 @@ def train(
     return run(config, display or notebook_display() or Silent(), restart, filesystem=filesystem)
 
 
-def plan(config: TrainConfig) -> dict[str, Any]:
+def plan(config: TrainConfig, restart: bool = False) -> dict[str, Any]:
     """What ``train`` would do, without doing it: see ``Task.summary``."""
     directory = RunDirectory(config.run_dir)
-    stored = directory.read_config()
-    if stored is not None and not directory.untrained:
+    begins = restart or directory.untrained
+    stored = None if begins else directory.read_config()
+    if stored is not None:
         check_options(config, stored, config.run_dir)
     finder = _Finder(config)
     task = make_task(config, finder.data(), finder.validation())
-    begins_full = task.order == "full" and directory.untrained
-    lack = lack_of_space(config, task.manifest, task.resolved, task.layout) if begins_full else []
+    lack = []
+    if begins and task.order == "full":
+        lack = lack_of_space(config, task.manifest, task.resolved, task.layout)
     return {**task.summary(), "notes": [*task.notes, *lack]}
 
 
@@ -428,11 +430,12 @@ def _checked_task(
     ``stream`` is a state that says what the columns are, where they are not to be decided by the data.
     """
     config, manifest = finder.config, finder.data(interrupt)
-    changes = check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished)
+    method = stored["resolved"]["method"]
+    changes = check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished, method)
     validation = finder.validation(interrupt)
     if validation is not None:
         before = stored["config"]["validation"]
-        changes += check_data(stored["validation"], before, validation, config.validation, config, finished)
+        changes += check_data(stored["validation"], before, validation, config.validation, config, finished, method)
     resolved = resolved_before(stream, config, manifest) if stream is not None else None
     task = make_task(config, manifest, validation, stored["resolved"], resolved)
     if task.resolved.loss != stored["resolved"]["loss"]:
