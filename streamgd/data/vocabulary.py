@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streamgd.data.columns import CategoricalColumn
+from streamgd.data.columns import CategoricalColumn, Label
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import ARROW_TYPES, LevelIndex, level_bytes, levels_from_state, levels_state
 from streamgd.kernels import levels as kernels
@@ -166,13 +166,13 @@ class CategoricalEncoding:
         return values[rows], float(values[self.unknown_row])
 
     def row_names(self) -> list[str]:
-        """A name for each row of theta, such as ``carrier=AA``."""
+        """A name for each row of theta, such as ``carrier=AA``; see :func:`level_name`."""
         name = self.column.name
         if self.hashed:
             return [f"{name}#{bucket}" for bucket in range(self.buckets)]
         levels = self.levels if self.base_row else self.levels[1:]
         start = name + self.column.separator
-        names = [f"{start}{'null' if level is None else level}" for level in python_values(levels)]
+        names = [f"{start}{level_name(level)}" for level in python_values(levels)]
         return [*names, f"{start}(other)"] if self.other else names
 
     def state(self) -> dict[str, Any]:
@@ -188,6 +188,19 @@ class CategoricalEncoding:
         column = CategoricalColumn.from_json({name: state[name] for name in described if name in state})
         levels = levels_from_state(state["levels"])
         return cls(column, state["first_row"], levels, state["other"], state["buckets"], state["base_row"])
+
+
+def level_name(level: Label | None) -> str:
+    """What a level is called; a text in quotes where it would be taken for another level, or for none.
+
+    >>> [level_name(level) for level in ("AA", 7, None, "null", "")]
+    ['AA', '7', 'null', "'null'", "''"]
+    """
+    if level is None:
+        return "null"
+    return (
+        f"'{level}'" if isinstance(level, str) and (level in ("null", "(other)") or not level.strip()) else str(level)
+    )
 
 
 def final_levels(vocabulary: Vocabulary, counts: np.ndarray) -> pa.Array:

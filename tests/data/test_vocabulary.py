@@ -127,6 +127,15 @@ def test_a_frozen_vocabulary_does_not_grow() -> None:
 # Rows of theta
 
 
+def test_each_level_has_a_name_of_its_own() -> None:
+    levels = texts("AA", "null", None, "(other)", "", " ")
+    names = CategoricalEncoding(TEXT, 0, levels, other=True, buckets=0, base_row=True).row_names()
+    assert names == [
+        "carrier=AA", "carrier='null'", "carrier=null", "carrier='(other)'", "carrier=''", "carrier=' '",
+        "carrier=(other)",
+    ]  # fmt: skip
+
+
 def test_the_base_level_has_no_coefficient_and_unknown_levels_count_as_it() -> None:
     encoding = CategoricalEncoding(TEXT, 10, texts("UA", "AA", None), False, 0)
     words = Vocabulary(TEXT, 0, 0, texts("AA", "zz", None, "UA"), growing=False)
