@@ -61,14 +61,11 @@ class Output:
 
     def result(self, facts: dict[str, Any], text: Callable[[], str]) -> None:
         """Print a command's result: one JSON object, or text for people unless quiet."""
-        self._begin_result()
+        self.close()
         if self._as_json:
             self._print_json(facts)
         elif not self._quiet:
             _print(text())
-
-    def _begin_result(self) -> None:
-        self.close()
         self.told = True
 
     def csv(self, text: str) -> None:
@@ -77,8 +74,9 @@ class Output:
 
         if self._as_json:
             raise UsageError("--csv and --json both given. Choose one.")
-        self._begin_result()
+        self.close()
         _print(text.removesuffix("\n"))
+        self.told = True
 
     def binary(self, content: bytes) -> None:
         """Write a result that is a file to standard output.
@@ -92,10 +90,11 @@ class Output:
 
         if self._as_json:
             raise UsageError("--out - and --json both write to standard output. Choose one.")
-        self._begin_result()
+        self.close()
         with storage_errors("write to standard output"):
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
+        self.told = True
 
     def failure(self, error: StreamgdError) -> None:
         """Print an error: one line on standard error, and with ``--json`` an object on standard output."""

@@ -14,7 +14,7 @@ import numpy as np
 from streamgd.data.kinds import python_values
 from streamgd.data.transforms.cycle import Cycle
 from streamgd.data.transforms.spline import Spline
-from streamgd.data.vocabulary import CategoricalEncoding
+from streamgd.data.vocabulary import CategoricalEncoding, level_name
 from streamgd.errors import ConfigError
 from streamgd.inference import Errors, Inference
 from streamgd.model import Model
@@ -85,7 +85,7 @@ class _Told:
     def levels(self, column: CategoricalEncoding) -> list[dict[str, Any]]:
         names, levels = column.row_names(), python_values(column.levels)
         places = range(column.first_row, column.first_row + column.n_rows)
-        told = ["null" if each is None else plain(each) for each in levels]
+        told = [level_name(each) if each is None or isinstance(each, str) else plain(each) for each in levels]
         others = [*told[1:], "(other)"][: len(names)]
         rows = [self.row(*each) for each in zip(places, names, [column.column.name] * len(names), others, strict=True)]
         name = f"{column.column.name}{column.column.separator}{told[0]}"

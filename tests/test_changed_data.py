@@ -245,6 +245,17 @@ def test_data_that_are_predicted_worse_are_learned_all_the_same(
         assert missing < 0.02 * (fresh.facts["base_loss"] - fresh.facts["train_loss"])
 
 
+@pytest.mark.parametrize("slope", [0.1, -20.0])
+def test_a_run_from_a_model_that_is_far_off_may_take_several_epochs(slope: float, tmp_path: Path) -> None:
+    pq.write_table(with_slope(20.0, 0.1, 20_000, 0), tmp_path / "a.parquet")
+    pq.write_table(with_slope(slope, 1.0, 3_000, 1), tmp_path / "b.parquet")
+    options: dict[str, Any] = {"method": "minibatch", "epochs": 8}
+    fit(tmp_path / "a.parquet", tmp_path / "old", **options)
+    begun = fit(tmp_path / "b.parquet", tmp_path / "begun", **options, from_=str(tmp_path / "old"))
+    assert begun.facts["rollbacks"] == 0
+    assert begun.facts["train_loss"] < 0.3 * (20.0 - slope) ** 2 / 2.0
+
+
 @pytest.mark.parametrize("init", ["best", "zeros"])
 def test_the_base_loss_of_full_batch_is_that_of_the_best_constant_of_changed_data(
     init: str, data: Path, tmp_path: Path

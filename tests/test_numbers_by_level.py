@@ -26,6 +26,7 @@ from streamgd.estimators import GDRegressor
 from streamgd.exports.export import export
 from streamgd.model import Model
 from streamgd.prediction import predict
+from streamgd.training.carry import carried_theta
 from streamgd.training.warm_start import what_is_carried
 
 ROWS = 2_000
@@ -259,6 +260,19 @@ def test_slopes_are_carried_over_to_other_references(was: str, now: str, crosses
         predict(model, second, str(tmp_path / "out"))
         found.append(pq.read_table(tmp_path / "out" / "second.parquet")["prediction"].to_numpy())
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-6 * found[0].std())
+
+
+def test_models_that_do_not_say_what_their_references_are_are_carried_over_as_well(tmp_path: Path) -> None:
+    """Those of earlier builds."""
+    models = [
+        fit(written(mostly(city, "new", seed), tmp_path / f"{city}.parquet"), city, cross="age:city", epochs=1).model
+        for seed, city in enumerate(("Rome", "Oslo"))
+    ]
+    before, after = (model.encoding for model in models)
+    silent = [replace(each, at=each.at and replace(each.at, reference=None)) for each in before.columns.numeric]
+    earlier = replace(before, columns=replace(before.columns, numeric=tuple(silent)))
+    expected = carried_theta(before, models[0].theta, after)
+    np.testing.assert_array_equal(carried_theta(earlier, models[0].theta, after), expected)
 
 
 def test_bounds_of_differences_are_refused(tmp_path: Path) -> None:

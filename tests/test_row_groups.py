@@ -90,3 +90,15 @@ def test_row_groups_of_a_few_rows_are_not_judged_by_these(method: str, tmp_path:
     found = streamgd.train(str(tmp_path), "y", run=tmp_path / "runs" / "b", learning_rate=10.0, **options).facts
     assert found["rollbacks"] > 0
     assert found["progressive_loss"] < 4.0 * y.var()
+
+
+@pytest.mark.parametrize(("method", "learning_rate"), [("sgd", 3.0), ("minibatch", 10.0)])
+def test_an_epoch_of_a_few_rows_is_judged_at_its_end(method: str, learning_rate: float, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x, z = random.normal(size=(2, 200))
+    pq.write_table(pa.table({"x": x, "z": z, "y": x + z + 0.1 * random.normal(size=200)}), tmp_path / "data.parquet")
+    options = {"shuffle": "none", "method": method, "epochs": 8, "optimizer": "plain", "learning_rate": learning_rate}
+    found = streamgd.train(str(tmp_path), "y", run=tmp_path / "runs" / "a", **options).facts
+    assert found["rollbacks"] > 0
+    assert found["learning_rate"] < learning_rate
+    assert method == "minibatch" or found["progressive_loss"] < 1.0  # which takes one step an epoch

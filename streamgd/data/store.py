@@ -290,8 +290,8 @@ def free_bytes(folder: Path) -> int:
 
 
 def existing_part(path: Path) -> Path:
-    """The path, or as much of its beginning as is there; a link that leads nowhere is."""
-    while not path.exists() and not path.is_symlink() and path != path.parent:
+    """The path, or as much of its beginning as is there."""
+    while not path.exists() and path != path.parent:
         path = path.parent
     return path
 

@@ -193,14 +193,15 @@ class CategoricalEncoding:
 def level_name(level: Label | None) -> str:
     """What a level is called; a text in quotes where it would be taken for another level, or for none.
 
-    >>> [level_name(level) for level in ("AA", 7, None, "null", "")]
-    ['AA', '7', 'null', "'null'", "''"]
+    >>> [level_name(level) for level in ("AA", 7, None, "null", "", "'null'")]
+    ['AA', '7', 'null', "'null'", "''", "''null''"]
     """
     if level is None:
         return "null"
-    return (
-        f"'{level}'" if isinstance(level, str) and (level in ("null", "(other)") or not level.strip()) else str(level)
+    is_doubtful = isinstance(level, str) and (
+        level in ("null", "(other)") or not level.strip() or level[0] == level[-1] == "'"
     )
+    return f"'{level}'" if is_doubtful else str(level)
 
 
 def final_levels(vocabulary: Vocabulary, counts: np.ndarray) -> pa.Array:

@@ -14,7 +14,7 @@ from streamgd.data.entries_store import entries_bytes
 from streamgd.data.prepare import SPARE_REGIONS, block_plan
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
-from streamgd.data.store import WAY_OUT, existing_part, free_bytes, written_bytes
+from streamgd.data.store import WAY_OUT, free_bytes, written_bytes
 from streamgd.errors import ConfigError, storage_errors
 from streamgd.plain import byte_size
 
@@ -34,11 +34,12 @@ def blocks_dir(config: TrainConfig) -> Path:
 
 
 def check_blocks_dir(config: TrainConfig) -> None:
-    """Refuse a ``--blocks-dir`` that is a file, or lies below one."""
+    """Refuse a ``--blocks-dir`` that is a file or a link that leads nowhere, or lies below one."""
     if config.blocks_dir is None:
         return
-    with storage_errors(f"look at --blocks-dir {config.blocks_dir}"):
-        there = existing_part(Path(config.blocks_dir))
+    path = Path(config.blocks_dir)
+    with storage_errors(f"look at --blocks-dir {path}"):
+        there = next(each for each in (path, *path.parents) if each.exists() or each.is_symlink())
     if not there.is_dir():
         raise ConfigError(f"--blocks-dir {config.blocks_dir}: {there} is not a directory. Name one.")
 

@@ -81,8 +81,6 @@ class _Slopes:
     def __init__(self, before: Encoding, theta: np.ndarray, after: Sequence[NumericColumn]):
         numeric = before.columns.numeric
         self._rows = {(_number(column), _level(column)): row for row, column in enumerate(numeric)}
-        references = [column.at_reference for column in numeric]
-        self._references = {(_number(column), _level(column)) for column in references if column is not None}
         self._slopes: np.ndarray = theta[: before.n_numeric] / before.scaling.scale[:, None]
         self._shift: np.ndarray = before.scaling.shift
         #: By how much the slopes of those that were used are larger now: none, but of numbers that are crossed.
@@ -102,11 +100,10 @@ class _Slopes:
         if column.at is None:
             for cross in crosses.items():
                 slope += self._before(number, cross)
-        elif key in self._rows or key in self._references:
-            if column.at.reference is not None:
-                slope -= self._before(number, (column.at.part, column.at.reference))
-            elif column.at.part == next(iter(crosses)):  # one of its crosses has the slope of what is no feature now
-                slope += self._before(number, None)
+        elif column.at.reference is not None:  # a level that had no slope of its own had that of the number
+            slope -= self._before(number, (column.at.part, column.at.reference))
+        elif column.at.part == next(iter(crosses)):  # one of its crosses has the slope of what is no feature now
+            slope += self._before(number, None)
         if key in self._rows:
             self._gained[self._rows[key]] += slope
         return slope
@@ -117,7 +114,7 @@ class _Slopes:
         return 0.0 if row is None else float(self._shift[row])
 
     def moved(self) -> np.ndarray:
-        """What the intercept gains where a slope went from one column to others."""
+        """What the intercept gains where slopes went from one column to others, after all were asked for."""
         moved: np.ndarray = self._shift @ self._gained
         return moved
 

@@ -74,32 +74,28 @@ class Watched:
         return losses * self._weight if len(self._weight) else losses
 
 
-def bad_rows(finite: bool, sums: np.ndarray, name: str, steps: int, factor: float, unit: float) -> str:
+def bad_rows(sums: np.ndarray, steps: int, factor: float, other: str, unit: float) -> str:
     """What is wrong after some rows, or an empty text.
 
     Parameters
     ----------
-    finite : bool
-        Whether theta is.
     sums : float64, (4,)
-        Weighted progressive loss, its weight, the sum of its squared terms, and another loss of the rows to compare
+        Of the rows: weighted progressive loss, its weight, the sum of its squared terms, and another loss to compare
         with, that of the best constant as a rule.
-    name : str
-        What has the other loss, and the verb.
     steps : int
         In which the rows were learned.
     factor : float
         How many times the other loss that of the rows may be.
+    other : str
+        What has the other loss, and the verb.
     unit : float
         What a loss of 1 is in units of the data.
     """
-    loss, weight, squares, other = sums.tolist()
-    if not finite or not np.isfinite(loss):
-        return "the loss is not finite"
+    loss, weight, squares, known = sums.tolist()
     factor = factor if steps >= FIRST_STEPS else FIRST_STEPS_FACTOR
-    if loss > factor * other + BAD_BLOCK_ERRORS * math.sqrt(min(squares, other * other)):
+    if loss > factor * known + BAD_BLOCK_ERRORS * math.sqrt(min(squares, known * known)):
         unit /= weight
-        return f"the loss rose to {loss * unit:.6g}, {name} {other * unit:.6g}"
+        return f"the loss rose to {loss * unit:.6g}, {other} {known * unit:.6g}"
     return ""
 
 

@@ -7,6 +7,7 @@ The state moves only between portions; whatever stops the run, it stops there.
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 import numpy as np
@@ -30,6 +31,8 @@ from streamgd.training.progress import RunContext
 from streamgd.training.rundir import is_final
 from streamgd.training.task import WIDEST_PROVISIONAL, Task
 from streamgd.training.trainstate import TrainState
+
+_CONSTANT = "the best constant has"
 
 
 class StochasticTrainer:
@@ -64,6 +67,8 @@ class StochasticTrainer:
         self._settings = np.array(self._optimizer.settings)
         self._batch_size = 1 if task.method == "sgd" else task.config.batch_size
         self._unit = 1.0
+        #: The theta that this epoch began with, where that may be worse than the best constant.
+        self._begun: np.ndarray | None = None
 
     def run(self, state: TrainState) -> bool:
         """Train until the last epoch or until something stops it; ``state.stopped_by`` says what.
@@ -99,6 +104,7 @@ class StochasticTrainer:
 
     def _epoch(self, state: TrainState) -> str:
         """Train on the rest of an epoch; returns what went wrong, or an empty text."""
+        self._begun = state.theta_before_epoch() if self._may_begin_badly(state) else None
         self._tell(state)
         for portion in self._source.portions(state.epoch, state.position):
             trouble = self._portion(state, portion)
@@ -120,19 +126,46 @@ class StochasticTrainer:
 
     def _judge_epoch(self, state: TrainState) -> str:
         """What is wrong with the epoch as a whole, or an empty text."""
-        if self._task.order != "full" or state.rollbacks >= monitor.MAX_ROLLBACKS:
+        if state.rollbacks >= monitor.MAX_ROLLBACKS:
             return ""
-        if self._theta_is_of_other_rows(state):
-            return ""  # its blocks were judged
-        before = state.epoch_losses[-1]["progressive"] if state.epoch_losses else None
-        return monitor.bad_epoch(state.sums, before, self._unit)
-
-    def _theta_is_of_other_rows(self, state: TrainState) -> bool:
-        """Whether this epoch began with what other rows have taught: it may be worse than the best constant."""
         if self._task.order != "full":
-            return False
+            # Windows are judged when they come, but for those of an epoch that is too short.
+            rows = state.rows_of_epoch
+            return self._bad_rows(state, state.sums, rows, _CONSTANT) if 0 < rows < monitor.FEWEST_ROWS else ""
+        before = state.epoch_losses[-1]["progressive"] if state.epoch_losses else None
+        constant = math.inf if self._begun is not None else state.sums[3]
+        return monitor.bad_epoch(np.array([*state.sums[:3], constant]), before, self._unit)
+
+    def _judge_block(
+        self, state: TrainState, block: Block, watched: monitor.Watched, finite: bool, sums: np.ndarray
+    ) -> str:
+        """What is wrong after a block, or an empty text; ``sums`` are its own."""
+        if not finite or not np.isfinite(sums[0]):
+            return "the loss is not finite"
+        if self._begun is not None:
+            begun = watched.loss_by(self._objective.loss, raw_prediction(block, self._begun))
+            if begun > sums[3]:
+                return self._bad_rows(state, np.array([*sums[:3], begun]), block.rows, "the model it began with has")
+        if self._task.order != "full" and block.rows < monitor.FEWEST_ROWS:
+            # So few rows say nothing by themselves: the epoch up to now does, once it has enough.
+            rows = state.rows_of_epoch + block.rows
+            return self._bad_rows(state, state.sums + sums, rows, _CONSTANT) if rows >= monitor.FEWEST_ROWS else ""
+        return self._bad_rows(state, sums, block.rows, _CONSTANT)
+
+    def _bad_rows(self, state: TrainState, sums: np.ndarray, rows: int, other: str) -> str:
+        is_strict = self._task.order == "full" and state.rollbacks < monitor.MAX_ROLLBACKS
+        factor = monitor.BAD_BLOCK_FACTOR if is_strict else monitor.BAD_WINDOW_FACTOR
+        return monitor.bad_rows(sums, -(-rows // self._batch_size), factor, other, self._unit)
+
+    def _may_begin_badly(self, state: TrainState) -> bool:
+        """Whether this epoch begins with what other rows have taught, and may be worse than the best constant."""
         losses = state.epoch_losses
-        return losses[-1]["progressive"] is None if losses else self._task.config.from_ is not None
+        is_of_others = self._task.config.from_ is not None or any(each["progressive"] is None for each in losses)
+        if self._task.order != "full" or not is_of_others:
+            return False
+        if not losses or losses[-1]["progressive"] is None:
+            return True
+        return bool(losses[-1]["progressive"] > losses[-1]["constant"])
 
     def _tell(self, state: TrainState) -> None:
         self._context.display.progress(
@@ -157,28 +190,13 @@ class StochasticTrainer:
         with self._context.stopwatch.timed("compute"), np.errstate(all="ignore"):
             finite = self._train_block(state, block, watched.numbers)
             losses, constant = watched.losses(loss), watched.constant_loss(loss, state.best_constant)
-        sums, name = np.array([*losses, constant]), "the best constant has"
-        judged, rows = sums, block.rows
-        if self._theta_is_of_other_rows(state):
-            begun = watched.loss_by(loss, raw_prediction(block, state.theta_before_epoch()))
-            if begun > constant:
-                judged, name = np.array([*losses, begun]), "the model it began with has"
-        elif self._task.order != "full" and rows < monitor.FEWEST_ROWS:
-            judged, rows = sums + state.sums, rows + state.rows_of_epoch
-            if rows < monitor.FEWEST_ROWS:
-                judged[3] = np.inf
-        trouble = monitor.bad_rows(finite, judged, name, -(-rows // self._batch_size), self._factor(state), self._unit)
+        sums = np.array([*losses, constant])
+        trouble = self._judge_block(state, block, watched, finite, sums)
         if not trouble:
             self._context.log_rows(block.row_numbers, state.rows_seen)
             state.rows_seen += block.rows
             state.sums += sums
         return trouble
-
-    def _factor(self, state: TrainState) -> float:
-        """How many times another loss that of a block may be."""
-        if self._task.order != "full" or state.rollbacks >= monitor.MAX_ROLLBACKS:
-            return monitor.BAD_WINDOW_FACTOR
-        return monitor.BAD_BLOCK_FACTOR
 
     def _learn_scaling(self, state: TrainState, survey: Survey) -> None:
         self._check_range(state.encoding, survey)
