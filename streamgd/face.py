@@ -38,14 +38,14 @@ class Output:
         The run directory, once a command knows it; takes the traceback of a defect.
     has_process : bool
         Whether the process is there for this command alone.
-    told : bool
-        Whether the result was told: what the command was asked for is done.
+    telling, told : bool
+        Whether the result is being told, and whether it was: what the command was asked for is done then.
     """
 
     def __init__(self, as_json: bool, quiet: bool, has_process: bool):
         self.run_dir: Path | None = None
         self.has_process = has_process
-        self.told = False
+        self.telling = self.told = False
         self._as_json = as_json
         self._quiet = quiet
         self._display: ConsoleDisplay | None = None
@@ -62,6 +62,7 @@ class Output:
     def result(self, facts: dict[str, Any], text: Callable[[], str]) -> None:
         """Print a command's result: one JSON object, or text for people unless quiet."""
         self.close()
+        self.telling = True
         if self._as_json:
             self._print_json(facts)
         elif not self._quiet:
@@ -75,6 +76,7 @@ class Output:
         if self._as_json:
             raise UsageError("--csv and --json both given. Choose one.")
         self.close()
+        self.telling = True
         _print(text.removesuffix("\n"))
         self.told = True
 
@@ -91,6 +93,7 @@ class Output:
         if self._as_json:
             raise UsageError("--out - and --json both write to standard output. Choose one.")
         self.close()
+        self.telling = True
         with storage_errors("write to standard output"):
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
@@ -160,8 +163,8 @@ def _signals_end_the_command(output: Output) -> Iterator[None]:
     """Outside training, which has handlers of its own, SIGTERM ends the command as any other pause: exit 75.
 
     It and Ctrl-C stop our own code at once. A library, which may hold locks, is first given a second to return from
-    what it does; imports and compilations are left to end. Neither changes anything once the result was told, nor
-    while the process of the command ends.
+    what it does, and so is the reader of the result; imports and compilations are left to end. Neither signal changes
+    anything once the result was told, nor while the process of the command ends after it.
     """
     patient_until_s = math.inf
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -173,7 +176,8 @@ def _signals_end_the_command(output: Output) -> Iterator[None]:
         callers = list(_packages(frame))
         must_end = not _NOT_INSIDE.isdisjoint(callers)
         patient_until_s = math.inf if must_end else min(patient_until_s, time.monotonic() + _PATIENCE_S)
-        if must_end or (callers[:1] != ["streamgd"] and time.monotonic() < patient_until_s):
+        others_turn = output.telling or callers[:1] != ["streamgd"]
+        if must_end or (others_turn and time.monotonic() < patient_until_s):
             others_alarm = signal.signal(signal.SIGALRM, lambda _, later: come_again(number, later))
             before.setdefault(signal.SIGALRM, others_alarm)
             signal.setitimer(signal.ITIMER_REAL, 0.01)
@@ -203,7 +207,7 @@ def _signals_end_the_command(output: Output) -> Iterator[None]:
         if signal.SIGALRM in before:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if output.has_process else handler)
+            signal.signal(number, signal.SIG_IGN if output.has_process and output.told else handler)
 
 
 def _packages(frame: FrameType | None) -> Iterator[str]:
