@@ -61,13 +61,11 @@ class Output:
 
     def result(self, facts: dict[str, Any], text: Callable[[], str]) -> None:
         """Print a command's result: one JSON object, or text for people unless quiet."""
-        self.close()
-        self.telling = True
-        if self._as_json:
-            self._print_json(facts)
-        elif not self._quiet:
-            _print(text())
-        self.told = True
+        with self._telling():
+            if self._as_json:
+                self._print_json(facts)
+            elif not self._quiet:
+                _print(text())
 
     def csv(self, text: str) -> None:
         """Print a result that is a table as CSV."""
@@ -75,10 +73,8 @@ class Output:
 
         if self._as_json:
             raise UsageError("--csv and --json both given. Choose one.")
-        self.close()
-        self.telling = True
-        _print(text.removesuffix("\n"))
-        self.told = True
+        with self._telling():
+            _print(text.removesuffix("\n"))
 
     def binary(self, content: bytes) -> None:
         """Write a result that is a file to standard output.
@@ -92,11 +88,16 @@ class Output:
 
         if self._as_json:
             raise UsageError("--out - and --json both write to standard output. Choose one.")
-        self.close()
-        self.telling = True
-        with storage_errors("write to standard output"):
+        with self._telling(), storage_errors("write to standard output"):
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """The result is told inside; it was if that did not fail."""
+        self.close()
+        self.telling = True
+        yield
         self.told = True
 
     def failure(self, error: StreamgdError) -> None:

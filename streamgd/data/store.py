@@ -285,15 +285,8 @@ def remove_blocks(folder: Path) -> None:
 def free_bytes(folder: Path) -> int:
     """Free bytes of the file system that holds ``folder``, or would."""
     with storage_errors(f"look at the free space of {folder}"):
-        status = os.statvfs(existing_part(folder))
+        status = os.statvfs(next(each for each in (folder, *folder.parents) if each.exists()))
     return status.f_bavail * status.f_frsize
-
-
-def existing_part(path: Path) -> Path:
-    """The path, or as much of its beginning as is there."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
 
 
 def written_bytes(folder: Path) -> int:

@@ -141,7 +141,11 @@ class TrainState:
         """Theta as this epoch began, by which rows are predicted; ``(n_dof, n_outputs)``."""
         assert self.epoch_snapshot is not None
         tables: np.ndarray = self.epoch_snapshot["coordinates"].reshape(self.tables.shape)
-        theta, n = tables[:, :, kernels.THETA].T.copy(), len(self.rotation)
+        return self._of_features(tables[:, :, kernels.THETA].T.copy())
+
+    def _of_features(self, theta: np.ndarray) -> np.ndarray:
+        """Theta in the coordinates of the loop, changed in place to the coefficients of the features."""
+        n = len(self.rotation)
         theta[:n] = self.rotation.T @ theta[:n]
         return theta
 
@@ -165,9 +169,7 @@ class TrainState:
                 kernels.pay_penalty(table, self.steps, penalty.l1, penalty.l2, out)
             if averaging and self.steps:
                 kernels.averaged_theta(table, self.steps, out)
-        theta, n = np.ascontiguousarray(outputs.T), len(self.rotation)
-        theta[:n] = self.rotation.T @ theta[:n]
-        return penalty.allowed(theta)
+        return penalty.allowed(self._of_features(np.ascontiguousarray(outputs.T)))
 
     def take_penalty(self, penalty: ElasticNet) -> None:
         """Let theta, set from elsewhere, count as one with the penalty of all steps so far, if that is taken anew."""
