@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -15,6 +16,8 @@ from streamgd.errors import StorageError, storage_errors
 PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
 #: Of Linux 5.14; Python has no name for it yet.
 MADV_POPULATE_READ = 22
+
+_madvise = ctypes.CDLL(None, use_errno=True).madvise
 
 
 def whole_pages(size_bytes: int) -> int:
@@ -108,7 +111,7 @@ class MappedFile:
         """
         with storage_errors(f"read the blocks from {self.path}"):
             try:
-                self._mapped().madvise(MADV_POPULATE_READ, begin, size_bytes)
+                _advise(self._mapped(), MADV_POPULATE_READ, begin, size_bytes)
             except OSError as error:
                 if error.errno != errno.EINVAL:  # a system that does not know it
                     raise
@@ -116,7 +119,7 @@ class MappedFile:
     def release(self, begin: int, size_bytes: int) -> None:
         """Tell the system that whole pages are not needed soon."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, begin, size_bytes)
+            _advise(self._map, mmap.MADV_DONTNEED, begin, size_bytes)
 
     def close(self) -> None:
         # The map goes with the last block that looks into it.
@@ -124,3 +127,11 @@ class MappedFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _advise(mapped: mmap.mmap, advice: int, begin: int, size_bytes: int) -> None:
+    """Tell the system about whole pages of a map. Python's own ``madvise`` stops all threads until that is done."""
+    first_byte = ctypes.c_char.from_buffer(mapped, begin)
+    if _madvise(ctypes.byref(first_byte), ctypes.c_size_t(size_bytes), advice):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
