@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from streamgd import state as states
-from streamgd.errors import StorageError, storage_errors
+from streamgd.errors import StorageError, from_os_error, storage_errors
 
 PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
 #: Of Linux 5.14; Python has no name for it yet.
@@ -55,9 +55,13 @@ class MappedFile:
     def write(self, begin: int, data: np.ndarray, hint: str) -> None:
         """Write an array from byte ``begin`` on; threads may write at the same time."""
         assert self._descriptor is not None
-        view = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data
-        with storage_errors(f"write the blocks to {self.path}", hint):
-            states.files.write_at(self._descriptor, view, begin)
+        if not data.size:
+            return
+        # Of many small writes, what a context manager and a message take would be most of the time.
+        try:
+            states.files.write_at(self._descriptor, np.ascontiguousarray(data).data.cast("B"), begin)
+        except OSError as error:
+            raise from_os_error(error, f"write the blocks to {self.path}", hint) from error
 
     def read(self, begin: int, out: np.ndarray) -> None:
         """Fill a contiguous array with what is there from byte ``begin`` on."""

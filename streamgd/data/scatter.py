@@ -119,6 +119,7 @@ class Stage:
     def __init__(self, scatter: Scatter, stage_bytes: int):
         self._scatter = scatter
         self._layout = layout = scatter.encoder.layout
+        self._record_bytes = layout.record_bytes
         n_blocks = len(scatter.fill)
         rows_of_stage = layout.rows_in(stage_bytes)
         length = min(scatter.store.places, max(1, rows_of_stage // n_blocks))
@@ -150,12 +151,10 @@ class Stage:
         if not can_hold_rows(manifest, row_group, encoder):
             return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey, None
         ranges = RowGroupMoments(encoder.range_rows, len(encoder.shift0), row_group.rows, encoder.moments_of)
-        start = 0
-        batches = read_batches(
-            manifest, row_group, encoder.read_columns, encoder.dictionary_columns, self._layout.slice_rows
-        )
+        start, columns, texts = 0, encoder.read_columns, encoder.dictionary_columns
+        batches = read_batches(manifest, row_group, columns, texts, self._layout.slice_rows)
         for batch in stopwatch.timed_items("decode", batches):
-            if row_group.rows * len(encoder.read_columns) > LONG_ROW_GROUP_VALUES:
+            if row_group.rows * len(columns) > LONG_ROW_GROUP_VALUES:
                 self._scatter.check()
             origin = origin_of(manifest, row_group, start)
             records = self._records[: batch.num_rows]
@@ -167,7 +166,7 @@ class Stage:
             assert rows.ranges is not None
             ranges.add(*rows.ranges)
             start += batch.num_rows
-            if encoder.dictionary_columns:
+            if texts:
                 # Arrow would keep the dictionaries of every slice; pages are used again by the next one.
                 del batch
                 pa.default_memory_pool().release_unused()
@@ -211,4 +210,4 @@ class Stage:
         """Append the records that wait for a block to its region."""
         count, self._queued[block] = int(self._queued[block]), 0
         begin = self._scatter.reserve(block, count)
-        self._scatter.store.write(block, begin * self._layout.record_bytes, self._queues[block, :count])
+        self._scatter.store.write(block, begin * self._record_bytes, self._queues[block, :count])

@@ -81,8 +81,8 @@ class BlockStore:
         needed = max(places * layout.record_bytes, layout.block_bytes(places))
         self.region_bytes = whole_pages(needed)
         self.total_bytes = self.region_bytes * n_regions
-        self._needed_bytes = self.total_bytes
         self._way_out = way_out
+        self._hint = self._hint_of(self.total_bytes)
         self._folder = folder
         self._prepared, self._finished = (folder / name for name in NOTE_NAMES)
         #: The checksum of the first of them: the second goes with it alone.
@@ -131,7 +131,7 @@ class BlockStore:
         try:
             states.write_atomically(path, data, outlives_power=False)
         except StorageError as error:
-            raise StorageError(f"{error} {self._hint()}") from error
+            raise StorageError(f"{error} {self._hint}") from error
 
     def _full_key(self, key: str) -> list[Any]:
         return [key, boot_id(), self.total_bytes]
@@ -146,7 +146,7 @@ class BlockStore:
         """
         self.close()
         _remove_files(self._folder)  # but not the folder: its lock may be held
-        self._needed_bytes = needed_bytes
+        self._hint = self._hint_of(needed_bytes)
         free = free_bytes(self._folder)
         if free < needed_bytes:
             raise StorageError(
@@ -155,9 +155,9 @@ class BlockStore:
             )
         states.make_folder(self._folder)
         try:
-            self._files.create(self._hint(), reserve)
+            self._files.create(self._hint, reserve)
             if self.entries is not None:
-                self.entries.create(self._hint(), reserve)
+                self.entries.create(self._hint, reserve)
         except StreamgdError:
             with suppress(StreamgdError):  # the first error is the one to tell
                 self.remove()
@@ -167,7 +167,7 @@ class BlockStore:
         """Open the files that are there."""
         self._files.open()
         if self.entries is not None:
-            self.entries.open(self._hint())
+            self.entries.open(self._hint)
 
     def write(self, region: int, offset_bytes: int, data: np.ndarray) -> None:
         """Write an array to a region; threads may write at the same time.
@@ -177,7 +177,7 @@ class BlockStore:
         StorageError
             The disk is full or failed; the message names the bytes needed.
         """
-        self._files.write(region * self.region_bytes + offset_bytes, data, self._hint())
+        self._files.write(region * self.region_bytes + offset_bytes, data, self._hint)
 
     def write_block(self, region: int, block: Block) -> None:
         """Write a finished block to a region, array by array: see :meth:`write`."""
@@ -262,8 +262,8 @@ class BlockStore:
         self.close()
         remove_blocks(self._folder)
 
-    def _hint(self) -> str:
-        return f"The blocks need {byte_size(self._needed_bytes)}. {self._way_out}"
+    def _hint_of(self, needed_bytes: int) -> str:
+        return f"The blocks need {byte_size(needed_bytes)}. {self._way_out}"
 
 
 def _remove_files(folder: Path) -> None:
