@@ -1,6 +1,7 @@
-"""Scatter: threads take row groups, encode them, and put each row into the queue of its block.
+"""Scatter: threads take row groups, encode them, and put each row into the queue of its partition.
 
-    row group ── slices ── records and entries ── a queue for each block ── written to its region, or pages, when full
+    row group ── slices ── records and entries ── a queue for each partition ── written to its regions, or pages, when
+                                                                               full
 
 A wave deals row groups to threads in order for a while; when it ends, all queues are written.
 """
@@ -90,46 +91,61 @@ class Wave:
 
 @dataclass
 class Scatter:
-    """What the threads share; ``fill`` (int64, (n_blocks,)) counts the records of each region."""
+    """What the threads share.
+
+    Attributes
+    ----------
+    fill : int64, (n_partitions,)
+        Counts the records that are written of each partition.
+    rows : int64, (n_blocks,)
+        Counts the records of each block, when a wave is over.
+    """
 
     manifest: Manifest
     encoder: Encoder
     store: BlockStore
     permutation: Permutation
     fill: np.ndarray
+    rows: np.ndarray
     check: Callable[[], None]
     progress: Callable[[str, int], None]
     stopwatch: Stopwatch
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def reserve(self, block: int, count: int) -> int:
-        """Make room for ``count`` more records in the region of a block; returns after how many they begin."""
+    def reserve(self, partition: int, count: int) -> int:
+        """Make room for ``count`` more records in a partition; returns after how many they begin."""
         with self.lock:
-            begin = int(self.fill[block])
-            self.fill[block] += count
+            begin = int(self.fill[partition])
+            self.fill[partition] += count
         return begin
+
+    def add_rows(self, rows: np.ndarray) -> None:
+        """Count more records of each block."""
+        with self.lock:
+            self.rows += rows
 
 
 class Stage:
-    """One thread's staging area: the records of a slice, and a queue of records for each block.
+    """One thread's staging area: the records of a slice, and a queue of records for each partition.
 
-    A queue is written to its region when it is full.
+    A queue is written to the regions of its partition when it is full.
     """
 
     def __init__(self, scatter: Scatter, stage_bytes: int):
         self._scatter = scatter
         self._layout = layout = scatter.encoder.layout
-        self._record_bytes = layout.record_bytes
-        n_blocks = len(scatter.fill)
+        store, n_queues = scatter.store, len(scatter.fill)
+        self._shift = store.partition_blocks.bit_length() - 1
         rows_of_stage = layout.rows_in(stage_bytes)
-        length = min(scatter.store.places, max(1, rows_of_stage // n_blocks))
-        self._n_entries = np.zeros(n_blocks, np.int64)
+        length = min(store.partition_blocks * store.places, max(1, rows_of_stage // n_queues))
+        self._n_entries = np.zeros(n_queues, np.int64)
         if layout.entries is not None:
-            of_queue = max(1, int(layout.entries.of_row * rows_of_stage) // n_blocks)
-            self._entries = np.empty((n_blocks, of_queue, layout.entries.waiting_words), np.uint64)
+            of_queue = max(1, int(layout.entries.of_row * rows_of_stage) // n_queues)
+            self._entries = np.empty((n_queues, of_queue, layout.entries.waiting_words), np.uint64)
         self._records = layout.new_records(min(layout.slice_rows, scatter.manifest.n_rows))
-        self._queues = layout.new_records(n_blocks * length).reshape(n_blocks, length, -1)
-        self._queued = np.zeros(n_blocks, np.int64)
+        self._queues = layout.new_records(n_queues * length).reshape(n_queues, length, -1)
+        self._queued = np.zeros(n_queues, np.int64)
+        self._rows = np.zeros_like(scatter.rows)
 
     def run(self, wave: Wave) -> None:
         """Encode and scatter row groups until the wave ends."""
@@ -137,10 +153,12 @@ class Stage:
             while (index := wave.take()) is not None:
                 wave.add(index, *self._encode(self._scatter.manifest.row_groups[index]))
             with self._scatter.stopwatch.timed("scatter"):
-                for block in np.flatnonzero(self._queued):
-                    self._write_queue(int(block))
+                for partition in np.flatnonzero(self._queued):
+                    self._write_queue(int(partition))
                 for block in np.flatnonzero(self._n_entries):
                     self._write_entries(int(block))
+            self._scatter.add_rows(self._rows)
+            self._rows[:] = 0
         except BaseException:
             wave.fail()
             raise
@@ -174,17 +192,19 @@ class Stage:
         return survey, ranges
 
     def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:
-        """Put the records into the queues of their blocks."""
+        """Put the records into the queues of their partitions."""
         places = self._scatter.store.places
         block, slot = self._scatter.permutation.place_rows(origin.first_row, len(records), places)
         block[~rows.kept] = -1
         slot[rows.holdout] |= HOLDOUT_BIT
         row, position = 0, self._layout.slot_position
         while True:
-            row = kernels.append_records(records, block, slot, position, row, self._queues, self._queued)
+            row = kernels.append_records(
+                records, block, slot, position, self._shift, places, row, self._queues, self._queued, self._rows
+            )
             if row == len(records):
                 break
-            self._write_queue(int(block[row]))
+            self._write_queue(int(block[row]) >> self._shift)
         if rows.entries is not None:
             slot[rows.holdout] ^= HOLDOUT_BIT
             self._place_entries(rows.entries, block, slot)
@@ -206,8 +226,8 @@ class Stage:
         count, self._n_entries[block] = int(self._n_entries[block]), 0
         entries.append(block, self._entries[block, :count])
 
-    def _write_queue(self, block: int) -> None:
-        """Append the records that wait for a block to its region."""
-        count, self._queued[block] = int(self._queued[block]), 0
-        begin = self._scatter.reserve(block, count)
-        self._scatter.store.write(block, begin * self._record_bytes, self._queues[block, :count])
+    def _write_queue(self, partition: int) -> None:
+        """Append the records that wait for a partition to those that were written."""
+        count, self._queued[partition] = int(self._queued[partition]), 0
+        begin = self._scatter.reserve(partition, count)
+        self._scatter.store.write_records(partition, begin, self._queues[partition, :count])

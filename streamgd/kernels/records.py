@@ -20,25 +20,32 @@ PREFETCH_ROWS = 32
 _f8, _f4, _i8, _i4 = types.float64, types.float32, types.int64, types.int32
 
 
-@compiled(_i8(_i4[:, ::1], _i8, _i8, _i4, _i8[::1], _i8[::1]))
-def slot_order(records, slot_position, n_places, holdout_bit, at, order):
-    """Indices of the records in the order of their slots, training rows first; returns how many those are.
+@compiled(types.void(_i4[:, ::1], _i8, _i4, _i4[::1], _i4[::1], _i8[::1]))
+def slot_order(records, slot_position, holdout_bit, at, order, ends):
+    """Indices of a partition's records in the order of their slots, training rows first.
 
-    ``at`` is scratch of ``2 * n_places``; ``order`` has one entry per record.
+    Parameters
+    ----------
+    records : int32, (n, 4-byte words of a record)
+    at : int32, (2 * n_blocks * places,)
+        Scratch.
+    order : int32, (n,)
+        Written.
+    ends : int64, (2 * n_blocks,)
+        Written: where in ``order`` the training rows of each block end, and then where those held out end.
     """
+    n_places, places = at.shape[0] // 2, at.shape[0] // ends.shape[0]
     at[:] = -1
     for i in range(records.shape[0]):
         slot = records[i, slot_position]
         at[(slot ^ holdout_bit) + n_places if slot & holdout_bit else slot] = i
     filled = 0
-    n_train = 0
-    for place in range(2 * n_places):
-        if place == n_places:
-            n_train = filled
-        if at[place] >= 0:
-            order[filled] = at[place]
-            filled += 1
-    return n_train
+    for block in range(ends.shape[0]):
+        for place in range(block * places, (block + 1) * places):
+            if at[place] >= 0:
+                order[filled] = at[place]
+                filled += 1
+        ends[block] = filled
 
 
 @intrinsic
@@ -135,9 +142,12 @@ def finish_records(
             row_numbers[start + i] = records[rows[i], positions[4]]
 
 
-@compiled(_i8(types.uint64[:, ::1], _i8[::1], _i4[::1], _i8, _i8, types.uint64[:, :, ::1], _i8[::1]))
-def append_records(records, block, slot, slot_position, first, queues, queued):
-    """Append the records from ``first`` on to the queues of their blocks; returns the first one whose queue is full.
+@compiled(_i8(
+    types.uint64[:, ::1], _i8[::1], _i4[::1], _i8, _i8, _i8, _i8, types.uint64[:, :, ::1], _i8[::1], _i8[::1],
+))  # fmt: skip
+def append_records(records, block, slot, slot_position, shift, places, first, queues, queued, rows):
+    """Append the records from ``first`` on to the queues of their partitions, of ``2**shift`` blocks each; returns the
+    first one whose queue is full.
 
     Parameters
     ----------
@@ -145,10 +155,13 @@ def append_records(records, block, slot, slot_position, first, queues, queued):
     block : int64, (n_rows,)
         Of each record; -1 marks a dropped row.
     slot : int32, (n_rows,)
-        Of each record, which gets it in its queue at ``slot_position``, in 4-byte words.
-    queues : uint64, (n_blocks, length, record_words)
-    queued : int64, (n_blocks,)
+        Of each record, of ``places`` in its block. Its slot of all in the partition is put into its queue, at
+        ``slot_position``, in 4-byte words.
+    queues : uint64, (n_partitions, length, record_words)
+    queued : int64, (n_partitions,)
         Records in each queue, incremented.
+    rows : int64, (n_blocks,)
+        Records of each block, incremented.
     """
     length, n_words, halves = queues.shape[1], queues.shape[2], queues.view(np.int32)
     address, row_bytes = queues.ctypes.data, 8 * n_words
@@ -156,14 +169,16 @@ def append_records(records, block, slot, slot_position, first, queues, queued):
         b = block[i]
         if b < 0:
             continue
-        if queued[b] == length:
+        p = b >> shift
+        if queued[p] == length:
             return i
-        at = queued[b]
+        at = queued[p]
         for word in range(n_words):
-            queues[b, at, word] = records[i, word]
-        halves[b, at, slot_position] = slot[i]
-        queued[b] = at + 1
-        # The next one of this block will stand behind it.
-        behind = address + (b * length + at + 1) * row_bytes
+            queues[p, at, word] = records[i, word]
+        halves[p, at, slot_position] = slot[i] + (b - (p << shift)) * places
+        queued[p] = at + 1
+        rows[b] += 1
+        # The next one of this partition will stand behind it.
+        behind = address + (p * length + at + 1) * row_bytes
         prefetch_lines(behind, behind + row_bytes)
     return block.shape[0]

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faults import stop_at_note
+from hypothesis import given
+from hypothesis import strategies as st
 from small_data import (
     LAYOUT,
     encoding_of,
@@ -23,7 +25,7 @@ from streamgd.data import prepare, scatter
 from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import parse_where
 from streamgd.data.plan import HOLDOUT, PLACES, SAMPLE, Permutation, chosen_rows
-from streamgd.data.prepare import Preparation, block_plan, new_store
+from streamgd.data.prepare import Preparation, block_plan, blocks_of_partition, new_store, regions_for
 from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.source import Manifest, discover
 from streamgd.data.store import NOTE_NAMES, BlockStore
@@ -58,10 +60,10 @@ def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def preparation(
     manifest: Manifest, folder: Path, threads: int = 1, choice: RowChoice | None = None,
-    check: Callable[[], None] = lambda: None, key: str = "key", **options: Any,
+    check: Callable[[], None] = lambda: None, key: str = "key", of_partition: int = 1, **options: Any,
 ) -> Preparation:  # fmt: skip
-    n_blocks = -(-manifest.n_rows // PLACES_OF_BLOCK)
-    store = BlockStore(folder, LAYOUT, PLACES_OF_BLOCK, n_blocks + 2)
+    n_regions = regions_for(-(-manifest.n_rows // PLACES_OF_BLOCK), of_partition)
+    store = BlockStore(folder, LAYOUT, PLACES_OF_BLOCK, n_regions, partition_blocks=of_partition)
     encoder = growing_encoder(choice, **options)
     stage_bytes = 40 * LAYOUT.record_bytes
     return Preparation(
@@ -111,11 +113,15 @@ CHOICES = {
 }
 
 
+@pytest.mark.parametrize("of_partition", [1, 4])
 @pytest.mark.parametrize("kind", sorted(CHOICES))
-def test_every_kept_row_is_in_its_place_once_with_its_features(manifest: Manifest, tmp_path: Path, kind: str) -> None:
+def test_every_kept_row_is_in_its_place_once_with_its_features(
+    manifest: Manifest, tmp_path: Path, kind: str, of_partition: int
+) -> None:
     sample, holdout, filtered = CHOICES[kind]
     where = parse_where("k % 3 != 0 and k < 300", manifest.schema) if filtered else None
-    prepared = preparation(manifest, tmp_path / "blocks", 2, RowChoice(5, where, sample, holdout)).run()
+    choice = RowChoice(5, where, sample, holdout)
+    prepared = preparation(manifest, tmp_path / "blocks", 2, choice, of_partition=of_partition).run()
 
     rows = table(ROWS)
     k = np.arange(ROWS)
@@ -172,17 +178,19 @@ def test_nulls_are_dropped_if_asked(manifest: Manifest, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 4])
-def test_threads_change_no_bit(manifest: Manifest, tmp_path: Path, threads: int) -> None:
+def test_threads_and_partitions_change_no_bit(manifest: Manifest, tmp_path: Path, threads: int) -> None:
     choice = RowChoice(5, None, 0.8, 0.2)
     one = preparation(manifest, tmp_path / "one", 1, choice).run()
-    for attempt in range(3):
-        several = preparation(manifest, tmp_path / f"several-{attempt}", threads, choice).run()
+    for of_partition in (1, 2, 4, 16):
+        several = preparation(
+            manifest, tmp_path / f"several-{of_partition}", threads, choice, of_partition=of_partition
+        ).run()
         assert bits(several) == bits(one)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("threads", "of_partition"), [(1, 1), (3, 2)])
 def test_an_interruption_at_any_check_changes_no_bit(
-    manifest: Manifest, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, tmp_path: Path, threads: int, of_partition: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scatter, "LONG_ROW_GROUP_VALUES", 0)  # a check for each slice
     choice = RowChoice(5, None, 0.8, 0.2)
@@ -199,22 +207,24 @@ def test_an_interruption_at_any_check_changes_no_bit(
 
         folder = tmp_path / f"stopped-{last_call}"
         try:
-            preparation(manifest, folder, threads, choice, check).run()
+            preparation(manifest, folder, threads, choice, check, of_partition=of_partition).run()
         except StoppedError:
             stopped += 1
         else:
             break
-        assert bits(preparation(manifest, folder, threads, choice).run()) == undisturbed
+        again = preparation(manifest, folder, threads, choice, of_partition=of_partition)
+        assert bits(again.run()) == undisturbed
     # A check for each slice of at most 24 rows, and for each wave of finalise.
     assert stopped >= ROWS // 24 + 3
 
 
-def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_partition", [1, 4])
+def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Path, of_partition: int) -> None:
     """The blocks are written, what they are is not yet noted: the records must still be there."""
     undisturbed = bits(preparation(manifest, tmp_path / "undisturbed").run())
     stopped = 0
     for last_note in range(1, 100):
-        killed = preparation(manifest, tmp_path / f"killed-{last_note}", 2)
+        killed = preparation(manifest, tmp_path / f"killed-{last_note}", 2, of_partition=of_partition)
         stop_at_note(killed, last_note, StoppedError())
         try:
             killed.run()
@@ -222,9 +232,10 @@ def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Pat
             stopped += 1
         else:
             break
-        assert bits(preparation(manifest, tmp_path / f"killed-{last_note}", 1).run()) == undisturbed
+        again = preparation(manifest, tmp_path / f"killed-{last_note}", 1, of_partition=of_partition)
+        assert bits(again.run()) == undisturbed
     # Waves of scatter and of finalise, and the note that all is done.
-    assert stopped >= 5 + 4 + 1
+    assert stopped >= 5 + (4 if of_partition == 1 else 2) + 1
 
 
 def test_work_that_is_noted_is_not_done_again(manifest: Manifest, tmp_path: Path) -> None:
@@ -304,3 +315,15 @@ def test_blocks_are_nearly_equal_and_hold_a_minibatch(n_rows: int, batch_size: i
     store = new_store(tmp_path, LAYOUT, n_rows, batch_size)
     assert store.places == places
     assert store.n_regions > n_blocks
+
+
+@given(n_blocks=st.integers(1, 1_000_000))
+def test_partitions_are_few_and_have_room_to_be_finished(n_blocks: int) -> None:
+    of_partition = blocks_of_partition(n_blocks, LAYOUT)
+    n_regions = regions_for(n_blocks, of_partition)
+
+    assert of_partition in (1, 2, 4, 8, 16, 32)
+    assert n_blocks <= 128 * of_partition or of_partition == 32
+    assert of_partition == 1 or n_blocks > 64 * of_partition  # and no fewer than there need be
+    assert n_regions % of_partition == 0
+    assert n_regions - n_blocks >= min(n_blocks, 2 * of_partition)

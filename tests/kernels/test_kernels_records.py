@@ -9,43 +9,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgd.data.blocks import RecordLayout
+from streamgd.data.blocks import HOLDOUT_BIT, RecordLayout
 from streamgd.kernels import records as kernels
 
 
-@given(blocks=st.lists(st.integers(-1, 6), max_size=60), length=st.integers(1, 9))
-def test_records_wait_in_the_queue_of_their_block_until_it_is_full(blocks: list[int], length: int) -> None:
+@given(blocks=st.lists(st.integers(-1, 6), max_size=60), length=st.integers(1, 9), shift=st.integers(0, 3))
+def test_records_wait_in_the_queue_of_their_partition_until_it_is_full(
+    blocks: list[int], length: int, shift: int
+) -> None:
+    places, n_partitions = 100, -(-7 >> shift)
     records = np.arange(3 * len(blocks), dtype=np.uint64).reshape(len(blocks), 3)
     slots = np.arange(len(blocks), dtype=np.int32)[::-1].copy()
-    placed = records.copy()
-    placed.view(np.int32)[:, 5] = slots
-    queues, queued = np.empty((7, length, 3), np.uint64), np.zeros(7, np.int64)
-    found: list[list[list[int]]] = [[] for _ in range(7)]
+    slots[::3] |= HOLDOUT_BIT
+    placed, block_of_row = records.copy(), np.array(blocks, np.int64)
+    placed.view(np.int32)[:, 5] = slots + block_of_row % 2**shift * places
+    queues, queued = np.empty((n_partitions, length, 3), np.uint64), np.zeros(n_partitions, np.int64)
+    found: list[list[list[int]]] = [[] for _ in range(n_partitions)]
 
-    def write(block: int) -> None:
-        found[block] += queues[block, : queued[block]].tolist()
-        queued[block] = 0
+    def write(partition: int) -> None:
+        found[partition] += queues[partition, : queued[partition]].tolist()
+        queued[partition] = 0
 
-    row, block_of_row = 0, np.array(blocks, np.int64)
-    while (row := kernels.append_records(records, block_of_row, slots, 5, row, queues, queued)) < len(blocks):
-        assert queued[blocks[row]] == length
-        write(blocks[row])
-    for block in range(7):
-        write(block)
-        assert found[block] == [placed[row].tolist() for row, each in enumerate(blocks) if each == block]
+    row, rows = 0, np.zeros(7, np.int64)
+    while True:
+        row = kernels.append_records(records, block_of_row, slots, 5, shift, places, row, queues, queued, rows)
+        if row == len(blocks):
+            break
+        partition = blocks[row] >> shift
+        assert queued[partition] == length
+        write(partition)
+    for partition in range(n_partitions):
+        write(partition)
+        assert found[partition] == [
+            placed[row].tolist() for row, each in enumerate(blocks) if each >> shift == partition
+        ]
+    assert rows.tolist() == [blocks.count(block) for block in range(7)]
 
 
-@given(slots=st.lists(st.integers(0, 19), unique=True, max_size=20), seed=st.integers(0, 100))
-def test_slot_order_puts_training_rows_first(slots: list[int], seed: int) -> None:
-    bit, held_out = 1 << 30, np.random.default_rng(seed).random(len(slots)) < 0.4
+@given(
+    slots=st.lists(st.integers(0, 19), unique=True, max_size=20), seed=st.integers(0, 100),
+    n_blocks=st.sampled_from([1, 2, 4]),
+)  # fmt: skip
+def test_slot_order_puts_training_rows_first(slots: list[int], seed: int, n_blocks: int) -> None:
+    held_out = np.random.default_rng(seed).random(len(slots)) < 0.4
     records = np.full((len(slots), 3), -5, np.int32)
-    records[:, 1] = np.where(held_out, np.array(slots, int) | bit, slots)
-    order = np.empty(len(slots), np.int64)
-    n_train = kernels.slot_order(records, 1, 20, bit, np.empty(40, np.int64), order)
+    records[:, 1] = np.where(held_out, np.array(slots, int) | HOLDOUT_BIT, slots)
+    order, ends = np.empty(len(slots), np.int32), np.empty(2 * n_blocks, np.int64)
+    kernels.slot_order(records, 1, HOLDOUT_BIT, np.empty(40, np.int32), order, ends)
 
     expected = sorted(range(len(slots)), key=lambda row: (held_out[row], slots[row]))
     assert order.tolist() == expected
-    assert n_train == (~held_out).sum()
+    in_block = np.array(slots, int) // (20 // n_blocks)
+    rows = [np.bincount(in_block[chosen], minlength=n_blocks) for chosen in (~held_out, held_out)]
+    assert ends.tolist() == np.cumsum(np.concatenate(rows)).tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
