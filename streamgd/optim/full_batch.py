@@ -74,8 +74,8 @@ class Backtracking:
             curvature = float((step * (evaluation.gradient - gradient)).sum())
             theta, gradient, value = state["trial"], evaluation.gradient, evaluation.value
             ratio = float((step * step).sum()) / curvature if curvature > 0.0 else np.inf
-            # Rounding alone is left of the curvature where the step was next to nothing.
-            alpha = ratio if ratio < np.inf else 2.0 * alpha
+            # Rounding alone is left of the curvature where the step was next to nothing; at the optimum there is none.
+            alpha = ratio if ratio < np.inf else 2.0 * alpha if step.any() else alpha
         else:
             alpha = 0.5 * alpha
         trial = gradient_step(theta, gradient, alpha, penalty)

@@ -98,6 +98,15 @@ def test_a_step_that_is_far_too_long_is_halved_and_not_taken() -> None:
     assert state["trial"][0, 0] == 4.0 - 50.0 * 8.0
 
 
+def test_passes_at_the_optimum_leave_the_step_size_as_it_is() -> None:
+    optimizer = Backtracking()
+    state = start(optimizer, np.array([[4.0]]), 0.5)
+    for _ in range(2_000):
+        state = optimizer.update(state, Evaluation(0.0, 0.0, np.zeros((1, 1))), NO_PENALTY)
+
+    assert (state["theta"][0, 0], state["alpha"], state["residual"]) == (4.0, 0.5, 0.0)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_backtracking_does_not_accept_a_loss_that_is_not_finite(bad: float) -> None:
     optimizer = Backtracking()
