@@ -6,7 +6,7 @@ neither squares nor differences lose anything, whatever the unit of the column.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +31,8 @@ class Moments:
 
         Squares of values beyond 1e154 become inf; such units are then widened, see ``Task.widened``.
         """
+        if not later.weight.any():  # those of scattered rows, which are merged by ranges, have none here
+            return replace(self, largest=np.maximum(self.largest, later.largest))
         weight = self.weight + later.weight
         share = np.divide(later.weight, weight, out=np.zeros_like(weight), where=weight > 0)
         with np.errstate(over="ignore", invalid="ignore"):
