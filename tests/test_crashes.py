@@ -58,9 +58,9 @@ EXIT_CODES = {"disk full": 74, "device error": 74, "no permission": 77}
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Five blocks of 60 rows in three partitions, finished two or three at a time."""
+    """Five blocks of 60 rows in three bundles, finished two at a time."""
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 60)
-    monkeypatch.setattr(prepare, "MOST_PARTITIONS", 3)
+    monkeypatch.setattr(prepare, "MOST_BUNDLES", 3)
     monkeypatch.setattr(prepare, "SPARE_REGIONS", 2)
     monkeypatch.setattr(state_module, "files", UnsynchronisedFiles())
     return make_data(tmp_path)
@@ -225,7 +225,7 @@ class DeadlyFiles(FaultyFiles):
 def die_at(n: int, arguments: list[str]) -> None:
     """What the child process does: the command, on files that kill it right after half of operation ``n``."""
     blocks.BLOCK_ROWS = 60
-    prepare.MOST_PARTITIONS, prepare.SPARE_REGIONS = 3, 2
+    prepare.MOST_BUNDLES, prepare.SPARE_REGIONS = 3, 2
     with on(DeadlyFiles(n, Killed())):
         try:
             exit_code = here(*arguments).exit_code

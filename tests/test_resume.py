@@ -396,12 +396,12 @@ def test_how_far_threads_read_and_stage_ahead_changes_no_bit(
 ) -> None:
     options = VARIANTS[variant]
     expected = outcome(fit(small, tmp_path / "run", **options))
-    for stage_bytes, wave_s, spare_regions, partitions in (
+    for stage_bytes, wave_s, spare_regions, bundles in (
         (1, 0.0, 1, 1),
         (200_000, 1e-3, 3, 2),
         (10**8, 100.0, 16, 9),
     ):
-        monkeypatch.setattr(prepare, "MOST_PARTITIONS", partitions)
+        monkeypatch.setattr(prepare, "MOST_BUNDLES", bundles)
         monkeypatch.setattr(memory, "STAGE_BYTES", stage_bytes)
         monkeypatch.setattr(prepare, "WAVE_S", wave_s)
         monkeypatch.setattr(prepare, "SPARE_REGIONS", spare_regions)

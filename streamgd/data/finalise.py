@@ -1,6 +1,6 @@
 """Finalise: the records of a block, or of a few that fit one block together, become a block.
 
-partition ── slot order ── exact moments, fill, final codes ── free region
+bundle ── slot order ── exact moments, fill, final codes ── free region
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -25,7 +24,7 @@ class BlockFinisher:
 
     Parameters
     ----------
-    rows : int64, (n_blocks,)
+    scattered : int64, (n_blocks,)
         Records of each block.
 
     Attributes
@@ -34,42 +33,39 @@ class BlockFinisher:
         The blocks of scatter that become one block.
     freed : list of lists of int
         The regions that are needed no more when each of these is finished, and those before it.
-    following : dict of int to int
-        Of the first block of each partition of several: the partition that comes next, which may be sorted meanwhile.
     """
 
-    def __init__(self, store: BlockStore, encoder: Encoder, encoding: Encoding, rows: np.ndarray):
-        self.groups = _packed(rows, store.places)
+    def __init__(self, store: BlockStore, encoder: Encoder, encoding: Encoding, scattered: np.ndarray):
+        self.groups = _packed(scattered, store.places)
         self._store = store
-        self._rows = rows
+        self._scattered = scattered
         self._finisher = Finisher(encoder.layout, encoding, encoder.vocabularies)
         self._entries_finisher: EntriesFinisher | None = None
         if store.entries is not None:
             self._entries_finisher = EntriesFinisher(encoding.sparse, encoder.sparse, encoder.layout.feature_type)
-        self._read_by = [{block // store.partition_blocks for block in group} for group in self.groups]
-        last_reader = {partition: index for index, each in enumerate(self._read_by) for partition in each}
+        #: The bundles that each group reads, and the last group that reads each of them.
+        self._read_by = [{block // store.bundle_blocks for block in group} for group in self.groups]
+        last_reader = {number: index for index, numbers in enumerate(self._read_by) for number in numbers}
         self.freed: list[list[int]] = [[] for _ in self.groups]
-        for partition, index in last_reader.items():
-            self.freed[index] += self._blocks_of(partition)
-        self.following: dict[int, int] = {}
-        if store.partition_blocks > 1:
-            first_reader: dict[int, int] = {}
-            for index, each in enumerate(self._read_by):
-                for partition in sorted(each):
-                    first_reader.setdefault(partition, index)
-            self.following = dict(zip(first_reader.values(), list(first_reader)[1:], strict=False))
-        self._readers_left = Counter(partition for each in self._read_by for partition in each)
-        self._open: dict[int, _Partition] = {}
-        self._lock = threading.Lock()
+        for number, index in last_reader.items():
+            self.freed[index] += self._blocks_of(number)
+        readers = Counter(number for numbers in self._read_by for number in numbers)
+        self._bundles = {number: _Bundle(count) for number, count in readers.items()}
         self._desks = threading.local()
 
     def begin(self, done: int) -> None:
-        """To be called before the first block is written; so many were before."""
-        for each in self._read_by[:done]:
-            self._readers_left.subtract(each)
+        """To be called before the first group is written; so many were at an earlier start."""
+        for index in range(done):
+            self._let_go(index)
         if self._store.entries is not None:
-            rows = [int(self._rows[group].sum()) for group in self.groups]
+            rows = [int(self._scattered[group].sum()) for group in self.groups]
             self._store.entries.begin_finished(rows, self.groups)
+
+    def sort_ahead(self, index: int) -> None:
+        """Sort the bundles that group ``index``, if there is one, is the first to read."""
+        if 0 < index < len(self.groups):
+            for number in self._read_by[index] - self._read_by[index - 1]:
+                self._sort(number)
 
     def write(self, index: int, region: int) -> tuple[int, int]:
         """Finish a block into a region: its training rows, then those held out; returns how many, and how many in all.
@@ -79,133 +75,115 @@ class BlockFinisher:
         StorageError
             See ``BlockStore``.
         """
-        of_blocks = [self._records_of(block) for block in self.groups[index]]
+        of_blocks = [self._sort(block // self._store.bundle_blocks).block(block) for block in self.groups[index]]
         n_train = sum(len(each.train) for each in of_blocks)
-        if len(of_blocks) == 1:
-            records, order = of_blocks[0].records, of_blocks[0].order
+        if len(self._read_by[index]) == 1:
+            records = of_blocks[0].records
+            parts = [each.train for each in of_blocks] + [each.held for each in of_blocks]
+            order = np.concatenate(parts, dtype=np.int64)
         else:
             parts = [each.records[each.train] for each in of_blocks] + [each.records[each.held] for each in of_blocks]
             records = np.concatenate(parts)
             order = np.arange(len(records))
-        buffer = self._desk().block[: self._store.layout.block_bytes(len(order))]
+        buffer = self._room()[: self._store.layout.block_bytes(len(order))]
         self._finisher.finish(records, order, buffer)
         self._store.write(region, 0, buffer)
         if self._entries_finisher is not None:
             self._write_entries(index, of_blocks, self._entries_finisher)
-        self._close(index)
+        self._let_go(index)
         return n_train, len(order)
 
-    def _records_of(self, block: int) -> _RecordsOfBlock:
-        number, within = divmod(block, self._store.partition_blocks)
-        return self.sorted(number).block(within)
+    def _sort(self, number: int) -> _Bundle:
+        """A bundle in the order of its slots; the first that asks sorts it, unless nobody will read it any more."""
+        bundle, store = self._bundles[number], self._store
+        with bundle.lock:
+            if bundle.records is None and bundle.readers_left:
+                n_records = int(self._scattered[self._blocks_of(number)].sum())
+                bundle.order = np.empty(n_records, np.int32)
+                bundle.starts = np.zeros(2 * store.bundle_blocks + 1, np.int64)
+                records = store.records(number, n_records)
+                at = np.empty(2 * store.bundle_blocks * store.places, np.int32)
+                kernels.slot_order(
+                    records.view(np.int32), store.layout.slot_position, HOLDOUT_BIT, at, bundle.order, bundle.starts
+                )
+                bundle.records = records
+        return bundle
 
-    def sorted(self, number: int) -> _Partition:
-        """A partition in the order of its slots; the first that asks for it sorts it."""
-        with self._lock:
-            partition = self._open.setdefault(number, _Partition())
-        with partition.lock:
-            if not len(partition.order):
-                self._sort(number, partition)
-        return partition
+    def _blocks_of(self, number: int) -> range:
+        first = number * self._store.bundle_blocks
+        return range(first, min(first + self._store.bundle_blocks, len(self._scattered)))
 
-    def _sort(self, number: int, partition: _Partition) -> None:
-        store = self._store
-        n_records = int(self._rows[self._blocks_of(number)].sum())
-        partition.records = store.records(number, n_records)
-        partition.ends = np.empty(2 * store.partition_blocks, np.int64)
-        order = np.empty(n_records, np.int32)
-        halves, position = partition.records.view(np.int32), store.layout.slot_position
-        kernels.slot_order(halves, position, HOLDOUT_BIT, self._desk().at, order, partition.ends)
-        partition.order = order
-
-    def _blocks_of(self, partition: int) -> range:
-        first = partition * self._store.partition_blocks
-        return range(first, min(first + self._store.partition_blocks, len(self._rows)))
-
-    def _close(self, index: int) -> None:
-        """A block is finished: let go of the partitions that no other needs."""
-        with self._lock:
-            self._readers_left.subtract(self._read_by[index])
-            done = [partition for partition in self._read_by[index] if not self._readers_left[partition]]
-            for partition in done:
-                del self._open[partition]
-        for partition in done:
-            self._store.release_records(partition)
+    def _let_go(self, index: int) -> None:
+        """A group is finished: forget the bundles that no other reads."""
+        for number in self._read_by[index]:
+            bundle = self._bundles[number]
+            with bundle.lock:
+                bundle.readers_left -= 1
+                if not bundle.readers_left:
+                    bundle.records, bundle.order = None, np.empty(0, np.int32)
+                    self._store.release_records(number)
 
     def _write_entries(self, index: int, of_blocks: list[_RecordsOfBlock], finisher: EntriesFinisher) -> None:
         """Finish the entries that wait for the blocks of a group."""
         store, entries = self._store, self._store.entries
         assert entries is not None
-        row_of_slot, waiting = self._desk().at, []
-        n_train, n_held, n_rows = 0, sum(len(each.train) for each in of_blocks), 0
+        row_of_slot, waiting = np.empty(store.places, np.int32), []
+        n_train, n_rows = 0, sum(len(each.train) for each in of_blocks)
         for block, each in zip(self.groups[index], of_blocks, strict=True):
-            slots = each.records.view(np.int32)[each.order, store.layout.slot_position] & ~HOLDOUT_BIT
-            row_of_slot[slots[: len(each.train)]] = n_train + np.arange(len(each.train))
-            row_of_slot[slots[len(each.train) :]] = n_held + np.arange(len(each.held))
-            n_train, n_held, n_rows = n_train + len(each.train), n_held + len(each.held), n_rows + len(each.order)
+            slots = each.records.view(np.int32)[:, store.layout.slot_position]
+            row_of_slot[slots[each.train]] = n_train + np.arange(len(each.train))
+            row_of_slot[slots[each.held] ^ HOLDOUT_BIT] = n_rows + np.arange(len(each.held))
+            n_train, n_rows = n_train + len(each.train), n_rows + len(each.held)
             found = entries.waiting(block)
             halves = found.view(np.int32)
             halves[:, 0] = row_of_slot[halves[:, 0]]
             waiting.append(found)
-        joined = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-        entries.write(index, finisher.of_waiting(joined, n_rows))
+        entries.write(index, finisher.of_waiting(waiting[0] if len(waiting) == 1 else np.concatenate(waiting), n_rows))
 
-    def _desk(self) -> _Desk:
-        """The memory of this thread."""
-        if not hasattr(self._desks, "mine"):
-            self._desks.mine = _Desk(self._store)
-        desk: _Desk = self._desks.mine
-        return desk
-
-
-class _Desk:
-    """What one thread needs to finish blocks, used again for each: new memory would have to be cleared first."""
-
-    def __init__(self, store: BlockStore):
-        self.block = aligned_memory(store.layout.block_bytes(store.places))
-        self.at = np.empty(2 * store.partition_blocks * store.places, np.int32)
-
-
-@dataclass
-class _Partition:
-    """The records of a partition, mapped, and their order and ends as ``kernels.slot_order`` gives them."""
-
-    records: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.uint64))
-    order: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    ends: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    #: Held by the thread that puts them in order.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def block(self, number: int) -> _RecordsOfBlock:
-        begins = np.concatenate([[0], self.ends])
-        train, held = (
-            self.order[begins[n] : begins[n + 1]] for n in (number, len(self.ends) // 2 + number)
-        )  # fmt: skip
-        return _RecordsOfBlock(self.records, train, held)
+    def _room(self) -> np.ndarray:
+        """This thread's memory for a block, used again for each: new memory would have to be cleared first."""
+        if not hasattr(self._desks, "room"):
+            self._desks.room = aligned_memory(self._store.layout.block_bytes(self._store.places))
+        room: np.ndarray = self._desks.room
+        return room
 
 
 @dataclass
 class _RecordsOfBlock:
-    """The records of a partition, and which of them are the training rows of a block, and those held out: int32."""
+    """The records of a bundle, and which of them are the training rows of a block, and those held out: int32."""
 
     records: np.ndarray
     train: np.ndarray
     held: np.ndarray
 
-    @cached_property
-    def order(self) -> np.ndarray:
-        """Both, int64."""
-        return np.concatenate([self.train, self.held], dtype=np.int64)
+
+@dataclass
+class _Bundle:
+    """The records of a bundle, mapped, when they are sorted; ``order`` and ``starts`` as ``slot_order`` gives them."""
+
+    readers_left: int
+    records: np.ndarray | None = None
+    order: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    starts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def block(self, block: int) -> _RecordsOfBlock:
+        """Those of a block."""
+        assert self.records is not None
+        n_blocks = len(self.starts) // 2
+        places = (block % n_blocks, n_blocks + block % n_blocks)
+        train, held = (self.order[self.starts[at] : self.starts[at + 1]] for at in places)
+        return _RecordsOfBlock(self.records, train, held)
 
 
-def _packed(rows: np.ndarray, places: int) -> list[list[int]]:
+def _packed(scattered: np.ndarray, places: int) -> list[list[int]]:
     """Blocks that become one: as many as fit it, one after another. Empty ones become none."""
     groups: list[list[int]] = []
-    filled = places
-    for block in np.flatnonzero(rows):
-        if filled + rows[block] > places:
+    rows = places
+    for block in np.flatnonzero(scattered):
+        if rows + scattered[block] > places:
             groups.append([])
-            filled = 0
+            rows = 0
         groups[-1].append(int(block))
-        filled += int(rows[block])
+        rows += int(scattered[block])
     return groups

@@ -135,7 +135,7 @@ class MappedFile:
 
 def _advise(mapped: mmap.mmap, advice: int, begin: int, size_bytes: int) -> None:
     """Tell the system about whole pages of a map. Python's own ``madvise`` stops all threads until that is done."""
-    first_byte = ctypes.c_char.from_buffer(mapped, begin)
-    if _madvise(ctypes.byref(first_byte), ctypes.c_size_t(size_bytes), advice):
+    pages = (ctypes.c_char * size_bytes).from_buffer(mapped, begin)
+    if _madvise(pages, ctypes.c_size_t(size_bytes), advice):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

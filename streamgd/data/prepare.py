@@ -1,10 +1,10 @@
 """Prepare: every row group decoded once, its rows scattered over the files of the blocks, and these finished.
 
-    row groups ── encode ── queues, one a partition ── positioned writes    (scatter, in waves)
-    partition ── finalise ── free regions
+    row groups ── encode ── queues, one a bundle ── positioned writes    (scatter, in waves)
+    bundle ── finalise ── free regions
 
-A partition is the records of one block, or of neighbouring blocks where there are many: queues that are many are short,
-and to write them takes longer than all the rest.
+A bundle is a block, or a few neighbouring ones where there are many blocks: as many queues would be short, and to write
+them would take longer than all the rest.
 
 Threads take row groups in order; at the end of a wave all of them are written, and the note moves on. A killed
 prepare goes on from the last note. Nothing that is noted or computed depends on which thread did what.
@@ -41,13 +41,13 @@ from streamgd.stopwatch import Stopwatch
 
 #: A wave of scatter lasts about so long.
 WAVE_S = 2.0
-#: Regions that finalise writes to before the first ones of records are free: at least so many.
+#: Finalise works on so many blocks at once, each for a free region; of those there are as many, or those of a bundle.
 SPARE_REGIONS = 8
-#: Partitions are at most so many, each of 100 million rows of 28 numbers then of 16 blocks: scattered over 1,600 queues
-#: instead, a record took 180 ns to append, not 30, and there were 15 times the writes.
-MOST_PARTITIONS = 128
-#: But a partition has no more blocks, 256 MB: it is read at random places when they are finished, so should fit memory.
-MOST_BLOCKS_EACH = 32
+#: So many bundles, unless each would be larger than ``BUNDLE_BYTES``. Of 100 million rows of 28 numbers, a record took
+#: 180 ns to append to one of 1,600 queues, and 30 to one of 100, and there were 15 times the writes.
+MOST_BUNDLES = 128
+#: Finalise reads two bundles at random places, which should stay in memory.
+BUNDLE_BYTES = 256_000_000
 
 STAGE_BYTES = 32_000_000
 
@@ -58,18 +58,16 @@ def block_plan(n_rows: int, layout: RecordLayout, batch_size: int) -> tuple[int,
     return n_blocks, -(-n_rows // n_blocks)
 
 
-def blocks_of_partition(n_blocks: int, layout: RecordLayout) -> int:
-    """How many neighbouring blocks a partition has, a power of two; 1 where there are entries, which wait by blocks."""
-    if layout.entries is not None:
-        return 1
-    least = -(-n_blocks // MOST_PARTITIONS)
-    return min(MOST_BLOCKS_EACH, 1 << (least - 1).bit_length())
-
-
-def regions_for(n_blocks: int, of_partition: int) -> int:
-    """A region for each block, and free ones for finalise, as whole partitions."""
-    spare = min(n_blocks, max(SPARE_REGIONS, 2 * of_partition))
-    return -(-(n_blocks + spare) // of_partition) * of_partition
+def bundle_plan(n_blocks: int, places: int, layout: RecordLayout) -> tuple[int, int]:
+    """How many blocks a bundle has, a power of two, and how many regions there are: one for each block, and free ones
+    for finalise, as whole bundles.
+    """
+    wanted = -(-n_blocks // MOST_BUNDLES)
+    fitting = max(1, BUNDLE_BYTES // (places * layout.record_bytes))
+    # Entries wait by blocks.
+    bundle_blocks = 1 if layout.entries is not None else 1 << min((wanted - 1).bit_length(), fitting.bit_length() - 1)
+    n_regions = n_blocks + min(n_blocks, max(SPARE_REGIONS, bundle_blocks))
+    return bundle_blocks, -(-n_regions // bundle_blocks) * bundle_blocks
 
 
 def is_prepared(store: BlockStore, key: str) -> bool:
@@ -81,10 +79,9 @@ def is_prepared(store: BlockStore, key: str) -> bool:
 def new_store(folder: Path, layout: RecordLayout, n_rows: int, batch_size: int) -> BlockStore:
     """The store for ``n_rows`` rows."""
     n_blocks, places = block_plan(n_rows, layout, batch_size)
-    of_partition = blocks_of_partition(n_blocks, layout)
+    bundle_blocks, n_regions = bundle_plan(n_blocks, places, layout)
     entries = EntriesStore(folder, layout, n_blocks, n_rows) if layout.entries is not None else None
-    n_regions = regions_for(n_blocks, of_partition)
-    return BlockStore(folder, layout, places, n_regions, entries=entries, partition_blocks=of_partition)
+    return BlockStore(folder, layout, places, n_regions, entries=entries, bundle_blocks=bundle_blocks)
 
 
 class Preparation:
@@ -124,7 +121,6 @@ class Preparation:
         self._key = key
         self._permutation = Permutation.of(manifest.n_rows, seed, PLACES)
         self._n_blocks = -(-manifest.n_rows // store.places)
-        self._n_partitions = -(-self._n_blocks // store.partition_blocks)
         self._threads = threads
         self._stage_bytes = stage_bytes
         self._check = check
@@ -139,8 +135,7 @@ class Preparation:
             keeps_every_row = choice.where is None and choice.sample == 1.0
             self._store.create(int(self._store.needed_bytes * choice.sample), reserve=keeps_every_row)
             note = {
-                "phase": "scatter", "next_row_group": 0,
-                "fill": np.zeros(self._n_partitions, np.int64), "rows_of_blocks": np.zeros(self._n_blocks, np.int64),
+                "phase": "scatter", "next_row_group": 0, "scattered": np.zeros(self._n_blocks, np.int64),
                 "survey": Survey.empty(len(self._encoder.shift0), len(self._encoder.vocabularies)).state(),
                 "ranges": RangedMoments(self._encoder.range_rows).state(),
                 **self._met(),
@@ -157,7 +152,7 @@ class Preparation:
         survey = Survey.from_state(note["survey"])
         encoding = self._make_encoding(survey, self._encoder.vocabularies)
         if note["phase"] == "finalise":
-            note = self._finalise(note, BlockFinisher(self._store, self._encoder, encoding, note["rows_of_blocks"]))
+            note = self._finalise(note, BlockFinisher(self._store, self._encoder, encoding, note["scattered"]))
         if self._store.entries is not None:
             self._store.entries.remove_waiting()
         return PreparedBlocks(self._store, encoding, survey, note["regions"], note["train_rows"], note["rows"])
@@ -173,11 +168,10 @@ class Preparation:
 
     def _scatter(self, note: dict[str, Any]) -> dict[str, Any]:
         survey, ranges = Survey.from_state(note["survey"]), RangedMoments.from_state(note["ranges"])
-        fill, rows = note["fill"], note["rows_of_blocks"]
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
         scatter = Scatter(
-            self._manifest, self._encoder, self._store, self._permutation, fill, rows, self._check, self._progress,
-            self._stopwatch,
+            self._manifest, self._encoder, self._store, self._permutation, note["scattered"], self._check,
+            self._progress, self._stopwatch,
         )  # fmt: skip
         stages = [Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
         wave_s = WAVE_S
@@ -199,7 +193,7 @@ class Preparation:
                     survey = self._with_moments(survey, ranges)
                 noted_s = time.monotonic()
                 note = {
-                    "phase": "scatter", "next_row_group": next_group, "fill": fill, "rows_of_blocks": rows,
+                    "phase": "scatter", "next_row_group": next_group, "scattered": scatter.scattered,
                     "survey": survey.state(), "ranges": ranges.state(), **self._met(),
                 }  # fmt: skip
                 finished = None
@@ -245,16 +239,19 @@ class Preparation:
         """
         groups, freed = finisher.groups, finisher.freed
         finish = self._stopwatch.timed("finalise")(finisher.write)
-        sort = self._stopwatch.timed("finalise")(finisher.sorted)
+        sort_ahead = self._stopwatch.timed("finalise")(finisher.sort_ahead)
         finisher.begin(len(note["regions"]))
         self._progress("finalise", int(note["rows"].sum()))
         free, begun = deque(note["free"].tolist()), len(note["regions"])
         under_way: deque[tuple[int, Future[tuple[int, int]]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
             while (done := len(note["regions"])) < len(groups):
-                while free and begun < len(groups):
-                    if begun in finisher.following:
-                        pool.submit(sort, finisher.following[begun])
+                while free and begun < len(groups) and len(under_way) < SPARE_REGIONS:
+                    if self._store.bundle_blocks > 1:
+                        # Whoever finishes the first block of that bundle meets what is raised here.
+                        pool.submit(sort_ahead, begun + self._store.bundle_blocks)
+                    # Neighbouring regions lie in one file, which one thread at a time can write to.
+                    free.rotate(len(free) // 2)
                     region = free.popleft()
                     under_way.append((region, pool.submit(finish, begun, region)))
                     begun += 1
@@ -274,7 +271,6 @@ class Preparation:
         if self._store.entries is not None:
             self._store.entries.end_waiting()
         finished = {name: note[name] for name in ("regions", "train_rows", "rows")}
-        nothing = np.empty(0, np.int64)
-        finished |= {"phase": "done", "fill": nothing, "rows_of_blocks": nothing, "free": nothing}
+        finished |= {"phase": "done", "scattered": np.empty(0, np.int64), "free": np.empty(0, np.int64)}
         self._write_finished(finished)
         return note | finished

@@ -1,7 +1,6 @@
-"""Scatter: threads take row groups, encode them, and put each row into the queue of its partition.
+"""Scatter: threads take row groups, encode them, and put each row into the queue of its bundle.
 
-    row group ── slices ── records and entries ── a queue for each partition ── written to its regions, or pages, when
-                                                                               full
+    row group ── slices ── records and entries ── a queue for each bundle ── written to its place when full
 
 A wave deals row groups to threads in order for a while; when it ends, all queues are written.
 """
@@ -93,51 +92,58 @@ class Wave:
 class Scatter:
     """What the threads share.
 
+    Parameters
+    ----------
+    scattered : int64, (n_blocks,)
+        Records of each block; those of a wave are counted when it is over.
+
     Attributes
     ----------
-    fill : int64, (n_partitions,)
-        Counts the records that are written of each partition.
-    rows : int64, (n_blocks,)
-        Counts the records of each block, when a wave is over.
+    fill : int64, (n_bundles,)
+        Records of each bundle that are written or being written.
     """
 
     manifest: Manifest
     encoder: Encoder
     store: BlockStore
     permutation: Permutation
-    fill: np.ndarray
-    rows: np.ndarray
+    scattered: np.ndarray
     check: Callable[[], None]
     progress: Callable[[str, int], None]
     stopwatch: Stopwatch
+    fill: np.ndarray = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def reserve(self, partition: int, count: int) -> int:
-        """Make room for ``count`` more records in a partition; returns after how many they begin."""
+    def __post_init__(self) -> None:
+        firsts = range(0, len(self.scattered), self.store.bundle_blocks)
+        self.fill = np.add.reduceat(self.scattered, firsts)
+
+    def reserve(self, bundle: int, count: int) -> int:
+        """Make room for ``count`` more records in a bundle; returns after how many they begin."""
         with self.lock:
-            begin = int(self.fill[partition])
-            self.fill[partition] += count
+            begin = int(self.fill[bundle])
+            self.fill[bundle] += count
         return begin
 
-    def add_rows(self, rows: np.ndarray) -> None:
+    def count(self, records: np.ndarray) -> None:
         """Count more records of each block."""
         with self.lock:
-            self.rows += rows
+            self.scattered += records
 
 
 class Stage:
-    """One thread's staging area: the records of a slice, and a queue of records for each partition.
+    """One thread's staging area: the records of a slice, and a queue of records for each bundle.
 
-    A queue is written to the regions of its partition when it is full.
+    A queue is written to the regions of its bundle when it is full.
     """
 
     def __init__(self, scatter: Scatter, stage_bytes: int):
         self._scatter = scatter
         self._layout = layout = scatter.encoder.layout
         store, n_queues = scatter.store, len(scatter.fill)
-        self._shift = store.partition_blocks.bit_length() - 1
+        self._shift = store.bundle_blocks.bit_length() - 1
         rows_of_stage = layout.rows_in(stage_bytes)
-        length = min(store.partition_blocks * store.places, max(1, rows_of_stage // n_queues))
+        length = min(store.bundle_blocks * store.places, max(1, rows_of_stage // n_queues))
         self._n_entries = np.zeros(n_queues, np.int64)
         if layout.entries is not None:
             of_queue = max(1, int(layout.entries.of_row * rows_of_stage) // n_queues)
@@ -145,7 +151,7 @@ class Stage:
         self._records = layout.new_records(min(layout.slice_rows, scatter.manifest.n_rows))
         self._queues = layout.new_records(n_queues * length).reshape(n_queues, length, -1)
         self._queued = np.zeros(n_queues, np.int64)
-        self._rows = np.zeros_like(scatter.rows)
+        self._appended = np.zeros_like(scatter.scattered)
 
     def run(self, wave: Wave) -> None:
         """Encode and scatter row groups until the wave ends."""
@@ -153,12 +159,12 @@ class Stage:
             while (index := wave.take()) is not None:
                 wave.add(index, *self._encode(self._scatter.manifest.row_groups[index]))
             with self._scatter.stopwatch.timed("scatter"):
-                for partition in np.flatnonzero(self._queued):
-                    self._write_queue(int(partition))
+                for bundle in np.flatnonzero(self._queued):
+                    self._write_queue(int(bundle))
                 for block in np.flatnonzero(self._n_entries):
                     self._write_entries(int(block))
-            self._scatter.add_rows(self._rows)
-            self._rows[:] = 0
+            self._scatter.count(self._appended)
+            self._appended[:] = 0
         except BaseException:
             wave.fail()
             raise
@@ -192,7 +198,7 @@ class Stage:
         return survey, ranges
 
     def _place(self, rows: EncodedRows, origin: Origin, records: np.ndarray) -> None:
-        """Put the records into the queues of their partitions."""
+        """Put the records into the queues of their bundles."""
         places = self._scatter.store.places
         block, slot = self._scatter.permutation.place_rows(origin.first_row, len(records), places)
         block[~rows.kept] = -1
@@ -200,7 +206,7 @@ class Stage:
         row, position = 0, self._layout.slot_position
         while True:
             row = kernels.append_records(
-                records, block, slot, position, self._shift, places, row, self._queues, self._queued, self._rows
+                records, block, slot, position, self._shift, places, row, self._queues, self._queued, self._appended
             )
             if row == len(records):
                 break
@@ -226,8 +232,8 @@ class Stage:
         count, self._n_entries[block] = int(self._n_entries[block]), 0
         entries.append(block, self._entries[block, :count])
 
-    def _write_queue(self, partition: int) -> None:
-        """Append the records that wait for a partition to those that were written."""
-        count, self._queued[partition] = int(self._queued[partition]), 0
-        begin = self._scatter.reserve(partition, count)
-        self._scatter.store.write_records(partition, begin, self._queues[partition, :count])
+    def _write_queue(self, bundle: int) -> None:
+        """Append the records that wait for a bundle to those that were written."""
+        count, self._queued[bundle] = int(self._queued[bundle]), 0
+        begin = self._scatter.reserve(bundle, count)
+        self._scatter.store.write_records(bundle, begin, self._queues[bundle, :count])

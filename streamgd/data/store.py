@@ -1,8 +1,8 @@
 """The blocks on disk: regions of equal size, written by position, mapped for reading, and notes that describe them.
 
-A region has room for a block. Those of a partition, which follow each other, first collect the records scattered to
+A region has room for a block. Those of a bundle, which follow each other, first collect the records scattered to
 its blocks, and then finished blocks. These are never written over their own records: they go to free regions, and those
-of a partition become free once it is noted that all of its blocks are finished. So a kill at any moment leaves either
+of a bundle become free once it is noted that all of its blocks are finished. So a kill at any moment leaves either
 the records or the block, and the note says which.
 """
 
@@ -70,13 +70,13 @@ class BlockStore:
         What the user can do when the disk is full.
     entries : EntriesStore, optional
         Where those of sparse columns are, in the same folder.
-    partition_blocks : int
-        Blocks of a partition; ``n_regions`` is a multiple of it.
+    bundle_blocks : int
+        Blocks of a bundle; ``n_regions`` is a multiple of it.
     """
 
     def __init__(
         self, folder: Path, layout: RecordLayout, places: int, n_regions: int, way_out: str = WAY_OUT,
-        entries: EntriesStore | None = None, partition_blocks: int = 1,
+        entries: EntriesStore | None = None, bundle_blocks: int = 1,
     ):  # fmt: skip
         self.layout = layout
         self.places = places
@@ -90,9 +90,9 @@ class BlockStore:
         self._prepared, self._finished = (folder / name for name in NOTE_NAMES)
         #: The checksum of the first of them: the second goes with it alone.
         self._noted = ""
-        self.partition_blocks = partition_blocks
-        self._partition_bytes = partition_blocks * self.region_bytes
-        self._files = StripedFiles(folder, "blocks", self._partition_bytes, n_regions // partition_blocks)
+        self.bundle_blocks = bundle_blocks
+        self._bundle_bytes = bundle_blocks * self.region_bytes
+        self._files = StripedFiles(folder, "blocks", self._bundle_bytes, n_regions // bundle_blocks)
         self.entries = entries
         #: Of the files together.
         self.needed_bytes = self.total_bytes + (entries.needed_bytes if entries is not None else 0)
@@ -139,7 +139,7 @@ class BlockStore:
             raise StorageError(f"{error} {self._hint}") from error
 
     def _full_key(self, key: str) -> list[Any]:
-        return [key, boot_id(), self.total_bytes, self.partition_blocks]
+        return [key, boot_id(), self.total_bytes, self.bundle_blocks]
 
     def create(self, needed_bytes: int, reserve: bool = False) -> None:
         """Make the files after a look at the free space; with ``reserve``, they take all of their space at once.
@@ -191,29 +191,29 @@ class BlockStore:
             self.write(region, position, array)
             position += padded_bytes(array.nbytes)
 
-    def write_records(self, partition: int, first: int, records: np.ndarray) -> None:
-        """Write records of a partition behind ``first`` others: see :meth:`write`."""
-        begin = partition * self._partition_bytes + first * self.layout.record_bytes
+    def write_records(self, bundle: int, first: int, records: np.ndarray) -> None:
+        """Write records of a bundle behind ``first`` others: see :meth:`write`."""
+        begin = bundle * self._bundle_bytes + first * self.layout.record_bytes
         self._files.write(begin, records, self._hint)
 
-    def records(self, partition: int, rows: int) -> np.ndarray:
-        """The first records of a partition, mapped: uint64, shape ``(rows, record_words)``.
+    def records(self, bundle: int, rows: int) -> np.ndarray:
+        """The first records of a bundle, mapped: uint64, shape ``(rows, record_words)``.
 
         Raises
         ------
         StorageError
             See :meth:`wait_for`.
         """
-        begin, size_bytes = partition * self._partition_bytes, whole_pages(rows * self.layout.record_bytes)
+        begin, size_bytes = bundle * self._bundle_bytes, whole_pages(rows * self.layout.record_bytes)
         self._files.read_ahead(begin, size_bytes)
         self._files.wait_for(begin, size_bytes)
         buffer = self._files.array(begin, rows * self.layout.record_words, np.uint64)
         return buffer.reshape(rows, self.layout.record_words)
 
-    def release_records(self, partition: int) -> None:
-        """Let the pages of a partition go, unless all are few: its records are not needed any more."""
+    def release_records(self, bundle: int) -> None:
+        """Let the pages of a bundle go, unless all are few: its records are not needed any more."""
         if self.is_large:
-            self._files.release(partition * self._partition_bytes, self._partition_bytes)
+            self._files.release(bundle * self._bundle_bytes, self._bundle_bytes)
 
     def block(self, region: int, rows: int) -> Block:
         """The finished block in a region, mapped."""

@@ -1,4 +1,4 @@
-"""Records -> the queues of their blocks, and records -> blocks."""
+"""Records -> the queues of their bundles, and records -> blocks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _f8, _f4, _i8, _i4 = types.float64, types.float32, types.int64, types.int32
 
 
 @compiled(types.void(_i4[:, ::1], _i8, _i4, _i4[::1], _i4[::1], _i8[::1]))
-def slot_order(records, slot_position, holdout_bit, at, order, ends):
-    """Indices of a partition's records in the order of their slots, training rows first.
+def slot_order(records, slot_position, holdout_bit, at, order, starts):
+    """Indices of a bundle's records in the order of their slots, training rows first.
 
     Parameters
     ----------
@@ -31,21 +31,23 @@ def slot_order(records, slot_position, holdout_bit, at, order, ends):
         Scratch.
     order : int32, (n,)
         Written.
-    ends : int64, (2 * n_blocks,)
-        Written: where in ``order`` the training rows of each block end, and then where those held out end.
+    starts : int64, (2 * n_blocks + 1,)
+        Written: where in ``order`` the training rows of each block begin, where those held out of each, and the end.
     """
-    n_places, places = at.shape[0] // 2, at.shape[0] // ends.shape[0]
+    n_parts = starts.shape[0] - 1
+    n_places, places = at.shape[0] // 2, at.shape[0] // n_parts
     at[:] = -1
     for i in range(records.shape[0]):
         slot = records[i, slot_position]
         at[(slot ^ holdout_bit) + n_places if slot & holdout_bit else slot] = i
     filled = 0
-    for block in range(ends.shape[0]):
-        for place in range(block * places, (block + 1) * places):
+    starts[0] = 0
+    for part in range(n_parts):
+        for place in range(part * places, (part + 1) * places):
             if at[place] >= 0:
                 order[filled] = at[place]
                 filled += 1
-        ends[block] = filled
+        starts[part + 1] = filled
 
 
 @intrinsic
@@ -146,7 +148,7 @@ def finish_records(
     types.uint64[:, ::1], _i8[::1], _i4[::1], _i8, _i8, _i8, _i8, types.uint64[:, :, ::1], _i8[::1], _i8[::1],
 ))  # fmt: skip
 def append_records(records, block, slot, slot_position, shift, places, first, queues, queued, rows):
-    """Append the records from ``first`` on to the queues of their partitions, of ``2**shift`` blocks each; returns the
+    """Append the records from ``first`` on to the queues of their bundles, of ``2**shift`` blocks each; returns the
     first one whose queue is full.
 
     Parameters
@@ -155,10 +157,10 @@ def append_records(records, block, slot, slot_position, shift, places, first, qu
     block : int64, (n_rows,)
         Of each record; -1 marks a dropped row.
     slot : int32, (n_rows,)
-        Of each record, of ``places`` in its block. Its slot of all in the partition is put into its queue, at
+        Of each record, of ``places`` in its block. In the queue it has its slot counted over the bundle, at
         ``slot_position``, in 4-byte words.
-    queues : uint64, (n_partitions, length, record_words)
-    queued : int64, (n_partitions,)
+    queues : uint64, (n_bundles, length, record_words)
+    queued : int64, (n_bundles,)
         Records in each queue, incremented.
     rows : int64, (n_blocks,)
         Records of each block, incremented.
@@ -169,16 +171,16 @@ def append_records(records, block, slot, slot_position, shift, places, first, qu
         b = block[i]
         if b < 0:
             continue
-        p = b >> shift
-        if queued[p] == length:
+        bundle = b >> shift
+        if queued[bundle] == length:
             return i
-        at = queued[p]
+        at = queued[bundle]
         for word in range(n_words):
-            queues[p, at, word] = records[i, word]
-        halves[p, at, slot_position] = slot[i] + (b - (p << shift)) * places
-        queued[p] = at + 1
+            queues[bundle, at, word] = records[i, word]
+        halves[bundle, at, slot_position] = slot[i] + (b - (bundle << shift)) * places
+        queued[bundle] = at + 1
         rows[b] += 1
-        # The next one of this partition will stand behind it.
-        behind = address + (p * length + at + 1) * row_bytes
+        # The next one of this bundle will stand behind it.
+        behind = address + (bundle * length + at + 1) * row_bytes
         prefetch_lines(behind, behind + row_bytes)
     return block.shape[0]

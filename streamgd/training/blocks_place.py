@@ -11,7 +11,7 @@ from typing import Any
 from streamgd.config import TrainConfig, identity_fields
 from streamgd.data.blocks import RecordLayout
 from streamgd.data.entries_store import entries_bytes
-from streamgd.data.prepare import block_plan, blocks_of_partition, regions_for
+from streamgd.data.prepare import block_plan, bundle_plan
 from streamgd.data.resolve import Resolved
 from streamgd.data.source import Manifest
 from streamgd.data.store import WAY_OUT, free_bytes, written_bytes
@@ -68,7 +68,7 @@ def digest(
 
 def blocks_bytes(manifest: Manifest, layout: RecordLayout, config: TrainConfig) -> int:
     n_blocks, places = block_plan(manifest.n_rows, layout, config.batch_size)
-    n_regions = regions_for(n_blocks, blocks_of_partition(n_blocks, layout))
+    _, n_regions = bundle_plan(n_blocks, places, layout)
     return n_regions * places * layout.record_bytes + entries_bytes(layout, n_blocks, manifest.n_rows)
 
 

@@ -25,7 +25,7 @@ from streamgd.data import prepare, scatter
 from streamgd.data.encoder import RowChoice
 from streamgd.data.filters import parse_where
 from streamgd.data.plan import HOLDOUT, PLACES, SAMPLE, Permutation, chosen_rows
-from streamgd.data.prepare import Preparation, block_plan, blocks_of_partition, new_store, regions_for
+from streamgd.data.prepare import Preparation, block_plan, bundle_plan, new_store
 from streamgd.data.prepared import PreparedBlocks
 from streamgd.data.source import Manifest, discover
 from streamgd.data.store import NOTE_NAMES, BlockStore
@@ -60,10 +60,11 @@ def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def preparation(
     manifest: Manifest, folder: Path, threads: int = 1, choice: RowChoice | None = None,
-    check: Callable[[], None] = lambda: None, key: str = "key", of_partition: int = 1, **options: Any,
+    check: Callable[[], None] = lambda: None, key: str = "key", bundle_blocks: int = 1, **options: Any,
 ) -> Preparation:  # fmt: skip
-    n_regions = regions_for(-(-manifest.n_rows // PLACES_OF_BLOCK), of_partition)
-    store = BlockStore(folder, LAYOUT, PLACES_OF_BLOCK, n_regions, partition_blocks=of_partition)
+    n_regions = -(-manifest.n_rows // PLACES_OF_BLOCK) + max(2, bundle_blocks)
+    n_regions = -(-n_regions // bundle_blocks) * bundle_blocks
+    store = BlockStore(folder, LAYOUT, PLACES_OF_BLOCK, n_regions, bundle_blocks=bundle_blocks)
     encoder = growing_encoder(choice, **options)
     stage_bytes = 40 * LAYOUT.record_bytes
     return Preparation(
@@ -113,15 +114,15 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("of_partition", [1, 4])
+@pytest.mark.parametrize("bundle_blocks", [1, 4])
 @pytest.mark.parametrize("kind", sorted(CHOICES))
 def test_every_kept_row_is_in_its_place_once_with_its_features(
-    manifest: Manifest, tmp_path: Path, kind: str, of_partition: int
+    manifest: Manifest, tmp_path: Path, kind: str, bundle_blocks: int
 ) -> None:
     sample, holdout, filtered = CHOICES[kind]
     where = parse_where("k % 3 != 0 and k < 300", manifest.schema) if filtered else None
     choice = RowChoice(5, where, sample, holdout)
-    prepared = preparation(manifest, tmp_path / "blocks", 2, choice, of_partition=of_partition).run()
+    prepared = preparation(manifest, tmp_path / "blocks", 2, choice, bundle_blocks=bundle_blocks).run()
 
     rows = table(ROWS)
     k = np.arange(ROWS)
@@ -178,19 +179,19 @@ def test_nulls_are_dropped_if_asked(manifest: Manifest, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 4])
-def test_threads_and_partitions_change_no_bit(manifest: Manifest, tmp_path: Path, threads: int) -> None:
+def test_threads_and_bundles_change_no_bit(manifest: Manifest, tmp_path: Path, threads: int) -> None:
     choice = RowChoice(5, None, 0.8, 0.2)
     one = preparation(manifest, tmp_path / "one", 1, choice).run()
-    for of_partition in (1, 2, 4, 16):
+    for bundle_blocks in (1, 2, 4, 16):
         several = preparation(
-            manifest, tmp_path / f"several-{of_partition}", threads, choice, of_partition=of_partition
+            manifest, tmp_path / f"several-{bundle_blocks}", threads, choice, bundle_blocks=bundle_blocks
         ).run()
         assert bits(several) == bits(one)
 
 
-@pytest.mark.parametrize(("threads", "of_partition"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(("threads", "bundle_blocks"), [(1, 1), (3, 2)])
 def test_an_interruption_at_any_check_changes_no_bit(
-    manifest: Manifest, tmp_path: Path, threads: int, of_partition: int, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, tmp_path: Path, threads: int, bundle_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scatter, "LONG_ROW_GROUP_VALUES", 0)  # a check for each slice
     choice = RowChoice(5, None, 0.8, 0.2)
@@ -207,24 +208,24 @@ def test_an_interruption_at_any_check_changes_no_bit(
 
         folder = tmp_path / f"stopped-{last_call}"
         try:
-            preparation(manifest, folder, threads, choice, check, of_partition=of_partition).run()
+            preparation(manifest, folder, threads, choice, check, bundle_blocks=bundle_blocks).run()
         except StoppedError:
             stopped += 1
         else:
             break
-        again = preparation(manifest, folder, threads, choice, of_partition=of_partition)
+        again = preparation(manifest, folder, threads, choice, bundle_blocks=bundle_blocks)
         assert bits(again.run()) == undisturbed
     # A check for each slice of at most 24 rows, and for each wave of finalise.
     assert stopped >= ROWS // 24 + 3
 
 
-@pytest.mark.parametrize("of_partition", [1, 4])
-def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Path, of_partition: int) -> None:
+@pytest.mark.parametrize("bundle_blocks", [1, 4])
+def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Path, bundle_blocks: int) -> None:
     """The blocks are written, what they are is not yet noted: the records must still be there."""
     undisturbed = bits(preparation(manifest, tmp_path / "undisturbed").run())
     stopped = 0
     for last_note in range(1, 100):
-        killed = preparation(manifest, tmp_path / f"killed-{last_note}", 2, of_partition=of_partition)
+        killed = preparation(manifest, tmp_path / f"killed-{last_note}", 2, bundle_blocks=bundle_blocks)
         stop_at_note(killed, last_note, StoppedError())
         try:
             killed.run()
@@ -232,10 +233,10 @@ def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Pat
             stopped += 1
         else:
             break
-        again = preparation(manifest, tmp_path / f"killed-{last_note}", 1, of_partition=of_partition)
+        again = preparation(manifest, tmp_path / f"killed-{last_note}", 1, bundle_blocks=bundle_blocks)
         assert bits(again.run()) == undisturbed
     # Waves of scatter and of finalise, and the note that all is done.
-    assert stopped >= 5 + (4 if of_partition == 1 else 2) + 1
+    assert stopped >= 5 + 4 + 1
 
 
 def test_work_that_is_noted_is_not_done_again(manifest: Manifest, tmp_path: Path) -> None:
@@ -317,13 +318,13 @@ def test_blocks_are_nearly_equal_and_hold_a_minibatch(n_rows: int, batch_size: i
     assert store.n_regions > n_blocks
 
 
-@given(n_blocks=st.integers(1, 1_000_000))
-def test_partitions_are_few_and_have_room_to_be_finished(n_blocks: int) -> None:
-    of_partition = blocks_of_partition(n_blocks, LAYOUT)
-    n_regions = regions_for(n_blocks, of_partition)
+@given(n_blocks=st.integers(1, 1_000_000), places=st.sampled_from([1, 4_000, 65_536]))
+def test_bundles_are_few_or_large_and_can_be_finished(n_blocks: int, places: int) -> None:
+    bundle_blocks, n_regions = bundle_plan(n_blocks, places, LAYOUT)
 
-    assert of_partition in (1, 2, 4, 8, 16, 32)
-    assert n_blocks <= 128 * of_partition or of_partition == 32
-    assert of_partition == 1 or n_blocks > 64 * of_partition  # and no fewer than there need be
-    assert n_regions % of_partition == 0
-    assert n_regions - n_blocks >= min(n_blocks, 2 * of_partition)
+    block_bytes = places * LAYOUT.record_bytes
+    assert n_blocks <= 128 * bundle_blocks or 2 * bundle_blocks * block_bytes > 256_000_000
+    assert bundle_blocks == 1 or bundle_blocks * block_bytes <= 256_000_000
+    assert bundle_blocks == 1 or n_blocks > 64 * bundle_blocks  # and no fewer than there need be
+    assert n_regions % bundle_blocks == 0
+    assert n_regions - n_blocks >= min(n_blocks, bundle_blocks)

@@ -215,6 +215,22 @@ def test_a_file_that_was_cut_short_is_an_error_not_a_crash(tmp_path: Path) -> No
         store.records(2, 5)
 
 
+def test_no_pages_beyond_the_file_are_advised_of(tmp_path: Path) -> None:
+    """They would be those of something else."""
+    store = a_store(tmp_path)
+    file = store._files._files[0]
+    with pytest.raises(ValueError, match="too small"):
+        file.wait_for(0, file.size_bytes + PAGE_BYTES)
+
+
+def test_pages_that_cannot_be_read_are_an_error_not_a_crash(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    store.records(0, 5)
+    os.truncate(tmp_path / "blocks-0.bin", 0)
+    with pytest.raises(StorageError, match=r"read the blocks from .*blocks-0\.bin"):
+        store.wait_for(0)
+
+
 def test_too_little_space_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

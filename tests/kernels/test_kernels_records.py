@@ -14,35 +14,31 @@ from streamgd.kernels import records as kernels
 
 
 @given(blocks=st.lists(st.integers(-1, 6), max_size=60), length=st.integers(1, 9), shift=st.integers(0, 3))
-def test_records_wait_in_the_queue_of_their_partition_until_it_is_full(
-    blocks: list[int], length: int, shift: int
-) -> None:
-    places, n_partitions = 100, -(-7 >> shift)
+def test_records_wait_in_the_queue_of_their_bundle_until_it_is_full(blocks: list[int], length: int, shift: int) -> None:
+    places, n_bundles = 100, -(-7 >> shift)
     records = np.arange(3 * len(blocks), dtype=np.uint64).reshape(len(blocks), 3)
     slots = np.arange(len(blocks), dtype=np.int32)[::-1].copy()
     slots[::3] |= HOLDOUT_BIT
     placed, block_of_row = records.copy(), np.array(blocks, np.int64)
     placed.view(np.int32)[:, 5] = slots + block_of_row % 2**shift * places
-    queues, queued = np.empty((n_partitions, length, 3), np.uint64), np.zeros(n_partitions, np.int64)
-    found: list[list[list[int]]] = [[] for _ in range(n_partitions)]
+    queues, queued = np.empty((n_bundles, length, 3), np.uint64), np.zeros(n_bundles, np.int64)
+    found: list[list[list[int]]] = [[] for _ in range(n_bundles)]
 
-    def write(partition: int) -> None:
-        found[partition] += queues[partition, : queued[partition]].tolist()
-        queued[partition] = 0
+    def write(bundle: int) -> None:
+        found[bundle] += queues[bundle, : queued[bundle]].tolist()
+        queued[bundle] = 0
 
     row, rows = 0, np.zeros(7, np.int64)
     while True:
         row = kernels.append_records(records, block_of_row, slots, 5, shift, places, row, queues, queued, rows)
         if row == len(blocks):
             break
-        partition = blocks[row] >> shift
-        assert queued[partition] == length
-        write(partition)
-    for partition in range(n_partitions):
-        write(partition)
-        assert found[partition] == [
-            placed[row].tolist() for row, each in enumerate(blocks) if each >> shift == partition
-        ]
+        bundle = blocks[row] >> shift
+        assert queued[bundle] == length
+        write(bundle)
+    for bundle in range(n_bundles):
+        write(bundle)
+        assert found[bundle] == [placed[row].tolist() for row, each in enumerate(blocks) if each >> shift == bundle]
     assert rows.tolist() == [blocks.count(block) for block in range(7)]
 
 
@@ -54,14 +50,14 @@ def test_slot_order_puts_training_rows_first(slots: list[int], seed: int, n_bloc
     held_out = np.random.default_rng(seed).random(len(slots)) < 0.4
     records = np.full((len(slots), 3), -5, np.int32)
     records[:, 1] = np.where(held_out, np.array(slots, int) | HOLDOUT_BIT, slots)
-    order, ends = np.empty(len(slots), np.int32), np.empty(2 * n_blocks, np.int64)
-    kernels.slot_order(records, 1, HOLDOUT_BIT, np.empty(40, np.int32), order, ends)
+    order, starts = np.empty(len(slots), np.int32), np.empty(2 * n_blocks + 1, np.int64)
+    kernels.slot_order(records, 1, HOLDOUT_BIT, np.empty(40, np.int32), order, starts)
 
     expected = sorted(range(len(slots)), key=lambda row: (held_out[row], slots[row]))
     assert order.tolist() == expected
     in_block = np.array(slots, int) // (20 // n_blocks)
     rows = [np.bincount(in_block[chosen], minlength=n_blocks) for chosen in (~held_out, held_out)]
-    assert ends.tolist() == np.cumsum(np.concatenate(rows)).tolist()
+    assert starts.tolist() == np.cumsum(np.concatenate([[0], *rows])).tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
