@@ -52,6 +52,15 @@ def memory_limit_bytes(mount: Path = _MOUNT, groups: Path = _GROUPS) -> int | No
     return min(limits, default=None)
 
 
+def memory_bytes(mount: Path = _MOUNT, groups: Path = _GROUPS) -> int:
+    """Memory that this process and those with it may have, in bytes, that of files in it included.
+
+    Parameters are those of :func:`usable_cores`.
+    """
+    of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(of_machine, memory_limit_bytes(mount, groups) or of_machine)
+
+
 def _folders(mount: Path, groups: Path, controller: str) -> Iterator[Path]:
     """The folders of the groups of this process that may have limits of a controller, up to the mount."""
     for line in _text(groups).splitlines():

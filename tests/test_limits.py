@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamgd.limits import memory_limit_bytes, usable_cores
+from streamgd.limits import memory_bytes, memory_limit_bytes, usable_cores
 from streamgd.training.memory import beyond_limit
 
 
@@ -76,6 +76,12 @@ def test_without_control_groups_the_processors_count(tmp_path: Path) -> None:
 
     assert usable_cores(**nowhere) == 8
     assert memory_limit_bytes(**nowhere) is None
+
+
+def test_the_memory_of_a_container_is_that_of_its_group_or_of_the_machine(tmp_path: Path) -> None:
+    of_machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit, expected in (("1000000", 1_000_000), (str(2 * of_machine), of_machine), ("max", of_machine)):
+        assert memory_bytes(**groups(tmp_path, "0::/\n", memory_DOT_max=limit)) == expected
 
 
 def test_affinity_counts_where_it_is_tighter_than_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

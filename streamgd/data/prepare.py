@@ -37,6 +37,7 @@ from streamgd.data.source import Manifest
 from streamgd.data.store import BlockStore
 from streamgd.data.survey import Survey
 from streamgd.data.vocabulary import Vocabulary
+from streamgd.limits import memory_bytes
 from streamgd.stopwatch import Stopwatch
 
 #: A wave of scatter lasts about so long.
@@ -171,7 +172,7 @@ class Preparation:
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
         scatter = Scatter(
             self._manifest, self._encoder, self._store, self._permutation, note["scattered"], self._check,
-            self._progress, self._stopwatch,
+            self._progress, self._stopwatch, self._manifest.size_bytes + self._store.needed_bytes > memory_bytes(),
         )  # fmt: skip
         stages = [Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
         wave_s = WAVE_S

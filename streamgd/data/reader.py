@@ -6,12 +6,16 @@ Inputs are never memory-mapped (a mapped file that is cut short kills the proces
 
 from __future__ import annotations
 
+import operator
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from streamgd.data.asking import is_local
 from streamgd.data.source import Manifest, RowGroup, check_identity
 from streamgd.data.stores import open_file
 from streamgd.errors import CorruptFileError, DataChangedError, StreamgdError, from_os_error
@@ -88,6 +92,24 @@ def read_batches(
         raise CorruptFileError(
             f"{where}: the footer says {row_group.rows:,} rows, {rows_read:,} were decoded. Write the file anew."
         )
+
+
+def let_go(manifest: Manifest, row_group: RowGroup, columns: list[str]) -> None:
+    """Tell the system that what was read of a row group is not needed soon; nothing where files are not local."""
+    if not (is_local(manifest.filesystem) and hasattr(os, "posix_fadvise")):
+        return
+    file = manifest.files[row_group.file_index]
+    group = file.metadata.row_group(row_group.index)
+    chunks = [group.column(leaf) for name in columns for leaf in file.leaves.get(name, [])]
+    begins = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
+    sizes = [chunk.total_compressed_size for chunk in chunks]
+    with suppress(OSError, ValueError):  # a file that is gone by now, or whose columns are its folder's names
+        descriptor = os.open(file.path, os.O_RDONLY)
+        try:
+            begin, end = min(begins), max(map(operator.add, begins, sizes))
+            os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def _check_codes(batch: pa.RecordBatch, coded: list[str]) -> None:

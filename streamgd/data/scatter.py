@@ -19,7 +19,7 @@ from streamgd.data.blocks import HOLDOUT_BIT, RawEntries
 from streamgd.data.encoder import EncodedRows, Encoder, Origin
 from streamgd.data.plan import Permutation
 from streamgd.data.ranges import RowGroupMoments
-from streamgd.data.reader import read_batches
+from streamgd.data.reader import let_go, read_batches
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.store import BlockStore
 from streamgd.data.stream import can_hold_rows, origin_of, passed_over
@@ -96,6 +96,8 @@ class Scatter:
     ----------
     scattered : int64, (n_blocks,)
         Records of each block; those of a wave are counted when it is over.
+    lets_go : bool
+        Whether pages of the data are let go when they have been read: with the blocks, they are more than memory holds.
 
     Attributes
     ----------
@@ -111,6 +113,7 @@ class Scatter:
     check: Callable[[], None]
     progress: Callable[[str, int], None]
     stopwatch: Stopwatch
+    lets_go: bool
     fill: np.ndarray = field(init=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -194,6 +197,8 @@ class Stage:
                 # Arrow would keep the dictionaries of every slice; pages are used again by the next one.
                 del batch
                 pa.default_memory_pool().release_unused()
+        if self._scatter.lets_go:
+            let_go(manifest, row_group, columns)
         self._scatter.progress("prepare", row_group.rows)
         return survey, ranges
 

@@ -156,6 +156,11 @@ class Manifest:
     skipped: tuple[Skipped, ...] = ()
     differing: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.size_bytes for file in self.files)
+
     def check_same(self, columns: Iterable[str]) -> None:
         """Refuse to use a column in which the files differ.
 

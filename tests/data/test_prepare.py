@@ -1,6 +1,8 @@
 """Shuffled blocks hold each row once, in its place, to the same bits whatever threads and interruptions did."""
 
+import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +303,29 @@ def test_an_error_in_one_thread_ends_the_preparation(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"0\.parquet, row group 5, row 25, column 'w'"):
         preparation(manifest, tmp_path / "blocks", 3).run()
+
+
+def test_data_that_memory_cannot_hold_with_their_blocks_are_let_go(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advised: dict[str, list[tuple[int, int, int]]] = {}
+
+    def note(descriptor: int, begin: int, size: int, advice: int) -> None:
+        advised.setdefault(os.readlink(f"/proc/self/fd/{descriptor}"), []).append((begin, begin + size, advice))
+
+    expected = bits(preparation(manifest, tmp_path / "in memory", 2).run())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fadvise", note)
+        preparation(manifest, tmp_path / "also in memory").run()
+        assert not advised
+        patched.setattr(prepare, "memory_bytes", lambda: 0)
+        assert bits(preparation(manifest, tmp_path / "larger").run()) == expected
+    for file in manifest.files:
+        parts = sorted(advised[file.path])
+        assert parts[0][0] == 4  # behind the magic number
+        assert all(end == begin for (_, end, _), (begin, _, _) in pairwise(parts))
+        assert file.size_bytes - 10_000 < parts[-1][1] < file.size_bytes  # up to the footer
+        assert {advice for _, _, advice in parts} == {os.POSIX_FADV_DONTNEED}
 
 
 # Sizes
