@@ -43,7 +43,7 @@ class BlockFinisher:
         self._entries_finisher: EntriesFinisher | None = None
         if store.entries is not None:
             self._entries_finisher = EntriesFinisher(encoding.sparse, encoder.sparse, encoder.layout.feature_type)
-        #: The bundles that each group reads, and the last group that reads each of them.
+        #: The bundles that each group reads.
         self._read_by = [{block // store.bundle_blocks for block in group} for group in self.groups]
         last_reader = {number: index for index, numbers in enumerate(self._read_by) for number in numbers}
         self.freed: list[list[int]] = [[] for _ in self.groups]
@@ -51,7 +51,7 @@ class BlockFinisher:
             self.freed[index] += self._blocks_of(number)
         readers = Counter(number for numbers in self._read_by for number in numbers)
         self._bundles = {number: _Bundle(count) for number, count in readers.items()}
-        self._desks = threading.local()
+        self._of_thread = threading.local()
 
     def begin(self, done: int) -> None:
         """To be called before the first group is written; so many were at an earlier start."""
@@ -62,7 +62,10 @@ class BlockFinisher:
             self._store.entries.begin_finished(rows, self.groups)
 
     def sort_ahead(self, index: int) -> None:
-        """Sort the bundles that group ``index``, if there is one, is the first to read."""
+        """Sort the bundles that group ``index``, if there is one, is the first to read.
+
+        Where rows were dropped, groups are fewer than blocks, and bundles that are sorted early are small.
+        """
         if 0 < index < len(self.groups):
             for number in self._read_by[index] - self._read_by[index - 1]:
                 self._sort(number)
@@ -142,9 +145,9 @@ class BlockFinisher:
 
     def _room(self) -> np.ndarray:
         """This thread's memory for a block, used again for each: new memory would have to be cleared first."""
-        if not hasattr(self._desks, "room"):
-            self._desks.room = aligned_memory(self._store.layout.block_bytes(self._store.places))
-        room: np.ndarray = self._desks.room
+        if not hasattr(self._of_thread, "room"):
+            self._of_thread.room = aligned_memory(self._store.layout.block_bytes(self._store.places))
+        room: np.ndarray = self._of_thread.room
         return room
 
 

@@ -42,13 +42,15 @@ from streamgd.stopwatch import Stopwatch
 
 #: A wave of scatter lasts about so long.
 WAVE_S = 2.0
-#: Finalise works on so many blocks at once, each for a free region; of those there are as many, or those of a bundle.
+#: Finalise works on so many blocks at once, each for a free region. There are as many of those, or as two bundles have.
 SPARE_REGIONS = 8
 #: So many bundles, unless each would be larger than ``BUNDLE_BYTES``. Of 100 million rows of 28 numbers, a record took
 #: 180 ns to append to one of 1,600 queues, and 30 to one of 100, and there were 15 times the writes.
 MOST_BUNDLES = 128
-#: Finalise reads two bundles at random places, which should stay in memory.
+#: Finalise reads two or three bundles at random places, which should stay in memory.
 BUNDLE_BYTES = 256_000_000
+#: Smaller records count as so many bytes: to sort one takes 12 that are not mapped.
+LEAST_RECORD_BYTES = 64
 
 STAGE_BYTES = 32_000_000
 
@@ -64,10 +66,11 @@ def bundle_plan(n_blocks: int, places: int, layout: RecordLayout) -> tuple[int, 
     for finalise, as whole bundles.
     """
     wanted = -(-n_blocks // MOST_BUNDLES)
-    fitting = max(1, BUNDLE_BYTES // (places * layout.record_bytes))
+    fitting = max(1, BUNDLE_BYTES // (places * max(layout.record_bytes, LEAST_RECORD_BYTES)))
     # Entries wait by blocks.
     bundle_blocks = 1 if layout.entries is not None else 1 << min((wanted - 1).bit_length(), fitting.bit_length() - 1)
-    n_regions = n_blocks + min(n_blocks, max(SPARE_REGIONS, bundle_blocks))
+    # One bundle would be enough; with a second one, threads mostly write to different files.
+    n_regions = n_blocks + min(n_blocks, max(SPARE_REGIONS, 2 * bundle_blocks))
     return bundle_blocks, -(-n_regions // bundle_blocks) * bundle_blocks
 
 

@@ -78,6 +78,7 @@ class BlockStore:
         self, folder: Path, layout: RecordLayout, places: int, n_regions: int, way_out: str = WAY_OUT,
         entries: EntriesStore | None = None, bundle_blocks: int = 1,
     ):  # fmt: skip
+        assert entries is None or bundle_blocks == 1  # they wait by blocks
         self.layout = layout
         self.places = places
         self.n_regions = n_regions
