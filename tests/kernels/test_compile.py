@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -192,3 +193,38 @@ def test_an_import_of_the_kernels_compiles_nothing() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert int(found[0]) > 50
     assert found[1] == "0"
+
+
+INNER = """
+from streamgd.kernels.compile import UNARY, compiled
+@compiled(UNARY)
+def inner(x):
+    return x + {number}
+"""
+OUTER = """
+from streamgd.kernels.compile import UNARY, compiled
+from streamgd.kernels.inner import inner
+@compiled(UNARY)
+def outer(x):
+    return inner(x)
+"""
+
+
+def test_a_loop_in_the_cache_is_not_used_when_another_file_that_it_calls_has_changed(tmp_path: Path) -> None:
+    package, script = tmp_path / "streamgd", tmp_path / "script.py"
+    shutil.copytree(Path(compiling.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "kernels" / "inner.py").write_text(INNER.format(number=1))
+    (package / "kernels" / "outer.py").write_text(OUTER)
+    script.write_text(
+        "from streamgd.kernels.outer import outer\nprint(outer(1.0), outer.compile()[0].cache_hits.total())\n"
+    )
+
+    def run() -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        return subprocess.run(
+            [sys.executable, script], env=environment, text=True, capture_output=True, check=True
+        ).stdout
+
+    assert [run(), run()] == ["2.0 0\n", "2.0 1\n"]
+    (package / "kernels" / "inner.py").write_text(INNER.format(number=2))
+    assert [run(), run()] == ["3.0 0\n", "3.0 1\n"]
