@@ -108,7 +108,9 @@ def _range(axis: Axis, values: Sequence[float], with_zero: bool) -> tuple[float,
     if axis.limits is not None:
         return axis.limits
     shown = [value for value in values if abs(value) <= LARGEST and (value >= 1.0 / LARGEST or not axis.log)]
-    shown = [*shown, 0.0] if with_zero and not axis.log else shown
+    if not axis.log:
+        # Steps between numbers that small are none that a double has.
+        shown = [value if abs(value) >= 1.0 / LARGEST else 0.0 for value in [*shown, *([0.0] if with_zero else [])]]
     if not shown:
         return (0.1, 1.0) if axis.log else (0.0, 1.0)
     low, high = min(shown), max(shown)

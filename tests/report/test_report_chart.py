@@ -95,6 +95,7 @@ def test_no_text_of_a_chart_becomes_markup(title: str, name: str, note: str, lab
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=8), st.booleans())
+@example([5e-324], False)
 def test_what_is_not_a_number_is_left_out_of_the_drawing(values: list[float], log: bool) -> None:
     x = tuple(float(k) for k in range(len(values)))
     line = Series("", "line", x, tuple(values))
