@@ -64,7 +64,7 @@ def inspect(
         "files": len(manifest.files),
         "rows": manifest.n_rows,
         "row_groups": len(manifest.row_groups),
-        "bytes_on_disk": sum(file.size_bytes for file in manifest.files),
+        "bytes_on_disk": manifest.size_bytes,
         "bytes_uncompressed": sum(footers),
         "row_group_rows": {"smallest": min(rows), "largest": max(rows)},
         "row_group_bytes": {"smallest": min(footers), "largest": max(footers)},

@@ -98,13 +98,11 @@ def let_go(manifest: Manifest, row_group: RowGroup, columns: list[str]) -> None:
     """Tell the system that what was read of a row group is not needed soon; nothing where files are not local."""
     if not (is_local(manifest.filesystem) and hasattr(os, "posix_fadvise")):
         return
-    file = manifest.files[row_group.file_index]
-    group = file.metadata.row_group(row_group.index)
-    chunks = [group.column(leaf) for name in columns for leaf in file.leaves.get(name, [])]
+    chunks = manifest.chunks(row_group, columns)
     begins = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
     sizes = [chunk.total_compressed_size for chunk in chunks]
     with suppress(OSError, ValueError):  # a file that is gone by now, or whose columns are its folder's names
-        descriptor = os.open(file.path, os.O_RDONLY)
+        descriptor = os.open(manifest.files[row_group.file_index].path, os.O_RDONLY)
         try:
             begin, end = min(begins), max(map(operator.add, begins, sizes))
             os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)

@@ -177,10 +177,13 @@ class Manifest:
 
     def uncompressed_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
         """Bytes of these columns of one row group after decompression, as the footer says; partition columns take 0."""
+        return sum(chunk.total_uncompressed_size for chunk in self.chunks(row_group, columns))
+
+    def chunks(self, row_group: RowGroup, columns: list[str]) -> list[pq.ColumnChunkMetaData]:
+        """What the footer says of these columns in one row group; partition columns have no chunk."""
         file = self.files[row_group.file_index]
         group = file.metadata.row_group(row_group.index)
-        leaves = [leaf for name in columns for leaf in file.leaves.get(name, [])]
-        return sum(group.column(leaf).total_uncompressed_size for leaf in leaves)
+        return [group.column(leaf) for name in columns for leaf in file.leaves.get(name, [])]
 
     def reader_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
         """What decoding these columns of a row group holds beside its output: buffers, pages, dictionaries."""
