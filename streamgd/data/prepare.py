@@ -54,6 +54,10 @@ LEAST_RECORD_BYTES = 64
 
 STAGE_BYTES = 32_000_000
 
+#: Where data and blocks take more than this share of memory, pages that have been read make room for blocks: near the
+#: end of it, the system is slow to find room by itself.
+MOST_OF_MEMORY = 0.8
+
 
 def block_plan(n_rows: int, layout: RecordLayout, batch_size: int) -> tuple[int, int]:
     """How many blocks there are, and how many places each has: nearly equal, with room for a mini-batch."""
@@ -173,9 +177,10 @@ class Preparation:
     def _scatter(self, note: dict[str, Any]) -> dict[str, Any]:
         survey, ranges = Survey.from_state(note["survey"]), RangedMoments.from_state(note["ranges"])
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
+        lets_go = self._manifest.size_bytes + self._store.needed_bytes > MOST_OF_MEMORY * memory_bytes()
         scatter = Scatter(
             self._manifest, self._encoder, self._store, self._permutation, note["scattered"], self._check,
-            self._progress, self._stopwatch, self._manifest.size_bytes + self._store.needed_bytes > memory_bytes(),
+            self._progress, self._stopwatch, lets_go,
         )  # fmt: skip
         stages = [Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
         wave_s = WAVE_S

@@ -316,10 +316,13 @@ def test_data_that_memory_cannot_hold_with_their_blocks_are_let_go(
     expected = bits(preparation(manifest, tmp_path / "in memory", 2).run())
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fadvise", note)
-        preparation(manifest, tmp_path / "also in memory").run()
+        in_memory, larger = preparation(manifest, tmp_path / "also in memory"), preparation(manifest, tmp_path / "l")
+        total = manifest.size_bytes + in_memory._store.needed_bytes
+        patched.setattr(prepare, "memory_bytes", lambda: int(1.3 * total))
+        in_memory.run()
         assert not advised.keys() & {file.path for file in manifest.files}
-        patched.setattr(prepare, "memory_bytes", lambda: 0)
-        assert bits(preparation(manifest, tmp_path / "larger").run()) == expected
+        patched.setattr(prepare, "memory_bytes", lambda: int(1.2 * total))
+        assert bits(larger.run()) == expected
     for file in manifest.files:
         parts = sorted(advised[file.path])
         assert parts[0][0] == 4  # behind the magic number
