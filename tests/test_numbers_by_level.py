@@ -178,7 +178,7 @@ def test_what_cannot_be_crossed_is_refused(
 def test_levels_are_those_of_all_rows_and_not_of_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of data that are sorted by them, and without a slope for those that have next to no rows."""
     monkeypatch.setattr(sample, "SAMPLE_ROWS", 300)
-    monkeypatch.setattr(sample, "SAMPLE_ROW_GROUPS", 4)
+    monkeypatch.setattr(sample, "MOST_ROW_GROUPS", 4)
     month = np.sort(np.arange(6_000) % 12)
     month[-3:] = 12
     data = written(

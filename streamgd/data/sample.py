@@ -1,6 +1,6 @@
 """A fixed sample of rows from all over the data set, and scans of single columns.
 
-    manifest ── up to 64 row groups, evenly spread ── first rows of each ── where ──> Sample
+    manifest ── 16 to 64 row groups, evenly spread ── first rows of each ── where ──> Sample
     manifest ── row groups in order ── where ──> first rows
 
 A sample is a pure function of manifest and arguments, so that everything derived from it is the same on every start.
@@ -10,7 +10,7 @@ depend on files and row groups either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -23,8 +23,13 @@ from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup
 
 SAMPLE_ROWS = 65_536
-SAMPLE_ROW_GROUPS = 64
 SAMPLE_BYTES = 64 * 10**6
+
+#: The most row groups whose first rows are looked at, and the fewest where more would take more than these bytes to
+#: decode: the first row of a column takes its whole first page.
+MOST_ROW_GROUPS, FEWEST_ROW_GROUPS = 64, 16
+SPREAD_BYTES = 256 * 10**6
+
 # A filter may leave next to nothing of the rows looked at first; then whole row groups are read until there are enough.
 FEWEST_ROWS = 4_096
 
@@ -53,7 +58,7 @@ class Sample:
 
 
 def read_sample(manifest: Manifest, columns: list[str], where: Where | None = None) -> Sample:
-    """Rows from the front of up to 64 row groups spread evenly over the data set, about 65,536 in all.
+    """Rows from the front of row groups spread evenly over the data set (:func:`spread`), about 65,536 in all.
 
     Every row group gives the same number of rows (fewer only if it has fewer); there are fewer rows in all where rows
     are so wide that they would take more than 64 MB. If a filter leaves fewer than 4,096 of them, whole row groups
@@ -65,9 +70,8 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
         As from :func:`streamgd.data.reader.read_batches`.
     """
     row_groups = _row_groups(manifest, where)
-    count = min(SAMPLE_ROW_GROUPS, len(row_groups))
-    chosen = [row_groups[number * (len(row_groups) - 1) // max(count - 1, 1)] for number in range(count)]
-    rows_each = max(1, min(SAMPLE_ROWS, _affordable_rows(manifest, chosen, columns)) // count)
+    chosen = spread(manifest, row_groups, columns)
+    rows_each = max(1, min(SAMPLE_ROWS, _affordable_rows(manifest, chosen, columns)) // len(chosen))
 
     def front(row_group: RowGroup) -> pa.RecordBatch:
         rows = next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
@@ -84,6 +88,23 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     complete = rows_looked_at == n_rows
     front_rows = 0 if where is not None else len(rows) if complete else len(batches[0])
     return Sample(rows, len(rows) * n_rows // rows_looked_at, complete, front_rows)
+
+
+def spread(
+    manifest: Manifest, row_groups: Sequence[RowGroup], columns: list[str], within_bytes: int | None = SPREAD_BYTES
+) -> list[RowGroup]:
+    """Of some row groups up to 64, evenly spread: as many as ``within_bytes`` of first pages allow, but 16 anyway."""
+    chosen = _evenly(row_groups, MOST_ROW_GROUPS)
+    if within_bytes is None:
+        return chosen
+    largest = max(manifest.first_pages_bytes(row_group, columns) for row_group in chosen)
+    affordable = max(FEWEST_ROW_GROUPS, within_bytes // max(1, largest))
+    return _evenly(row_groups, affordable) if affordable < len(chosen) else chosen
+
+
+def _evenly(row_groups: Sequence[RowGroup], most: int) -> list[RowGroup]:
+    count = min(most, len(row_groups))
+    return [row_groups[number * (len(row_groups) - 1) // max(count - 1, 1)] for number in range(count)]
 
 
 def sample_size(manifest: Manifest, columns: list[str], reader_bytes: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from streamgd.data.encoding import Finisher
 from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
 from streamgd.data.plan import Slice, file_order, window_order, window_rows_order
 from streamgd.data.reader import READ_BUFFER_BYTES, read_batches
+from streamgd.data.sample import SPREAD_BYTES, spread
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.stream import EncodedSlice, can_hold_rows, encoded_slices, origin_of, passed_over
 from streamgd.data.survey import Survey
@@ -31,14 +32,12 @@ from streamgd.stopwatch import Stopwatch
 #: Row groups are open at once as far as their readers fit this, whatever the memory budget: it decides the order.
 LANES_BYTES = 128_000_000
 MAX_LANES = 64
-PAGE_BYTES = 1_048_576
 
 #: Windows that are decoded while one is trained on.
 WINDOWS_AHEAD = 2
 
 #: Rows looked at, spread over the row groups, before pure streaming begins.
 LOOK_ROWS = 262_144
-LOOK_ROW_GROUPS = 64
 #: Of these rows so many bytes are kept, to judge the step size by.
 LOOK_BYTES = 16_000_000
 
@@ -69,12 +68,8 @@ def count_lanes(manifest: Manifest, columns: list[str]) -> int:
 
     A reader holds a buffer and a page for each column.
     """
-    widest = 1
-    for row_group in manifest.row_groups:
-        pages = sum(
-            min(PAGE_BYTES, manifest.uncompressed_bytes(row_group, [name])) + READ_BUFFER_BYTES for name in columns
-        )
-        widest = max(widest, pages)
+    buffers = READ_BUFFER_BYTES * len(columns)
+    widest = max(1, *(manifest.first_pages_bytes(row_group, columns) + buffers for row_group in manifest.row_groups))
     return max(1, min(MAX_LANES, len(manifest.row_groups), LANES_BYTES // widest))
 
 
@@ -222,21 +217,23 @@ def first_look(
     stopwatch: Stopwatch,
     threads: int,
 ) -> tuple[Survey, list[EncodedSlice]]:
-    """Survey of slices spread over all row groups, and some rows of each: what streaming knows before it begins.
+    """Survey of slices of row groups from all over the data, and some rows of each: what streaming knows at first.
 
-    Where that is not ``enough`` (data sorted by the target, a narrow filter), every row is surveyed. The rows that are
-    kept take 16 MB at most. ``check`` is called often; it raises to stop.
+    More row groups are looked at where there are levels to be met, which are those of the model then. Where that is not
+    ``enough`` (data sorted by the target, a narrow filter), every row is surveyed. The rows that
+    are kept take 16 MB at most. ``check`` is called often; it raises to stop.
     """
 
     def pieces_of(row_group: RowGroup, slice_rows: int) -> Iterator[EncodedSlice]:
         return encoded_slices(manifest, row_group, encoder, slice_rows, stopwatch)
 
-    chosen = np.unique(np.linspace(0, len(manifest.row_groups) - 1, LOOK_ROW_GROUPS).round().astype(int))
+    meets_levels = bool(encoder.vocabularies or encoder.sparse)
+    within_bytes = None if meets_levels else SPREAD_BYTES
+    chosen = spread(manifest, manifest.row_groups, encoder.read_columns, within_bytes)
     rows = max(1, min(encoder.layout.block_rows, LOOK_ROWS // len(chosen)))
-    row_groups = [manifest.row_groups[index] for index in chosen]
     # Without a check: starts that are stopped again and again shall come to their first window.
     found = _surveyed(
-        row_groups, lambda group: islice(pieces_of(group, rows), 1), len(chosen), encoder, lambda: None, threads
+        chosen, lambda group: islice(pieces_of(group, rows), 1), len(chosen), encoder, lambda: None, threads
     )
     if enough(found[0]):
         return found

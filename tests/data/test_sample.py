@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from streamgd.data import sample as module
 from streamgd.data.filters import parse_where
-from streamgd.data.sample import FEWEST_ROWS, SAMPLE_ROW_GROUPS, SAMPLE_ROWS, first_rows, read_sample, scan_column
-from streamgd.data.source import Manifest, discover
+from streamgd.data.sample import (
+    FEWEST_ROW_GROUPS,
+    FEWEST_ROWS,
+    MOST_ROW_GROUPS,
+    SAMPLE_ROWS,
+    first_rows,
+    read_sample,
+    scan_column,
+    spread,
+)
+from streamgd.data.source import PAGE_BYTES, Manifest, discover
 
 
 def written(folder: Path, table: pa.Table, row_group_rows: int, files: int = 1) -> Manifest:
@@ -45,10 +54,10 @@ def test_rows_come_from_the_front_of_row_groups_all_over_the_data(tmp_path: Path
     assert len(sample.rows) == SAMPLE_ROWS
     assert sample.n_rows == 400_000
     chosen = np.unique(groups)
-    assert len(chosen) == SAMPLE_ROW_GROUPS
+    assert len(chosen) == MOST_ROW_GROUPS
     assert (chosen[0], chosen[-1]) == (0, 199)
     assert set(np.diff(chosen)) == {3, 4}
-    assert places.max() == SAMPLE_ROWS // SAMPLE_ROW_GROUPS - 1
+    assert places.max() == SAMPLE_ROWS // MOST_ROW_GROUPS - 1
     assert sample.rows.equals(read_sample(manifest, ["row"]).rows)
 
 
@@ -57,6 +66,37 @@ def test_wide_rows_make_the_sample_shorter(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "SAMPLE_BYTES", 8 * 2 * 10_000)
 
     assert 1000 < len(read_sample(manifest, ["row", "text"]).rows) <= 10_000
+
+
+@pytest.mark.parametrize(("row_group_rows", "within_bytes", "expected"), [
+    (100, 10**6, MOST_ROW_GROUPS), (100, None, MOST_ROW_GROUPS), (100, 32 * 800, 32), (100, 1, FEWEST_ROW_GROUPS),
+    (2000, 1, 5), (10_000, 1, 1),
+])  # fmt: skip
+def test_as_many_row_groups_are_looked_at_as_their_first_pages_allow(
+    tmp_path: Path, row_group_rows: int, within_bytes: int | None, expected: int
+) -> None:
+    pq.write_table(
+        numbered(10_000), tmp_path / "x.parquet", row_group_size=row_group_rows, use_dictionary=False,
+        compression="none", data_page_version="2.0",
+    )  # fmt: skip
+    manifest = discover([str(tmp_path)])
+    largest = manifest.first_pages_bytes(manifest.row_groups[0], ["row"])
+    assert 8 * min(row_group_rows, 10_000) <= largest <= 8 * row_group_rows + 100
+    chosen = spread(manifest, manifest.row_groups, ["row"], within_bytes and within_bytes * largest // 800)
+    places = [manifest.row_groups.index(row_group) for row_group in chosen]
+
+    assert len(places) == expected
+    assert places[0] == 0
+    if expected > 1:
+        assert places[-1] == len(manifest.row_groups) - 1
+        assert np.ptp(np.diff(places)) <= 1
+
+
+def test_the_first_page_of_a_long_column_counts_alone(tmp_path: Path) -> None:
+    manifest = written(tmp_path, numbered(400_000), 400_000)
+
+    assert manifest.first_pages_bytes(manifest.row_groups[0], ["row"]) == PAGE_BYTES
+    assert manifest.uncompressed_bytes(manifest.row_groups[0], ["row"]) > 2 * PAGE_BYTES
 
 
 def test_a_filter_keeps_its_rows_and_estimates_how_many_there_are(tmp_path: Path) -> None:
@@ -91,7 +131,7 @@ def test_the_sample_of_any_layout_is_a_set_of_rows_without_repetition(
 
     assert len(set(sampled)) == len(sampled)
     assert sampled[0] == 0
-    if len(manifest.row_groups) <= SAMPLE_ROW_GROUPS:
+    if len(manifest.row_groups) <= MOST_ROW_GROUPS:
         assert sampled == list(range(rows))
 
 

@@ -1,11 +1,24 @@
 """Streamed windows: each row once an epoch, the same windows whatever the threads and wherever they begin."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_data import LAYOUT, encoding_of, expected_codes, expected_features, growing_encoder, table, written
+from small_data import (
+    COLUMNS,
+    LAYOUT,
+    SCALE0,
+    SHIFT0,
+    SmallLayout,
+    encoding_of,
+    expected_codes,
+    expected_features,
+    growing_encoder,
+    table,
+    written,
+)
 
 from streamgd.data import window as module
 from streamgd.data.encoder import Encoder, RowChoice
@@ -146,6 +159,21 @@ def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
     assert survey.train_rows <= len(looked_at)
     # The levels come later and later in the files; all are seen.
     assert set(encoder.vocabularies[0].levels.to_pylist()) == {*(f"l{i}" for i in range(7) if i != 5), None}
+
+
+def test_more_row_groups_are_looked_at_where_levels_are_to_be_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPREAD_BYTES", 1)
+    manifest = written(tmp_path, ROWS, 5)
+    of_numbers = Encoder(
+        replace(COLUMNS, categorical=()), SmallLayout(2, 0, "float64", True, True, True), SHIFT0, SCALE0, []
+    )
+    for encoder, expected in ((of_numbers, 16), (growing_encoder(), 64)):
+        _, pieces = first_look(manifest, encoder, lambda _: True, lambda: None, Stopwatch(), 2)
+        assert len(pieces) == expected
+        assert pieces[0].origin.first_row == 0
+        assert pieces[-1].origin.first_row == manifest.row_groups[-1].first_row
 
 
 def test_where_a_look_is_not_enough_every_row_is_surveyed(manifest: Manifest) -> None:
