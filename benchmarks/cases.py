@@ -22,8 +22,6 @@ class Run:
     system: str
     data: str = "numeric"
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    most_repeats: int | None = None
-    """For what takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,8 @@ def _faster(
     return Comparison(what, Quantity(peer or measure, theirs), Quantity(measure, (ours,)), at_least=at_least)
 
 
-def _streamgd(label: str, data: str = "numeric", most_repeats: int | None = None, **options: Any) -> Run:
-    return Run(f"streamgd {label}", "Streamgd", data, options, most_repeats)
+def _streamgd(label: str, data: str = "numeric", **options: Any) -> Run:
+    return Run(f"streamgd {label}", "Streamgd", data, options)
 
 
 def _loop(epochs: int, access: str) -> Run:
@@ -202,8 +200,8 @@ def all_cases() -> list[Case]:
     categorical = _streamgd("default, 1 epoch, categorical", "categorical", epochs=1)
     hashing = Run("scikit-learn FeatureHasher, 1 epoch", "ScikitLearnHashing", "categorical")
     small, large = (
-        _streamgd(f"default, 5 epochs, {rows}", data, most_repeats, epochs=5)
-        for rows, data, most_repeats in (("float32", "float32", None), ("20 × the rows", "float32-large", 1))
+        _streamgd(f"default, 5 epochs, {rows}", data, epochs=5)
+        for rows, data in (("float32", "float32"), ("20 × the rows", "float32-large"))
     )
     wide = _streamgd("default, 5 epochs, 500 columns", "wide", epochs=5)
     process_1, process_loops_1 = _process(1)
