@@ -97,7 +97,7 @@ class Scatter:
     scattered : int64, (n_blocks,)
         Records of each block; those of a wave are counted when it is over.
     lets_go : bool
-        Whether pages of the data are let go when they have been read: with the blocks, they are more than memory holds.
+        Whether pages of the data are let go when they have been read, as they take most of memory with the blocks.
 
     Attributes
     ----------

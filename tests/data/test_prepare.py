@@ -305,7 +305,7 @@ def test_an_error_in_one_thread_ends_the_preparation(tmp_path: Path) -> None:
         preparation(manifest, tmp_path / "blocks", 3).run()
 
 
-def test_data_that_memory_cannot_hold_with_their_blocks_are_let_go(
+def test_data_that_take_most_of_memory_with_their_blocks_are_let_go(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advised: dict[str, list[tuple[int, int, int]]] = {}
