@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import LAYOUT, encoding_of, growing_encoder
@@ -49,6 +50,14 @@ class Finisher(BlockFinisher):
         return 0, int(self._scattered[self.groups[index]].sum())
 
 
+def preparation_with(finisher: Finisher, threads: int) -> Any:
+    preparation: Any = Preparation.__new__(Preparation)
+    preparation._stopwatch, preparation._store = Stopwatch(), finisher._store
+    preparation._progress, preparation._check = lambda *_: None, lambda: None
+    preparation._threads = threads
+    return preparation
+
+
 @settings(max_examples=300)
 @given(
     rows=st.lists(st.one_of(st.integers(0, PLACES), st.just(PLACES), st.integers(0, 2)), min_size=1, max_size=80),
@@ -67,10 +76,7 @@ def test_no_block_is_written_over_records_that_are_needed(
         noted = {"regions": nothing, "free": np.arange(n_blocks, n_regions), "train_rows": nothing, "rows": nothing}
         for stop in [*stops, 1_000]:
             finisher, left = Finisher(np.array(rows), bundle_blocks, noted), stop
-            preparation: Any = Preparation.__new__(Preparation)
-            preparation._stopwatch, preparation._store = Stopwatch(), finisher._store
-            preparation._progress, preparation._check = lambda *_: None, lambda: None
-            preparation._threads = threads
+            preparation = preparation_with(finisher, threads)
 
             def note(finished: dict[str, Any]) -> None:
                 nonlocal left
@@ -90,6 +96,36 @@ def test_no_block_is_written_over_records_that_are_needed(
                 assert found["rows"].sum() == sum(rows)
                 assert len(set(found["regions"].tolist())) == len(finisher.groups)
             assert not finisher.in_use
+
+
+@pytest.mark.parametrize(("n_blocks", "rows_each"), [(100, PLACES), (100, PLACES // 2), (600, PLACES), (600, 3)])
+@pytest.mark.parametrize("finished_s", [0.0, 60.0])
+def test_starts_that_are_stopped_at_once_come_to_the_end(
+    n_blocks: int, rows_each: int, finished_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "NOTE_FINISHED_S", finished_s)
+    monkeypatch.setattr(finalise, "Finisher", mock.Mock())
+    rows, nothing = np.full(n_blocks, rows_each), np.empty(0, np.int64)
+    bundle_blocks, n_regions = bundle_plan(n_blocks, PLACES, LAYOUT)
+    noted = {"regions": nothing, "free": np.arange(n_blocks, n_regions), "train_rows": nothing, "rows": nothing}
+
+    def stop() -> None:
+        raise StoppedError
+
+    finished = [0]
+    for _ in range(n_blocks):
+        finisher = Finisher(rows, bundle_blocks, noted)
+        preparation = preparation_with(finisher, 2)
+        preparation._write_finished, preparation._check = noted.update, stop
+        try:
+            preparation._finalise(dict(noted), finisher)
+        except StoppedError:
+            finished.append(len(noted["regions"]))
+        else:
+            break
+    assert noted["phase"] == "done"
+    assert len(finished) > 3
+    assert min(np.diff(finished), default=1) > 0
 
 
 def test_a_bundle_that_nobody_reads_any_more_is_not_sorted(tmp_path: Path) -> None:

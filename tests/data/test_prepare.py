@@ -191,11 +191,12 @@ def test_threads_and_bundles_change_no_bit(manifest: Manifest, tmp_path: Path, t
         assert bits(several) == bits(one)
 
 
-@pytest.mark.parametrize(("threads", "bundle_blocks"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(("threads", "bundle_blocks"), [(1, 1), (3, 2), (2, 8)])
 def test_an_interruption_at_any_check_changes_no_bit(
     manifest: Manifest, tmp_path: Path, threads: int, bundle_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scatter, "LONG_ROW_GROUP_VALUES", 0)  # a check for each slice
+    monkeypatch.setattr(prepare, "NOTE_FINISHED_S", 0.0)  # and for each wave of finalise
     choice = RowChoice(5, None, 0.8, 0.2)
     undisturbed = bits(preparation(manifest, tmp_path / "undisturbed", threads, choice).run())
     stopped = 0
@@ -217,13 +218,17 @@ def test_an_interruption_at_any_check_changes_no_bit(
             break
         again = preparation(manifest, folder, threads, choice, bundle_blocks=bundle_blocks)
         assert bits(again.run()) == undisturbed
-    # A check for each slice of at most 24 rows, and for each wave of finalise.
-    assert stopped >= ROWS // 24 + 3
+    # Three checks in each row group of 35 rows, which are two slices of at most 24, and one for each wave of finalise.
+    assert stopped >= 3 * -(-ROWS // 35) + 4
 
 
-@pytest.mark.parametrize("bundle_blocks", [1, 4])
-def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Path, bundle_blocks: int) -> None:
+@pytest.mark.parametrize(("bundle_blocks", "finished_s", "notes"), [(1, 60, 4), (1, 0, 4), (4, 60, 2), (8, 0, 4)])
+def test_a_kill_before_any_note_changes_no_bit(
+    manifest: Manifest, tmp_path: Path, bundle_blocks: int, finished_s: float, notes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The blocks are written, what they are is not yet noted: the records must still be there."""
+    monkeypatch.setattr(prepare, "NOTE_FINISHED_S", finished_s)
     undisturbed = bits(preparation(manifest, tmp_path / "undisturbed").run())
     stopped = 0
     for last_note in range(1, 100):
@@ -237,8 +242,8 @@ def test_a_kill_before_any_note_changes_no_bit(manifest: Manifest, tmp_path: Pat
             break
         again = preparation(manifest, tmp_path / f"killed-{last_note}", 1, bundle_blocks=bundle_blocks)
         assert bits(again.run()) == undisturbed
-    # Waves of scatter and of finalise, and the note that all is done.
-    assert stopped >= 5 + 4 + 1
+    # Waves of scatter, notes of finalise, and that all is done.
+    assert stopped >= 5 + notes + 1
 
 
 def test_work_that_is_noted_is_not_done_again(manifest: Manifest, tmp_path: Path) -> None:
