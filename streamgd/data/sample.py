@@ -20,13 +20,13 @@ from streamgd.data.ahead import each_in_order
 from streamgd.data.filters import Where
 from streamgd.data.kinds import kind_of
 from streamgd.data.reader import read_batches
-from streamgd.data.source import Manifest, RowGroup
+from streamgd.data.source import COLUMN_PAGE_BYTES, Manifest, RowGroup
 
 SAMPLE_ROWS = 65_536
 SAMPLE_BYTES = 64 * 10**6
 
-#: The most row groups whose first rows are looked at, and the fewest where more would take more than these bytes to
-#: decode: the first row of a column takes its whole first page.
+#: The most row groups whose first rows are looked at; and the fewest, where the first pages of more have more than
+#: ``SPREAD_BYTES``: the first row of a column takes its whole first page.
 MOST_ROW_GROUPS, FEWEST_ROW_GROUPS = 64, 16
 SPREAD_BYTES = 256 * 10**6
 
@@ -70,7 +70,7 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
         As from :func:`streamgd.data.reader.read_batches`.
     """
     row_groups = _row_groups(manifest, where)
-    chosen = spread(manifest, row_groups, columns)
+    chosen = spread(row_groups, len(columns))
     rows_each = max(1, min(SAMPLE_ROWS, _affordable_rows(manifest, chosen, columns)) // len(chosen))
 
     def front(row_group: RowGroup) -> pa.RecordBatch:
@@ -90,19 +90,18 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     return Sample(rows, len(rows) * n_rows // rows_looked_at, complete, front_rows)
 
 
-def spread(
-    manifest: Manifest, row_groups: Sequence[RowGroup], columns: list[str], within_bytes: int | None = SPREAD_BYTES
-) -> list[RowGroup]:
-    """Of some row groups up to 64, evenly spread: as many as ``within_bytes`` of first pages allow, but 16 anyway."""
-    chosen = _evenly(row_groups, MOST_ROW_GROUPS)
-    if within_bytes is None:
-        return chosen
-    largest = max(manifest.first_pages_bytes(row_group, columns) for row_group in chosen)
-    affordable = max(FEWEST_ROW_GROUPS, within_bytes // max(1, largest))
-    return _evenly(row_groups, affordable) if affordable < len(chosen) else chosen
+def spread(row_groups: Sequence[RowGroup], n_columns: int) -> list[RowGroup]:
+    """Of some row groups up to 64, evenly spread; 16 to 63 where more would decode over 256 MB of first pages.
+
+    A page counts as eight bytes a value and 1 MB at most, however it is stored: the choice depends on rows and columns.
+    """
+    pages_bytes = n_columns * sum(min(COLUMN_PAGE_BYTES, 8 * row_group.rows) for row_group in row_groups)
+    affordable = SPREAD_BYTES * len(row_groups) // max(1, pages_bytes)
+    return evenly(row_groups, min(MOST_ROW_GROUPS, max(FEWEST_ROW_GROUPS, affordable)))
 
 
-def _evenly(row_groups: Sequence[RowGroup], most: int) -> list[RowGroup]:
+def evenly(row_groups: Sequence[RowGroup], most: int = MOST_ROW_GROUPS) -> list[RowGroup]:
+    """So many row groups at most, evenly spread over those given, the first and the last among them."""
     count = min(most, len(row_groups))
     return [row_groups[number * (len(row_groups) - 1) // max(count - 1, 1)] for number in range(count)]
 

@@ -43,8 +43,8 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _FOOTER_THREADS = 16
 
-#: Pages are of about this size, whoever writes them.
-PAGE_BYTES = 2**20
+#: A page of a column has at most about so many bytes, as most writers make it; a larger one costs more.
+COLUMN_PAGE_BYTES = 2**20
 #: What the decoder of a column holds at most: its buffer, a compressed and a decoded page.
 COLUMN_READER_BYTES = 350_000
 #: A dictionary page is there decompressed and as the decoder's table: measured 1.8 to 2.3 times its size.
@@ -183,7 +183,7 @@ class Manifest:
 
     def first_pages_bytes(self, row_group: RowGroup, columns: list[str]) -> int:
         """About what decoding the first rows of a row group takes: a page of each of these columns."""
-        return sum(min(PAGE_BYTES, self.uncompressed_bytes(row_group, [name])) for name in columns)
+        return sum(min(COLUMN_PAGE_BYTES, self.uncompressed_bytes(row_group, [name])) for name in columns)
 
     def chunks(self, row_group: RowGroup, columns: list[str]) -> list[pq.ColumnChunkMetaData]:
         """What the footer says of these columns in one row group; partition columns have no chunk."""

@@ -23,7 +23,7 @@ from streamgd.data.encoding import Finisher
 from streamgd.data.entries import EntriesFinisher, joined_entries, no_entries
 from streamgd.data.plan import Slice, file_order, window_order, window_rows_order
 from streamgd.data.reader import READ_BUFFER_BYTES, read_batches
-from streamgd.data.sample import SPREAD_BYTES, spread
+from streamgd.data.sample import evenly, spread
 from streamgd.data.source import Manifest, RowGroup
 from streamgd.data.stream import EncodedSlice, can_hold_rows, encoded_slices, origin_of, passed_over
 from streamgd.data.survey import Survey
@@ -69,8 +69,8 @@ def count_lanes(manifest: Manifest, columns: list[str]) -> int:
     A reader holds a buffer and a page for each column.
     """
     buffers = READ_BUFFER_BYTES * len(columns)
-    widest = max(1, *(manifest.first_pages_bytes(row_group, columns) + buffers for row_group in manifest.row_groups))
-    return max(1, min(MAX_LANES, len(manifest.row_groups), LANES_BYTES // widest))
+    widest = max(manifest.first_pages_bytes(row_group, columns) + buffers for row_group in manifest.row_groups)
+    return max(1, min(MAX_LANES, len(manifest.row_groups), LANES_BYTES // max(1, widest)))
 
 
 @dataclass(frozen=True)
@@ -220,16 +220,16 @@ def first_look(
     """Survey of slices of row groups from all over the data, and some rows of each: what streaming knows at first.
 
     More row groups are looked at where there are levels to be met, which are those of the model then. Where that is not
-    ``enough`` (data sorted by the target, a narrow filter), every row is surveyed. The rows that
-    are kept take 16 MB at most. ``check`` is called often; it raises to stop.
+    ``enough`` (data sorted by the target, a narrow filter), every row is surveyed. The rows that are kept take 16 MB at
+    most. ``check`` is called often; it raises to stop.
     """
 
     def pieces_of(row_group: RowGroup, slice_rows: int) -> Iterator[EncodedSlice]:
         return encoded_slices(manifest, row_group, encoder, slice_rows, stopwatch)
 
     meets_levels = bool(encoder.vocabularies or encoder.sparse)
-    within_bytes = None if meets_levels else SPREAD_BYTES
-    chosen = spread(manifest, manifest.row_groups, encoder.read_columns, within_bytes)
+    row_groups = manifest.row_groups
+    chosen = evenly(row_groups) if meets_levels else spread(row_groups, len(encoder.read_columns))
     rows = max(1, min(encoder.layout.block_rows, LOOK_ROWS // len(chosen)))
     # Without a check: starts that are stopped again and again shall come to their first window.
     found = _surveyed(

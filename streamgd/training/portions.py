@@ -109,8 +109,8 @@ class StreamedWindows:
     Parameters
     ----------
     look : Moments
-        Of slices of all row groups; or, where the stream ``goes_on``, of the rows of earlier runs, which count with
-        those of the windows to the end.
+        Of slices of row groups from all over the data; or, where the stream ``goes_on``, of the rows of earlier runs,
+        which count with those of the windows to the end.
     """
 
     def __init__(

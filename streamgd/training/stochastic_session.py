@@ -139,7 +139,7 @@ class StochasticSession(Session):
         return prepared.train_block(0)
 
     def _open_windows(self) -> Block:
-        """Look at slices of all row groups; returns their rows."""
+        """Look at slices of row groups from all over the data; returns their rows."""
         task = self.task
         encoder = task.encoder()
         check, stopwatch = self.context.interrupt.check_repeated, self.context.stopwatch

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from streamgd.data import sample as module
 from streamgd.data.filters import parse_where
 from streamgd.data.sample import (
-    FEWEST_ROW_GROUPS,
     FEWEST_ROWS,
     MOST_ROW_GROUPS,
     SAMPLE_ROWS,
@@ -21,7 +20,7 @@ from streamgd.data.sample import (
     scan_column,
     spread,
 )
-from streamgd.data.source import PAGE_BYTES, Manifest, discover
+from streamgd.data.source import COLUMN_PAGE_BYTES, Manifest, discover
 
 
 def written(folder: Path, table: pa.Table, row_group_rows: int, files: int = 1) -> Manifest:
@@ -68,35 +67,51 @@ def test_wide_rows_make_the_sample_shorter(tmp_path: Path, monkeypatch: pytest.M
     assert 1000 < len(read_sample(manifest, ["row", "text"]).rows) <= 10_000
 
 
-@pytest.mark.parametrize(("row_group_rows", "within_bytes", "expected"), [
-    (100, 10**6, MOST_ROW_GROUPS), (100, None, MOST_ROW_GROUPS), (100, 32 * 800, 32), (100, 1, FEWEST_ROW_GROUPS),
-    (2000, 1, 5), (10_000, 1, 1),
+@pytest.mark.parametrize(("row_group_rows", "n_columns", "within_bytes", "expected"), [
+    (100, 1, 10**6, 64), (100, 2, 32 * 2 * 800, 32), (100, 2, 1, 16), (2000, 1, 1, 5), (10_000, 1, 1, 1),
+    (100, 0, 10**6, 64), (100, 1, 20 * 800, 20),
 ])  # fmt: skip
 def test_as_many_row_groups_are_looked_at_as_their_first_pages_allow(
-    tmp_path: Path, row_group_rows: int, within_bytes: int | None, expected: int
-) -> None:
-    pq.write_table(
-        numbered(10_000), tmp_path / "x.parquet", row_group_size=row_group_rows, use_dictionary=False,
-        compression="none", data_page_version="2.0",
-    )  # fmt: skip
-    manifest = discover([str(tmp_path)])
-    largest = manifest.first_pages_bytes(manifest.row_groups[0], ["row"])
-    assert 8 * min(row_group_rows, 10_000) <= largest <= 8 * row_group_rows + 100
-    chosen = spread(manifest, manifest.row_groups, ["row"], within_bytes and within_bytes * largest // 800)
-    places = [manifest.row_groups.index(row_group) for row_group in chosen]
+    tmp_path: Path, row_group_rows: int, n_columns: int, within_bytes: int, expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "SPREAD_BYTES", within_bytes)
+    row_groups = written(tmp_path, numbered(10_000), row_group_rows).row_groups
+    places = [row_groups.index(row_group) for row_group in spread(row_groups, n_columns)]
 
     assert len(places) == expected
     assert places[0] == 0
     if expected > 1:
-        assert places[-1] == len(manifest.row_groups) - 1
+        assert places[-1] == len(row_groups) - 1
         assert np.ptp(np.diff(places)) <= 1
+
+
+def test_a_sample_is_of_the_same_row_groups_however_values_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SPREAD_BYTES", 20 * 2 * 8_000)
+    samples = []
+    for dictionary in (True, False):
+        folder = tmp_path / str(dictionary)
+        folder.mkdir()
+        pq.write_table(numbered(100_000), folder / "x.parquet", row_group_size=1_000, use_dictionary=dictionary)
+        samples.append(read_sample(discover([str(folder)]), ["row", "text"]).rows)
+
+    assert len({row // 1_000 for row in samples[0].column("row").to_pylist()}) == 20
+    assert samples[0].column("row").equals(samples[1].column("row"))
+
+
+def test_long_row_groups_count_by_their_first_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COLUMN_PAGE_BYTES", 800)
+    monkeypatch.setattr(module, "SPREAD_BYTES", 30 * 800)
+    assert len(spread(written(tmp_path, numbered(10_000), 200).row_groups, 1)) == 30
 
 
 def test_the_first_page_of_a_long_column_counts_alone(tmp_path: Path) -> None:
     manifest = written(tmp_path, numbered(400_000), 400_000)
 
-    assert manifest.first_pages_bytes(manifest.row_groups[0], ["row"]) == PAGE_BYTES
-    assert manifest.uncompressed_bytes(manifest.row_groups[0], ["row"]) > 2 * PAGE_BYTES
+    assert manifest.first_pages_bytes(manifest.row_groups[0], ["row"]) == COLUMN_PAGE_BYTES
+    assert manifest.uncompressed_bytes(manifest.row_groups[0], ["row"]) > 2 * COLUMN_PAGE_BYTES
 
 
 def test_a_filter_keeps_its_rows_and_estimates_how_many_there_are(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from small_data import (
     written,
 )
 
+from streamgd.data import sample
 from streamgd.data import window as module
 from streamgd.data.encoder import Encoder, RowChoice
 from streamgd.data.encoding import Encoding, Finisher
@@ -164,7 +165,7 @@ def test_the_first_look_sees_every_row_group(manifest: Manifest) -> None:
 def test_more_row_groups_are_looked_at_where_levels_are_to_be_met(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SPREAD_BYTES", 1)
+    monkeypatch.setattr(sample, "SPREAD_BYTES", 1)
     manifest = written(tmp_path, ROWS, 5)
     of_numbers = Encoder(
         replace(COLUMNS, categorical=()), SmallLayout(2, 0, "float64", True, True, True), SHIFT0, SCALE0, []
