@@ -504,9 +504,10 @@ def remove_empty(folders: Iterable[Path]) -> None:
                 folder.rmdir()
 
 
-def remove(path: Path) -> None:
-    """Delete a file."""
-    with storage_errors(f"remove {path}"):
+def remove(path: Path, missing_ok: bool = False) -> None:
+    """Delete a file; with ``missing_ok``, if it is there."""
+    absent = (FileNotFoundError, NotADirectoryError) if missing_ok else ()
+    with storage_errors(f"remove {path}"), suppress(*absent):
         files.remove(path)
 
 

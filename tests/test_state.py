@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamgd import state as state_module
-from streamgd.errors import AccessError, DataError, StorageError
+from streamgd.errors import AccessError, DataError, NoInputError, StorageError, StreamgdError
 from streamgd.state import (
     CorruptStateError,
     FileSystem,
@@ -31,6 +31,7 @@ from streamgd.state import (
     join,
     read_state,
     read_without_arrays,
+    remove,
     remove_leftovers,
     serialize,
     split,
@@ -449,6 +450,19 @@ class TestWriteAtomically:
         file = Reluctant()
         FileSystem().write(file, b"0123456789")  # type: ignore[arg-type]
         assert file.taken == b"0123456789"
+
+    def test_only_a_file_that_is_not_there_may_be_passed_over(self, tmp_path: Path) -> None:
+        path = tmp_path / "a"
+        path.write_bytes(b"x")
+        remove(path)
+        assert not path.exists()
+        with pytest.raises(NoInputError, match=f"remove {path}"):
+            remove(path)
+        remove(path, missing_ok=True)
+        path.write_bytes(b"x")
+        remove(path / "below", missing_ok=True)
+        with pytest.raises(StreamgdError, match=f"remove {tmp_path}"):
+            remove(tmp_path, missing_ok=True)
 
     def test_leftovers_are_removed_and_nothing_else(self, tmp_path: Path) -> None:
         for name in [".00000002.safetensors.17.tmp", "00000001.safetensors", ".hidden", "a.tmp"]:

@@ -24,7 +24,7 @@ from streamgd.data.blocks import Block, RecordLayout, padded_bytes
 from streamgd.data.entries_store import FILE_NAMES as ENTRIES_FILE_NAMES
 from streamgd.data.entries_store import EntriesStore
 from streamgd.data.mapped import whole_pages
-from streamgd.data.striped import StripedFiles, file_names
+from streamgd.data.striped import StripedFiles, file_names, remove_files
 from streamgd.errors import StorageError, StreamgdError, storage_errors
 from streamgd.plain import byte_size
 from streamgd.stopwatch import Stopwatch
@@ -284,9 +284,9 @@ class BlockStore:
 
 
 def _remove_files(folder: Path) -> None:
-    for name in (*NOTE_NAMES, *FILE_NAMES):
-        with storage_errors(f"remove {folder / name}"), suppress(FileNotFoundError, NotADirectoryError):
-            states.files.remove(folder / name)
+    for name in NOTE_NAMES:
+        states.remove(folder / name, missing_ok=True)
+    remove_files(folder / name for name in FILE_NAMES)
     for path in (path for name in NOTE_NAMES for path in folder.glob(f".{name}.*.tmp")):
         states.remove(path)  # a killed process was writing it
 

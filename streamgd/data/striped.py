@@ -8,14 +8,16 @@ write to fresh memory take twice the processor time of one, and are no faster.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from streamgd import state as states
 from streamgd.data.mapped import MappedFile
-from streamgd.errors import storage_errors
+from streamgd.limits import usable_cores
 
 #: Two threads meet in one of so many seldom.
 N_FILES = 8
@@ -28,6 +30,15 @@ def file_names(stem: str) -> list[str]:
     ['blocks-0.bin', 'blocks-1.bin']
     """
     return [f"{stem}-{number}.bin" for number in range(N_FILES)]
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Delete those that are there.
+
+    On threads, as the system takes a third of a second a gigabyte to let go of what it holds in memory of a file.
+    """
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(partial(states.remove, missing_ok=True), paths))  # errors come with the results
 
 
 class StripedFiles:
@@ -85,9 +96,7 @@ class StripedFiles:
     def remove(self) -> None:
         """Close the files, and delete those that are there."""
         self.close()
-        for file in self._files:
-            with storage_errors(f"remove {file.path}"), suppress(FileNotFoundError):
-                states.files.remove(file.path)
+        remove_files([file.path for file in self._files])
 
     def _place(self, begin: int) -> tuple[MappedFile, int]:
         """The file that has byte ``begin``, and where in it."""

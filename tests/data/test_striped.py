@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from streamgd.data.mapped import PAGE_BYTES
-from streamgd.data.striped import N_FILES, StripedFiles, file_names
-from streamgd.errors import StorageError
+from streamgd.data.striped import N_FILES, StripedFiles, file_names, remove_files
+from streamgd.errors import StorageError, StreamgdError
 
 
 @pytest.mark.parametrize("n_parts", [1, N_FILES - 1, N_FILES, 2 * N_FILES + 3])
@@ -45,3 +45,12 @@ def test_a_file_that_is_gone_or_short_is_told(tmp_path: Path) -> None:
         files.array(12 * PAGE_BYTES, 3, np.int32)
     files.remove()
     files.remove()  # nothing is left: nothing to do
+
+
+def test_a_file_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in file_names("parts")]
+    paths[3].mkdir()
+    paths[5].touch()
+    with pytest.raises(StreamgdError, match=f"remove {paths[3]}"):
+        remove_files(paths)
+    assert not paths[5].exists()
