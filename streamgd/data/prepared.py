@@ -46,23 +46,25 @@ class PreparedBlocks:
         """The held out rows of a block."""
         return self._block(index).part(self._train_rows[index], self._rows[index])
 
-    def train_blocks(self, order: Sequence[int], stopwatch: Stopwatch) -> Iterator[Block]:
+    def train_blocks(self, order: Sequence[int], stopwatch: Stopwatch, alone: bool = False) -> Iterator[Block]:
         """The training rows of the blocks ``order``, each to be looked at until the next is asked for.
+
+        ``alone`` as for ``BlockStore.in_turn``.
 
         Raises
         ------
         StorageError
             They cannot be read.
         """
-        return map(self.train_block, self._in_turn(order, stopwatch))
+        return map(self.train_block, self._in_turn(order, stopwatch, alone))
 
     def holdout_blocks(self, order: Sequence[int], stopwatch: Stopwatch) -> Iterator[Block]:
         """As :meth:`train_blocks`, the rows held out."""
         return map(self.holdout_block, self._in_turn(order, stopwatch))
 
-    def _in_turn(self, order: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
+    def _in_turn(self, order: Sequence[int], stopwatch: Stopwatch, alone: bool = False) -> Iterator[int]:
         """The blocks of ``order``, by number, one after another: see ``BlockStore.in_turn``."""
-        turns = self.store.in_turn([self._regions[index] for index in order], stopwatch)
+        turns = self.store.in_turn([self._regions[index] for index in order], stopwatch, alone)
         if self.store.entries is not None:
             turns = self.store.entries.in_turn(turns, order, self.store.is_large, stopwatch)
         for index, _ in zip(order, turns, strict=True):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import zip_longest
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -221,24 +222,40 @@ class BlockStore:
         buffer = self._files.array(region * self.region_bytes, self.region_bytes, np.uint8)
         return self.layout.views(buffer, rows)
 
-    def in_turn(self, regions: Sequence[int], stopwatch: Stopwatch) -> Iterator[int]:
+    def in_turn(self, regions: Sequence[int], stopwatch: Stopwatch, alone: bool = False) -> Iterator[int]:
         """The regions one after another, each to be looked at through the map until the next is asked for.
 
         The next one is read meanwhile; the pages of the one before are let go, unless all are few.
+
+        Parameters
+        ----------
+        alone : bool
+            Whether nobody else computes: then a thread maps the next one, where it has been let go.
 
         Raises
         ------
         StorageError
             See :meth:`wait_for`.
         """
-        on_its_way = bool(regions) and self.read_ahead(regions[0])
-        for region, following in zip_longest(regions, regions[1:]):
-            if on_its_way:
-                with stopwatch.timed("waiting"):
-                    self.wait_for(region)
-            on_its_way = following is not None and self.read_ahead(following)
-            yield region
-            self.release_if_large(region)
+        maps_ahead = alone and self.is_large
+        with ThreadPoolExecutor(1) as pool:
+
+            def begin(region: int) -> Callable[[], object] | None:
+                """Begin to bring a region into memory; returns what waits for that, where there is something to."""
+                on_its_way = self.read_ahead(region)
+                if maps_ahead:
+                    return pool.submit(self.wait_for, region).result
+                return partial(self.wait_for, region) if on_its_way else None
+
+            waits = map(begin, regions)  # each begins when it is asked for
+            wait = next(waits, None)
+            for region in regions:
+                if wait is not None:
+                    with stopwatch.timed("waiting"):
+                        wait()
+                wait = next(waits, None)
+                yield region
+                self.release_if_large(region)
 
     def read_ahead(self, region: int) -> bool:
         """Have the system read a region that is needed soon; returns whether it had to be read."""

@@ -74,7 +74,7 @@ class ShuffledBlocks:
 
     def portions(self, epoch: int, first: int) -> Iterator[Portion]:
         order = [int(index) for index in block_order(self._seed, epoch, self.prepared.n_blocks)[first:]]
-        yield from map(_BlockPortion, self.prepared.train_blocks(order, self._stopwatch))
+        yield from map(_BlockPortion, self.prepared.train_blocks(order, self._stopwatch, alone=True))
 
     def learned(self, encoding: Encoding, moments: Moments) -> Encoding:  # noqa: ARG002
         return encoding

@@ -90,18 +90,44 @@ def test_regions_come_in_turn_and_each_is_let_go_of_before_the_next(
     assert list(store.in_turn([], Stopwatch())) == []
 
 
+def test_regions_are_mapped_on_a_thread_before_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, on_threads = a_store(tmp_path), set()
+    mapped = {region: threading.Event() for region in (2, 3, 0)}
+
+    def wait_for(region: int) -> None:
+        on_threads.add(threading.get_ident())
+        mapped[region].set()
+
+    monkeypatch.setattr(store, "read_ahead", lambda _: False)
+    monkeypatch.setattr(store, "wait_for", wait_for)
+    assert list(store.in_turn([2, 3, 0], Stopwatch(), alone=True)) == [2, 3, 0]
+    assert not on_threads
+
+    monkeypatch.setattr(stores, "MAPPED_BYTES", 0)
+    turns = store.in_turn([2, 3, 0], Stopwatch(), alone=True)
+    for region, following in ((2, 3), (3, 0), (0, 0)):
+        assert next(turns) == region
+        assert mapped[following].wait(10.0)
+    assert next(turns, None) is None
+    assert threading.get_ident() not in on_threads
+
+
 def test_the_pages_of_few_blocks_stay_for_the_next_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = a_store(tmp_path)
     monkeypatch.setattr(store, "release", lambda region: pytest.fail(f"region {region} was let go"))
     assert list(store.in_turn([2, 0], Stopwatch())) == [2, 0]
 
 
-def test_blocks_that_cannot_be_read_are_an_error_before_they_are_looked_at(tmp_path: Path) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_blocks_that_cannot_be_read_are_an_error_before_they_are_looked_at(
+    tmp_path: Path, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "MAPPED_BYTES", 0)
     store = a_store(tmp_path, 5_000)
     store.block(3, 5_000)
     os.truncate(tmp_path / "blocks-3.bin", 10)
     with pytest.raises(StorageError, match="read the blocks"):
-        next(store.in_turn([3], Stopwatch()))
+        next(store.in_turn([3], Stopwatch(), alone))
 
 
 def test_a_note_about_a_file_that_was_cut_short_does_not_count(tmp_path: Path) -> None:
