@@ -114,8 +114,11 @@ class Cluster:
                 process.wait()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+def wait_until(
+    condition: Callable[[], Any], seconds: float = 30.0, found: Callable[[], Any] = lambda: "nothing to tell"
+) -> None:
+    """Wait; an error tells what was ``found`` instead."""
     end_s = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end_s, "waited in vain"
+        assert time.monotonic() < end_s, f"waited in vain: {found()}"
         time.sleep(0.02)

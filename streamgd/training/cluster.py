@@ -235,7 +235,13 @@ class _ClusterPass(Pass):
             self._number += 1
             shared = self._cluster.sealed(common, "common", f"{self._key}-{self._number}")
             total, milestones = self._submit(shared, every)
-            part = self._wait(total, milestones, done)
+            futures = [shared, total, *milestones]
+            try:
+                part = self._wait(total, milestones, done)
+            finally:
+                # By name: an error keeps its frames, and these the futures; the scheduler would keep the sums as long.
+                for future in futures:
+                    future.release()
         for stage, seconds in part.thread_s.items():
             self._context.stopwatch.add(stage, seconds)  # type: ignore[arg-type]
         return part.value
@@ -275,35 +281,30 @@ class _ClusterPass(Pass):
         finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         for future in {total, *milestones}:
             future.add_done_callback(finished.put)
-        try:
-            looked_s = time.monotonic()
-            while True:
-                self._context.interrupt.check_repeated()
-                if time.monotonic() - looked_s > LOOK_S:
-                    # Those who came meanwhile are to keep the run too. Waits for one, and not for ever.
-                    self._cluster.hold(self._key, self._cluster.workers())
-                    looked_s = time.monotonic()
-                try:
-                    future = finished.get(timeout=POLL_S)
-                except queue.Empty:
-                    continue
-                if future.status == "error":
-                    raise future.exception()
-                if future.status == "cancelled":
-                    raise CancelledError
-                rows = milestones.pop(future, 0)
-                if done is not None and rows:
-                    done(rows)
-                if future == total or future.type is Failure:
-                    found = future.result()
-                    if isinstance(found, Failure):
-                        raise found.error()
-                    if future == total:
-                        return found  # type: ignore[no-any-return]
-        except BaseException:
-            with suppress(Exception):
-                self._cluster.client.cancel([total, *milestones], force=True)
-            raise
+        looked_s = time.monotonic()
+        while True:
+            self._context.interrupt.check_repeated()
+            if time.monotonic() - looked_s > LOOK_S:
+                # Those who came meanwhile are to keep the run too. Waits for one, and not for ever.
+                self._cluster.hold(self._key, self._cluster.workers())
+                looked_s = time.monotonic()
+            try:
+                future = finished.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if future.status == "error":
+                raise future.exception()
+            if future.status == "cancelled":
+                raise CancelledError
+            rows = milestones.pop(future, 0)
+            if done is not None and rows:
+                done(rows)
+            if future == total or future.type is Failure:
+                found = future.result()
+                if isinstance(found, Failure):
+                    raise found.error()
+                if future == total:
+                    return found  # type: ignore[no-any-return]
 
 
 def assigned(homes: list[str], threads: dict[str, int]) -> list[str]:

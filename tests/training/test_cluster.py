@@ -105,6 +105,15 @@ class Hooked(Silent):
             strike()
 
 
+def tasks(cluster: Cluster) -> list[str]:
+    """What the scheduler keeps, and for whom."""
+
+    def of(dask_scheduler: Any) -> list[str]:
+        return [f"{key} {task.state} {task.who_wants}" for key, task in dask_scheduler.tasks.items()]
+
+    return list(cluster.on_scheduler(of))
+
+
 # The same bits
 
 
@@ -387,7 +396,20 @@ def test_data_that_a_worker_does_not_see(data: str, running: Cluster, tmp_path: 
     one_line(error.value, 66)
 
 
-def test_bad_data_end_in_the_message_of_threads_and_are_not_tried_again(running: Cluster, tmp_path: Path) -> None:
+def test_bad_data_end_in_the_message_of_threads_and_are_not_tried_again(
+    running: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, closed = cluster_module._close_client, []
+
+    def close_when_the_pass_is_gone(client: Any) -> None:
+        def of_pass() -> list[str]:
+            return [task for task in tasks(running) if "-spec'" not in task and "-held'" not in task]
+
+        wait_until(lambda: not of_pass(), found=of_pass)
+        close(client)
+        closed.append(client)
+
+    monkeypatch.setattr(cluster_module, "_close_client", close_when_the_pass_is_gone)
     rng = np.random.default_rng(0)
     columns = {"x": rng.normal(size=20_000), "z": rng.normal(size=20_000), "y": rng.integers(0, 2, 20_000)}
     columns["x"][13_500] = np.inf
@@ -400,6 +422,7 @@ def test_bad_data_end_in_the_message_of_threads_and_are_not_tried_again(running:
         one_line(error.value, 65)
         said.append(str(error.value))
     assert said[0] == said[1]
+    assert closed
 
 
 @pytest.mark.parametrize(
@@ -433,16 +456,15 @@ def test_without_the_package_the_extra_is_named(data: str, tmp_path: Path, monke
 def test_graph_and_scheduler_stay_flat_over_passes(n_passes: int, data: str, running: Cluster, tmp_path: Path) -> None:
     found: list[int] = []
 
-    def tasks() -> int:
-        return int(running.on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
-
     class Looks(Silent):
         def progress(self, phase: str, *_: Any) -> None:
             if phase in (f"pass {n_passes // 2}", f"pass {n_passes}"):
                 # Two specs, and what each worker has of them; the tasks of the pass are let go of in a moment.
-                wait_until(lambda: tasks() <= 2 + 2 * len(running.workers))
+                few = 2 + 2 * len(running.workers)
+                wait_until(lambda: len(tasks(running)) <= few, found=lambda: tasks(running))
                 found.append(resident_bytes(running.scheduler.pid))
 
+    wait_until(lambda: not tasks(running), found=lambda: tasks(running))  # of runs before
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = train(
