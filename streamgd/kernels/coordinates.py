@@ -20,6 +20,12 @@ from streamgd.kernels.prefetch import prefetch
 #: Columns of the table of coordinates; the optimizer's slots follow.
 THETA, AVERAGE, CLOCK, RATE, SLOTS = 0, 1, 2, 3, 4
 
+#: Slots that are copied with the rest of a row, as many as most optimizers have; each other in a loop of its own.
+SLOTS_WITH_ROW = 2
+
+#: The table of places may be larger than caches too: an entry is fetched while so many before it are looked up.
+PLACES_AHEAD = 32
+
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
 
@@ -150,6 +156,36 @@ def most_touched(n_dof: int, n_numeric: int, n_categorical: int, rows: int, entr
     return min(n_dof, n_numeric + n_categorical * rows + entries + 1) + 1
 
 
+@compiled(_i8(_i4[::1], _i8, _f8[:, ::1], _i4[::1], _i4[::1], _i8))
+def list_each_once(met, n_here, coordinates, touched, place, nowhere):
+    """List the coordinates ``met``, each once, and make of ``met`` their places in the list; returns its end.
+
+    The list is ``touched``, written from ``n_here`` on, and ``place`` has where in it each coordinate stands. A -1 in
+    ``met`` becomes ``nowhere``.
+
+    ``place`` is never cleared: all leave their number there, and whoever finds its own was the last at a coordinate,
+    and lists it. Whether one is listed is a toss-up to the processor, so it is added, not branched on.
+    """
+    row_bytes, address, address_of_place = 8 * coordinates.shape[1], coordinates.ctypes.data, place.ctypes.data
+    first, last = n_here, met.shape[0] - 1
+    for i in range(met.shape[0]):
+        prefetch(address_of_place + 4 * np.int64(met[min(i + PLACES_AHEAD, last)]))
+        if met[i] >= 0:
+            place[met[i]] = -1 - i
+    for i in range(met.shape[0]):
+        if met[i] >= 0:
+            touched[n_here] = met[i]
+            n_here += np.int64(place[met[i]] == -1 - i)
+    for at in range(first, n_here):
+        j = np.int64(touched[at])
+        place[j] = at
+        prefetch(address + j * row_bytes)
+        prefetch(address + j * row_bytes + row_bytes - 8)
+    for i in range(met.shape[0]):
+        met[i] = place[met[i]] if met[i] >= 0 else nowhere
+    return n_here
+
+
 @compiled(_i8(_i4[:, ::1], _i8, _i8, _i8, _f8[:, ::1], _i4[::1], _i4[::1], _i8, _i4[:, ::1], _i8[::1]))
 def meet_levels(codes, start, stop, n_numeric, coordinates, touched, place, nowhere, levels, column_starts):
     """List the levels that occur in the rows ``start … stop - 1``, column by column, each once.
@@ -157,38 +193,31 @@ def meet_levels(codes, start, stop, n_numeric, coordinates, touched, place, nowh
     Written: ``touched``, from ``n_numeric`` on; ``place``, where in it each coordinate stands; ``levels``
     (n_categorical, n_rows), that place of each row's levels, ``nowhere`` for the code -1; and ``column_starts``, where
     in ``touched`` the levels of each column begin. Returns the end of the list.
-
-    ``place`` is never cleared: an entry counts only if the list says the same. Whether a level is new is a toss-up to
-    the processor, so nothing branches on it.
     """
-    n_here, row_bytes, address = n_numeric, 8 * coordinates.shape[1], coordinates.ctypes.data
+    n_here = n_numeric
     for c in range(codes.shape[1]):
-        column_starts[c] = n_here
+        column = levels[c, : stop - start]
         for i in range(start, stop):
-            j = np.int64(codes[i, c])
-            if j < 0:
-                levels[c, i - start] = nowhere
-                continue
-            at = np.int64(place[j])
-            known = (at < n_here) & (touched[at] == j)
-            at = at if known else n_here
-            touched[n_here] = j
-            n_here += np.int64(0) if known else np.int64(1)
-            place[j] = at
-            levels[c, i - start] = at
-            prefetch(address + j * row_bytes)
-            prefetch(address + j * row_bytes + row_bytes - 8)
+            column[i - start] = codes[i, c]
+        column_starts[c] = n_here
+        n_here = list_each_once(column, n_here, coordinates, touched, place, nowhere)
     column_starts[codes.shape[1]] = n_here
     return n_here
 
 
 @compiled(types.void(_f8[:, ::1], _i4[::1], _i8, _i8, _f8[:, ::1]))
 def gather(coordinates, touched, first, end, here):
+    """Copy the rows of the coordinates that are listed to the columns of ``here``, each to its place in the list."""
     theta, average, clock, rate = here[THETA], here[AVERAGE], here[CLOCK], here[RATE]
+    n_slots = coordinates.shape[1] - SLOTS
     for k in range(first, end):
         row = coordinates[touched[k]]
         theta[k], average[k], clock[k], rate[k] = row[THETA], row[AVERAGE], row[CLOCK], row[RATE]
-    for column in range(SLOTS, coordinates.shape[1]):
+        if n_slots > 0:
+            here[SLOTS, k] = row[SLOTS]
+        if n_slots > 1:
+            here[SLOTS + 1, k] = row[SLOTS + 1]
+    for column in range(SLOTS + SLOTS_WITH_ROW, coordinates.shape[1]):
         slot = here[column]
         for k in range(first, end):
             slot[k] = coordinates[touched[k], column]
@@ -198,11 +227,16 @@ def gather(coordinates, touched, first, end, here):
 def put_back(coordinates, touched, first, end, here):
     """The inverse of :func:`gather`; returns whether every theta is finite."""
     theta, average, clock, rate, finite = here[THETA], here[AVERAGE], here[CLOCK], here[RATE], True
+    n_slots = coordinates.shape[1] - SLOTS
     for k in range(first, end):
         row = coordinates[touched[k]]
         row[THETA], row[AVERAGE], row[CLOCK], row[RATE] = theta[k], average[k], clock[k], rate[k]
+        if n_slots > 0:
+            row[SLOTS] = here[SLOTS, k]
+        if n_slots > 1:
+            row[SLOTS + 1] = here[SLOTS + 1, k]
         finite &= np.isfinite(theta[k])
-    for column in range(SLOTS, coordinates.shape[1]):
+    for column in range(SLOTS + SLOTS_WITH_ROW, coordinates.shape[1]):
         slot = here[column]
         for k in range(first, end):
             coordinates[touched[k], column] = slot[k]

@@ -9,10 +9,8 @@ import numpy as np
 from numba import types
 
 from streamgd.kernels.compile import compiled
-from streamgd.kernels.prefetch import prefetch
+from streamgd.kernels.coordinates import list_each_once
 
-#: So many entries before one is needed, its place in memory is fetched.
-AHEAD_ENTRIES = 32
 #: Marks of coordinates by which those are found that a row may have twice.
 MARK_BITS = 14
 
@@ -151,19 +149,7 @@ def meet_entries(starts, coordinates, start, stop, n_here, table, touched, place
     """
     if starts.shape[0] == 0:
         return n_here
-    row_bytes, address, address_of_place = 8 * table.shape[1], table.ctypes.data, place.ctypes.data
     first, end = starts[start], starts[stop]
-    last = coordinates.shape[0] - 1
     for e in range(first, end):
-        prefetch(address_of_place + 4 * np.int64(coordinates[min(e + AHEAD_ENTRIES, last)]))
-        j = np.int64(coordinates[e])
-        at = np.int64(place[j])
-        known = (at < n_here) & (touched[at] == j)
-        at = at if known else n_here
-        touched[n_here] = j
-        n_here += np.int64(0) if known else np.int64(1)
-        place[j] = at
-        met[e - first] = at
-        prefetch(address + j * row_bytes)
-        prefetch(address + j * row_bytes + row_bytes - 8)
-    return n_here
+        met[e - first] = coordinates[e]
+    return list_each_once(met[: end - first], n_here, table, touched, place, -1)
