@@ -45,22 +45,6 @@ def _same(data, start, other, other_start, length):
     return j == length
 
 
-@compiled(_i8(_u8[::1], _u8, _BYTES, _i8, _i8, _i4[::1], _u1[::1]))
-def _find(index, word, data, start, length, known_offsets, known_data):
-    """Place in the index of the entry of a level, or of the free one where it belongs."""
-    mask = np.uint64(index.shape[0] - 1)
-    place = word & mask
-    while index[place] != 0:
-        entry = index[place]
-        if entry >> _CODE_BITS == word >> _CODE_BITS:
-            code = np.int64(entry & _CODE_MASK) - 1
-            known = np.int64(known_offsets[code])
-            if known_offsets[code + 1] - known == length and _same(data, start, known_data, known, length):
-                break
-        place = (place + np.uint64(1)) & mask
-    return np.int64(place)
-
-
 @compiled(types.UniTuple(_i8, 2)(
     _OFFSETS, _BYTES, types.boolean[::1], _u8[::1], types.boolean, _u8[::1], _i4[::1], _u1[::1], _i8, _i8[::1],
     _i8, _i4[::1],
@@ -69,6 +53,9 @@ def find_levels(
     offsets, data, is_null, hashes, growing, index, known_offsets, known_data, n_known, null_code, first, codes
 ):
     """The code of each level from number ``first`` on; levels that are new get the next free codes.
+
+    The search is written out here: a function that took all arrays counted their references at each level, which was
+    more work than all the rest.
 
     Parameters
     ----------
@@ -101,11 +88,20 @@ def find_levels(
         null = is_null.shape[0] > 0 and is_null[i]
         start = np.int64(offsets[i])
         length = np.int64(0) if null else offsets[i + 1] - start
-        place, code = np.int64(0), null_code[0]
+        word, code = mix(hashes[i]), null_code[0]
+        place = word & mask
         if not null:
-            word = mix(hashes[i])
-            place = _find(index, word, data, start, length, known_offsets, known_data)
-            code = np.int64(index[place] & _CODE_MASK) - 1
+            # To its entry, or to the free one where it belongs.
+            entry = index[place]
+            while entry != 0:
+                if entry >> _CODE_BITS == word >> _CODE_BITS:
+                    candidate = np.int64(entry & _CODE_MASK) - 1
+                    begin = np.int64(known_offsets[candidate])
+                    if known_offsets[candidate + 1] - begin == length and _same(data, start, known_data, begin, length):
+                        break
+                place = (place + np.uint64(1)) & mask
+                entry = index[place]
+            code = np.int64(entry & _CODE_MASK) - 1
         if code < 0 and growing:
             known = np.int64(known_offsets[n_known])
             if 2 * (n_known + 1) > index.shape[0] or known + length > known_data.shape[0]:
