@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial, update_wrapper
+from functools import cached_property, update_wrapper
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -64,16 +64,15 @@ def _digest_of_sources() -> str:
 _SOURCES = _digest_of_sources()
 
 
-def _jit(function: Any, signature: Any = None, is_called_by_loops: bool = False) -> Any:
+def _jit(function: Any, signature: Any = None) -> Any:
     """The dispatcher of a function; where no folder for a cache can be written, without a cache.
 
     What is called by loops becomes a part of each. Else there would be a copy beside each of them, by the same name, of
     which a process uses the one it meets first; and these sum in different orders. A process that compiles meets others
-    than one that reads the cache.
+    than one that reads the cache. So it is with all: a loop finds what it calls in the cache by its name, which does
+    not say whether it was made to become a part of others.
     """
-    options: dict[str, Any] = {
-        "nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "forceinline": is_called_by_loops,
-    }  # fmt: skip
+    options: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "forceinline": True}
     if not function.__qualname__.endswith(_SOURCES):
         function.__qualname__ += f"_{_SOURCES}"
     try:
@@ -89,7 +88,7 @@ _EVERY: list[Loop | Argument] = []
 def compiled(signature: Any = None) -> Callable[[Function], Function]:
     """Compile a loop: with ``signature`` (one or a list) as :class:`Loop`, else where the loops that call it are."""
     if signature is None:
-        return partial(_jit, is_called_by_loops=True)
+        return _jit
     signatures = signature if isinstance(signature, list) else [signature]
 
     def of(function: Function) -> Function:
@@ -182,7 +181,7 @@ class Loop:
     @cached_property
     def _for_all(self) -> Any:
         """The dispatcher for all types, of which loops that call it choose when they are compiled."""
-        return _jit(self._function, self._signatures, is_called_by_loops=True)
+        return _jit(self._function, self._signatures)
 
     @property
     def _numba_type_(self) -> Any:

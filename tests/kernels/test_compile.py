@@ -164,6 +164,19 @@ def test_the_run_that_compiles_gives_the_bits_of_those_that_read_the_cache(fligh
     assert found[0] == found[1]
 
 
+def test_what_is_in_the_cache_by_itself_still_becomes_a_part_of_loops(tmp_path: Path) -> None:
+    """A loop that called it instead would give other bits than the same loop where its cache was filled in turn."""
+    program = (
+        "from streamgd.kernels import coordinates\n"
+        "coordinates.list_each_once.compile()\n"
+        "code = coordinates.meet_levels._compiled(0).inspect_llvm().values()\n"
+        "calls = [line for line in ''.join(code).splitlines() if ' call ' in line and 'list_each_once' in line]\n"
+        "assert not calls, calls"
+    )
+    environment = {**os.environ, "PYTHONPATH": python_path(), "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
 @pytest.mark.slow
 def test_what_was_compiled_beforehand_is_there_for_runs(tmp_path: Path) -> None:
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
