@@ -24,13 +24,13 @@ _f8, _i8 = types.float64, types.int64
 NUMBERS_TO_READ = types.Array(_f8, 1, "C", readonly=True)
 
 
-@compiled(_i8(_f8[::1]))
-def largest_magnitude_bits(values):
-    """The bits of the largest magnitude: as integers, magnitudes have the same order, with NaN after infinity.
+@compiled(_i8(_i8[::1]))
+def largest_magnitude_bits(bits):
+    """The largest magnitude of float64 by their ``bits``, and as bits itself.
 
-    Numbers that may be NaN would be compared one at a time only.
+    As integers, magnitudes have the same order, with NaN after infinity. Numbers that may be NaN would be compared one
+    at a time only.
     """
-    bits = values.view(np.int64)
     largest = np.int64(0)
     for i in range(bits.shape[0]):
         largest = max(largest, bits[i] & MAGNITUDE_BITS)
@@ -87,13 +87,13 @@ def moments_of_tiles(values, weight, tile_ends, tiles):
         about, tile_weight = room[: stop - start], weight[start:stop]
         for i in range(about.shape[0]):
             about[i] = values[start + i] if tile_weight[i] > 0.0 else np.nan
-        bits, first = largest_magnitude_bits(about), 0
+        bits, first = largest_magnitude_bits(about.view(np.int64)), 0
         if bits > INFINITY_BITS:
             while first < about.shape[0] and about[first] != about[first]:
                 first += 1
             for i in range(about.shape[0]):
                 about[i] = about[i] if about[i] == about[i] else 0.0
-            bits = largest_magnitude_bits(about)
+            bits = largest_magnitude_bits(about.view(np.int64))
         largest_bits[0] = max(largest_bits[0], bits)
         origin = values[start + first] if first < about.shape[0] else 0.0
         for i in range(about.shape[0]):
