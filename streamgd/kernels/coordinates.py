@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from streamgd.kernels.arrays import sum_of
 from streamgd.kernels.compile import compiled
 from streamgd.kernels.prefetch import prefetch
 
@@ -126,7 +127,8 @@ def sum_levels(coordinates, level_ranges, level_sums):
     for c in range(level_ranges.shape[0]):
         level_sums[c] = 0.0
         if level_ranges[c, 0] >= 0:
-            level_sums[c] = coordinates[level_ranges[c, 0] + 1 : level_ranges[c, 1], THETA].sum()
+            for k in range(level_ranges[c, 0] + 1, level_ranges[c, 1]):
+                level_sums[c] += coordinates[k, THETA]
 
 
 @compiled(types.void(_f8[:, ::1], _i8, _f8[::1]))
@@ -280,7 +282,7 @@ def penalise_levels(
         is_here = first <= at < end and touched[at] == base
         centre = theta[at] if is_here else coordinates[base, THETA]
         penalise_towards(centre, theta[first:end], clock[first:end], rate[first:end], step, l2)
-        level_sums[c] += theta[first:end].sum() - sums_before[c] - (centre - coordinates[base, THETA])
+        level_sums[c] += sum_of(theta[first:end]) - sums_before[c] - (centre - coordinates[base, THETA])
         if is_here:
             n_others = level_ranges[c, 1] - base - 1
             theta[at] = base_penalised(centre, rate[at] * (step - clock[at]), l2, level_sums[c], n_others)

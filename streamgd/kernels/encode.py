@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
+from streamgd.kernels.arrays import sum_of
 from streamgd.kernels.compile import compiled
 from streamgd.kernels.moments import (
     INFINITY_BITS,
@@ -225,8 +226,10 @@ def encode_numeric(
         # Views of the tile for all columns: one for each would take a tenth of the time.
         tile, tile_weight = buffer[:count], weight[start:stop]
         bits, kept_here, null_here = tile.view(np.int64), kept[start:stop], has_null[start:stop]
-        total_weight = tile_weight.sum()
-        every = kept_here.all()
+        total_weight = sum_of(tile_weight)
+        every = True
+        for i in range(count):
+            every &= kept_here[i]
         rows = out[start:stop, first : first + n_columns]
         for column in range(n_columns):
             later = (column + PREFETCH_COLUMNS) % n_columns

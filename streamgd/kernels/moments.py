@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from streamgd.kernels.arrays import copy, sum_of
 from streamgd.kernels.compile import compiled
-from streamgd.kernels.copy import copy
 
 #: Most rows of a tile: a column of them stays in the processor's cache.
 TILE_ROWS = 256
@@ -67,7 +67,7 @@ def tile_moments(values, weight, total, numbers, weight_of_numbers):
     if not np.isfinite(squares):
         count = values.shape[0]
         _numbers_alone(values, weight, numbers[:count], weight_of_numbers[:count])
-        total = weight_of_numbers[:count].sum()
+        total = sum_of(weight_of_numbers[:count])
         mean, squares = _mean_and_squares(numbers[:count], weight_of_numbers[:count], total)
     return total, mean, squares
 
@@ -98,7 +98,7 @@ def moments_of_tiles(values, weight, tile_ends, tiles):
         origin = values[start + first] if first < about.shape[0] else 0.0
         for i in range(about.shape[0]):
             about[i] = values[start + i] - origin
-        total, mean, squares = tile_moments(about, tile_weight, tile_weight.sum(), numbers, weight_of_numbers)
+        total, mean, squares = tile_moments(about, tile_weight, sum_of(tile_weight), numbers, weight_of_numbers)
         tiles[t, last, 0], tiles[t, last, 1], tiles[t, last, 2] = total, origin + mean if total > 0.0 else 0.0, squares
         start = stop
     # As a number again, of which only an array can give a view.

@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 
 from streamgd.kernels import sums
+from streamgd.kernels.arrays import copy, inner, sum_of
 from streamgd.kernels.compile import UPDATE_FUNCTION, compiled
 from streamgd.kernels.coordinates import (
     AVERAGE,
@@ -28,7 +29,6 @@ from streamgd.kernels.coordinates import (
     renew,
     shrink,
 )
-from streamgd.kernels.copy import copy
 from streamgd.kernels.entries import (
     add_gradient_of_entries,
     entries_signature,
@@ -94,8 +94,8 @@ def add_sums(
             )  # fmt: skip
         # Compare.
         softmax_losses(y_true, raw, count, losses)
-        loss += (row_weight * losses).sum() if weighted else losses.sum()
-        sum_of_weights += row_weight.sum() if weighted else count
+        loss += inner(row_weight, losses) if weighted else sum_of(losses)
+        sum_of_weights += sum_of(row_weight) if weighted else count
         if gradient.shape[0] == 0:
             continue
         softmax(raw, count, residual)
@@ -173,7 +173,7 @@ def train_minibatches(
     l2_numeric = np.full(n_numeric, l2)
     if rotated:
         for j in range(n_numeric):
-            l2_numeric[j] = l2 * (rotation[j] * rotation[j]).sum()
+            l2_numeric[j] = l2 * inner(rotation[j], rotation[j])
 
     for batch in range(bounds.shape[0] - 1):
         step, start, stop = steps_before + batch + 1, bounds[batch], bounds[batch + 1]
@@ -230,7 +230,7 @@ def train_minibatches(
                     gradient_numeric[k, j] += tile_gradient[j]
                 add_gradient_of_levels(levels, first - start, of_class, gradient[k])
                 add_gradient_of_entries(entries_here, met, values, first_entry, of_class, gradient[k])
-                gradient[k, end_of_entries] += of_class.sum()
+                gradient[k, end_of_entries] += sum_of(of_class)
 
         divisor = 1.0 / ((stop - start) * mean_weight)
         for k in range(n_classes):
@@ -239,12 +239,12 @@ def train_minibatches(
             for j in range(n_numeric):
                 slope[j] = gradient_numeric[k, j]
                 if rotated:
-                    slope[j] = (rotation[j] * gradient_numeric[k]).sum()
+                    slope[j] = inner(rotation[j], gradient_numeric[k])
             for j in range(n_here):
                 slope[j] *= divisor
             # Update.
             for c in range(n_categorical):
-                sums_before[c] = theta[column_starts[c] : column_starts[c + 1]].sum()
+                sums_before[c] = sum_of(theta[column_starts[c] : column_starts[c + 1]])
             update(theta[:n_here], slope[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
             if anew:
                 clock[:n_here] = 0.0

@@ -8,8 +8,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from streamgd.kernels.arrays import copy
 from streamgd.kernels.compile import compiled
-from streamgd.kernels.copy import copy
 from streamgd.kernels.prefetch import prefetch_lines
 
 #: So many features of rows, and so many bytes of their records, are worked on together: they stay in the nearest cache.

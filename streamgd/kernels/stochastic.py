@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from streamgd.kernels.arrays import copy, inner, sum_of
 from streamgd.kernels.compile import POINTWISE_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION, compiled
 from streamgd.kernels.coordinates import (
     AVERAGE,
@@ -38,7 +39,6 @@ from streamgd.kernels.coordinates import (
     shrink,
     take_bound,
 )
-from streamgd.kernels.copy import copy
 from streamgd.kernels.entries import (
     add_gradient_of_entries,
     entries_signature,
@@ -226,7 +226,7 @@ def train_minibatches(
     l2_numeric = np.full(n_numeric, l2)
     if rotated:
         for k in range(n_numeric):
-            l2_numeric[k] = l2 * (rotation[k] * rotation[k]).sum()
+            l2_numeric[k] = l2 * inner(rotation[k], rotation[k])
 
     for batch in range(bounds.shape[0] - 1):
         step, start, stop = steps_before + batch + 1, bounds[batch], bounds[batch + 1]
@@ -284,22 +284,17 @@ def train_minibatches(
             if sparse:
                 entries_here = starts[first : first + count + 1]
                 add_gradient_of_entries(entries_here, met, values, first_entry, residual, gradient)
-            gradient[end_of_entries] += residual.sum()
+            gradient[end_of_entries] += sum_of(residual)
 
         divisor = 1.0 / ((stop - start) * mean_weight)
         for j in range(n_numeric):
-            slope = gradient_numeric[j]
-            if rotated:
-                slope = np.float64(0.0)
-                for i in range(n_numeric):
-                    slope += rotation[j, i] * gradient_numeric[i]
-            gradient[j] = slope
+            gradient[j] = inner(rotation[j], gradient_numeric) if rotated else gradient_numeric[j]
         for k in range(n_here):
             gradient[k] *= divisor
 
         # Update.
         for c in range(n_categorical):
-            sums_before[c] = theta[column_starts[c] : column_starts[c + 1]].sum()
+            sums_before[c] = sum_of(theta[column_starts[c] : column_starts[c + 1]])
         update(theta[:n_here], gradient[:n_here], slots, rate[:n_here], settings, learning_rates[batch], step)
         if anew:
             clock[:n_here] = 0.0

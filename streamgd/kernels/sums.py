@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba import types
 
+from streamgd.kernels.arrays import inner, sum_of
 from streamgd.kernels.compile import ROWS_FUNCTION, compiled
 from streamgd.kernels.entries import (
     add_gradient_of_entries,
@@ -74,7 +75,7 @@ def add_gradient(features, codes, starts, coordinates, values, residual, gradien
             if j >= 0:
                 gradient[j] += residual[i]
     add_gradient_of_entries(starts, coordinates, values, 0, residual, gradient)
-    gradient[gradient.shape[0] - 1] += residual.sum()
+    gradient[gradient.shape[0] - 1] += sum_of(residual)
 
 
 def _sums_signature(feature):
@@ -124,8 +125,8 @@ def add_sums(
         # Compare.
         y_true, row_weight = target[start:stop], weight[start:stop]
         losses_of_rows(y_true, raw, settings, out)
-        loss += (row_weight * out).sum() if weighted else out.sum()
-        sum_of_weights += row_weight.sum() if weighted else stop - start
+        loss += inner(row_weight, out) if weighted else sum_of(out)
+        sum_of_weights += sum_of(row_weight) if weighted else stop - start
         if curvature.shape[0] > 0:
             here = curvature[start:stop]
             curvatures_of_rows(y_true, raw, settings, here)
