@@ -219,25 +219,16 @@ def _packages(frame: FrameType | None) -> Iterator[str]:
 
 
 class Command(click.Command):
-    """A command, without two packages that libraries import where they are installed, for what no command asks of them.
-
-    Arrow imports pandas, but is never given objects of it; numba imports SciPy for products of matrices, which no loop
-    has. Either takes 0.2 to 0.3 s.
-    """
+    """A command. It reads files: Arrow is never given objects of pandas, and need not import it."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        if not ctx.obj.has_process:
-            return super().invoke(ctx)
-        _leave_pandas_alone()
-        with _Without("scipy", asked_by="numba"):
-            return super().invoke(ctx)
+        if ctx.obj.has_process:
+            _leave_pandas_alone()
+        return super().invoke(ctx)
 
 
-class _Without:
-    """Says there is no such package to those who import it: to all, or to the modules of one other package."""
-
-    def __init__(self, package: str, asked_by: str | None = None):
-        self._package, self._asked_by = package, asked_by
+class _WithoutPandas:
+    """Says to those who import pandas that there is none."""
 
     def __enter__(self) -> None:
         sys.meta_path.insert(0, self)
@@ -247,17 +238,12 @@ class _Without:
 
     def find_spec(self, name: str, *_: Any) -> None:
         """Look for a module, as those do that stand in ``sys.meta_path``; here, find none or fail."""
-        if name == self._package and (self._asked_by is None or self._asked_by == _importer()):
-            raise ModuleNotFoundError(f"{name} is not looked for here", name=name)
-
-
-def _importer() -> str | None:
-    """The package whose code asks to import what the caller of this function is to find."""
-    return next((package for package in _packages(sys._getframe(2)) if package != "importlib"), None)
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is not looked for here", name=name)
 
 
 def _leave_pandas_alone() -> None:
-    """Let Arrow look for pandas now, and find none; it looks once in a process.
+    """Let Arrow look for pandas now, and find none; it looks once in a process, and to import it takes 0.3 s.
 
     Two parts of Arrow look: one asks whether what is to be converted is a frame or series, the other, which guesses
     types, for pandas' times and nulls. So the type of the value is left to be guessed. Other libraries find pandas
@@ -267,7 +253,7 @@ def _leave_pandas_alone() -> None:
         return
     import pyarrow as pa
 
-    with _Without("pandas"):
+    with _WithoutPandas():
         pa.scalar(True)
 
 

@@ -409,12 +409,6 @@ class TestTheProcess:
         code = "import pandas as pd, pyarrow as pa; print(pa.array(pd.Series([1.0, float('nan')])).null_count)"
         assert after_main(f"main(['inspect', {data!r}])", code) == "1"
 
-    def test_scipy_is_imported_by_those_alone_who_need_it(self, data: str) -> None:
-        code = "assert 'numba' in sys.modules; assert 'scipy' not in sys.modules; import scipy.linalg; print('found')"
-        assert after_main(f"sys.argv[1:] = {self.training_on(data)}; main()", code) == "found"
-        # Where the process is another's, its loops may multiply matrices.
-        assert after_main(f"main({self.training_on(data)})", "print('scipy.linalg' in sys.modules)") == "True"
-
     @staticmethod
     def training_on(data: str) -> list[str]:
         return ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet", "--restart"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, update_wrapper
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime import rtsys
 from numba.np.numpy_support import as_dtype
 
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -64,6 +66,19 @@ def _digest_of_sources() -> str:
 _SOURCES = _digest_of_sources()
 
 
+class _Cache(FunctionCache):
+    """The cache of a loop, of which most processes only read.
+
+    Numba would first fetch whatever it can compile, and SciPy with it where that is installed: a third of the time in
+    which a small run starts. What compiles fetches all of that by itself.
+    """
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)  # What loops allocate memory with.
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(signature, target_context)
+
+
 def _jit(function: Any, signature: Any = None) -> Any:
     """The dispatcher of a function; where no folder for a cache can be written, without a cache.
 
@@ -75,10 +90,14 @@ def _jit(function: Any, signature: Any = None) -> Any:
     options: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "forceinline": True}
     if not function.__qualname__.endswith(_SOURCES):
         function.__qualname__ += f"_{_SOURCES}"
-    try:
-        return njit(signature, cache=True, **options)(function)
-    except RuntimeError:  # numba: no locator available
-        return njit(signature, **options)(function)
+    dispatcher = njit(**options)(function)
+    with suppress(RuntimeError):  # numba: no locator available
+        dispatcher._cache = _Cache(function)
+    if signature is not None:
+        for each in signature if isinstance(signature, list) else [signature]:
+            dispatcher.compile(each)
+        dispatcher.disable_compile()
+    return dispatcher
 
 
 #: All loops whose types are told, and all functions that loops take as arguments.
