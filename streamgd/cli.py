@@ -72,7 +72,8 @@ def main() -> None:
     """Linear models by gradient descent on Parquet data that do not fit in memory."""
 
 
-@main.command(cls=ConfigCommand, parameters="train_parameters", short_help="Train a model, or go on with a run.")
+@main.command(cls=ConfigCommand, parameters="train_parameters", home="streamgd.training.train",
+              short_help="Train a model, or go on with a run.")  # fmt: skip
 @click.option("--config", "config_file", metavar="FILE.toml", help="Options; those of the command line override.",
               shell_complete=completion.paths)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be done: columns, order, disk, memory, passes.")
@@ -108,7 +109,8 @@ def train(output: Output, /, config_file: str | None, dry_run: bool, restart: bo
     _show_run(output, run(config, output.display, restart=restart))
 
 
-@main.command(cls=ConfigCommand, parameters="resume_parameters", short_help="Go on with a run.")
+@main.command(cls=ConfigCommand, parameters="resume_parameters", home="streamgd.training.train",
+              short_help="Go on with a run.")  # fmt: skip
 @run_argument
 @json_option
 @quiet_option
@@ -134,7 +136,7 @@ def resume(output: Output, /, run: str, **values: Any) -> None:
     _show_run(output, result)
 
 
-@main.command(short_help="Predict every row of DATA.")
+@main.command(home="streamgd.prediction", short_help="Predict every row of DATA.")
 @run_argument
 @data_argument
 @click.option("--out", required=True, metavar="DIR", help="Where the Parquet files go, under the input's names.",
@@ -161,7 +163,7 @@ def predict(
     output.result(facts, lambda: format_facts(facts))
 
 
-@main.command(short_help="Measure a model on DATA.")
+@main.command(home="streamgd.evaluation", short_help="Measure a model on DATA.")
 @run_argument
 @data_argument
 @click.option("--by", metavar="COL", help="Also rows, actual, predicted and their ratio for each level of COL.")
@@ -195,6 +197,7 @@ def evaluate(
 @main.command(
     cls=ConfigCommand,
     parameters="inspect_parameters",
+    home="streamgd.inspection",
     short_help="Say what DATA hold and what each column would become.",
 )
 @data_argument
@@ -273,7 +276,7 @@ def report(output: Output, /, run: str, data: tuple[str, ...], **options: Any) -
     output.result(facts, lambda: format_facts(facts))
 
 
-@main.command(short_help="Set two models side by side on DATA.")
+@main.command(home="streamgd.comparison", short_help="Set two models side by side on DATA.")
 @click.argument("run1", metavar="RUN1", shell_complete=completion.paths)
 @click.argument("run2", metavar="RUN2", shell_complete=completion.paths)
 @click.option("--on", "data", required=True, multiple=True, metavar="DATA", shell_complete=completion.paths,

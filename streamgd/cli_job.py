@@ -42,7 +42,7 @@ def _known(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value not in (None, [], {})}
 
 
-@job.command(short_help="Learn what is new, and publish it if the gate lets it.")
+@job.command(home="streamgd.jobs.job", short_help="Learn what is new, and publish it if the gate lets it.")
 @file_argument
 @click.option("--restart", is_flag=True, help="Learn everything anew; what is published stays until that is.")
 @json_option

@@ -5,6 +5,7 @@ Standard output takes results, standard error progress and messages. Every way o
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
@@ -16,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -219,11 +221,26 @@ def _packages(frame: FrameType | None) -> Iterator[str]:
 
 
 class Command(click.Command):
-    """A command. It reads files: Arrow is never given objects of pandas, and need not import it."""
+    """A command. It reads files: Arrow is never given objects of pandas, and need not import it.
+
+    Parameters
+    ----------
+    home : str or None
+        The module that does most of the command's work.
+    """
+
+    def __init__(self, *positional: Any, home: str | None = None, **keywords: Any):
+        super().__init__(*positional, **keywords)
+        self._home = home
 
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.obj.has_process:
             _leave_pandas_alone()
+            if self._home is not None:
+                import_module(self._home)
+            # What was imported stays, and need never be looked through for garbage; from here on there may be some.
+            gc.freeze()
+            gc.enable()
         return super().invoke(ctx)
 
 
@@ -272,6 +289,8 @@ class Face(Commands):
         before_rest = arguments[: arguments.index("--")] if "--" in arguments else arguments
         output = Output("--json" in before_rest, "--quiet" in before_rest, has_process=args is None)
         keywords |= {"standalone_mode": False, "obj": output}
+        if output.has_process:
+            gc.disable()  # until all is imported: to look for garbage meanwhile takes an eighth of a start
         with warnings.catch_warnings():
             if not sys.warnoptions:  # python -W … shows them to developers
                 warnings.simplefilter("ignore")

@@ -409,6 +409,12 @@ class TestTheProcess:
         code = "import pandas as pd, pyarrow as pa; print(pa.array(pd.Series([1.0, float('nan')])).null_count)"
         assert after_main(f"main(['inspect', {data!r}])", code) == "1"
 
+    def test_garbage_is_looked_for_when_all_is_imported(self, data: str) -> None:
+        code = "import gc; print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+        assert after_main(f"sys.argv[1:] = {self.training_on(data)}; main()", code) == "True True"
+        # Where the process is another's, its objects may become garbage.
+        assert after_main(f"main({self.training_on(data)})", code) == "True False"
+
     @staticmethod
     def training_on(data: str) -> list[str]:
         return ["train", data, "--target", "late", "--exclude", "row", "--where", "x < 1", "--quiet", "--restart"]
