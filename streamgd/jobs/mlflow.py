@@ -183,8 +183,8 @@ class MLflow:
         self._tag(reason=told["reason"])
         status = "FINISHED" if exit_code == 0 else "KILLED" if exit_code in _PAUSED else "FAILED"
         self._client.set_terminated(self._run_id, status)
-        if exit_code not in _PAUSED and self._id_path.exists():
-            states.remove(self._id_path)
+        if exit_code not in _PAUSED:
+            states.remove(self._id_path, missing_ok=True)
 
 
 def _client(uri: str) -> Any:

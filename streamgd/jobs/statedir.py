@@ -182,9 +182,8 @@ class StateDirectory:
         """Forget the plan, then delete its runs."""
         if not self.work.exists():
             return
+        states.remove(self._plan_path, missing_ok=True)
         with storage_errors(f"remove {self.work}"):
-            if self._plan_path.exists():
-                states.files.remove(self._plan_path)
             shutil.rmtree(self.work)
 
     def keep_candidate(self, model: Path | None, reasons: dict[str, Any]) -> Path:
