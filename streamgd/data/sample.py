@@ -32,6 +32,8 @@ SPREAD_BYTES = 256 * 10**6
 
 # A filter may leave next to nothing of the rows looked at first; then whole row groups are read until there are enough.
 FEWEST_ROWS = 4_096
+#: So many batches of what is found then are joined: each takes some kilobytes, however few of its rows pass.
+MOST_BATCHES = 64
 
 #: How many the first rows are, and among how many they are looked for where a filter leaves next to nothing.
 FIRST_ROWS, FIRST_ROWS_AMONG = 1_024, 2**20
@@ -62,7 +64,8 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
 
     Every row group gives the same number of rows (fewer only if it has fewer); there are fewer rows in all where rows
     are so wide that they would take more than 64 MB. If a filter leaves fewer than 4,096 of them, whole row groups
-    are read, from all over the data set, until so many rows are found.
+    are read, from all over the data set, until so many rows are found; of more rows than the sample may have every
+    second, fourth … is kept.
 
     Raises
     ------
@@ -71,7 +74,8 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     """
     row_groups = _row_groups(manifest, where)
     chosen = spread(row_groups, len(columns))
-    rows_each = max(1, min(SAMPLE_ROWS, _affordable_rows(manifest, chosen, columns)) // len(chosen))
+    most_rows = max(1, min(SAMPLE_ROWS, _affordable_rows(manifest, chosen, columns)))
+    rows_each = max(1, most_rows // len(chosen))
 
     def front(row_group: RowGroup) -> pa.RecordBatch:
         rows = next(_filtered(manifest, row_group, columns, where, min(rows_each, row_group.rows)))
@@ -81,13 +85,13 @@ def read_sample(manifest: Manifest, columns: list[str], where: Where | None = No
     batches = each_in_order(chosen, front, _sampling_threads(manifest.largest_reader_bytes(chosen, columns)))
     n_rows = sum(row_group.rows for row_group in row_groups)
     rows_looked_at = sum(min(rows_each, row_group.rows) for row_group in chosen)
-    if where is not None and rows_looked_at < n_rows and sum(map(len, batches)) < FEWEST_ROWS:
-        batches, rows_looked_at = _search(manifest, row_groups, columns, where, rows_each)
-    joined = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
-    rows = joined[0] if joined else batches[0]
-    complete = rows_looked_at == n_rows
+    rows_found = sum(map(len, batches))
+    if where is not None and rows_looked_at < n_rows and rows_found < FEWEST_ROWS:
+        batches, rows_found, rows_looked_at = _search(manifest, row_groups, columns, where, most_rows)
+    rows = _joined(batches)
+    complete = rows_looked_at == n_rows and rows_found == len(rows)
     front_rows = 0 if where is not None else len(rows) if complete else len(batches[0])
-    return Sample(rows, len(rows) * n_rows // rows_looked_at, complete, front_rows)
+    return Sample(rows, rows_found * n_rows // rows_looked_at, complete, front_rows)
 
 
 def spread(row_groups: Sequence[RowGroup], n_columns: int) -> list[RowGroup]:
@@ -169,21 +173,39 @@ def _affordable_rows(manifest: Manifest, row_groups: list[RowGroup], columns: li
 
 
 def _search(
-    manifest: Manifest, row_groups: list[RowGroup], columns: list[str], where: Where, batch_rows: int
-) -> tuple[list[pa.RecordBatch], int]:
-    """Rows that pass the filter, from whole row groups, until there are enough; and how many were looked at."""
+    manifest: Manifest, row_groups: list[RowGroup], columns: list[str], where: Where, most_rows: int
+) -> tuple[list[pa.RecordBatch], int, int]:
+    """Rows that pass the filter, from whole row groups, until there are enough; how many passed, and were looked at.
+
+    Of more than ``most_rows`` every second is kept, of more than twice as many every fourth, and so on.
+    """
     # Multiples of the golden ratio, taken modulo one, come from everywhere at whatever number one stops.
     order = sorted(range(len(row_groups)), key=lambda number: number * 2_654_435_769 % 2**32)
-    batches: list[pa.RecordBatch] = []
-    rows_found, rows_looked_at = 0, 0
+    kept: list[pa.RecordBatch] = []
+    rows_kept, rows_found, rows_looked_at, stride = 0, 0, 0, 1
     for row_group in map(row_groups.__getitem__, order):
-        for batch in _filtered(manifest, row_group, columns, where, batch_rows):
-            batches.append(batch)
+        for batch in _filtered(manifest, row_group, columns, where, most_rows):
+            kept.append(_every(stride, batch, -rows_found % stride))
             rows_found += len(batch)
+            rows_kept += len(kept[-1])
+            while rows_kept > most_rows:
+                kept, stride = [_every(2, _joined(kept))], 2 * stride
+                rows_kept = len(kept[0])
+            if len(kept) == MOST_BATCHES:
+                kept = [_joined(kept)]
         rows_looked_at += row_group.rows
         if rows_found >= FEWEST_ROWS:
             break
-    return batches, rows_looked_at
+    return kept, rows_found, rows_looked_at
+
+
+def _every(stride: int, rows: pa.RecordBatch, first: int = 0) -> pa.RecordBatch:
+    return rows.take(pa.array(range(first, len(rows), stride), pa.int64())) if stride > 1 else rows
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    joined = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+    return joined[0] if joined else batches[0]
 
 
 def _filtered(

@@ -29,7 +29,7 @@ class EncodedSlice:
     rows: EncodedRows
 
     def front(self, rows: int) -> EncodedSlice:
-        """A copy of the first ``rows`` training rows; their survey is that of the whole slice."""
+        """A copy of the first ``rows`` training rows, without a survey, which has a count for each level met."""
         found = self.rows
         first = np.flatnonzero(found.kept & ~found.holdout)[:rows]
         entries = None
@@ -37,9 +37,8 @@ class EncodedSlice:
             is_first = np.zeros(len(found.kept), np.bool_)
             is_first[first] = True
             entries = found.entries.chosen(is_first)
-        kept = EncodedRows(
-            found.kept[first], found.holdout[first], found.has_null[first], found.survey, entries=entries
-        )
+        survey = Survey.empty(len(found.survey.moments.mean), len(found.survey.level_counts))
+        kept = EncodedRows(found.kept[first], found.holdout[first], found.has_null[first], survey, entries=entries)
         return EncodedSlice(self.origin, self.records[first], kept)
 
 

@@ -266,12 +266,12 @@ def _surveyed(
     survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
     fronts = []
 
-    def fronts_of(row_group: RowGroup) -> Iterator[EncodedSlice]:
-        return (piece.front(rows_each) for piece in pieces_of(row_group))
+    def found_in(row_group: RowGroup) -> Iterator[tuple[Survey, EncodedSlice]]:
+        return ((piece.rows.survey, piece.front(rows_each)) for piece in pieces_of(row_group))
 
-    with closing(in_order(row_groups, fronts_of, threads)) as found:
-        for _, front in found:
+    with closing(in_order(row_groups, found_in, threads)) as found:
+        for _, (of_piece, front) in found:
             check()
-            survey = survey.merge(front.rows.survey)
+            survey = survey.merge(of_piece)
             fronts.append(front)
     return survey, fronts

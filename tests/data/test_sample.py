@@ -13,6 +13,7 @@ from streamgd.data import sample as module
 from streamgd.data.filters import parse_where
 from streamgd.data.sample import (
     FEWEST_ROWS,
+    MOST_BATCHES,
     MOST_ROW_GROUPS,
     SAMPLE_ROWS,
     first_rows,
@@ -134,6 +135,37 @@ def test_a_filter_that_leaves_little_is_searched_for_in_whole_row_groups(tmp_pat
     assert sample.complete
     assert sample.n_rows == len(expected)
     assert sorted(sample.rows.column("row").to_pylist()) == expected.tolist()
+
+
+@pytest.mark.parametrize(("rows_each", "step"), [(30_000, 1), (70_000, 2)])
+def test_of_many_rows_that_are_found_by_searching_some_are_kept(tmp_path: Path, rows_each: int, step: int) -> None:
+    """… all over the row group that was read: files are often sorted, and a filter takes all of the rest of one."""
+    row = np.arange(300_000)
+    table = pa.table({"row": row, "text": [f"t{number % 70}" for number in row], "within": row % 100_000})
+    manifest = written(tmp_path, table, 100_000)
+    sample = read_sample(manifest, ["row", "text"], parse_where(f"within >= {100_000 - rows_each}", manifest.schema))
+    found = sample.rows.column("row").to_numpy()
+
+    assert sample.n_rows == 3 * rows_each
+    assert not sample.complete
+    assert (found % 100_000).tolist() == list(range(100_000 - rows_each, 100_000, step))
+    assert sample.rows.column("text").to_pylist() == [f"t{number % 70}" for number in found]
+
+
+def test_batches_without_a_row_that_passes_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 640)
+    joined, together = module._joined, []
+
+    def joining(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+        together.append(len(batches))
+        return joined(batches)
+
+    monkeypatch.setattr(module, "_joined", joining)
+    manifest = written(tmp_path, numbered(100_000), 50_000)
+    sample = read_sample(manifest, ["row", "text"], parse_where("row % 50_000 == 49_999", manifest.schema))
+
+    assert sample.rows.column("row").to_pylist() == [49_999, 99_999]
+    assert max(together) == MOST_BATCHES
 
 
 @settings(max_examples=20)

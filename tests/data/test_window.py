@@ -184,6 +184,15 @@ def test_where_a_look_is_not_enough_every_row_is_surveyed(manifest: Manifest) ->
     assert pieces
 
 
+def test_a_look_keeps_rows_alone(manifest: Manifest) -> None:
+    """… not what was counted in each piece: a number for each level that had been met."""
+    encoder = growing_encoder()
+    survey, pieces = first_look(manifest, encoder, lambda _: False, lambda: None, Stopwatch(), 2)
+
+    assert all(len(counts) for counts in survey.level_counts)
+    assert not any(len(counts) for piece in pieces for counts in piece.rows.survey.level_counts)
+
+
 def test_a_look_changes_nothing_from_one_start_to_the_next(manifest: Manifest) -> None:
     def look(threads: int) -> tuple[np.ndarray, dict[object, float]]:
         encoder = growing_encoder()
