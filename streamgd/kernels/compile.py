@@ -74,9 +74,12 @@ class _Cache(FunctionCache):
     """
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        rtsys.initialize(target_context)  # What loops allocate memory with.
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(signature, target_context)
+        rtsys.initialize(target_context)  # What loops allocate memory with; ``refresh`` would do that too.
+        target_context.refresh = lambda: None
+        try:
+            return super().load_overload(signature, target_context)
+        finally:
+            del target_context.refresh
 
 
 def _jit(function: Any, signature: Any = None) -> Any:
@@ -92,7 +95,9 @@ def _jit(function: Any, signature: Any = None) -> Any:
         function.__qualname__ += f"_{_SOURCES}"
     dispatcher = njit(**options)(function)
     with suppress(RuntimeError):  # numba: no locator available
-        dispatcher._cache = _Cache(function)
+        cache = _Cache(function)
+        dispatcher.enable_caching()  # numba's own, should it keep it elsewhere one day
+        dispatcher._cache = cache
     if signature is not None:
         for each in signature if isinstance(signature, list) else [signature]:
             dispatcher.compile(each)

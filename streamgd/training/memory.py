@@ -20,9 +20,9 @@ from streamgd.limits import memory_limit_bytes
 from streamgd.plain import byte_size, count_noun
 from streamgd.training.reduce import FOLDED
 
-#: Interpreter, libraries and compiled loops, before any data. Measured with pandas and scipy in the environment, which
-#: pyarrow and numba import where they are, but for commands: 129 to 138 MB. Where loops are compiled first, numba holds
-#: 230 MB beside this until the process ends.
+#: Interpreter, libraries and compiled loops, before any data. Measured with pandas in the environment, which pyarrow
+#: imports where it is, but for commands: 107 to 124 MB. Where loops are compiled first, numba and SciPy, which it then
+#: imports where that is, hold 230 MB beside this until the process ends.
 BASE_BYTES = 180_000_000
 #: What a worker process of Dask has more.
 WORKER_BYTES = 40_000_000
