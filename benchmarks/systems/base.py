@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streamgd.limits import usable_cores
+
 Float64Array = npt.NDArray[np.float64]
 
 L2 = 1e-6
@@ -23,7 +24,7 @@ L2 = 1e-6
 
 def cores() -> int:
     """Cores that this process may use; streamgd takes as many threads, so its floors do too."""
-    return len(os.sched_getaffinity(0))
+    return usable_cores()
 
 
 @dataclass(frozen=True)
