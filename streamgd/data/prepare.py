@@ -254,7 +254,8 @@ class Preparation:
         finish = self._stopwatch.timed("finalise")(finisher.write)
         sort_ahead = self._stopwatch.timed("finalise")(finisher.sort_ahead)
         finisher.begin(len(note["regions"]))
-        self._progress("finalise", int(note["rows"].sum()))
+        left_out = self._manifest.n_rows - int(note["scattered"].sum())
+        self._progress("finalise", left_out + int(note["rows"].sum()))
         free, begun = deque(note["free"].tolist()), len(note["regions"])
         under_way: deque[tuple[int, Future[tuple[int, int]]]] = deque()
         to_be_free: list[int] = []

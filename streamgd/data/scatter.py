@@ -176,6 +176,7 @@ class Stage:
         manifest, encoder, stopwatch = self._scatter.manifest, self._scatter.encoder, self._scatter.stopwatch
         survey = Survey.empty(len(encoder.shift0), len(encoder.vocabularies))
         if not can_hold_rows(manifest, row_group, encoder):
+            self._scatter.progress("prepare", row_group.rows)
             return passed_over(manifest, row_group, encoder, row_group.rows).rows.survey, None
         ranges = RowGroupMoments(encoder.range_rows, len(encoder.shift0), row_group.rows, encoder.moments_of)
         start, columns, texts = 0, encoder.read_columns, encoder.dictionary_columns

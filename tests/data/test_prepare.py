@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def short_waves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def preparation(
     manifest: Manifest, folder: Path, threads: int = 1, choice: RowChoice | None = None,
-    check: Callable[[], None] = lambda: None, key: str = "key", bundle_blocks: int = 1, **options: Any,
+    check: Callable[[], None] = lambda: None, key: str = "key", bundle_blocks: int = 1,
+    progress: Callable[[str, int], None] = lambda _, __: None, **options: Any,
 ) -> Preparation:  # fmt: skip
     n_regions = -(-manifest.n_rows // PLACES_OF_BLOCK) + max(2, bundle_blocks)
     n_regions = -(-n_regions // bundle_blocks) * bundle_blocks
@@ -79,9 +81,21 @@ def preparation(
         threads,
         stage_bytes,
         check,
-        lambda _, __: None,
+        progress,
         Stopwatch(),
     )
+
+
+def progress_of(manifest: Manifest, folder: Path, choice: RowChoice, check: Callable[[], None]) -> dict[str, int]:
+    """The rows that each phase of one start tells in the end."""
+    told: dict[str, int] = {}
+
+    def tell(phase: str, rows: int) -> None:
+        told[phase] = told.get(phase, 0) + rows
+
+    with suppress(StoppedError):
+        preparation(manifest, folder, 2, choice, check, progress=tell).run()
+    return told
 
 
 def bits(prepared: PreparedBlocks) -> list[bytes]:
@@ -114,6 +128,22 @@ CHOICES = {
     "sample": (0.2, 0.0, False),
     "where, sample and holdout": (0.5, 0.3, True),
 }
+
+
+def test_each_phase_tells_of_all_rows_in_the_end(manifest: Manifest, tmp_path: Path) -> None:
+    """Also of those in row groups that the filter rules out, and of those that it leaves out of others."""
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise StoppedError("told to stop")
+
+    choice = RowChoice(5, parse_where("k % 3 != 0 and k < 300", manifest.schema), 1.0, 0.0)
+    stopped = progress_of(manifest, tmp_path / "blocks", choice, check)
+    assert 0 < stopped["prepare"] < ROWS
+    assert progress_of(manifest, tmp_path / "blocks", choice, lambda: None) == {"prepare": ROWS, "finalise": ROWS}
 
 
 @pytest.mark.parametrize("bundle_blocks", [1, 4])
