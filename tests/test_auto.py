@@ -412,3 +412,18 @@ def test_a_kill_in_either_part_or_between_them_changes_no_bit(
     names = ("epochs", "steps", "rows_seen", "stopped_by", "certificate", "base_loss", "objective", "key")
     assert [again.facts[name] for name in names] == [straight.facts[name] for name in names]
     assert Path(f"{run}.rows").read_bytes() == Path(f"{tmp_path / 'straight'}.rows").read_bytes()
+
+
+def test_passes_begin_at_the_best_constant_where_the_epoch_ends_far_off(tmp_path: Path) -> None:
+    """One step on an unscaled column may end anywhere, and is not judged: its rows were predicted before it."""
+    random = np.random.default_rng(0)
+    columns = {"x": random.normal(size=40) * 1e4, "y": random.poisson(1.5, 40)}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    options: dict[str, Any] = {"loss": "poisson", "scale": "none"}
+    exploded = train(tmp_path / "data.parquet", "y", run=tmp_path / "epoch", epochs=1, **options)
+    assert exploded.facts["objective"] > 1e100
+    exact = train(tmp_path / "data.parquet", "y", run=tmp_path / "batch", method="batch", **options)
+    found = train(tmp_path / "data.parquet", "y", run=tmp_path / "auto", **options)
+
+    assert found.facts["objective"] == pytest.approx(exact.facts["objective"], rel=1e-6)
+    assert found.facts["objective"] < found.facts["base_loss"]

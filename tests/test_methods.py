@@ -138,6 +138,8 @@ def test_a_holdout_loss_that_does_not_fall_ends_the_run_with_the_best_model(shuf
     assert result.stopped_by == "patience"
     assert len(losses) == best + 1 + 3
     assert losses[-1] > losses[best]
+    # That of the model, whatever came after.
+    assert result.facts["holdout_loss"] == losses[best]
     same_run = {"loss": "squared", "holdout": 0.3, "batch_size": 16, "shuffle": shuffle, "l2": 0}
     straight = train(
         str(tmp_path / "data.parquet"), "y", run=str(tmp_path / "short"), epochs=best + 1, **same_run

@@ -63,6 +63,8 @@ class AutoSession(Session):
             base = best_constant_theta(task, rows.survey, encoding, trainer)
             # The mean square of a level's column is its share of the weight.
             trainer.look_at_constant(state, base, rows.squares)
+            # The first trial is at the theta of the mini-batches: few steps may leave one that is worse.
+            state.optimizer = {**state.optimizer, "theta": base}
         self._passes = BatchSession(task, self.context, rows.survey, trainer, state, rows.squares)
         self.state = state
 

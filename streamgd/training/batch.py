@@ -360,7 +360,7 @@ class BatchTrainer:
 
     @staticmethod
     def _begins_worse(state: BatchState, evaluation: Evaluation) -> bool:
-        """Whether the first pass was at the optimum of a sample, where J over all rows is above the best constant's."""
+        """Whether the first pass was at a theta found otherwise, where J over all rows is above the best constant's."""
         first = state.optimizer["value"] is None and bool((state.optimizer["trial"] != state.optimizer["theta"]).any())
         return first and not evaluation.value <= (state.base_loss or 0.0)
 

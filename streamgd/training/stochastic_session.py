@@ -316,10 +316,17 @@ class StochasticSession(Session):
             self.state.take_penalty(penalty)
         self.context.save(self.state.state())
 
+    @property
+    def _best(self) -> dict[str, Any] | None:
+        """The best epoch by holdout loss, where its model is the result."""
+        best = self.state.best if self.task.config.patience else None
+        return best if best is not None and best["loss"] is not None else None
+
     def _theta(self) -> np.ndarray:
         """The theta to predict with, in the encoding of the loops."""
-        if self.task.config.patience and self.state.best and self.state.best["loss"] is not None:
-            return np.array(self.state.best["theta"])
+        best = self._best
+        if best is not None:
+            return np.array(best["theta"])
         return self.state.result(self.task.averaging, self._objective.penalty, self._penalty_anew)
 
     def result(self) -> tuple[Encoding, np.ndarray]:
@@ -332,10 +339,12 @@ class StochasticSession(Session):
     def facts(self) -> dict[str, Any]:
         state, unit = self.state, self.state.encoding.target_scale**2
         losses = state.epoch_losses[-1] if state.epoch_losses else dict.fromkeys(("progressive", "holdout", "constant"))
+        best = self._best
+        holdout_loss = losses["holdout"] if best is None else best["loss"]
         survey = state.survey or self.survey
         facts = common_facts(self.task, survey, state.epoch, state.steps, state.rows_seen, state.stopped_by)
         facts |= {
-            "progressive_loss": scaled(losses["progressive"], unit), "holdout_loss": scaled(losses["holdout"], unit),
+            "progressive_loss": scaled(losses["progressive"], unit), "holdout_loss": scaled(holdout_loss, unit),
             "base_loss": scaled(losses["constant"], unit), "train_loss": None, "objective": None,
             "learning_rate": state.learning_rate, "rollbacks": state.rollbacks, "certificate": None,
         }  # fmt: skip
