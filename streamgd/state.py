@@ -511,7 +511,10 @@ def remove(path: Path, missing_ok: bool = False) -> None:
         files.remove(path)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in ``folder``. Nobody else may be writing there."""
-    for path in sorted(folder.glob(".*.tmp")):
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files, or those of one file, that killed processes left in ``folder``.
+
+    Nobody else may be writing there.
+    """
+    for path in sorted(folder.glob(f".{name}.*.tmp")):
         remove(path)

@@ -81,6 +81,9 @@ class RunDirectory:
         except BaseException:
             states.remove_empty(self._made_folders)
             raise
+        with suppress(StreamgdError):  # they are in nobody's way
+            for path in (self._config_path, self.model_path):
+                states.remove_leftovers(self.path, path.name)
         return self
 
     def __exit__(

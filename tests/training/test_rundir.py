@@ -52,6 +52,15 @@ def test_another_process_is_kept_out_until_the_first_is_gone_even_if_killed(tmp_
         pass
 
 
+def test_what_killed_processes_were_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    others = [".report.html.17.tmp", "model.safetensors", ".config.json.tmp"]
+    for name in [".config.json.17.tmp", ".model.safetensors.4711.tmp", *others]:
+        (tmp_path / name).write_bytes(b"x")
+    with RunDirectory(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "lock"])
+
+
 def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path):
         raise ZeroDivisionError
