@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,26 @@ def test_a_feature_that_was_not_scaled_is_named(tmp_path: Path) -> None:
         told = [str(error)]
     assert told
     assert all("'metres' is not scaled" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "told"),
+    [
+        ((100.0, 1e-4), {"loss": "squared_hinge", "learning_rate": 1.0}, "is not scaled (its values reach 100)"),
+        ((0.0, 1e300), {}, "is not scaled (its values reach 2."),
+        ((0.0, 1e300), {"method": "batch"}, "--scale none leaves columns as large as they are: leave it out."),
+    ],
+    ids=["far from 0", "beyond floats", "in full batch"],
+)
+def test_a_column_that_is_not_scaled_is_blamed_for_what_it_does(
+    x: tuple[float, float], options: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    columns = {"x": x[0] + x[1] * random.normal(size=50), "y": (random.normal(size=50) > 0.4).astype(np.int8)}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    options = {"method": "minibatch", **({"optimizer": "plain"} if "method" not in options else {}), **options}
+    with pytest.raises(DivergenceError, match=re.escape(told)):
+        train(tmp_path / "data.parquet", "y", run=tmp_path / "run", scale="none", features="x", **options)
 
 
 @pytest.mark.parametrize("way", [{}, {"shuffle": "window"}, {"method": "batch"}], ids=str)

@@ -41,6 +41,7 @@ from streamgd.training.unidentified import (
     shares_of_classes,
 )
 
+UNSCALED = "--scale none leaves columns as large as they are: leave it out. "
 #: Where no tolerance is given: the largest component of the gradient …
 GRADIENT = 1e-6
 #: … and, with a Hessian, the distance to the optimum as a part of the loss of the best constant.
@@ -366,7 +367,11 @@ class BatchTrainer:
 
     def _check_divergence(self, state: BatchState, evaluation: Evaluation) -> None:
         if state.optimizer["value"] is None or not np.isfinite(state.optimizer["value"]):
-            raise DivergenceError("the objective is not finite at the first theta. Look at the offset and at --init.")
+            unscaled = self._task.config.scale == "none"
+            raise DivergenceError(
+                f"the objective is not finite at the first theta. {UNSCALED if unscaled else ''}Look at the offset and"
+                f" at --init."
+            )
         if self._task.optimizer == "plain" and not evaluation.value < 1e12 * max(1.0, state.base_loss or 0.0):
             raise DivergenceError(
                 f"J grew to {evaluation.value * _unit(state):.3g} after {count_noun(state.passes, 'pass')}: a step of"

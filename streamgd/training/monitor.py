@@ -38,6 +38,8 @@ LARGEST_SNAPSHOT_BYTES = 32_000_000
 MAX_ROLLBACKS = 24
 
 EXTREME_DEVIATIONS = 50.0
+#: A column that is not scaled is blamed where its values (their root mean square) are above this.
+LARGE_UNSCALED = 10.0
 
 
 class Watched:
@@ -124,22 +126,21 @@ def bad_epoch(sums: np.ndarray, before: float | None, unit: float) -> str:
 
 def likely_cause(encoding: Encoding, moments: Moments, learning_rate: float, scaled: bool) -> str:
     """Why a run may have diverged: an unscaled or extreme feature by name, or the step size."""
-    scaling = encoding.scaling
-    if len(scaling.scale):
-        spread = moments.deviation() * scaling.scale0
-        extreme = np.maximum(np.abs(moments.largest), np.abs(moments.largest - scaling.shift)) / np.maximum(
-            spread, 1e-300
-        )
-        if not scaled and spread.max() > 100.0:
-            name = encoding.columns.numeric[int(spread.argmax())].name
+    scaling, numeric = encoding.scaling, encoding.columns.numeric
+    if len(numeric):
+        centre, spread = scaling.shift0 + scaling.scale0 * moments.mean, moments.deviation() * scaling.scale0
+        size = np.nan_to_num(np.hypot(centre, spread), nan=np.inf)
+        if not scaled and size.max() > LARGE_UNSCALED:
+            worst = int(size.argmax())
             return (
-                f"feature '{name}' is not scaled (its standard deviation is {spread.max():.3g}): leave out --scale none"
+                f"feature '{numeric[worst].name}' is not scaled (its values reach {moments.largest[worst]:.3g}):"
+                f" leave out --scale none"
             )
-        if extreme.max() > EXTREME_DEVIATIONS:
-            worst = int(extreme.argmax())
-            name = encoding.columns.numeric[worst].name
+        out = np.nan_to_num((moments.largest - np.abs(centre)) / np.maximum(spread, 1e-300))
+        if out.max() > EXTREME_DEVIATIONS:
+            worst = int(out.argmax())
             return (
-                f"feature '{name}' has values {extreme[worst]:.0f} standard deviations out, so a step of"
+                f"feature '{numeric[worst].name}' has values {out[worst]:.3g} standard deviations out, so a step of"
                 f" {learning_rate:.3g} is too large for its rows"
             )
     return f"a step of {learning_rate:.3g} is too large"
