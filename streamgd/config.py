@@ -285,9 +285,14 @@ class TrainConfig(BaseModel):
         return self.l1 > 0.0 or (self.path is not None and self.l1_ratio > 0.0)
 
     @property
+    def has_likelihood(self) -> bool:
+        """Whether the loss, as far as it is given, is that of a likelihood, or taken for one."""
+        return self.loss not in ("squared_hinge", *KINKED_LOSSES)
+
+    @property
     def no_errors(self) -> str | None:
         """Why coefficients trained with these options have no standard errors; None where passes give them."""
-        if self.loss in ("squared_hinge", *KINKED_LOSSES):
+        if not self.has_likelihood:
             return f"the {self.loss.replace('_', ' ')} loss is of no likelihood"
         if self.method in ("minibatch", "sgd"):
             return NO_CLOSING_PASS

@@ -71,7 +71,7 @@ def check_combinations(config: Any) -> None:
                 ("--class-weight none", config.class_weight != "none"),
                 (f"--l2 {MOST_L2_WITH_ERRORS:g}", config.l2 > MOST_L2_WITH_ERRORS),
             )
-            if needed
+            if needed and config.has_likelihood
         ]
         chosen = f", or choose {' and '.join(ways)}" if ways else ""
         raise ConfigError(f"--errors robust: there would be none: {config.no_errors}. Leave it out{chosen}.")

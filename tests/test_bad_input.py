@@ -40,6 +40,9 @@ LISTED: dict[str, tuple[str, int, tuple[str, ...]]] = {
                                                       "string in {folder}/differ/b.parquet", "one schema")),
     "not Parquet": ("text.parquet --target late", 65, ("{folder}/text.parquet", "not Parquet", "write the file again")),
     "errors with l1": (f"{GOOD} --method batch --l1 1 --errors robust", 78, ("no meaning", "or choose --l1 0.")),
+    "errors of no likelihood": (
+        f"{GOOD} --method batch --l1 1 --errors robust --loss hinge", 78, ("of no likelihood. Leave it out.",)
+    ),
     "errors with l2": (f"{GOOD} --method batch --l2 1 --errors robust", 78, ("--l2 1 is", "or choose --l2 1e-06.")),
     "errors without batch": (f"{GOOD} --method sgd --errors robust", 78, ("closing pass", "or choose --method batch.")),
     "average and l1": (f"{GOOD} --average on --l1 0.5", 78, ("--average on contradicts --l1 0.5:",)),

@@ -222,6 +222,8 @@ def _many_classes(config: TrainConfig, values: set[Label]) -> tuple[Label, ...]:
             f"target '{name}' has at least {len(values):,} classes ({_some(values)}), --max-classes is"
             f" {config.max_classes:,}. Raise it, keep fewer with --where, or choose another --target."
         )
+    if len(values) == 1:
+        raise _one_value(name, values, "three")
     if len(values) < 3:
         raise TargetError(
             f"target '{name}' has {len(values)} different values ({_some(values)}); the multinomial loss needs three or"
@@ -236,12 +238,16 @@ def _many_classes(config: TrainConfig, values: set[Label]) -> tuple[Label, ...]:
     return tuple(sorted(values))  # type: ignore[type-var]
 
 
+def _one_value(name: str, values: set[Label], needed: str) -> TargetError:
+    return TargetError(
+        f"target '{name}' has only one value, {next(iter(values))!r}, in all rows that are used; {needed} are needed."
+        " Choose another --target, or more data."
+    )
+
+
 def _not_two_classes(name: str, kind: Kind, values: set[Label], loss: str) -> TargetError:
     if len(values) == 1:
-        return TargetError(
-            f"target '{name}' has only one value, {next(iter(values))!r}, in all rows that are used; two are needed."
-            " Choose another --target, or more data."
-        )
+        return _one_value(name, values, "two")
     otherwise = "or choose --loss multinomial." if kind == "text" else "or choose --loss multinomial or squared."
     return TargetError(
         f"target '{name}' has at least {len(values)} different values ({_some(values)}); the"

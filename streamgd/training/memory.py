@@ -222,7 +222,7 @@ def memory_for_hessians(
         fixed_bytes = _base_bytes(on_workers) + plan.kept_bytes + n_dof * COEFFICIENT_BYTES
         return fixed_bytes + max(in_pass, SOLVING_HESSIANS * hessian_bytes)
 
-    ways = f"--max-levels or --exclude make them fewer{way_out}"
+    ways = f"--max-levels, --hash-buckets or --exclude make them fewer{way_out}"
     _require(memory_bytes, needed(1), f"the Hessian of {n_dof:,} coefficients; {ways}")
     fitting = next(threads for threads in range(plan.threads, 0, -1) if needed(threads) <= memory_bytes)
     return replace(plan, threads=fitting)

@@ -216,7 +216,8 @@ class Task:
         if not (asked or hessian_is_affordable(n_dof)):
             return self
         robust, given = self.config.errors == "robust", self.config.memory
-        way_out = ", --epochs 5 does without it" if self.method == "auto" else ""
+        others = {"auto": "--epochs 5", "batch": "--method minibatch"}
+        way_out = f", {others[self.method]} does without it" if self.method in others else ""
         plan = self.memory
         if self.optimizer == "band":  # in folds, in the model of J, and in what its solution works with
             plan = replace(plan, kept_bytes=plan.kept_bytes + 8 * 8 * most_rows(n_dof) * n_dof)

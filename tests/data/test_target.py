@@ -162,6 +162,7 @@ def test_positive_contradicts_the_squared_loss(tmp_path: Path) -> None:
         (repeated(["a", "b"]), {"loss": "squared"}, "is text.*--loss logistic"),
         (repeated([1]), {}, "only one value, 1"),
         (repeated(["a", None]), {"loss": "logistic"}, "only one value, 'a'"),
+        (repeated(["a", None]), {"loss": "multinomial"}, "only one value, 'a', in all rows that are used; three are"),
         (repeated([3.5, float("nan")]), {}, "only one value, 3.5"),
         (repeated([None], pa.float64()), {}, "only nulls"),
         (
