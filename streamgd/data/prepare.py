@@ -108,6 +108,7 @@ class Preparation:
     stage_bytes : int
         Size of each thread's staging area.
     progress : function of (phase, rows done)
+        A third argument are the rows of the phase, where they are not all.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class Preparation:
         threads: int,
         stage_bytes: int,
         check: Callable[[], None],
-        progress: Callable[[str, int], None],
+        progress: Callable[..., None],
         stopwatch: Stopwatch,
     ):
         self._manifest = manifest
@@ -254,8 +255,7 @@ class Preparation:
         finish = self._stopwatch.timed("finalise")(finisher.write)
         sort_ahead = self._stopwatch.timed("finalise")(finisher.sort_ahead)
         finisher.begin(len(note["regions"]))
-        left_out = self._manifest.n_rows - int(note["scattered"].sum())
-        self._progress("finalise", left_out + int(note["rows"].sum()))
+        self._progress("finalise", int(note["rows"].sum()), int(note["scattered"].sum()))
         free, begun = deque(note["free"].tolist()), len(note["regions"])
         under_way: deque[tuple[int, Future[tuple[int, int]]]] = deque()
         to_be_free: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -109,18 +110,20 @@ class RowCounter:
 
     def __init__(self, display: Display, total_rows: int, stopwatch: Stopwatch):
         self._display = display
-        self._total_rows = total_rows
+        self._total_rows: defaultdict[str, int] = defaultdict(lambda: total_rows)
         self._stopwatch = stopwatch
         self._rows: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def add(self, phase: str, rows: int) -> None:
-        """Tell that ``rows`` more are done; 0 begins a phase."""
+    def add(self, phase: str, rows: int, total_rows: int | None = None) -> None:
+        """Tell that ``rows`` more are done; 0 begins a phase, which may have another number of rows than there are."""
         with self._lock:
+            if total_rows is not None:
+                self._total_rows[phase] = total_rows
             self._rows[phase] = self._rows.get(phase, 0) + rows
             # Finalise is a stage of its own.
             bottleneck = self._stopwatch.bottleneck if phase == "prepare" else None
-            self._display.progress(phase, self._rows[phase], self._total_rows, None, bottleneck)
+            self._display.progress(phase, self._rows[phase], self._total_rows[phase], None, bottleneck)
 
 
 def waiting_for_loops(display: Display, interrupt: Interrupt) -> AbstractContextManager[None]:

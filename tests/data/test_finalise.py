@@ -73,7 +73,10 @@ def test_no_block_is_written_over_records_that_are_needed(
         mock.patch.object(finalise, "Finisher"),
     ):  # fmt: skip
         bundle_blocks, n_regions = bundle_plan(n_blocks, PLACES, LAYOUT)
-        noted = {"regions": nothing, "free": np.arange(n_blocks, n_regions), "train_rows": nothing, "rows": nothing}
+        noted = {
+            "regions": nothing, "free": np.arange(n_blocks, n_regions), "train_rows": nothing, "rows": nothing,
+            "scattered": np.array(rows),
+        }  # fmt: skip
         for stop in [*stops, 1_000]:
             finisher, left = Finisher(np.array(rows), bundle_blocks, noted), stop
             preparation = preparation_with(finisher, threads)
@@ -107,7 +110,10 @@ def test_starts_that_are_stopped_at_once_come_to_the_end(
     monkeypatch.setattr(finalise, "Finisher", mock.Mock())
     rows, nothing = np.full(n_blocks, rows_each), np.empty(0, np.int64)
     bundle_blocks, n_regions = bundle_plan(n_blocks, PLACES, LAYOUT)
-    noted = {"regions": nothing, "free": np.arange(n_blocks, n_regions), "train_rows": nothing, "rows": nothing}
+    noted = {
+        "regions": nothing, "free": np.arange(n_blocks, n_regions), "train_rows": nothing, "rows": nothing,
+        "scattered": rows,
+    }  # fmt: skip
 
     def stop() -> None:
         raise StoppedError
