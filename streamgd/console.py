@@ -363,15 +363,18 @@ def _fact_rows(facts: dict[str, Any], indent: str) -> Iterator[tuple[str, str]]:
             yield label, format_value(value)
 
 
-def format_table(header: list[str], rows: list[list[Any]]) -> str:
-    """A table with aligned columns; numbers are right-aligned.
+_ESCAPED = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
-    >>> print(format_table(["name", "rows"], [["a", 1000], ["bc", 5]]))
+
+def format_table(header: list[str], rows: list[list[Any]]) -> str:
+    """A table with aligned columns; numbers are right-aligned. Line breaks and tabs are shown as in Python.
+
+    >>> print(format_table(["name", "rows"], [["a", 1000], ["b\\nc", 5]]))
     name   rows
     a     1,000
-    bc        5
+    b\\nc      5
     """
-    cells = [[format_value(value) for value in row] for row in rows]
+    cells = [[format_value(value).translate(_ESCAPED) for value in row] for row in rows]
     widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
     to_the_right = [all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(header))]
 

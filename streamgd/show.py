@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamgd.console import format_facts, format_table, format_value
+from streamgd.data.vocabulary import level_name
 from streamgd.errors import ConfigError
 from streamgd.inference import Errors, Inference
 from streamgd.model import Model
@@ -194,7 +195,7 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
     if facts["relativities"]:
         parts.append(_relativities(facts["relativities"], n_shown > n_features, facts["inference"].get("level")))
     if facts["base_levels"]:
-        levels = {name: "null" if level is None else str(level) for name, level in facts["base_levels"].items()}
+        levels = {name: level_name(level) for name, level in facts["base_levels"].items()}
         parts.append("base levels, which have no coefficient\n" + format_facts(levels, indent="  "))
     return parts
 

@@ -299,7 +299,8 @@ def test_a_hessian_that_does_not_fit_the_memory_is_refused_with_the_number(
     monkeypatch.setattr(memory, "SOLVING_HESSIANS", 10**6)
     for options in ({"method": "batch"}, {"method": "batch", "optimizer": "lbfgs"}, {"certify": True}):
         with pytest.raises(
-            ConfigError, match=r"Hessian of 21 coefficients; --max-levels or --exclude.*--memory 3\d\d\dMB"
+            ConfigError,
+            match=r"Hessian of 21 coefficients; --max-levels, --hash-buckets or --exclude.*--memory 3\d\d\dMB",
         ):
             train(str(data["logistic"]), "y", run=str(tmp_path / "run"), **options)
         assert not (tmp_path / "run").exists()  # nothing was trained

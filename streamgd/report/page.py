@@ -18,6 +18,7 @@ from typing import Any
 from streamgd.config import TrainConfig, option_name
 from streamgd.console import format_duration, format_rate
 from streamgd.credentials import without_credentials
+from streamgd.data.vocabulary import level_name
 from streamgd.model import Model
 from streamgd.option_values import parse_sources
 from streamgd.plain import byte_size, count_noun
@@ -165,7 +166,7 @@ def _content(facts: RunFacts, diagnosis: Diagnosis | None) -> dict[str, Any]:
         "n_coefficients": shown["n_coefficients"],
         "has_intervals": facts.has_intervals,
         "inference": shown["inference"],
-        "base_levels": {name: "null" if level is None else level for name, level in shown["base_levels"].items()},
+        "base_levels": {name: level_name(level) for name, level in shown["base_levels"].items()},
         "certificate": _certificate(model),
         "evaluation": _evaluation(diagnosis) if diagnosis else None,
         "evaluation_charts": _evaluation_charts(diagnosis) if diagnosis else [],
