@@ -158,3 +158,15 @@ def test_blocks_that_a_killed_start_left_elsewhere_are_removed_by_the_next(
     assert len(names(place)) == 1
     fit(data, tmp_path / "run", tmp_path / "elsewhere", **options)
     assert names(place) == names(tmp_path / "elsewhere") == []
+
+
+def test_blocks_that_were_written_to_since_are_made_anew(data: str, kept: Result, place: Path, tmp_path: Path) -> None:
+    (folder,) = place.iterdir()
+    file = next(folder.glob("blocks-*.bin"))
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + b"\xff" * 4096 + content[8192:])
+    for uses_them in (False, True):
+        listener = Listener()
+        again = fit(data, tmp_path / str(uses_them), place, listener, keep_blocks=True)
+        assert any("nothing is decoded" in text for text in listener.told) == uses_them
+        assert again.model.theta_sha256 == kept.model.theta_sha256

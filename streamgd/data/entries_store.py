@@ -229,6 +229,11 @@ class EntriesStore:
         next(turns, None)
 
     @property
+    def written_ns(self) -> int:
+        """When the file of finished blocks was last written to."""
+        return self._finished.written_ns
+
+    @property
     def finished_bytes(self) -> int:
         """Of the file of finished blocks."""
         return self._finished.size_bytes

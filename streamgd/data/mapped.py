@@ -42,6 +42,12 @@ class MappedFile:
         except OSError:
             return False
 
+    @property
+    def written_ns(self) -> int:
+        """When the file was last written to."""
+        with storage_errors(f"look at {self.path}"):
+            return self.path.stat().st_mtime_ns
+
     def create(self, hint: str, reserve: bool = False) -> None:
         """Make the file, with all of its space at once if ``reserve``; ``hint`` ends the message of a failure."""
         with storage_errors(f"create {self.path}", hint):

@@ -100,7 +100,10 @@ class BlockStore:
         self.needed_bytes = self.total_bytes + (entries.needed_bytes if entries is not None else 0)
 
     def read_note(self, key: str) -> dict[str, Any] | None:
-        """What was last noted, if it is about these blocks (``key``), whole, and the files are there in full size."""
+        """What was last noted, if it is about these blocks (``key``), whole, and the files are there in full size.
+
+        Finished blocks that somebody else has written to since are none.
+        """
         if not self._files.is_whole:
             return None
         try:
@@ -112,6 +115,8 @@ class BlockStore:
                 if finished.pop("after") != self._noted:
                     return None
                 note |= finished
+            if "written_ns" in note and note.pop("written_ns") != self._written_ns():
+                return None
         except (OSError, StreamgdError, KeyError):  # not whole, or noted by another version
             return None
         is_there = self.entries is None or self.entries.take_up(note.get("entries"))
@@ -132,6 +137,8 @@ class BlockStore:
 
     def write_finished(self, finished: dict[str, Any]) -> None:
         """Note what is finished, beside what was noted last, which may be long: levels, and keys."""
+        if finished.get("phase") == "done":
+            finished = finished | {"written_ns": self._written_ns()}
         self._write(self._finished, states.serialize({**finished, "after": self._noted}, "prepare"))
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -139,6 +146,9 @@ class BlockStore:
             states.write_atomically(path, data, outlives_power=False)
         except StorageError as error:
             raise StorageError(f"{error} {self._hint}") from error
+
+    def _written_ns(self) -> list[int]:
+        return self._files.written_ns + ([self.entries.written_ns] if self.entries is not None else [])
 
     def _full_key(self, key: str) -> list[Any]:
         return [key, boot_id(), self.total_bytes, self.bundle_blocks]

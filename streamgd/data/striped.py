@@ -57,6 +57,11 @@ class StripedFiles:
     def is_whole(self) -> bool:
         return all(file.is_whole for file in self._files)
 
+    @property
+    def written_ns(self) -> list[int]:
+        """When each file was last written to."""
+        return [file.written_ns for file in self._files]
+
     def create(self, hint: str, reserve: bool = False) -> None:
         for file in self._files:
             file.create(hint, reserve)
