@@ -128,4 +128,4 @@ def test_blocks_beyond_blocks_max_are_refused_before_the_start(data: str, tmp_pa
     assert os.listdir(tmp_path) == []
     result = train(data, "y", run=str(tmp_path / "run"), epochs=1, blocks_max="1MB")
     assert result.facts["order"] == "window"
-    assert any("--blocks-dir" in warning for warning in result.facts["warnings"])
+    assert any("--blocks-max SIZE allows more" in warning for warning in result.facts["warnings"])

@@ -154,14 +154,13 @@ def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: 
     needed, free = needed_bytes(manifest, layout, config), free_for_blocks(config, manifest, resolved, layout)
     if needed <= config.blocks_max and needed <= 0.9 * free:
         return "full", []
-    why = (
-        f"--blocks-max is {byte_size(config.blocks_max)}"
-        if needed > config.blocks_max
-        else f"{byte_size(free)} are free in {config.blocks_dir or config.run_dir}"
-    )
+    if needed > config.blocks_max:
+        why, way_on = f"--blocks-max is {byte_size(config.blocks_max)}", "--blocks-max SIZE allows more"
+    else:
+        why = f"{byte_size(free)} are free in {config.blocks_dir or config.run_dir}"
+        way_on = "--blocks-dir DIR puts them elsewhere"
     return "window", [
-        f"order: window, since shuffling over the whole data needs {byte_size(needed)} of blocks and {why};"
-        f" --blocks-dir DIR puts them elsewhere."
+        f"order: window, since shuffling over the whole data needs {byte_size(needed)} of blocks and {why}; {way_on}."
     ]
 
 
