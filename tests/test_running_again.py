@@ -14,7 +14,7 @@ import pytest
 from conftest import Generated
 from displays import Listener
 
-from streamgd.data import blocks
+from streamgd.data import blocks, scatter
 from streamgd.errors import DataChangedError, PausedError, RunMismatchError
 from streamgd.model import Model
 from streamgd.training.train import Result, train
@@ -263,3 +263,19 @@ def test_starts_that_are_paused_at_once_come_to_an_end_all_the_same(tmp_path: Pa
     assert pauses > 1
     assert result is not None
     assert result.model.theta_sha256 == undisturbed.model.theta_sha256
+
+
+def test_starts_that_are_paused_at_once_come_past_a_long_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scatter, "LONG_ROW_GROUP_VALUES", 1)
+    columns = {"x": np.arange(3_000) % 7 - 3.0, "y": np.arange(3_000) % 2}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    pauses = 0
+    while pauses < 60:
+        try:
+            train(tmp_path / "data.parquet", "y", run=tmp_path / "run", epochs=1, pause_after=1e-6)
+            break
+        except PausedError:
+            pauses += 1
+    assert 1 < pauses < 60

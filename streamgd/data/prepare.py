@@ -103,8 +103,8 @@ class Preparation:
         Gives the final encoding when every row has been seen.
     key : str
         Stands for everything that decides the blocks; a note with another key is not gone on from.
-    check : function
-        Called often; raises to stop.
+    check, check_repeated : function
+        Called often, to raise where to stop; the second where a stop means doing work all over again.
     stage_bytes : int
         Size of each thread's staging area.
     progress : function of (phase, rows done)
@@ -122,6 +122,7 @@ class Preparation:
         threads: int,
         stage_bytes: int,
         check: Callable[[], None],
+        check_repeated: Callable[[], None],
         progress: Callable[..., None],
         stopwatch: Stopwatch,
     ):
@@ -134,7 +135,7 @@ class Preparation:
         self._n_blocks = -(-manifest.n_rows // store.places)
         self._threads = threads
         self._stage_bytes = stage_bytes
-        self._check = check
+        self._check, self._check_repeated = check, check_repeated
         self._progress = progress
         self._stopwatch = stopwatch
 
@@ -182,8 +183,8 @@ class Preparation:
         next_group, n_groups = note["next_row_group"], len(self._manifest.row_groups)
         lets_go = self._manifest.size_bytes + self._store.needed_bytes > MOST_OF_MEMORY * memory_bytes()
         scatter = Scatter(
-            self._manifest, self._encoder, self._store, self._permutation, note["scattered"], self._check,
-            self._progress, self._stopwatch, lets_go,
+            self._manifest, self._encoder, self._store, self._permutation, note["scattered"],
+            self._check_repeated, self._progress, self._stopwatch, lets_go,
         )  # fmt: skip
         stages = [Stage(scatter, self._stage_bytes) for _ in range(self._threads)]
         wave_s = WAVE_S

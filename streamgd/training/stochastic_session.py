@@ -121,7 +121,8 @@ class StochasticSession(Session):
             make_encoding = partial(self._make_encoding, sparse=encoder.sparse)
             prepared = Preparation(
                 task.manifest, encoder, make_encoding, store, key, task.config.seed, task.threads,
-                task.memory.stage_bytes, context.interrupt.check, counter.add, context.stopwatch,
+                task.memory.stage_bytes, context.interrupt.check, context.interrupt.check_repeated, counter.add,
+                context.stopwatch,
             ).run()  # fmt: skip
         except (PausedError, InterruptedRunError):
             store.close()

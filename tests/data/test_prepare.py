@@ -81,6 +81,7 @@ def preparation(
         threads,
         stage_bytes,
         check,
+        check,
         progress,
         Stopwatch(),
     )

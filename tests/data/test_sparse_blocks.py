@@ -86,7 +86,18 @@ def preparation(task: Task, folder: Path, threads: int = 1, check: Callable[[], 
 
     store = new_store(folder, task.layout, task.manifest.n_rows, PLACES_OF_BLOCK)
     return Preparation(
-        task.manifest, encoder, encoding_of, store, "key", 11, threads, 4_000, check, lambda *_: None, Stopwatch()
+        task.manifest,
+        encoder,
+        encoding_of,
+        store,
+        "key",
+        11,
+        threads,
+        4_000,
+        check,
+        check,
+        lambda *_: None,
+        Stopwatch(),
     )
 
 
