@@ -360,6 +360,18 @@ class TestTheWholeWay:
         assert again.exit_code == 0, again.stderr
         assert json.loads(again.stdout)["epochs"] == 3
 
+    def test_the_plan_of_a_dry_run_tells_of_passes_and_the_disk(self, data: str, folder: Path) -> None:
+        told = ["train", data, "--target", "late", "--exclude", "row", "--dry-run"]
+        plan = json.loads(run_cli(*told, "--json").stdout)
+        assert (
+            plan["passes"] == "an epoch of minibatch, adagrad, averaged iterate, then passes of newton to the optimum"
+        )
+        assert (plan["blocks_dir"], plan["free_bytes"] > plan["blocks_bytes"]) == ("runs/late/blocks", True)
+        assert "blocks_dir" not in json.loads(run_cli(*told, "--json", "--shuffle", "window").stdout)
+        refused = run_cli(*told, "--memory", "512")
+        assert refused.exit_code == 78
+        assert "--memory 512 bytes is too small" in refused.stderr
+
     def test_the_plan_of_a_dry_run_writes_nothing(self, data: str, folder: Path) -> None:
         result = run_cli("train", data, "--target", "late", "--exclude", "row", "--dry-run", "--json")
         assert result.exit_code == 0, result.stderr

@@ -258,7 +258,9 @@ def _sample_bytes(manifest: Manifest, columns: list[str], reader_bytes: int) -> 
 
 def _require(memory_bytes: int, needed_bytes: int, what: str) -> None:
     if needed_bytes > memory_bytes:
+        # Of a number alone, as somebody may give it who means megabytes.
+        given = f"{memory_bytes / 1e6:g}MB" if memory_bytes >= 1_000_000 else count_noun(memory_bytes, "byte")
         raise ConfigError(
-            f"--memory {memory_bytes / 1e6:g}MB is too small for these data: {needed_bytes / 1e6:.0f} MB are needed"
+            f"--memory {given} is too small for these data: {needed_bytes / 1e6:.0f} MB are needed"
             f" ({what}). Give at least --memory {-(-needed_bytes // 1_000_000)}MB."
         )

@@ -20,7 +20,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.frames import is_frame, is_stream
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
 from streamgd.data.source import Manifest, Skipped, discover
-from streamgd.data.store import remove_blocks
+from streamgd.data.store import free_bytes, remove_blocks
 from streamgd.errors import (
     ConfigError,
     InterruptedRunError,
@@ -32,7 +32,7 @@ from streamgd.errors import (
 from streamgd.markup import table
 from streamgd.model import Model
 from streamgd.notebook import notebook_display
-from streamgd.plain import byte_size, count_noun
+from streamgd.plain import count_noun
 from streamgd.state import CorruptStateError
 from streamgd.training.auto_session import AutoSession
 from streamgd.training.batch_session import BatchSession
@@ -48,6 +48,7 @@ from streamgd.training.session import Session, worse_than_constant
 from streamgd.training.setup import make_task
 from streamgd.training.stochastic_session import StochasticSession
 from streamgd.training.task import Task, TooWideError
+from streamgd.training.telling import blocks_place, passes, tell
 from streamgd.training.trainstate import TrainState
 
 #: DATA of a run on a stream, of whatever kind.
@@ -142,7 +143,7 @@ def train(
 
 
 def plan(config: TrainConfig, restart: bool = False) -> dict[str, Any]:
-    """What ``train`` would do, without doing it: see ``Task.summary``."""
+    """What ``train`` would do, without doing it: see ``Task.summary``; and its passes, and the disk of the blocks."""
     directory = RunDirectory(config.run_dir)
     begins = restart or directory.untrained
     stored = None if begins else directory.read_config()
@@ -150,10 +151,11 @@ def plan(config: TrainConfig, restart: bool = False) -> dict[str, Any]:
         check_options(config, stored, config.run_dir)
     finder = _Finder(config)
     task = make_task(config, finder.data(), finder.validation())
-    lack = []
-    if begins and task.order == "full":
-        lack = lack_of_space(config, task.manifest, task.resolved, task.layout)
-    return {**task.summary(), "notes": [*task.notes, *lack]}
+    facts, lack = task.summary() | {"passes": passes(task)}, []
+    if task.order == "full":
+        facts |= {"blocks_dir": str(blocks_place(task)), "free_bytes": free_bytes(blocks_place(task))}
+        lack = lack_of_space(config, task.manifest, task.resolved, task.layout) if begins else []
+    return {**facts, "notes": [*task.notes, *lack]}
 
 
 def run(
@@ -229,7 +231,7 @@ def run(
             there = blocks_dir(config.model_copy(update={"blocks_dir": left["config"].get("blocks_dir")}))
             if there != task.blocks_dir:
                 remove_blocks(there)
-        _tell(task, display)
+        tell(task, display)
         if saved is not None:
             unit = "pass" if config.method == "batch" else "epoch"
             done = f"{count_noun(saved['epoch'], unit)} done, {count_noun(saved['rows_seen'], 'row')} used"
@@ -462,50 +464,6 @@ def _latest(directory: RunDirectory, display: Display) -> dict[str, Any] | None:
     # Looked at before anything is decided by it.
     kind = BatchState if is_of_passes(loaded.state) else TrainState
     return kind.from_state(loaded.state).state()
-
-
-def _tell(task: Task, display: Display) -> None:
-    """Print what was resolved."""
-    config, manifest = task.config, task.manifest
-    display.message(
-        f"data: {count_noun(manifest.n_rows, 'row')} in {count_noun(len(manifest.row_groups), 'row group')}"
-        f" of {count_noun(len(manifest.files), 'file')}"
-    )
-    for name, text in task.resolved.became.items():
-        display.message(f"  {name}: {text}")
-    for name, reason in task.resolved.left_out:
-        display.message(f"  {name}: left out, {reason}")
-    loss = task.loss
-    settings = ", ".join(f"{name} = {value:.6g}" for name, value in loss.named_settings.items())
-    l1, l2 = f"{config.l1:g}", f"{config.l2:g}"
-    if config.path is not None:
-        l1, l2 = f"{config.l1_ratio:g} lambda", f"({l2} + {1.0 - config.l1_ratio:g} lambda)"
-    display.message(
-        f"objective: J = mean of w * loss + {l2}/2 |beta|^2 + {l1} |beta|_1,"
-        f" {loss.name} loss {loss.formula}{', ' * bool(settings)}{settings}"
-    )
-    if task.resolved.columns.non_negative:
-        display.message(f"bounds: coefficients >= 0 of {', '.join(task.resolved.columns.non_negative)}")
-    if config.path is not None:
-        display.message(f"path: {config.path} penalties lambda, the last {config.path_to:g} of the first")
-    place = config.blocks_dir or task.blocks_dir  # which folder of it, is seen when it is locked
-    order = {
-        "full": f"shuffled over the whole data, blocks of {byte_size(task.blocks_bytes)} in {place}",
-        "window": f"windows over {count_noun(task.lanes, 'row group')}, nothing kept on disk",
-        "none": "as in the files",
-    }[task.order]
-    display.message(f"order: {order}")
-    average = ", averaged iterate" if task.averaging else ""
-    if task.method == "auto":
-        how = f"an epoch of minibatch, {task.optimizer}{average}, then passes of newton to the optimum"
-    else:
-        unit = "pass" if task.method == "batch" else "epoch"
-        how = f"{task.optimizer}{average}, at most {count_noun(task.epochs, unit)}"
-        how += " for each penalty" * (config.path is not None)
-    why = f" (auto: {task.why_minibatch})" if task.why_minibatch else ""
-    display.message(f"method: {task.method}{why}, {how}, memory {config.memory / 1e6:.0f} MB")
-    for note in task.notes:
-        display.warn(note)
 
 
 def _open_session(task: Task, context: RunContext, saved: dict[str, Any] | None) -> Session:
