@@ -141,8 +141,7 @@ def first_rows(manifest: Manifest, columns: list[str], where: Where | None, samp
                 break
         if not missing or looked_at >= FIRST_ROWS_AMONG:
             break
-    joined = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    return joined[0] if joined else batches[0]
+    return _joined(batches)
 
 
 def scan_column(manifest: Manifest, column: str, where: Where | None = None) -> Iterator[pa.Array]:

@@ -314,8 +314,8 @@ def _remove_files(folder: Path) -> None:
     for name in NOTE_NAMES:
         states.remove(folder / name, missing_ok=True)
     remove_files(folder / name for name in FILE_NAMES)
-    for path in (path for name in NOTE_NAMES for path in folder.glob(f".{name}.*.tmp")):
-        states.remove(path)  # a killed process was writing it
+    for name in NOTE_NAMES:
+        states.remove_leftovers(folder, name)
 
 
 def remove_blocks(folder: Path) -> None:

@@ -20,7 +20,7 @@ from streamgd.data.encoding import Encoding
 from streamgd.data.frames import is_frame, is_stream
 from streamgd.data.skipping import columns_in_use, without_bad_row_groups
 from streamgd.data.source import Manifest, Skipped, discover
-from streamgd.data.store import free_bytes, remove_blocks
+from streamgd.data.store import remove_blocks
 from streamgd.errors import (
     ConfigError,
     InterruptedRunError,
@@ -37,7 +37,7 @@ from streamgd.state import CorruptStateError
 from streamgd.training.auto_session import AutoSession
 from streamgd.training.batch_session import BatchSession
 from streamgd.training.batch_state import BatchState, is_of_passes
-from streamgd.training.blocks_place import blocks_dir, lack_of_space
+from streamgd.training.blocks_place import blocks_dir, free_for_blocks, lack_of_space
 from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
@@ -153,7 +153,8 @@ def plan(config: TrainConfig, restart: bool = False) -> dict[str, Any]:
     task = make_task(config, finder.data(), finder.validation())
     facts, lack = task.summary() | {"passes": passes(task)}, []
     if task.order == "full":
-        facts |= {"blocks_dir": str(blocks_place(task)), "free_bytes": free_bytes(blocks_place(task))}
+        free = free_for_blocks(config, task.manifest, task.resolved, task.layout)
+        facts |= {"blocks_dir": str(blocks_place(task)), "free_bytes": free}
         lack = lack_of_space(config, task.manifest, task.resolved, task.layout) if begins else []
     return {**facts, "notes": [*task.notes, *lack]}
 
