@@ -12,6 +12,8 @@ import click
 
 from streamgd import kernels
 from streamgd.kernels.compile import compile_all
+from streamgd.kernels.row_by_row import rows_loop
+from streamgd.objective.losses import LOSSES
 from streamgd.plain import count_noun
 
 
@@ -22,8 +24,10 @@ def precompile(share: int = 0, n_shares: int = 1) -> str:
     """
     for module in pkgutil.iter_modules(kernels.__path__):
         import_module(f"{kernels.__name__}.{module.name}")
-    for name in ("streamgd.objective.losses", "streamgd.optim.stochastic"):
-        import_module(name)
+    import_module("streamgd.optim.stochastic")
+    for loss in LOSSES.values():
+        if not loss.has_many_outputs:
+            rows_loop(loss.pointwise_gradient)
     n_loops, n_compiled, folders = compile_all(share, n_shares)
     if None in folders:
         where = "not kept, as no folder for them can be written: set NUMBA_CACHE_DIR to one"

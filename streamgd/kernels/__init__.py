@@ -1,4 +1,4 @@
 """All compiled loops, one room: nothing else imports numba.
 
-Inside of loops, arrays are copied by ``copy.copy`` or element by element: see there.
+Inside of loops, arrays are copied by ``arrays.copy`` or element by element: see there.
 """

@@ -198,6 +198,10 @@ class Loop:
             dispatcher = self._compiled(number)
         return dispatcher(*arguments)
 
+    def __reduce__(self) -> str:
+        """Of a loop that is a part of another, the name: by it, numba knows the other one again."""
+        return str(self.__qualname__)
+
     def compile(self) -> list[Any]:
         """Compile it for all types; returns what numba knows of them."""
         return [self._compiled(number).stats for number in range(len(self._signatures))]

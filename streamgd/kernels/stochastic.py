@@ -18,15 +18,13 @@ import numpy as np
 from numba import types
 
 from streamgd.kernels.arrays import copy, inner, sum_of
-from streamgd.kernels.compile import POINTWISE_FUNCTION, ROWS_FUNCTION, UPDATE_FUNCTION, compiled
+from streamgd.kernels.compile import ROWS_FUNCTION, UPDATE_FUNCTION, compiled
 from streamgd.kernels.coordinates import (
     AVERAGE,
     CLOCK,
     RATE,
     SLOTS,
     THETA,
-    average_decay,
-    base_penalised,
     bring_average_up,
     gather,
     meet_levels,
@@ -46,7 +44,7 @@ from streamgd.kernels.entries import (
     most_entries,
     predict_entries,
 )
-from streamgd.kernels.prefetch import prefetch, prefetch_lines
+from streamgd.kernels.prefetch import prefetch_lines
 
 #: Every n-th row is watched, others in each epoch: a log and an exp for the loss of each would cost as much as a step.
 WATCHED_EVERY_ROWS = 8
@@ -54,10 +52,6 @@ WATCHED_EVERY_ROWS = 8
 #: Rows that are predicted, compared and summed together: few enough to stay in the nearest cache. Their products are
 #: summed in the type of the features, the tiles in float64.
 TILE_ROWS = 256
-
-#: Rows that are taken one by one are padded to a multiple of so many numbers, and fetched so many rows before.
-ROW_STRIDE = 16
-ROWS_AHEAD = 16
 
 _f8, _i8, _i4 = types.float64, types.int64, types.int32
 
@@ -317,152 +311,3 @@ def train_minibatches(
         clock[:n_here] = step
         finite &= put_back(coordinates, touched, n_numeric, n_here, here)
     return finite & put_back(coordinates, touched, 0, n_numeric, here)
-
-
-def _predict_row_signature(feature):
-    return _f8(*entries_signature(feature), _i8, _f8[:, ::1])
-
-
-@compiled([_predict_row_signature(types.float32), _predict_row_signature(_f8)])
-def predict_row(starts, entries, values, i, coordinates):
-    """What the entries of row i add to its raw prediction; meanwhile the coordinates of the next row are fetched."""
-    row_bytes, address = 8 * coordinates.shape[1], coordinates.ctypes.data
-    for e in range(starts[i + 1], starts[min(i + 2, starts.shape[0] - 1)]):
-        prefetch(address + np.int64(entries[e]) * row_bytes)
-        prefetch(address + np.int64(entries[e]) * row_bytes + row_bytes - 8)
-    raw = 0.0
-    for e in range(starts[i], starts[i + 1]):
-        raw += coordinates[entries[e], THETA] * (values[e] if values.shape[0] > 0 else 1.0)
-    return raw
-
-
-def _step_signature(feature):
-    return types.boolean(
-        *entries_signature(feature), _i8, _f8, _f8, _i8, _f8, _f8, types.boolean, _f8[:, ::1]
-    )  # fmt: skip
-
-
-@compiled([_step_signature(types.float32), _step_signature(_f8)])
-def step_of_entries(starts, entries, values, i, move, alpha, step, l1, l2, averaging, coordinates):
-    """The step of row i for the coordinates of its entries; returns whether each theta is finite.
-
-    A coordinate that comes twice moves twice and then pays its penalty once. Between the two its clock c stands at
-    ``-1 - c``.
-    """
-    share, finite = 4.0 / (step + 3.0), True
-    for e in range(starts[i], starts[i + 1]):
-        here = coordinates[entries[e]]
-        if here[CLOCK] >= 0.0:
-            if averaging and here[CLOCK] < step - 1:
-                here[AVERAGE] = average_decay(here[CLOCK], step - 1.0, here[AVERAGE], here[THETA])
-            here[CLOCK] = -1.0 - here[CLOCK]
-        here[THETA] -= move * (values[e] if values.shape[0] > 0 else 1.0)
-    for e in range(starts[i], starts[i + 1]):
-        here = coordinates[entries[e]]
-        if here[CLOCK] < 0.0:
-            here[THETA] = shrink(here[THETA], alpha * (step + 1.0 + here[CLOCK]), l1, l2)
-            if averaging:
-                here[AVERAGE] += share * (here[THETA] - here[AVERAGE])
-            here[CLOCK], here[RATE] = step, alpha
-            finite &= np.isfinite(here[THETA])
-    return finite
-
-
-def _rows_signature(feature):
-    return types.boolean(
-        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8,
-        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[:, ::1], _f8[::1],
-        POINTWISE_FUNCTION,
-    )  # fmt: skip
-
-
-@compiled([_rows_signature(types.float32), _rows_signature(_f8)])
-def train_rows(
-    features, codes, starts, entries, values, target, weight, offset, learning_rates, steps_before, mean_weight,
-    l1, l2, averaging, coordinates, level_ranges, level_sums, bounded, watched, loss_settings, loss_derivative,
-):  # fmt: skip
-    """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
-
-    The arguments are those of ``train_minibatches``, with one learning rate a row.
-    """
-    n_numeric, n_categorical = features.shape[1], codes.shape[1]
-    weighted, shifted, sparse, finite = weight.shape[0] > 0, offset.shape[0] > 0, starts.shape[0] > 0, True
-    phase = steps_before % WATCHED_EVERY_ROWS
-    # Whole vectors of numbers, the last filled up with zeros: what is left over would take as long as the rest.
-    width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
-    x, theta, average = np.zeros(width), np.zeros(width), np.zeros(width)
-    for j in range(n_numeric):
-        theta[j], average[j] = coordinates[j, THETA], coordinates[j, AVERAGE]
-    intercept = coordinates[coordinates.shape[0] - 1]
-    row_bytes = n_numeric * features.itemsize
-    for i in range(features.shape[0]):
-        step = steps_before + i + 1
-        alpha = learning_rates[i]
-        ahead = features.ctypes.data + (i + ROWS_AHEAD) * row_bytes
-        prefetch_lines(ahead, ahead + row_bytes)
-        # Predict.
-        for j in range(n_numeric):
-            x[j] = features[i, j]
-        raw = intercept[THETA]
-        if sparse:
-            raw += predict_row(starts, entries, values, i, coordinates)
-        for j in range(width):
-            raw += x[j] * theta[j]
-        for c in range(n_categorical):
-            if codes[i, c] >= 0:
-                raw += coordinates[codes[i, c], THETA]
-        if shifted:
-            raw += offset[i]
-        # Compare.
-        row_weight = weight[i] if weighted else 1.0
-        residual = row_weight / mean_weight * loss_derivative(target[i], raw, loss_settings)
-        if i % WATCHED_EVERY_ROWS == phase:
-            watched[0, i // WATCHED_EVERY_ROWS], watched[1, i // WATCHED_EVERY_ROWS] = target[i], raw
-        # Update; the gradient of one row is residual * x.
-        share = 4.0 / (step + 3.0)
-        kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
-        if averaging and l1 == 0.0 and bounded.shape[0] == 0:
-            for j in range(width):
-                theta[j] = (theta[j] - alpha * residual * x[j]) * kept
-                average[j] += share * (theta[j] - average[j])
-        else:
-            for j in range(width):
-                theta[j] = (theta[j] - alpha * residual * x[j]) * kept
-            for j in range(n_numeric if l1 > 0.0 else 0):
-                theta[j] = shrink(theta[j], alpha, l1, l2)
-            raise_to_bound(theta, bounded)
-            for j in range(n_numeric if averaging else 0):
-                average[j] += share * (theta[j] - average[j])
-        for c in range(n_categorical):
-            if codes[i, c] >= 0:
-                level, base = coordinates[codes[i, c]], level_ranges[c, 0]
-                before, owed = level[THETA], alpha * (step - level[CLOCK])
-                if averaging and level[CLOCK] < step - 1:
-                    level[AVERAGE] = average_decay(level[CLOCK], step - 1.0, level[AVERAGE], before)
-                moved = before - alpha * residual
-                if base < 0:
-                    level[THETA] = shrink(moved, owed, l1, l2)
-                elif codes[i, c] == base:
-                    n_others = level_ranges[c, 1] - base - 1
-                    level[THETA] = base_penalised(moved, owed, l2, level_sums[c], n_others)
-                else:
-                    centre = coordinates[base, THETA]
-                    level[THETA] = centre + shrink(moved - centre, owed, l1, l2)
-                    level_sums[c] += level[THETA] - before
-                if averaging:
-                    level[AVERAGE] += share * (level[THETA] - level[AVERAGE])
-                level[CLOCK], level[RATE] = step, alpha
-                finite &= np.isfinite(level[THETA])
-        if sparse:
-            finite &= step_of_entries(
-                starts, entries, values, i, alpha * residual, alpha, step, l1, l2, averaging, coordinates
-            )
-        intercept[THETA] -= alpha * residual
-        if averaging:
-            intercept[AVERAGE] += share * (intercept[THETA] - intercept[AVERAGE])
-    last = steps_before + features.shape[0]
-    for j in range(n_numeric):
-        coordinates[j, THETA], coordinates[j, AVERAGE], coordinates[j, CLOCK] = theta[j], average[j], last
-        finite &= np.isfinite(theta[j])
-    intercept[CLOCK] = last
-    return finite & np.isfinite(intercept[THETA])

@@ -20,6 +20,7 @@ from streamgd.errors import DataError, DivergenceError, StreamgdError
 from streamgd.kernels import entries, multinomial
 from streamgd.kernels import stochastic as kernels
 from streamgd.kernels.coordinates import most_touched
+from streamgd.kernels.row_by_row import rows_loop
 from streamgd.objective.objective import Objective, raw_prediction
 from streamgd.optim.schedules import learning_rates
 from streamgd.optim.stochastic import OPTIMIZERS
@@ -228,11 +229,11 @@ class StochasticTrainer:
         if loss.has_many_outputs:
             finite = self._train_classes(state, block, watched, rates)
         elif self._batch_size == 1 and task.optimizer == "plain":
-            finite = kernels.train_rows(
+            train_rows = rows_loop(loss.pointwise_gradient)
+            finite = train_rows(
                 block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
                 rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.coordinates, self._level_ranges, state.level_sums, self._bounded, watched,
-                loss.settings, loss.pointwise_gradient,
+                state.coordinates, self._level_ranges, state.level_sums, self._bounded, watched, loss.settings,
             )  # fmt: skip
         else:
             bounds = _minibatches(block.rows, n_steps)

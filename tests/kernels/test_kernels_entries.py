@@ -7,6 +7,7 @@ from sparse_rows import FIRST, N_DOF, N_LEVELS, N_NUMERIC, N_SPARSE, twins
 from streamgd.data.blocks import Block, Entries
 from streamgd.kernels import coordinates as table
 from streamgd.kernels import entries, multinomial, stochastic
+from streamgd.kernels.row_by_row import rows_loop
 from streamgd.objective.losses import LOSSES
 from streamgd.objective.objective import raw_prediction
 from streamgd.optim.stochastic import OPTIMIZERS
@@ -59,10 +60,10 @@ def minibatches(
 
 def one_by_one(block: Block, coordinates: np.ndarray, before: int, penalty: float = 0.0) -> bool:
     loss, rates = LOSSES["logistic"], np.full(block.rows, 0.03)
-    return stochastic.train_rows(
+    return rows_loop(loss.pointwise_gradient)(
         block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset, rates, before,
         1.3, penalty, penalty, True, coordinates[0], np.array([[-1, -1]]), np.zeros(1), NO_BOUNDS,
-        np.empty((2, block.rows)), loss.settings, loss.pointwise_gradient,
+        np.empty((2, block.rows)), loss.settings,
     )  # fmt: skip
 
 
@@ -147,10 +148,10 @@ def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) ->
     if kind == "rows":
         assert one_by_one(by_entries, found, 0, 0.01)
         loss, ranges = LOSSES["logistic"], np.full((2, 2), -1)
-        assert stochastic.train_rows(
+        assert rows_loop(loss.pointwise_gradient)(
             by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.weight, sparse.offset,
             np.full(ROWS, 0.03), 0, 1.3, 0.01, 0.01, True, expected[0], ranges, np.zeros(2), NO_BOUNDS,
-            np.empty((2, ROWS)), loss.settings, loss.pointwise_gradient,
+            np.empty((2, ROWS)), loss.settings,
         )  # fmt: skip
     else:
         bounds, loss, rule = np.arange(0, ROWS + 1, 3), LOSSES["logistic"], OPTIMIZERS["plain"]

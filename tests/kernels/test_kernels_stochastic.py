@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from streamgd.data.blocks import NO_ENTRIES, Block
 from streamgd.kernels import coordinates as table
 from streamgd.kernels import stochastic as kernels
+from streamgd.kernels.row_by_row import rows_loop
 from streamgd.objective.losses import LOSSES
 from streamgd.optim.stochastic import OPTIMIZERS
 from streamgd.training.monitor import Watched
@@ -91,11 +92,10 @@ class Compiled:
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
         watched = watched_rows(rows, self.step)
-        self.finite = kernels.train_rows(
+        self.finite = rows_loop(LOSSES[loss].pointwise_gradient)(
             np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
             rows.offset, rates, self.step, mean_weight, l1, l2, averaging, self.coordinates,
-            self._level_ranges(level_ranges), self.level_sums, self.bounded, watched.numbers,
-            LOSSES[loss].settings, LOSSES[loss].pointwise_gradient,
+            self._level_ranges(level_ranges), self.level_sums, self.bounded, watched.numbers, LOSSES[loss].settings,
         )  # fmt: skip
         self.losses += watched.losses(LOSSES[loss])
         self.step += len(rates)

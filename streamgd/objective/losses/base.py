@@ -11,7 +11,8 @@ import numpy as np
 class Loss(ABC):
     """One loss. Subclasses give compiled functions and the link.
 
-    ``pointwise_loss`` and ``pointwise_gradient`` are ``f(y_true, raw_prediction, settings)`` of a row.
+    ``pointwise_loss`` and ``pointwise_gradient`` are ``f(y_true, raw_prediction, settings)`` of a row; the second one
+    becomes a part of a loop, see ``kernels.row_by_row``.
     ``losses_of_rows``, ``residuals_of_rows`` and ``curvatures_of_rows`` are ``f(y_true, raw_prediction, settings,
     out)``: the loss, its first and its second derivative of many rows at once, the same but for the last digits.
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from streamgd.kernels.compile import UNARY, compiled, over_rows, pointwise
+from streamgd.kernels.compile import POINTWISE, UNARY, compiled, over_rows, pointwise
 from streamgd.kernels.exponential import exp_of_negative, log1p_of_fraction
 from streamgd.objective.losses.base import Loss
 
@@ -28,6 +28,13 @@ def _expit(raw: float) -> float:
     """``1 / (1 + exp(-raw))`` without overflow."""
     power = math.exp(-abs(raw))
     return (1.0 if raw >= 0.0 else power) / (1.0 + power)
+
+
+@compiled(UNARY)
+def _inlined_expit(raw: float) -> float:
+    """The same but for the last digits, without a call of the C library."""
+    power = exp_of_negative(-abs(raw))
+    return float((1.0 if raw >= 0.0 else power) / (1.0 + power))
 
 
 @over_rows
@@ -66,9 +73,9 @@ class HalfBinomialLoss(Loss):
         return _softplus(raw) - y_true * raw
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
-        return _expit(raw) - y_true
+        return float(_inlined_expit(raw) - y_true)
 
     @staticmethod
     @over_rows
@@ -82,8 +89,7 @@ class HalfBinomialLoss(Loss):
     @over_rows
     def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
-            power = exp_of_negative(-abs(raw[i]))
-            out[i] = (1.0 if raw[i] >= 0.0 else power) / (1.0 + power) - y_true[i]
+            out[i] = _inlined_expit(raw[i]) - y_true[i]
 
     @staticmethod
     @over_rows

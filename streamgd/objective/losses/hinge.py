@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamgd.kernels.compile import compiled, over_rows, pointwise
+from streamgd.kernels.compile import POINTWISE, compiled, over_rows, pointwise
 from streamgd.objective.losses.base import Loss
 from streamgd.objective.losses.kinked import KinkedLoss, bend, height, slope
 
@@ -39,7 +39,7 @@ class SquaredHingeLoss(Loss):
         return missing * missing
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return -2.0 * (2.0 * y_true - 1.0) * _shortfall(y_true, raw)
 
@@ -94,7 +94,7 @@ class HingeLoss(KinkedLoss):
         return float(settings[0] * height((2.0 * y_true - 1.0) * raw - 1.0, -1.0, settings[1]))
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         side = 2.0 * y_true - 1.0
         return float(settings[0] * side * slope(side * raw - 1.0, -1.0, settings[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamgd.kernels.compile import compiled, over_rows, pointwise
+from streamgd.kernels.compile import POINTWISE, compiled, over_rows, pointwise
 from streamgd.objective.losses.base import Loss
 
 
@@ -50,7 +50,7 @@ class HuberLoss(Loss):
         return _huber(raw - y_true, settings[0])
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return _clipped(raw - y_true, settings[0])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamgd.kernels.compile import over_rows, pointwise
+from streamgd.kernels.compile import POINTWISE, compiled, over_rows, pointwise
 from streamgd.objective.losses.kinked import KinkedLoss, bend, height, slope
 
 
@@ -41,7 +41,7 @@ class QuantileLoss(KinkedLoss):
         return float(settings[1] * height(raw - y_true, -settings[0], settings[2]))
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return float(settings[1] * slope(raw - y_true, -settings[0], settings[2]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamgd.kernels.compile import over_rows, pointwise
+from streamgd.kernels.compile import POINTWISE, compiled, over_rows, pointwise
 from streamgd.objective.losses.base import Loss
 
 
@@ -31,7 +31,7 @@ class HalfSquaredError(Loss):
         return 0.5 * (raw - y_true) * (raw - y_true)
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return raw - y_true
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from streamgd.kernels.compile import compiled, over_rows, pointwise
+from streamgd.kernels.compile import POINTWISE, compiled, over_rows, pointwise
 from streamgd.kernels.exponential import LARGEST_EXPONENT, exp_within
 from streamgd.objective.losses.base import Loss
 
@@ -112,7 +112,7 @@ class HalfPoissonLoss(LogLinkLoss):
         return _poisson(y_true, raw)
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return float(exp_within(raw) - y_true)
 
@@ -159,7 +159,7 @@ class HalfGammaLoss(LogLinkLoss):
         return _gamma(y_true, raw)
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return float(1.0 - y_true * exp_within(-raw))
 
@@ -210,7 +210,7 @@ class HalfTweedieLoss(LogLinkLoss):
         return _tweedie(y_true, raw, settings[0])
 
     @staticmethod
-    @pointwise
+    @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
         return float(exp_within((2.0 - settings[0]) * raw) - y_true * exp_within((1.0 - settings[0]) * raw))
 

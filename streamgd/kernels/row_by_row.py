@@ -1,0 +1,231 @@
+"""Plain stochastic gradient descent, one row at a time: predict, compare, gradient, update.
+
+What each coordinate needs stands in the table of ``kernels.coordinates``.
+
+Each step waits for the one before it: what takes time is not how much there is to compute, but how long it is from
+one residual to the next. So the numeric part of the next row is predicted by theta as it is before the step, and what
+the step changes of it is added when the residual is known: ``x_next' (theta - m x) = x_next' theta - m x_next' x``.
+And the derivative of the loss is a part of the loop, not a function that it calls.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from streamgd.kernels.arrays import inner
+from streamgd.kernels.compile import compiled
+from streamgd.kernels.coordinates import (
+    AVERAGE,
+    CLOCK,
+    RATE,
+    THETA,
+    average_decay,
+    base_penalised,
+    raise_to_bound,
+    shrink,
+)
+from streamgd.kernels.entries import entries_signature
+from streamgd.kernels.prefetch import prefetch, prefetch_lines
+from streamgd.kernels.stochastic import WATCHED_EVERY_ROWS
+
+#: Rows that are made float64 together, and fetched while those before them are trained on. Each is padded to a multiple
+#: of so many numbers.
+ROWS_TOGETHER = 32
+ROW_STRIDE = 16
+
+#: Wider rows are not predicted ahead: there the sums of products are what takes time, and that needs one more.
+WIDEST_AHEAD = 128
+
+_f8, _i8, _i4 = types.float64, types.int64, types.int32
+
+
+def _predict_row_signature(feature):
+    return _f8(*entries_signature(feature), _i8, _f8[:, ::1])
+
+
+@compiled([_predict_row_signature(types.float32), _predict_row_signature(_f8)])
+def predict_row(starts, entries, values, i, coordinates):
+    """What the entries of row i add to its raw prediction; meanwhile the coordinates of the next row are fetched."""
+    row_bytes, address = 8 * coordinates.shape[1], coordinates.ctypes.data
+    for e in range(starts[i + 1], starts[min(i + 2, starts.shape[0] - 1)]):
+        prefetch(address + np.int64(entries[e]) * row_bytes)
+        prefetch(address + np.int64(entries[e]) * row_bytes + row_bytes - 8)
+    raw = 0.0
+    for e in range(starts[i], starts[i + 1]):
+        raw += coordinates[entries[e], THETA] * (values[e] if values.shape[0] > 0 else 1.0)
+    return raw
+
+
+def _step_signature(feature):
+    return types.boolean(
+        *entries_signature(feature), _i8, _f8, _f8, _i8, _f8, _f8, types.boolean, _f8[:, ::1]
+    )  # fmt: skip
+
+
+@compiled([_step_signature(types.float32), _step_signature(_f8)])
+def step_of_entries(starts, entries, values, i, move, alpha, step, l1, l2, averaging, coordinates):
+    """The step of row i for the coordinates of its entries; returns whether each theta is finite.
+
+    A coordinate that comes twice moves twice and then pays its penalty once. Between the two its clock c stands at
+    ``-1 - c``.
+    """
+    share, finite = 4.0 / (step + 3.0), True
+    for e in range(starts[i], starts[i + 1]):
+        here = coordinates[entries[e]]
+        if here[CLOCK] >= 0.0:
+            if averaging and here[CLOCK] < step - 1:
+                here[AVERAGE] = average_decay(here[CLOCK], step - 1.0, here[AVERAGE], here[THETA])
+            here[CLOCK] = -1.0 - here[CLOCK]
+        here[THETA] -= move * (values[e] if values.shape[0] > 0 else 1.0)
+    for e in range(starts[i], starts[i + 1]):
+        here = coordinates[entries[e]]
+        if here[CLOCK] < 0.0:
+            here[THETA] = shrink(here[THETA], alpha * (step + 1.0 + here[CLOCK]), l1, l2)
+            if averaging:
+                here[AVERAGE] += share * (here[THETA] - here[AVERAGE])
+            here[CLOCK], here[RATE] = step, alpha
+            finite &= np.isfinite(here[THETA])
+    return finite
+
+
+@compiled(types.boolean(_i4[:, ::1], _i8, _f8, _f8, _i8, _f8, _f8, types.boolean, _i8[:, ::1], _f8[::1], _f8[:, ::1]))
+def step_of_levels(codes, i, move, alpha, step, l1, l2, averaging, level_ranges, level_sums, coordinates):
+    """The step of row i for the coordinates of its levels; returns whether each theta is finite."""
+    share, finite = 4.0 / (step + 3.0), True
+    for c in range(codes.shape[1]):
+        if codes[i, c] >= 0:
+            level, base = coordinates[codes[i, c]], level_ranges[c, 0]
+            before, owed = level[THETA], alpha * (step - level[CLOCK])
+            if averaging and level[CLOCK] < step - 1:
+                level[AVERAGE] = average_decay(level[CLOCK], step - 1.0, level[AVERAGE], before)
+            moved = before - move
+            if base < 0:
+                level[THETA] = shrink(moved, owed, l1, l2)
+            elif codes[i, c] == base:
+                n_others = level_ranges[c, 1] - base - 1
+                level[THETA] = base_penalised(moved, owed, l2, level_sums[c], n_others)
+            else:
+                centre = coordinates[base, THETA]
+                level[THETA] = centre + shrink(moved - centre, owed, l1, l2)
+                level_sums[c] += level[THETA] - before
+            if averaging:
+                level[AVERAGE] += share * (level[THETA] - level[AVERAGE])
+            level[CLOCK], level[RATE] = step, alpha
+            finite &= np.isfinite(level[THETA])
+    return finite
+
+
+def _widen_signature(feature):
+    return types.void(feature[:, ::1], _i8, _f8[:, ::1])
+
+
+@compiled([_widen_signature(types.float32), _widen_signature(_f8)])
+def widen(features, first, numbers):
+    """Write the rows from ``first`` on to the front of ``numbers``, as many as it has or there are."""
+    for i in range(min(numbers.shape[0], features.shape[0] - first)):
+        for j in range(features.shape[1]):
+            numbers[i, j] = features[first + i, j]
+
+
+def _rows_signature(feature):
+    return types.boolean(
+        feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8,
+        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[:, ::1], _f8[::1],
+    )  # fmt: skip
+
+
+@cache
+def rows_loop(loss_derivative: Any) -> Any:
+    """The loop ``train_rows`` for a loss, given its ``pointwise_gradient``."""
+
+    def train_rows(
+        features, codes, starts, entries, values, target, weight, offset, learning_rates, steps_before, mean_weight,
+        l1, l2, averaging, coordinates, level_ranges, level_sums, bounded, watched, loss_settings,
+    ):  # fmt: skip
+        """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
+
+        The arguments are those of ``train_minibatches``, with one learning rate a row.
+        """
+        n_rows, n_numeric, n_categorical = features.shape[0], features.shape[1], codes.shape[1]
+        weighted, shifted, sparse, finite = weight.shape[0] > 0, offset.shape[0] > 0, starts.shape[0] > 0, True
+        phase, row_bytes = steps_before % WATCHED_EVERY_ROWS, n_numeric * features.itemsize
+        kinked = l1 > 0.0 or bounded.shape[0] > 0
+        ahead = not kinked and n_numeric <= WIDEST_AHEAD
+        # Whole vectors of numbers, filled up with zeros: what is left over would take as long as the rest.
+        width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
+        theta, average, numbers = np.zeros(width), np.zeros(width), np.zeros((ROWS_TOGETHER + 1, width))
+        for j in range(n_numeric):
+            theta[j], average[j] = coordinates[j, THETA], coordinates[j, AVERAGE]
+        last = coordinates[coordinates.shape[0] - 1]
+        intercept, average_intercept = last[THETA], last[AVERAGE]
+        widen(features, 0, numbers)
+        of_numbers = intercept + inner(numbers[0], theta)
+        for i in range(n_rows):
+            step, alpha = steps_before + i + 1, learning_rates[i]
+            fetched = features.ctypes.data + (i + ROWS_TOGETHER + 1) * row_bytes
+            prefetch_lines(fetched, fetched + row_bytes)
+            if i % ROWS_TOGETHER == 0:
+                widen(features, i, numbers)
+            x, x_next = numbers[i % ROWS_TOGETHER], numbers[i % ROWS_TOGETHER + 1]
+            # alpha in units of the mean weight, and what the penalty leaves: below, a step would wait for them.
+            step_size = alpha * (weight[i] if weighted else 1.0) / mean_weight
+            kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
+            # Predict.
+            raw = of_numbers
+            if sparse:
+                raw += predict_row(starts, entries, values, i, coordinates)
+            for c in range(n_categorical):
+                if codes[i, c] >= 0:
+                    raw += coordinates[codes[i, c], THETA]
+            if shifted:
+                raw += offset[i]
+            of_next, overlap = 0.0, 0.0
+            for j in range(width if ahead else 0):
+                of_next += x_next[j] * theta[j]
+                overlap += x_next[j] * x[j]
+            of_next, overlap = intercept + kept * of_next, 1.0 + kept * overlap
+            # Compare.
+            residual = loss_derivative(target[i], raw, loss_settings)
+            if i % WATCHED_EVERY_ROWS == phase:
+                watched[0, i // WATCHED_EVERY_ROWS], watched[1, i // WATCHED_EVERY_ROWS] = target[i], raw
+            # Update; the gradient of one row is residual * x.
+            move = step_size * residual
+            of_numbers = of_next - move * overlap
+            share = 4.0 / (step + 3.0) if averaging else 0.0
+            for j in range(width):
+                theta[j] = (theta[j] - move * x[j]) * kept
+                average[j] += share * (theta[j] - average[j])
+            intercept -= move
+            average_intercept += share * (intercept - average_intercept)
+            if kinked:  # Shrink, raise to bounds, and put that into the average.
+                for j in range(n_numeric):
+                    average[j] -= share * theta[j]
+                    if l1 > 0.0:
+                        theta[j] = shrink(theta[j], alpha, l1, l2)
+                raise_to_bound(theta, bounded)
+                for j in range(width):
+                    average[j] += share * theta[j]
+            if not ahead:
+                of_numbers = intercept
+                for j in range(width):
+                    of_numbers += x_next[j] * theta[j]
+            if n_categorical > 0:
+                finite &= step_of_levels(
+                    codes, i, move, alpha, step, l1, l2, averaging, level_ranges, level_sums, coordinates
+                )
+            if sparse:
+                finite &= step_of_entries(starts, entries, values, i, move, alpha, step, l1, l2, averaging, coordinates)
+        clock = steps_before + n_rows
+        for j in range(n_numeric):
+            coordinates[j, THETA], coordinates[j, AVERAGE], coordinates[j, CLOCK] = theta[j], average[j], clock
+            finite &= np.isfinite(theta[j])
+        last[THETA], last[AVERAGE], last[CLOCK] = intercept, average_intercept, clock
+        return finite & np.isfinite(intercept)
+
+    # Each has a file of its own in the cache, which processes that compile others do not write.
+    train_rows.__qualname__ += f"_{loss_derivative.__qualname__}"
+    return compiled([_rows_signature(types.float32), _rows_signature(_f8)])(train_rows)
