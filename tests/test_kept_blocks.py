@@ -170,3 +170,22 @@ def test_blocks_that_were_written_to_since_are_made_anew(data: str, kept: Result
         again = fit(data, tmp_path / str(uses_them), place, listener, keep_blocks=True)
         assert any("nothing is decoded" in text for text in listener.told) == uses_them
         assert again.model.theta_sha256 == kept.model.theta_sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"method": "batch"}, "--method batch makes its own anew."),
+        ({"shuffle": "window"}, "--shuffle window has none."),
+    ],
+)
+def test_a_run_that_has_nothing_to_keep_says_so(
+    data: str, place: Path, tmp_path: Path, options: dict[str, Any], why: str
+) -> None:
+    said = f"--keep-blocks keeps nothing here: the blocks are those of --shuffle full, {why}"
+    assert said in fit(data, tmp_path / "run", place, keep_blocks=True, **options).facts["warnings"]
+    assert names(place) == []
+
+
+def test_a_run_that_keeps_blocks_has_nothing_to_say(kept: Result) -> None:
+    assert not [text for text in kept.facts["warnings"] if "--keep-blocks" in text]
