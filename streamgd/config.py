@@ -294,7 +294,7 @@ class TrainConfig(BaseModel):
         """Why coefficients trained with these options have no standard errors; None where passes give them."""
         if not self.has_likelihood:
             return f"the {self.loss.replace('_', ' ')} loss is of no likelihood"
-        if self.method in ("minibatch", "sgd"):
+        if self.method in ("minibatch", "sgd") or (self.method == "auto" and self.shuffle in ("window", "none")):
             return NO_CLOSING_PASS
         if self.loss == "huber" and self.errors != "robust":
             return "the huber loss has robust errors alone: --errors robust"

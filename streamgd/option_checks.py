@@ -65,7 +65,8 @@ def check_combinations(config: Any) -> None:
         ways = [
             way
             for way, needed in (
-                ("--method batch", config.no_errors == NO_CLOSING_PASS),
+                ("--method batch", config.no_errors == NO_CLOSING_PASS and config.method != "auto"),
+                ("--shuffle full", config.no_errors == NO_CLOSING_PASS and config.method == "auto"),
                 ("--l1 0", config.l1 > 0),
                 ("a run without --path", config.path is not None),
                 ("--class-weight none", config.class_weight != "none"),

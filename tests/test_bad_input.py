@@ -45,6 +45,9 @@ LISTED: dict[str, tuple[str, int, tuple[str, ...]]] = {
     ),
     "errors with l2": (f"{GOOD} --method batch --l2 1 --errors robust", 78, ("--l2 1 is", "or choose --l2 1e-06.")),
     "errors without batch": (f"{GOOD} --method sgd --errors robust", 78, ("closing pass", "or choose --method batch.")),
+    "errors of a stream": (
+        f"{GOOD} --shuffle window --errors robust", 78, ("closing pass", "or choose --shuffle full."),
+    ),
     "average and l1": (f"{GOOD} --average on --l1 0.5", 78, ("--average on contradicts --l1 0.5:",)),
     "average of batch": (f"{GOOD} --average on --method batch", 78, ("--average on is not for --method batch",)),
     "cut short": ("cut.parquet --target late", 65, ("{folder}/cut.parquet", "cut short", "write the file again")),
