@@ -274,7 +274,7 @@ class Argument(types.WrapperAddressProtocol):
 
 
 def pointwise(function: Any) -> Argument:
-    """Make of ``f(y_true, raw_prediction, settings) -> float`` what training loops can take as an argument."""
+    """Make of ``f(y_true, raw_prediction, settings) -> float`` what loops can take as an argument."""
     return Argument(function, POINTWISE)
 
 

@@ -140,7 +140,10 @@ def _rows_signature(feature):
 
 @cache
 def rows_loop(loss_derivative: Any) -> Any:
-    """The loop ``train_rows`` for a loss, given its ``pointwise_gradient``."""
+    """The loop ``train_rows`` for a loss of ``objective.losses``, given its ``pointwise_gradient``.
+
+    Numba's cache knows it by the name of the loss, and by the sources of that folder and this one.
+    """
 
     def train_rows(
         features, codes, starts, entries, values, target, weight, offset, learning_rates, steps_before, mean_weight,
@@ -172,7 +175,7 @@ def rows_loop(loss_derivative: Any) -> Any:
                 widen(features, i, numbers)
             x, x_next = numbers[i % ROWS_TOGETHER], numbers[i % ROWS_TOGETHER + 1]
             # alpha in units of the mean weight, and what the penalty leaves: below, a step would wait for them.
-            step_size = alpha * (weight[i] if weighted else 1.0) / mean_weight
+            step_size = alpha * (weight[i] / mean_weight if weighted else 1.0 / mean_weight)
             kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
             # Predict.
             raw = of_numbers
@@ -196,19 +199,19 @@ def rows_loop(loss_derivative: Any) -> Any:
             move = step_size * residual
             of_numbers = of_next - move * overlap
             share = 4.0 / (step + 3.0) if averaging else 0.0
+            # One loop, also where the average has to wait for the kinks: of two to choose from, both would be slower.
+            share_at_once = 0.0 if kinked else share
             for j in range(width):
                 theta[j] = (theta[j] - move * x[j]) * kept
-                average[j] += share * (theta[j] - average[j])
+                average[j] += share_at_once * (theta[j] - average[j])
             intercept -= move
             average_intercept += share * (intercept - average_intercept)
-            if kinked:  # Shrink, raise to bounds, and put that into the average.
-                for j in range(n_numeric):
-                    average[j] -= share * theta[j]
-                    if l1 > 0.0:
-                        theta[j] = shrink(theta[j], alpha, l1, l2)
+            if kinked:
+                for j in range(n_numeric if l1 > 0.0 else 0):
+                    theta[j] = shrink(theta[j], alpha, l1, l2)
                 raise_to_bound(theta, bounded)
-                for j in range(width):
-                    average[j] += share * theta[j]
+                for j in range(width if averaging else 0):
+                    average[j] += share * (theta[j] - average[j])
             if not ahead:
                 of_numbers = intercept
                 for j in range(width):

@@ -221,7 +221,10 @@ class StochasticTrainer:
             )
 
     def _train_block(self, state: TrainState, block: Block, watched: np.ndarray) -> bool:
-        """Predict, compare, gradient, update: see ``kernels.stochastic``. Returns whether theta is finite."""
+        """Predict, compare, gradient, update: see ``kernels.stochastic`` and ``kernels.row_by_row``.
+
+        Returns whether theta is finite.
+        """
         task, loss, penalty = self._task, self._objective.loss, self._objective.penalty
         n_steps = -(-block.rows // self._batch_size)
         total_steps = task.epochs * -(-self._train_rows // self._batch_size)

@@ -24,12 +24,15 @@ def some_rows(n_rows: int, n_numeric: int, loss: str) -> Rows:
     return Rows(features, np.empty((n_rows, 0), np.int32), target, NOTHING, NOTHING)
 
 
-def train(rows: Rows, rates: np.ndarray, loss: str, coordinates: np.ndarray, l1: float, l2: float) -> bool:
+def train(
+    rows: Rows, rates: np.ndarray, loss: str, coordinates: np.ndarray, l1: float, l2: float,
+    bounded: np.ndarray = NO_COORDINATES,
+) -> bool:  # fmt: skip
     watched = np.empty((2, len(rows.target) // WATCHED_EVERY_ROWS + 1))
     train_rows = rows_loop(LOSSES[loss].pointwise_gradient)
     return train_rows(
         rows.features, rows.codes, *NO_ENTRIES[np.dtype(float)].arrays(), rows.target, rows.weight, rows.offset, rates,
-        0, 1.0, l1, l2, True, coordinates, np.empty((0, 2), np.int64), NOTHING, NO_COORDINATES, watched,
+        0, 1.0, l1, l2, True, coordinates, np.empty((0, 2), np.int64), NOTHING, bounded, watched,
         LOSSES[loss].settings,
     )  # fmt: skip
 
@@ -53,6 +56,14 @@ def test_rows_of_any_width_and_number_take_the_steps_of_the_textbook_loop(
     take_steps(descent, rows, np.arange(n_rows + 1), rates, loss, "plain", 1.0, l1, 0.3, [])
     np.testing.assert_allclose(coordinates[:, table.THETA], descent.theta, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(coordinates[:, table.AVERAGE], descent.average, rtol=1e-10, atol=1e-12)
+
+
+def test_what_a_bound_holds_at_zero_has_an_average_of_zero() -> None:
+    rows = Rows(np.full((40, 1), 1e6), np.empty((40, 0), np.int32), np.zeros(40), NOTHING, NOTHING)
+    coordinates = np.zeros((2, table.SLOTS))
+    assert train(rows, np.full(40, 0.1), "logistic", coordinates, 0.0, 0.0, np.array([0]))
+    np.testing.assert_array_equal(coordinates[0, [table.THETA, table.AVERAGE]], [0.0, 0.0])
+    assert coordinates[1, table.AVERAGE] < -0.5
 
 
 def test_no_rows_change_nothing() -> None:

@@ -1,7 +1,7 @@
 """Losses: pointwise functions of the target and the raw prediction, which know nothing of features or weights.
 
-A loss is one class in one file here, entered in ``LOSSES``. Its functions of a row, and of many rows at once, are
-compiled one by one and handed to the training loops, so nothing else changes when a loss is added.
+A loss is one class in one file here, entered in ``LOSSES``. Loops take its functions as arguments, or as a part of
+themselves (:mod:`streamgd.kernels.row_by_row`), so nothing else changes when a loss is added.
 """
 
 from __future__ import annotations
