@@ -33,6 +33,7 @@ from streamgd.data.frames import (
     table_of,
     tables_of,
     tables_of_files,
+    type_in_parquet,
     without_categories,
     write_frame,
 )
@@ -274,7 +275,7 @@ def _logical_schema(table: pa.Table, columns: Columns) -> pa.Schema:
     for each in columns.categorical:
         types |= {name: ARROW_TYPES.get(values, pa.float64()) for name, values in each.reads.items()}
     return pa.schema(
-        (field.name, types.get(field.name, field.type) if pa.types.is_null(field.type) else logical_type(field.type))
+        (field.name, types.get(field.name, field.type) if pa.types.is_null(field.type) else type_in_parquet(field.type))
         for field in table.schema
     )
 

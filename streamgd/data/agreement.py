@@ -68,6 +68,32 @@ def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
     for side in (columns.weight, columns.offset, columns.exposure):
         if side is not None:
             _check(schema, name, side, _kind(schema, side) in NUMBERS, "a number")
+    found = telling_types(columns, schema)
+    for source, expected in columns.types:
+        _check(schema, name, source, found.get(source, expected) == expected, expected)
+
+
+def telling_types(columns: Columns, schema: pa.Schema) -> dict[str, str]:
+    """The types of columns whose values mean something else in another unit, scale, width or time zone, by name.
+
+    These are labels that are compared as texts of moments and decimals, or as fractions, and moments of which local
+    parts are taken.
+    """
+    labels = dict(pair for each in columns.categorical for pair in each.reads.items())
+    labels |= {each.at.part.source: each.at.part.values for each in columns.numeric if each.at is not None}
+    found = {}
+    for name, values in labels.items():
+        arrow_type = schema.field(name).type
+        if values != "number" and kind_of(arrow_type) == "decimal":
+            found[name] = f"decimals of scale {arrow_type.scale}"
+        elif values != "number" and kind_of(arrow_type) in ("moment", "real"):
+            found[name] = str(arrow_type)
+    for numeric in columns.numeric:
+        arrow_type = schema.field(numeric.source).type
+        if numeric.part not in (None, IS_NULL, "epoch") and pa.types.is_timestamp(arrow_type):
+            zone = f"in time zone {arrow_type.tz}" if arrow_type.tz else "without a time zone"
+            found.setdefault(numeric.source, f"timestamps {zone}")
+    return found
 
 
 def _kind(schema: pa.Schema, name: str) -> Kind:

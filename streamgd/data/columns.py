@@ -190,7 +190,8 @@ class Columns:
     """All columns of a run and what they became.
 
     ``exposure`` is one whose logarithm is added to the offset. ``non_negative`` names numeric features whose
-    coefficients are held at zero or above.
+    coefficients are held at zero or above. ``types`` names the types, at training, of columns whose values mean
+    something else in another unit, scale, width or time zone: see :func:`streamgd.data.agreement.telling_types`.
     """
 
     numeric: tuple[NumericColumn, ...]
@@ -201,6 +202,7 @@ class Columns:
     exposure: str | None = None
     non_negative: tuple[str, ...] = ()
     sparse: tuple[SparseColumn, ...] = ()
+    types: tuple[tuple[str, str], ...] = ()
 
     @property
     def non_negative_rows(self) -> tuple[int, ...]:
@@ -249,6 +251,7 @@ class Columns:
             classes = self.target.classes
             if self.target.domain not in ("real", "not negative", "positive"):
                 raise ValueError("a target of an unknown domain")
+        names += [text for pair in self.types for text in pair]
         if not all(isinstance(name, str) for name in names) or not all(isinstance(flag, bool) for flag in flags):
             raise ValueError("a column whose name is no text")
         if not set(self.non_negative) <= {column.name for column in self.numeric}:
@@ -286,6 +289,8 @@ class Columns:
             del plain["non_negative"]
         if not self.sparse:
             del plain["sparse"]
+        if not self.types:
+            del plain["types"]
         return plain
 
     @classmethod
@@ -305,6 +310,7 @@ class Columns:
             fields.get("exposure"),
             tuple(fields.get("non_negative", ())),
             tuple(SparseColumn(**column) for column in fields.get("sparse", [])),
+            tuple((name, found) for name, found in fields.get("types", [])),
         )
 
 

@@ -94,10 +94,24 @@ def _storable(arrow_type: pa.DataType) -> pa.DataType:
     return pa.large_string()
 
 
+def type_in_parquet(arrow_type: pa.DataType) -> pa.DataType:
+    """The logical type of a column of a frame when it was written to Parquet, which has no seconds.
+
+    >>> str(type_in_parquet(pa.timestamp("s", "UTC")))
+    'timestamp[ms, tz=UTC]'
+    """
+    logical = logical_type(arrow_type)
+    if pa.types.is_timestamp(logical) and logical.unit == "s":
+        return pa.timestamp("ms", logical.tz)
+    if pa.types.is_date64(logical):
+        return pa.date32()
+    return pa.time32("ms") if pa.types.is_time32(logical) else logical
+
+
 def without_categories(table: pa.Table) -> pa.Table:
-    """The table with numbers, true and false, and moments, where it holds dictionaries of such; text stays as it is."""
+    """The table as it would come back from Parquet, without dictionaries but those of text."""
     types = [
-        each.type if kind_of(logical_type(each.type)) == "text" else logical_type(each.type) for each in table.schema
+        each.type if kind_of(logical_type(each.type)) == "text" else type_in_parquet(each.type) for each in table.schema
     ]
     return table.cast(pa.schema(zip(table.column_names, types, strict=True)))
 

@@ -9,12 +9,13 @@ All of it is a pure function of manifest and configuration.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgd.config import ROBUST_LOSSES, TrainConfig
+from streamgd.data.agreement import telling_types
 from streamgd.data.bounded import with_bounds
 from streamgd.data.columns import (
     INDEX_REASON,
@@ -154,6 +155,7 @@ def resolve(manifest: Manifest, config: TrainConfig, where: Where | None = None)
     )
     _check_feature_names(columns)
     columns = with_bounds(columns, config, dict(left_out))
+    columns = replace(columns, types=tuple(telling_types(columns, manifest.schema).items()))
     _check_sparse(columns)
     numbers = NumberValues(sample.rows)
     moments = [(0.0, 1.0)] * len(columns.numeric)

@@ -1,5 +1,6 @@
 """New data must have the columns of a model, in types that mean the same; other widths of a type do."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streamgd.data.agreement import check_columns
+from streamgd.data.agreement import check_columns, telling_types
 from streamgd.data.columns import CategoricalColumn, Columns, NumericColumn, SparseColumn, TargetColumn
 from streamgd.data.source import discover
 from streamgd.errors import SchemaError
@@ -60,6 +61,33 @@ def test_types_of_another_kind_are_refused(tmp_path: Path, columns: dict[str, An
     found = str(arrow_type).partition("<")[0].replace("[", r"\[")
     with pytest.raises(SchemaError, match=rf"data\.parquet, column 'c': found {found}.*, the model was trained on "):
         checked(tmp_path, arrow_type, **columns)
+
+
+TOKYO = pa.timestamp("us", "Asia/Tokyo")
+# What a model was trained on, what means the same, what means something else, and what is said of the first.
+TELLING = [
+    (label("string"), pa.timestamp("us"), pa.timestamp("us"), pa.timestamp("ns"), "timestamp[us]"),
+    (label("string"), pa.timestamp("us"), pa.timestamp("us"), pa.timestamp("us", "UTC"), "timestamp[us]"),
+    (label("string"), pa.timestamp("s"), pa.timestamp("ms"), pa.date32(), "timestamp[ms]"),
+    (label("string"), pa.decimal128(5, 2), pa.decimal128(9, 2), pa.decimal128(9, 4), "decimals of scale 2"),
+    (label("float"), pa.float32(), pa.int8(), pa.float64(), "float"),
+    (HOUR, TOKYO, pa.timestamp("ns", "Asia/Tokyo"), pa.timestamp("us"), "timestamps in time zone Asia/Tokyo"),
+    (HOUR, pa.timestamp("us"), pa.timestamp("ms"), pa.timestamp("us", "UTC"), "timestamps without a time zone"),
+]
+
+
+@pytest.mark.parametrize(("columns", "trained", "same", "other", "told"), TELLING)
+def test_labels_and_local_times_of_another_unit_scale_width_or_zone_are_refused(
+    tmp_path: Path, columns: dict[str, Any], trained: pa.DataType, same: pa.DataType, other: pa.DataType, told: str
+) -> None:
+    pq.write_table(pa.table({"c": pa.array([None], trained)}), tmp_path / "trained.parquet")
+    schema = discover([str(tmp_path / "trained.parquet")]).schema
+    types = tuple(telling_types(Columns(**({"numeric": (), "categorical": ()} | columns)), schema).items())
+    (tmp_path / "new").mkdir()
+    checked(tmp_path / "new", trained, **columns, types=types)
+    checked(tmp_path / "new", same, **columns, types=types)
+    with pytest.raises(SchemaError, match=re.escape(f"the model was trained on {told}.")):
+        checked(tmp_path / "new", other, **columns, types=types)
 
 
 def test_all_missing_columns_are_named(tmp_path: Path) -> None:
