@@ -171,3 +171,13 @@ def test_the_real_files_pass(shared_data: Path) -> None:
     for path in good:
         assert read_footer(discover([str(path)]).filesystem, str(path)).metadata.num_rows >= 0
     assert good
+
+
+def test_a_row_group_for_which_memory_runs_out_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise pa.ArrowMemoryError("realloc of size 1312817152 failed")
+
+    manifest = discover([str(whole(tmp_path / "data.parquet"))])
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", no_memory)
+    with pytest.raises(MemoryError, match="realloc"):
+        list(read_batches(manifest, manifest.row_groups[0], ["x"], [], 100))

@@ -73,7 +73,7 @@ def read_batches(
                 _check_codes(batch, coded)
                 rows_read += batch.num_rows
                 yield _with_partitions(batch, manifest.schema, file.partition, columns)
-    except StreamgdError:
+    except (StreamgdError, MemoryError):  # Arrow's own, where memory ran out, is one of its exceptions too
         raise
     except FileNotFoundError as error:
         raise DataChangedError(f"{where}: the file vanished since the run began. Put it back, or --restart.") from error
