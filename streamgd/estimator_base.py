@@ -20,6 +20,7 @@ from streamgd.extra_sklearn import scikit_learn
 from streamgd.fitting import Fitted, fit, fit_stream, raw_predictions, tables
 from streamgd.model import Model
 from streamgd.objective.losses import LOSSES
+from streamgd.option_values import parse_names
 
 with scikit_learn():
     from sklearn.base import BaseEstimator
@@ -264,14 +265,17 @@ class GradientDescentEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _take(self, fitted: Fitted, by_name: bool, stacklevel: int = 3) -> Self:
         """Keep what was learned, of data that held their target or not, and warn of what is to be known about it."""
-        self._fitted, self.model_, self._by_name = fitted, fitted.model, by_name
+        self._fitted, self._by_name = fitted, by_name
+        self.model_ = fitted.model if by_name else fitted.model.of_arrays(getattr(self, "classes_", None))
         rows, n_outputs = fitted.model.coefficients(), fitted.model.n_outputs
         self.coef_names_ = np.array([each.name for each in rows[:-n_outputs:n_outputs]], dtype=object)
         self.loss_curve_, self.n_iter_ = fitted.loss_curve, fitted.n_iter
         values = np.array([each.value for each in rows]).reshape(-1, n_outputs)
         self._take_model(fitted.model, values[:-1], values[-1])
         if by_name:
-            self.feature_names_in_ = np.array(self.model_.encoding.columns.feature_sources, dtype=object)
+            names = self.model_.encoding.columns.feature_sources
+            ordered = [*parse_names(self.features or ()), *fitted.columns, *names]
+            self.feature_names_in_ = np.array([name for name in dict.fromkeys(ordered) if name in names], dtype=object)
             self.n_features_in_ = len(self.feature_names_in_)
         for text in fitted.warnings:
             warnings.warn(text, ConvergenceWarning if text in fitted.hints else UserWarning, stacklevel=stacklevel)

@@ -11,7 +11,7 @@ if it fits the memory budget: so what is learned does not depend on who held the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,6 +80,8 @@ class Fitted:
         How more would have been learned.
     stream : bytes or None
         The state from which a stream goes on.
+    columns : tuple of str
+        Those of the data, in their order, if they were a frame or files.
     """
 
     model: Model
@@ -88,6 +90,7 @@ class Fitted:
     warnings: list[str]
     hints: list[str]
     stream: bytes | None = None
+    columns: tuple[str, ...] = ()
 
 
 @in_arguments()
@@ -108,7 +111,7 @@ def fit(data: Any, options: dict[str, Any]) -> Fitted:
         return fit_stream(data, options, None)
     if not is_path(data):
         table = table_of(data)
-        return _fit_table(table, _with_categories(table, options))
+        return replace(_fit_table(table, _with_categories(table, options)), columns=tuple(table.column_names))
     sources = parse_sources(data)
     manifest = discover(sources)
     with TemporaryDirectory(prefix="streamgd-") as folder:
@@ -116,10 +119,12 @@ def fit(data: Any, options: dict[str, Any]) -> Fitted:
         names = _names_in_use(config, manifest)
         stored_bytes = sum(manifest.uncompressed_bytes(row_group, names) for row_group in manifest.row_groups)
         if manifest.n_rows >= FEW_ROWS or 2 * stored_bytes > config.memory:
-            return _run(sources, Path(folder), manifest.n_rows, options)
+            fitted = _run(sources, Path(folder), manifest.n_rows, options)
+            return replace(fitted, columns=tuple(manifest.schema.names))
     # Full batch sums by row groups: from a file of our own the result does not depend on those of the data.
     table = pa.concat_tables(tables_of_files(manifest, names))
-    return _fit_table(table, options, ", ".join(map(str, sources)), rows_of_files(manifest))
+    fitted = _fit_table(table, options, ", ".join(map(str, sources)), rows_of_files(manifest))
+    return replace(fitted, columns=tuple(manifest.schema.names))
 
 
 def _names_in_use(config: TrainConfig, manifest: Manifest) -> list[str]:

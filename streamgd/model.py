@@ -144,6 +144,14 @@ class Model:
         target = self.encoding.columns.target
         return target.classes if target else None
 
+    def of_arrays(self, classes: np.ndarray | None) -> Self:
+        """The model of an estimator that learned arrays: weights have no column, and classes the values they had."""
+        columns = replace(self.encoding.columns, weight=None)
+        labels = [] if classes is None else classes.tolist()
+        if labels and columns.target is not None and all(isinstance(label, Label) for label in labels):
+            columns = replace(columns, target=replace(columns.target, classes=tuple(labels)))
+        return replace(self, encoding=replace(self.encoding, columns=columns))
+
     @property
     def n_outputs(self) -> int:
         """Raw predictions of a row: one, or one for each of more than two classes."""

@@ -565,3 +565,44 @@ class TestLosses:
         assert hasattr(GDClassifier(), "predict_proba")
         assert found.score(X, y) > 0.95
         assert (found.predict(X) == found.classes_[(found.decision_function(X) > 0).astype(int)]).all()
+
+
+@pytest.mark.parametrize("labels", [("no", "yes"), (1, 2), (1, 2, 3)])
+def test_the_model_of_arrays_knows_classes_by_their_values(labels: tuple[Any, ...], tmp_path: Path) -> None:
+    X = np.random.default_rng(6).normal(size=(400, 2))
+    weight = np.linspace(0.5, 1.5, 400)
+    y = np.array(labels)[np.digitize(X[:, 0], [-0.4, 0.4][: len(labels) - 1])]
+    estimator = GDClassifier().fit(X, y, sample_weight=weight)
+    assert estimator.model_.classes == labels
+    pq.write_table(pa.table({"x0": X[:, 0], "x1": X[:, 1], "y": y}), tmp_path / "data.parquet")
+    assert streamgd.evaluate(estimator, tmp_path / "data.parquet").metrics["accuracy"] == estimator.score(X, y)
+    streamgd.predict(estimator, tmp_path / "data.parquet", tmp_path / "out")
+    written = pq.read_table(tmp_path / "out").column("prediction").to_pylist()
+    assert written == estimator.predict(X).tolist()
+
+
+def test_columns_are_in_the_order_of_the_frame(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    data = pa.table({"m": rng.uniform(0.0, 100.0, 500), "a": rng.normal(size=500)})
+    y = np.floor(data["m"].to_numpy() / 25.0) + data["a"].to_numpy()
+    whole = data.append_column("y", pa.array(y))
+    pq.write_table(whole, tmp_path / "data.parquet")
+    for X in (whole, tmp_path):
+        estimator = GDRegressor(bins={"m": [25, 50, 75]}).fit(X, target="y")
+        assert estimator.feature_names_in_.tolist() == ["m", "a"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # arrays have no names
+            of_array = estimator.predict(np.column_stack([data["m"], data["a"]]))
+        np.testing.assert_array_equal(of_array, estimator.predict(data))
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_labels_that_are_moments_are_those_of_the_frame_that_was_learned(unit: str) -> None:
+    days = np.datetime64("2024-01-01", unit) + np.random.default_rng(8).integers(0, 3, 300).astype("timedelta64[D]")
+    X = pa.table({"day": pa.array(days.astype(f"datetime64[{unit}]")), "x": np.linspace(-1.0, 1.0, 300)})
+    y = days.astype("datetime64[D]").astype(int) % 3 + X["x"].to_numpy()
+    estimator = GDRegressor(categorical=["day"]).fit(X, y)
+    assert estimator.score(X, y) > 0.99
+    other = X.set_column(0, "day", X["day"].cast(pa.timestamp("ns" if unit != "ns" else "us")))
+    with pytest.raises(ValueError, match="column 'day': found timestamp"):
+        estimator.predict(other)
