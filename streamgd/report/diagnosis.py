@@ -287,7 +287,7 @@ class _Observer:
         sources = {column.name: (column.source, column.part) for column in columns.numeric}
         sources |= {column.name: (next(iter(column.reads)), None) for column in columns.categorical}
         masks = {}
-        for name in found.survey.nulls:
+        for name in sources.keys() & found.survey.nulls.keys():  # lists and maps are told by their entries
             source, part = sources[name]
             array = batch.column(source)
             array = timestamp_part(array, part) if part else array

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from streamgd.errors import ConfigError
 from streamgd.inference import Errors
 from streamgd.model import Model, model_of
@@ -59,16 +57,7 @@ class RunFacts:
 
     def unit_of(self, row: dict[str, Any]) -> float:
         """What a coefficient in original units is multiplied by to be the standardised one; 1 for levels."""
-        return self._scales.get(row["name"], 1.0) if row["level"] is None else 1.0
-
-    @property
-    def _scales(self) -> dict[str, float]:
-        if self.model is None:
-            return {}
-        encoding = self.model.encoding
-        return dict(
-            zip((c.name for c in encoding.columns.numeric), np.asarray(encoding.scaling.scale).tolist(), strict=True)
-        )
+        return float(row["standardised"] / row["value"]) if row["value"] else 1.0
 
 
 def facts_of(run: Any) -> RunFacts:

@@ -18,6 +18,7 @@ from typing import Any
 from streamgd.config import TrainConfig, option_name
 from streamgd.console import format_duration, format_rate
 from streamgd.credentials import without_credentials
+from streamgd.data.kinds import python_values
 from streamgd.data.vocabulary import level_name
 from streamgd.model import Model
 from streamgd.option_values import parse_sources
@@ -346,7 +347,7 @@ def _profile(facts: RunFacts, diagnosis: Diagnosis | None) -> dict[str, Any]:
                 "name": each.column.name,
                 "nulls": nulls.get(each.column.name, 0),
                 "n_levels": None if each.hashed else len(each.levels),
-                "levels": [("null" if v is None else v, "") for v in each.levels[:MOST_LEVELS].to_pylist()],
+                "levels": [("null" if v is None else v, "") for v in python_values(each.levels[:MOST_LEVELS])],
             }
             for each in encoding.categorical
         ]

@@ -13,6 +13,7 @@ from scipy.special import expit
 from sklearn import metrics as oracle
 from small_models import THETA, model, raw_predictions, table, with_nulls, write
 
+import streamgd
 from streamgd.data.columns import TargetColumn
 from streamgd.errors import NoInputError
 from streamgd.evaluation import evaluate
@@ -223,3 +224,13 @@ def test_the_memory_does_not_grow_with_the_rows() -> None:
 def test_no_row_left_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(NoInputError, match="no row is left to evaluate on"):
         diagnosed(tmp_path, table(100), where="distance > 100000")
+
+
+def test_lists_with_nulls_are_passed_over(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    tags = [None if k % 7 == 0 else ["a", "b"][: k % 3] for k in range(600)]
+    rows = pa.table({"tags": pa.array(tags, pa.list_(pa.string())), "x": rng.normal(size=600)})
+    rows = rows.append_column("y", pa.array((np.arange(600) % 3 + rows["x"].to_numpy() > 1.0).astype(int)))
+    write(rows, tmp_path / "data.parquet")
+    result = streamgd.train(tmp_path / "data.parquet", "y", run=tmp_path / "run")
+    assert diagnose(result, tmp_path / "data.parquet").evaluation.rows == 600
