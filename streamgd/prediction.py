@@ -7,6 +7,7 @@ No row is dropped. What cannot be predicted is null.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -40,7 +41,7 @@ _FEWEST_ROWS = 1_024
 def predict(
     model: Model | str | Path,
     data: Sequence[str] | str,
-    out: str,
+    out: str | Path,
     keep: Sequence[str] = (),
     threads: int | None = None,
     check: Callable[[], None] = lambda: None,
@@ -212,9 +213,9 @@ def _kept_names(manifest: Manifest, keep: Sequence[str], model: Model) -> list[s
     return names
 
 
-def _output_paths(manifest: Manifest, out: str) -> list[Path]:
+def _output_paths(manifest: Manifest, out: str | Path) -> list[Path]:
     """The output file of each input file; refuses to write over an input."""
-    folder = Path(out)
+    folder, out = Path(out), os.fspath(out)
     if "://" in out:
         raise ConfigError(f"--out {out}: predictions are written to a local folder. Name one, and copy it from there.")
     if folder.exists() and not folder.is_dir():

@@ -17,16 +17,17 @@ from streamgd.data.transforms.spline import Spline
 from streamgd.data.vocabulary import CategoricalEncoding, level_name
 from streamgd.errors import ConfigError
 from streamgd.inference import Errors, Inference
-from streamgd.model import Model
+from streamgd.model import Model, model_of
 from streamgd.plain import plain
 
 NAMES = ("name", "column", "level", "is_base", "relativity", "lower", "upper", "exposure", "actual")
 
 
-def relativities(model: Model, errors: Errors | None = None, level: float = 0.95) -> list[dict[str, Any]]:
+def relativities(model: Any, errors: Errors | None = None, level: float = 0.95) -> list[dict[str, Any]]:
     """One row for each number, and for each level of a categorical column, the base level first.
 
     Splines and cycles are left out: several features are one number there, and one unit of one of them is nothing.
+    ``model`` is a model, a run or its path, what ``train`` gave, or an estimator.
 
     Returns
     -------
@@ -43,6 +44,7 @@ def relativities(model: Model, errors: Errors | None = None, level: float = 0.95
     ConfigError
         The model has no log link; or ``errors`` were asked for by name, and the run gave none.
     """
+    model = model_of(model)
     if model.loss.link_name != "log":
         raise ConfigError(
             f"relativities are those of the losses poisson, gamma and tweedie, the loss is {model.loss_name}. Look at"
