@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
@@ -60,12 +61,15 @@ class ParquetOutput:
         return self
 
     def _opened(self) -> BinaryIO:
-        """The temporary file; its folder is made again if another output, which failed, has just removed it."""
+        """The temporary file, locked; its folder is made again if another output, which failed, has just removed it."""
         try:
-            return states.files.open(self._temporary)
+            file = states.files.open(self._temporary)
         except FileNotFoundError:
             states.make_folder(self._path.parent)
-            return states.files.open(self._temporary)
+            file = states.files.open(self._temporary)
+        with suppress(OSError):  # where there are no locks, one process at a time may write an output
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Append rows to the row group."""
@@ -128,12 +132,21 @@ class _Sink(io.RawIOBase):
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove the temporary files that killed processes left of these outputs."""
+    """Remove the temporary files that killed processes left of these outputs; those that are locked are written."""
     names: dict[Path, set[str]] = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
     for folder, outputs in names.items():
         for path in sorted(folder.glob(".*.tmp")):
             match = _TEMPORARY.fullmatch(path.name)
-            if match is not None and match[1] in outputs:
+            if match is not None and match[1] in outputs and not _is_locked(path):
                 states.remove(path)
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

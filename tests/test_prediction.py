@@ -27,6 +27,7 @@ from streamgd.errors import (
     SchemaError,
     StorageError,
 )
+from streamgd.parquet_output import ParquetOutput
 from streamgd.prediction import predict
 
 module = importlib.import_module("streamgd.prediction")  # streamgd.prediction may be the function
@@ -240,6 +241,16 @@ def test_output_of_an_earlier_run_is_replaced_and_leftovers_are_removed(tmp_path
 
     assert predicted(tmp_path, table(70)).num_rows == 70
     assert sorted(os.listdir(tmp_path / "out")) == [".other.parquet.123.tmp", "new.parquet"]
+
+
+def test_a_file_that_another_process_is_writing_stays(tmp_path: Path) -> None:
+    write(table(50), tmp_path / "new.parquet")
+    path = tmp_path / "out" / "new.parquet"
+    with ParquetOutput(path, pa.schema({"x": pa.int64()})) as output:
+        written = output._temporary.rename(path.with_name(".new.parquet.123.tmp"))
+        predict(model(), [str(tmp_path / "new.parquet")], str(tmp_path / "out"))
+        assert sorted(os.listdir(tmp_path / "out")) == [".new.parquet.123.tmp", "new.parquet"]
+        written.rename(output._temporary)
 
 
 class _Full(state.FileSystem):
