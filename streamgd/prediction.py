@@ -165,13 +165,26 @@ class _Predictor:
 
     def batches(self, row_group: RowGroup) -> Iterator[pa.RecordBatch]:
         """The output rows of one row group, slice by slice."""
-        start = 0
-        for batch in read_batches(self._manifest, row_group, self._columns, self._dictionary_columns, self._slice_rows):
+        start, slice_rows = 0, self._rows_at_once(row_group)
+        for batch in read_batches(self._manifest, row_group, self._columns, self._dictionary_columns, slice_rows):
             origin = origin_of(self._manifest, row_group, start)
             prediction = self._model.predict_with(self._encoder, batch, origin)
             columns = [batch.column(name) for name in self._keep] + _written(prediction, self._model, batch)
             yield pa.RecordBatch.from_arrays(columns, schema=self.schemas[row_group.file_index])
             start += batch.num_rows
+
+
+    def _rows_at_once(self, row_group: RowGroup) -> int:
+        """Fewer where the first rows tell that kept texts take more than the file does, which has each of them once."""
+        schema = self.schemas[row_group.file_index]
+        texts = [name for name in self._keep if not pa.types.is_primitive(schema.field(name).type)]
+        if not texts:
+            return self._slice_rows
+        with closing(read_batches(self._manifest, row_group, texts, [], _FEWEST_ROWS)) as batches:
+            first = next(batches, None)
+        if first is None or not first.num_rows:
+            return self._slice_rows
+        return min(self._slice_rows, max(_FEWEST_ROWS, int(_SLICE_BYTES * first.num_rows / max(1, first.nbytes))))
 
 
 def _written_names(model: Model) -> list[str]:

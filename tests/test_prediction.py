@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from small_models import model, raw_predictions, table, with_nulls, write
 
-from streamgd import parquet_output, state
+from streamgd import parquet_output, prediction, state
 from streamgd.data.columns import TargetColumn
 from streamgd.errors import (
     ConfigError,
@@ -229,6 +229,21 @@ def test_a_partition_column_can_be_kept(tmp_path: Path) -> None:
 
 def test_kept_names_may_be_one_text_and_repeated_names_count_once(tmp_path: Path) -> None:
     assert predicted(tmp_path, table(5), "id, late,id").schema.names == ["id", "late", "probability", "prediction"]
+
+
+def test_texts_that_a_file_has_once_are_kept_a_few_rows_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "_SLICE_BYTES", 1_000_000)
+    monkeypatch.setattr(prediction, "_FEWEST_ROWS", 64)
+    rows = table(2_000)
+    rows = rows.append_column("note", pa.array(["a" * 5_000, "b" * 5_000] * 1_000))
+    write(rows, tmp_path / "new.parquet")
+    sizes = []
+    monkeypatch.setattr(ParquetOutput, "add", lambda _, batch: sizes.append(batch.num_rows))
+    predict(model(), [str(tmp_path / "new.parquet")], str(tmp_path / "out"), keep=["note"])
+    assert sum(sizes) == 2_000
+    assert max(sizes) * 5_000 < 1_100_000
 
 
 # Files are whole or absent -------------------------------------------------------------------------------------------

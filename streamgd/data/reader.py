@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 
 import pyarrow as pa
@@ -45,7 +45,7 @@ def open_parquet(manifest: Manifest, file_index: int, dictionary_columns: list[s
 
 def read_batches(
     manifest: Manifest, row_group: RowGroup, columns: list[str], dictionary_columns: list[str], batch_rows: int
-) -> Iterator[pa.RecordBatch]:
+) -> Generator[pa.RecordBatch, None, None]:
     """The rows of one row group in order, in record batches of exactly ``batch_rows`` rows but for the last.
 
     The columns come in the order asked for; partition columns are filled in from the folder names.
