@@ -173,7 +173,6 @@ class _Predictor:
             yield pa.RecordBatch.from_arrays(columns, schema=self.schemas[row_group.file_index])
             start += batch.num_rows
 
-
     def _rows_at_once(self, row_group: RowGroup) -> int:
         """Fewer where the first rows tell that kept texts take more than the file does, which has each of them once."""
         schema = self.schemas[row_group.file_index]

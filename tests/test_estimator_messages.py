@@ -213,3 +213,9 @@ def test_a_loss_of_the_other_kind_is_refused(estimator: GDClassifier | GDRegress
         estimator.fit(frame()[["x"]], frame()["late"])
     with pytest.raises(ValueError, match=message):
         estimator.fit(frame(), target="late")
+
+
+def test_categories_that_are_neither_text_nor_numbers_are_refused_by_name() -> None:
+    data = frame()
+    with pytest.raises(DataError, match=r"column .cut.: categories are pandas\.interval\. Make them text"):
+        GDClassifier().fit(data.drop(columns="late").assign(cut=pd.cut(data.x, 3)), data.late)

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamgd.data.kinds import kind_of
+from streamgd.data.kinds import kind_of, type_name
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, logical_type
 from streamgd.errors import DataError, NoInputError, SchemaError, storage_errors
@@ -66,6 +66,10 @@ def table_of(frame: Any) -> pa.Table:
         about = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
         table = table.drop_columns([name for name in about.get("index_columns", []) if isinstance(name, str)])
     table = table.replace_schema_metadata(None)
+    for each in table.schema:
+        if pa.types.is_dictionary(each.type) and kind_of(logical_type(each.type)) == "other":
+            found = getattr(each.type.value_type, "extension_name", type_name(each.type.value_type))
+            raise DataError(f"column '{each.name}': categories are {found}. Make them text, or leave the column out.")
     return table.cast(pa.schema([pa.field(each.name, _storable(each.type)) for each in table.schema]))
 
 
