@@ -94,9 +94,11 @@ class Night:
         return self._nothing_new(arrivals) if plan is None else self._carry_out(plan, arrivals)
 
     def _forget_what_is_done(self) -> None:
-        """Clear away what a kill left behind after a version was published."""
+        """Clear away what a kill left behind after a version was published, and runs that are of no plan."""
         current, plan = self._versions.current(), self._state.plan()
-        if plan is not None and current is not None and plan.number == current.number:
+        if plan is None:
+            self._state.clear_work()
+        elif current is not None and plan.number == current.number:
             self._state.clear_work()
             self._versions.prune(self._job.publish.keep)
         if current is not None:

@@ -4,6 +4,7 @@ lock               held by the kernel while a job works: a killed one leaves non
 waiting.json       files that are held or in quarantine, and why
 work/plan.json     what this night learns; work/train/ and so on are its runs
 work/profiles.json what the new files hold, where there are rules of drift
+.work.tmp/         a work that is done with, while it is deleted
 mlflow.json        the run of the tracker, while it goes on: see ``mlflow``
 candidates/        the last models that the gate refused, with the reasons
 published/         see ``versions``
@@ -113,6 +114,7 @@ class StateDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.work = path / "work"
+        self._dropped = path / ".work.tmp"
         self._plan_path = self.work / "plan.json"
         self._waiting_path = path / "waiting.json"
         self._lock = FileLock(path / "lock")
@@ -179,12 +181,16 @@ class StateDirectory:
         _write(self._plan_path, asdict(plan))
 
     def clear_work(self) -> None:
-        """Forget the plan, then delete its runs."""
-        if not self.work.exists():
-            return
-        states.remove(self._plan_path, missing_ok=True)
+        """Forget the plan and delete its runs, and what a kill left of others."""
         with storage_errors(f"remove {self.work}"):
-            shutil.rmtree(self.work)
+            if self._dropped.exists():
+                shutil.rmtree(self._dropped)
+            if not self.work.exists():
+                return
+            # Plan and runs go in one rename: a run without its plan would be taken for one of a later plan.
+            states.files.replace(self.work, self._dropped)
+            states.files.fsync_folder(self.path)
+            shutil.rmtree(self._dropped)
 
     def keep_candidate(self, model: Path | None, reasons: dict[str, Any]) -> Path:
         """Keep a refused model, if there is one, with the reasons, and the last few before it."""
