@@ -115,7 +115,7 @@ class Night:
         self._telemetry.event(
             "looked", new=len(arrivals.fresh), unsettled=len(arrivals.unsettled), newest_data_s=arrivals.newest_s
         )
-        self._interrupt.check()
+        self._interrupt.check_repeated()
         if arrivals.unsettled:
             self._display.message(f"not settled yet: {_listed(arrivals.unsettled)}")
         if arrivals.without_rows:
@@ -293,7 +293,7 @@ class Night:
 
     def _publish(self, plan: Plan, learned: _Learned, verdict: _Verdict) -> dict[str, Any]:
         """Publish the candidate; the next night goes on from here."""
-        self._interrupt.check()
+        self._interrupt.check_repeated()
         assert learned.model is not None
         model, base = learned.model, self._versions.current() if plan.base else None
         profile = self._patiently(lambda: self._drift.learned(plan, base, model))
