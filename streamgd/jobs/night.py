@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from streamgd.errors import ConfigError, GateError, NoInputError
+from streamgd.errors import ConfigError, DataChangedError, GateError, NoInputError
 from streamgd.jobs.config import JobConfig, mistakes_placed
 from streamgd.jobs.drift import Drift, Moved, files_of
 from streamgd.jobs.gate import Broken, Gate, Scores, judge
@@ -208,6 +208,7 @@ class Night:
                 if before.broken:
                     return learned, before
             learned = self._learn(stage, learned)
+            self._check_learned(stage, plan, arrivals)
         assert learned.model is not None
         files, known = self._gate_files(plan, arrivals)
         # Where everything is learned anew, there may be nothing that the published model knows too.
@@ -258,6 +259,26 @@ class Night:
         if loaded is None:
             raise CorruptStateError(f"all checkpoints in {directory.path} are damaged.")
         return result, _Learned(result.model, directory.model_path, loaded.state)
+
+    def _check_learned(self, stage: Stage, plan: Plan, arrivals: Arrivals) -> None:
+        """Refuse what was trained on other files than the ledger would say.
+
+        Raises
+        ------
+        DataChangedError
+            A file was replaced after the look and before training; the plan is dropped.
+        """
+        expected = {each.relative: each for each in (*(each.entry for each in arrivals.known), *plan.files)}
+        stored = RunDirectory(self._state.work / stage.run).read_config()
+        files = stored["manifest"]["files"] if stored is not None else []
+        found = {each["relative"]: Entry(each["relative"], each["size_bytes"], each["footer_digest"]) for each in files}
+        changed = [relative for relative in stage.files if found.get(relative) != expected[relative]]
+        if changed:
+            self._state.clear_work()
+            raise DataChangedError(
+                f"{self._job.source}: files were replaced between the look at the source and training:"
+                f" {_listed(changed)}. What was trained is dropped; the next run looks at the source anew."
+            )
 
     def _gate_files(self, plan: Plan, arrivals: Arrivals) -> tuple[list[str], list[str]]:
         """Files to judge on, and files that the published model has learned: the latest ones, if that is asked for."""
