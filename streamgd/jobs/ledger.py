@@ -112,7 +112,8 @@ def look(job: JobConfig, ledger: Ledger, now_s: float) -> Arrivals:
     marked = _marked_folders(store, listed.values()) if job.success_marker else None
     settled, unsettled = {}, []
     for relative, item in sorted(listed.items()):
-        young = item.info.mtime_ns is not None and now_s - item.info.mtime_ns / 1e9 < job.min_age
+        # A clock that goes a little ahead makes no file settled; one that is far off makes none wait for ever.
+        young = item.info.mtime_ns is not None and abs(now_s - item.info.mtime_ns / 1e9) < job.min_age
         waits = young or (marked is not None and _folder(item) not in marked)
         if waits and relative not in ledger.files:
             unsettled.append(relative)

@@ -76,6 +76,15 @@ def test_young_files_wait(tmp_path: Path) -> None:
     assert (names(found.fresh), found.unsettled) == (["a.parquet"], ["b.parquet"])
 
 
+@pytest.mark.parametrize(("min_age", "ahead_s", "waits"), [("0s", 1, False), ("5m", 1, True), ("5m", 86400, False)])
+def test_a_file_of_the_future_does_not_wait_for_it(tmp_path: Path, min_age: str, ahead_s: int, waits: bool) -> None:
+    write(tmp_path / "in" / "a.parquet")
+    now_s = time.time()
+    os.utime(tmp_path / "in" / "a.parquet", (now_s + ahead_s, now_s + ahead_s))
+    found = look(job_of(tmp_path, f'min_age = "{min_age}"'), Ledger(), now_s)
+    assert (names(found.fresh), found.unsettled) == (([], ["a.parquet"]) if waits else (["a.parquet"], []))
+
+
 def test_a_marker_settles_its_folder(tmp_path: Path) -> None:
     write(tmp_path / "in" / "day=1" / "a.parquet")
     write(tmp_path / "in" / "day=2" / "a.parquet")
