@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,8 @@ from streamgd.jobs.log import last_runs
 from streamgd.jobs.planning import check_base, what_is_new
 from streamgd.jobs.statedir import StateDirectory, Waiting
 from streamgd.jobs.telemetry import check as check_telemetry
-from streamgd.jobs.versions import Version, Versions
+from streamgd.jobs.versions import DAMAGED, Version, Versions
+from streamgd.state import CorruptStateError
 from streamgd.training.train import plan
 
 #: Of a run on another machine the kernel of this one knows nothing.
@@ -110,14 +112,21 @@ def rollback(job: JobConfig, number: int | None, quarantine: bool = False) -> di
     Parameters
     ----------
     number : int or None
-        The version to go back to; None: the one before the published one.
+        The version to go back to; None: the nearest whole one before the published one, which may be damaged itself.
     quarantine : bool
         Pass over the files learned since, until they are released; else the next night learns them again.
+
+    Returns
+    -------
+    dict
+        ``files_since`` is None where the ledger of the version that is left cannot be read.
 
     Raises
     ------
     NoInputError
         There is no such version.
+    CorruptStateError
+        It is damaged; or files are to be passed over, and nothing tells which.
     RunLockedError
         The job is running.
     """
@@ -126,16 +135,30 @@ def rollback(job: JobConfig, number: int | None, quarantine: bool = False) -> di
         current = versions.current()
         if current is None:
             raise NoInputError(f"nothing is published in {versions.folder} yet.")
-        target = _before(versions, current) if number is None else versions.get(number)
-        entries = current.ledger.files
-        since = [entry for name, entry in entries.items() if target.ledger.files.get(name) != entry]
+        target = _whole_before(versions, current) if number is None else _whole(versions.get(number))
+        since = _learned_since(current, target)
         if quarantine:
+            if since is None:
+                raise CorruptStateError(
+                    f"{current.folder}: its ledger cannot be read, so nothing tells which files were learned since"
+                    f" version {target.number}. Go back without --quarantine, then name the files to:"
+                    f" streamgd job quarantine"
+                )
             why = f"learned by version {current.number}, which was taken back"
             _put_in_quarantine(state, since, why)
         versions.point_to(target)
         state.clear_work()
-    names = [each.relative for each in since]
+    names = None if since is None else [each.relative for each in since]
     return {"from": current.number, "to": target.number, "files_since": names, "quarantined": quarantine}
+
+
+def _learned_since(current: Version, target: Version) -> list[Entry] | None:
+    """The files that the published version learned and the other did not; None where its ledger cannot be read."""
+    try:
+        entries = current.ledger.files
+    except DAMAGED:
+        return None
+    return [entry for name, entry in entries.items() if target.ledger.files.get(name) != entry]
 
 
 def _put_in_quarantine(state: StateDirectory, entries: Iterable[Entry], why: str) -> None:
@@ -149,12 +172,32 @@ def _put_in_quarantine(state: StateDirectory, entries: Iterable[Entry], why: str
     state.write_waiting(waiting.values())
 
 
-def _before(versions: Versions, current: Version) -> Version:
-    """The version that was published when this one took its place."""
-    replaced = current.facts.get("replaced")
-    if replaced is None:
-        raise NoInputError(f"there is no version before {current.number} in {versions.folder}. Name one with --to.")
-    return versions.get(replaced)
+def _whole(version: Version) -> Version:
+    """The version, read once."""
+    try:
+        version.check()
+    except DAMAGED as error:
+        raise CorruptStateError(
+            f"version {version.number} cannot be published again, since it is not whole: {error} Choose another with"
+            f" --to; without it the nearest whole one is taken."
+        ) from error
+    return version
+
+
+def _whole_before(versions: Versions, current: Version) -> Version:
+    """The version that was published when this one took its place, or the nearest before that is whole."""
+    before = versions.before(current)
+    for version in before:
+        with suppress(*DAMAGED):
+            version.check()
+            return version
+    if before:
+        damaged = ", ".join(str(version.number) for version in before)
+        raise CorruptStateError(
+            f"no version before {current.number} in {versions.folder} is whole; damaged: {damaged}. Put one back from a"
+            f" copy, or move {versions.folder} away: the next run learns everything anew."
+        )
+    raise NoInputError(f"there is no version before {current.number} in {versions.folder}. Name one with --to.")
 
 
 def quarantine(job: JobConfig, names: list[str]) -> dict[str, Any]:

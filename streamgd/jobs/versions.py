@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from streamgd import state as states
-from streamgd.errors import ConfigError, NoInputError, storage_errors
+from streamgd.errors import ConfigError, DataError, NoInputError, storage_errors
 from streamgd.jobs.ledger import Ledger
 from streamgd.model import Model
 
+#: What reading a version ends with whose files are damaged or missing; not that storage does not answer.
+DAMAGED = (DataError, NoInputError, ConfigError)
 _NAME = re.compile(r"\d{6,}")
 _KIND = "job"
 
@@ -46,9 +48,31 @@ class Version:
         path = self.folder / "version.json"
         try:
             facts: dict[str, Any] = json.loads(states.read_file(path))
+            if not isinstance(facts, dict):
+                raise ValueError("it holds no facts")
         except ValueError as error:
             raise states.CorruptStateError(f"{path}: damaged: {error}. Go back with: streamgd job rollback") from None
         return facts
+
+    @property
+    def replaced(self) -> int | None:
+        """The number of the version that was published before this one; None where nothing tells."""
+        try:
+            number = self.facts.get("replaced")
+        except DAMAGED:
+            return None
+        return number if isinstance(number, int) else None
+
+    def check(self) -> None:
+        """Read all of it.
+
+        Raises
+        ------
+        DataError, NoInputError, ConfigError
+            A part of it is damaged, or missing.
+        """
+        for part in (lambda: self.facts, lambda: self._state, self.model):
+            part()
 
     def model(self) -> Model:
         return Model.load(self.folder / "model.safetensors")
@@ -164,12 +188,27 @@ class Versions:
         if unpublished.is_dir() and (current is None or current.number != number):
             _remove_folder(unpublished)
 
+    def before(self, version: Version) -> list[Version]:
+        """The versions to go back to from this one, nearest first: what it replaced, what that replaced, and so on.
+
+        After them those off that line, newest first: they were taken back, or nothing says what they came after.
+        """
+        older = {each.number: each for each in self.all() if each.number < version.number}
+        line: list[Version] = []
+        each: Version | None = version
+        while each is not None:
+            each = older.pop(each.replaced or 0, None)
+            line += [each] if each is not None else []
+        return line + [older[number] for number in sorted(older, reverse=True)]
+
     def prune(self, keep: int) -> None:
-        """Delete all but the ``keep`` newest versions and the published one."""
+        """Keep the published version and the ``keep - 1`` nearest before it; those that were taken back go first.
+
+        Newer ones stay until the next is published, so that no number is used twice.
+        """
         current = self.current()
-        for version in self.all()[:-keep]:
-            if current is None or version.number != current.number:
-                _remove_folder(version.folder)
+        for version in self.before(current)[keep - 1 :] if current is not None else []:
+            _remove_folder(version.folder)
 
 
 def _remove_folder(path: Path) -> None:

@@ -26,8 +26,9 @@ def ledger_of(number: int) -> Ledger:
     return Ledger().with_files([Entry(f"{k}.parquet", k, str(k)) for k in range(number)], {"x": "double"})
 
 
-def publish(versions: Versions, number: int) -> None:
-    versions.publish(number, model_of(number), ledger_of(number), {"steps": number}, {"rows": number})
+def publish(versions: Versions, number: int, replaced: int | None = None) -> None:
+    facts = {"rows": number, "replaced": (replaced or number - 1) or None}
+    versions.publish(number, model_of(number), ledger_of(number), {"steps": number}, facts)
 
 
 def test_what_was_published_is_found_again(tmp_path: Path) -> None:
@@ -58,13 +59,28 @@ def test_the_pointer_goes_back_and_forth(tmp_path: Path) -> None:
         versions.get(9)
 
 
-def test_old_ones_are_pruned_but_not_the_published_one(tmp_path: Path) -> None:
+def test_old_ones_are_pruned_but_not_the_published_one_and_what_it_replaced(tmp_path: Path) -> None:
     versions = Versions(tmp_path)
     for number in range(1, 6):
         publish(versions, number)
-    versions.point_to(versions.get(2))
+    versions.prune(keep=4)
+    assert [version.number for version in versions.all()] == [2, 3, 4, 5]
+    versions.point_to(versions.get(3))
     versions.prune(keep=2)
-    assert [version.number for version in versions.all()] == [2, 4, 5]
+    assert [version.number for version in versions.all()] == [2, 3, 4, 5]
+    assert versions.next_number() == 6  # had the newest been deleted, its number would be used twice
+    publish(versions, 6, replaced=3)
+    versions.prune(keep=3)
+    assert [version.number for version in versions.all()] == [2, 3, 6]
+
+
+def test_a_version_without_facts_is_pruned_by_its_number(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    for number in range(1, 5):
+        publish(versions, number)
+    (tmp_path / "000003" / "version.json").write_text("[]")
+    versions.prune(keep=3)
+    assert [version.number for version in versions.all()] == [2, 3, 4]
 
 
 def test_a_pointer_to_nothing_is_told(tmp_path: Path) -> None:
