@@ -183,9 +183,13 @@ def test_a_run_that_has_nothing_to_keep_says_so(
     data: str, place: Path, tmp_path: Path, options: dict[str, Any], why: str
 ) -> None:
     said = f"--keep-blocks keeps nothing here: the blocks are those of --shuffle full, {why}"
-    assert said in fit(data, tmp_path / "run", place, keep_blocks=True, **options).facts["warnings"]
+    listener = Listener()
+    fit(data, tmp_path / "run", place, listener, keep_blocks=True, **options)
+    assert said in listener.warnings
     assert names(place) == []
 
 
-def test_a_run_that_keeps_blocks_has_nothing_to_say(kept: Result) -> None:
-    assert not [text for text in kept.facts["warnings"] if "--keep-blocks" in text]
+def test_a_run_that_keeps_blocks_has_nothing_to_say(data: str, place: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    fit(data, tmp_path / "run", place, listener, keep_blocks=True)
+    assert not [text for text in listener.warnings if "--keep-blocks" in text]

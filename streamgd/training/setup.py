@@ -129,7 +129,6 @@ def make_task(
             *resolved.warnings,
             *_large_penalty(config, resolved),
             *notes,
-            *_nothing_to_keep(config, method, order),
             *beyond_limit(config.memory, 1 if config.cluster else config.workers or 1),
         ),
     )
@@ -144,14 +143,6 @@ def _large_penalty(config: TrainConfig, resolved: Resolved) -> list[str]:
         f"--l2 {l2:g}, the default, is not small for this target, whose spread is {spread:.3g}: the quantile loss grows"
         f" with the target, the penalty with its square. Choose --l2 {l2 / spread:.1g}, or another one."
     ]
-
-
-def _nothing_to_keep(config: TrainConfig, method: str, order: str) -> list[str]:
-    """A line where blocks are to be kept, and there are none that others could use."""
-    if not config.keep_blocks or order == "full":
-        return []
-    why = "--method batch makes its own anew" if method == "batch" else f"--shuffle {order} has none"
-    return [f"--keep-blocks keeps nothing here: the blocks are those of --shuffle full, {why}."]
 
 
 def _order(config: TrainConfig, manifest: Manifest, resolved: Resolved, layout: RecordLayout) -> tuple[str, list[str]]:

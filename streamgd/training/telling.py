@@ -43,6 +43,10 @@ def tell(task: Task, display: Display) -> None:
     display.message(f"method: {task.method}{why}, {passes(task)}, memory {config.memory / 1e6:.0f} MB")
     for note in task.notes:
         display.warn(note)
+    if config.keep_blocks and task.order != "full":
+        why = "--method batch makes its own anew" if task.method == "batch" else f"--shuffle {task.order} has none"
+        # No note of the task: what is kept on a machine is no part of the result.
+        display.warn(f"--keep-blocks keeps nothing here: the blocks are those of --shuffle full, {why}.")
 
 
 def blocks_place(task: Task) -> Path:
