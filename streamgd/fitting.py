@@ -276,9 +276,7 @@ def _columns_read(model: Model) -> Columns:
 def _logical_schema(table: pa.Table, columns: Columns) -> pa.Schema:
     """Logical types; a column without any value, which frames give the null type, is of the type that is needed."""
     types: dict[str, pa.DataType] = {each.source: pa.float64() for each in columns.numeric if each.part is None}
-    types |= {p.source: ARROW_TYPES.get(p.values, pa.float64()) for p in (n.at.part for n in columns.numeric if n.at)}
-    for each in columns.categorical:
-        types |= {name: ARROW_TYPES.get(values, pa.float64()) for name, values in each.reads.items()}
+    types |= {name: ARROW_TYPES.get(values, pa.float64()) for name, values in columns.label_reads}
     return pa.schema(
         (field.name, types.get(field.name, field.type) if pa.types.is_null(field.type) else type_in_parquet(field.type))
         for field in table.schema

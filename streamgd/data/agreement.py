@@ -79,14 +79,12 @@ def telling_types(columns: Columns, schema: pa.Schema) -> dict[str, str]:
     These are labels that are compared as texts of moments and decimals, or as fractions, and moments of which local
     parts are taken.
     """
-    labels = dict(pair for each in columns.categorical for pair in each.reads.items())
-    labels |= {each.at.part.source: each.at.part.values for each in columns.numeric if each.at is not None}
     found = {}
-    for name, values in labels.items():
+    for name in (name for name, values in columns.label_reads if values != "number"):
         arrow_type = schema.field(name).type
-        if values != "number" and kind_of(arrow_type) == "decimal":
+        if kind_of(arrow_type) == "decimal":
             found[name] = f"decimals of scale {arrow_type.scale}"
-        elif values != "number" and kind_of(arrow_type) in ("moment", "real"):
+        elif kind_of(arrow_type) in ("moment", "real"):
             found[name] = str(arrow_type)
     for numeric in columns.numeric:
         arrow_type = schema.field(numeric.source).type

@@ -234,6 +234,12 @@ class Columns:
         return list(dict.fromkeys(names))
 
     @property
+    def label_reads(self) -> list[tuple[str, str]]:
+        """Each column that labels are read from, with their type or ``number``; one may come as both."""
+        reads = [(each.at.part.source, each.at.part.values) for each in self.numeric if each.at is not None]
+        return reads + [item for column in self.categorical for item in column.reads.items()]
+
+    @property
     def sources(self) -> list[str]:
         """Columns to read from the files, each once."""
         names = self.feature_sources

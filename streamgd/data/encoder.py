@@ -155,9 +155,7 @@ class Encoder:
     @property
     def dictionary_columns(self) -> list[str]:
         """Text columns that are best read as dictionary codes."""
-        reads = [item for column in self.columns.categorical for item in column.reads.items()]
-        reads += [(each.at.part.source, each.at.part.values) for each in self.columns.numeric if each.at is not None]
-        return list(dict.fromkeys(name for name, values in reads if values == "string"))
+        return list(dict.fromkeys(name for name, values in self.columns.label_reads if values == "string"))
 
     @property
     def _crossed(self) -> list[str]:
