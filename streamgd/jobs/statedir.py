@@ -182,15 +182,10 @@ class StateDirectory:
 
     def clear_work(self) -> None:
         """Forget the plan and delete its runs, and what a kill left of others."""
-        with storage_errors(f"remove {self.work}"):
-            if self._dropped.exists():
-                shutil.rmtree(self._dropped)
-            if not self.work.exists():
-                return
-            # Plan and runs go in one rename: a run without its plan would be taken for one of a later plan.
-            states.files.replace(self.work, self._dropped)
-            states.files.fsync_folder(self.path)
-            shutil.rmtree(self._dropped)
+        # Plan and runs are hidden in one rename: a run without its plan would be taken for one of a later plan.
+        for path in (self._dropped, self.work):
+            if path.exists():
+                remove_folder(path)
 
     def keep_candidate(self, model: Path | None, reasons: dict[str, Any]) -> Path:
         """Keep a refused model, if there is one, with the reasons, and the last few before it."""
@@ -224,3 +219,17 @@ def _write(path: Path, values: dict[str, Any]) -> None:
 
 def _damaged(path: Path, error: Exception) -> ConfigError:
     return ConfigError(f"{path} is damaged ({error}). Delete it; the next run looks at the source anew.")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, or a link or file in its place; it is hidden first, so that half of it is never seen."""
+    with storage_errors(f"remove {path}"):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+            return
+        if not path.name.startswith("."):
+            hidden = path.with_name(f".{path.name}.tmp")
+            states.files.replace(path, hidden)
+            states.files.fsync_folder(path.parent)
+            path = hidden
+        shutil.rmtree(path)

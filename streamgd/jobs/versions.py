@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from typing import Any
 from streamgd import state as states
 from streamgd.errors import ConfigError, DataError, NoInputError, storage_errors
 from streamgd.jobs.ledger import Ledger
+from streamgd.jobs.statedir import remove_folder
 from streamgd.model import Model
 
 #: What reading a version ends with whose files are damaged or missing; not that storage does not answer.
@@ -71,8 +71,7 @@ class Version:
         DataError, NoInputError, ConfigError
             A part of it is damaged, or missing.
         """
-        for part in (lambda: self.facts, lambda: self._state, self.model):
-            part()
+        _ = self.facts, self._state, self.model()
 
     def model(self) -> Model:
         return Model.load(self.folder / "model.safetensors")
@@ -183,10 +182,10 @@ class Versions:
             return
         current = self.current()
         for path in sorted(self.folder.glob(".*.tmp")):
-            _remove_folder(path)
+            remove_folder(path)
         unpublished = self.folder / f"{number:06d}"
         if unpublished.is_dir() and (current is None or current.number != number):
-            _remove_folder(unpublished)
+            remove_folder(unpublished)
 
     def before(self, version: Version) -> list[Version]:
         """The versions to go back to from this one, nearest first: what it replaced, what that replaced, and so on.
@@ -208,16 +207,4 @@ class Versions:
         """
         current = self.current()
         for version in self.before(current)[keep - 1 :] if current is not None else []:
-            _remove_folder(version.folder)
-
-
-def _remove_folder(path: Path) -> None:
-    with storage_errors(f"remove {path}"):
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-            return
-        if not path.name.startswith("."):  # hidden first, so that half of a version is never seen
-            hidden = path.with_name(f".{path.name}.tmp")
-            states.files.replace(path, hidden)
-            path = hidden
-        shutil.rmtree(path)
+            remove_folder(version.folder)
