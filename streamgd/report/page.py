@@ -347,7 +347,7 @@ def _profile(facts: RunFacts, diagnosis: Diagnosis | None) -> dict[str, Any]:
                 "name": each.column.name,
                 "nulls": nulls.get(each.column.name, 0),
                 "n_levels": None if each.hashed else len(each.levels),
-                "levels": [("null" if v is None else v, "") for v in python_values(each.levels[:MOST_LEVELS])],
+                "levels": [(level_name(level), "") for level in python_values(each.levels[:MOST_LEVELS])],
             }
             for each in encoding.categorical
         ]
