@@ -1,6 +1,6 @@
-"""exp and log1p by polynomials, where a compiler can work on several numbers at once: those of the C library are calls.
+"""exp, expit and log1p by polynomials, for a compiler to work on several numbers at once: the C library has calls.
 
-Both are as exact as float64 but for a few of the last digits.
+All are as exact as float64 but for a few of the last digits.
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ def exp_within(x):
 
 
 @compiled(_f8(_f8))
+def expit(x):
+    """``1 / (1 + exp(-x))`` without overflow."""
+    power = exp_of_negative(-abs(x))
+    return (1.0 if x >= 0.0 else power) / (1.0 + power)
+
+
+@compiled(_f8(_f8))
 def log1p_of_fraction(p):
     """``log(1 + p)`` for ``0 <= p <= 1``: ``2 artanh(s)`` with ``s = p / (2 + p) <= 1/3``, by its series."""
     s = p / (2.0 + p)
@@ -69,3 +76,42 @@ def log1p_of_fraction(p):
     for power in range(31, 0, -2):
         series = series * q + 1.0 / power
     return 2.0 * s * series
+
+
+#: A number is less than 1 / 32 from the one towards zero at which the series is known: what that leaves out is below
+#: 1e-16.
+_PER_UNIT, _LARGEST_OF_TABLE = 32, 36
+
+
+def _series_of_expit() -> np.ndarray:
+    """Taylor's series of expit at each whole multiple of 1 / _PER_UNIT, up to the 7th power, ``(n, 8)``.
+
+    One coefficient after the other, by the differential equation ``s' = s - s^2``.
+    """
+    at = np.arange(-_LARGEST_OF_TABLE * _PER_UNIT, _LARGEST_OF_TABLE * _PER_UNIT + 1) / _PER_UNIT
+    series = np.empty((len(at), 8))
+    series[:, 0] = np.exp(np.minimum(at, 0.0)) / (1.0 + np.exp(-np.abs(at)))
+    for power in range(7):
+        square = (series[:, : power + 1] * series[:, power::-1]).sum(axis=1)
+        series[:, power + 1] = (series[:, power] - square) / (power + 1)
+    return series
+
+
+_SERIES_OF_EXPIT = _series_of_expit()
+
+
+@compiled(_f8(_f8))
+def expit_soon(x):
+    """:func:`expit` sooner, where one number waits for the next: no division, and few steps one after the other.
+
+    But a compiler cannot work on several numbers at once, as each looks up its own place in the table.
+    """
+    if not abs(x) < _LARGEST_OF_TABLE:
+        return expit(x)
+    multiple = x * _PER_UNIT
+    # Unsigned, as Python's negative places would have to be told from others.
+    series = _SERIES_OF_EXPIT[np.uint64(np.int64(multiple) + _LARGEST_OF_TABLE * _PER_UNIT)]
+    r = x - np.trunc(multiple) * (1.0 / _PER_UNIT)
+    r2 = r * r
+    low = (series[0] + series[1] * r) + r2 * (series[2] + series[3] * r)
+    return low + (r2 * r2) * ((series[4] + series[5] * r) + r2 * (series[6] + series[7] * r))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from streamgd.kernels.compile import POINTWISE, UNARY, compiled, over_rows, pointwise
-from streamgd.kernels.exponential import exp_of_negative, log1p_of_fraction
+from streamgd.kernels.exponential import exp_of_negative, expit, expit_soon, log1p_of_fraction
 from streamgd.objective.losses.base import Loss
 
 
@@ -23,24 +23,12 @@ def _softplus(raw: float) -> float:
     return raw
 
 
-@compiled(UNARY)
-def _expit(raw: float) -> float:
-    """``1 / (1 + exp(-raw))`` without overflow."""
-    power = math.exp(-abs(raw))
-    return (1.0 if raw >= 0.0 else power) / (1.0 + power)
-
-
-@compiled(UNARY)
-def _inlined_expit(raw: float) -> float:
-    """The same but for the last digits, without a call of the C library."""
-    power = exp_of_negative(-abs(raw))
-    return float((1.0 if raw >= 0.0 else power) / (1.0 + power))
-
-
 @over_rows
 def _probabilities_of_rows(_: np.ndarray, raw: np.ndarray, _settings: np.ndarray, out: np.ndarray) -> None:
+    """expit by the C library's exp, which has all digits also where the probability is next to nothing."""
     for i in range(out.shape[0]):
-        out[i] = _expit(raw[i])
+        power = math.exp(-abs(raw[i]))
+        out[i] = (1.0 if raw[i] >= 0.0 else power) / (1.0 + power)
 
 
 class HalfBinomialLoss(Loss):
@@ -75,7 +63,7 @@ class HalfBinomialLoss(Loss):
     @staticmethod
     @compiled(POINTWISE)
     def pointwise_gradient(y_true: float, raw: float, settings: np.ndarray) -> float:
-        return float(_inlined_expit(raw) - y_true)
+        return float(expit_soon(raw) - y_true)
 
     @staticmethod
     @over_rows
@@ -89,7 +77,7 @@ class HalfBinomialLoss(Loss):
     @over_rows
     def residuals_of_rows(y_true: np.ndarray, raw: np.ndarray, settings: np.ndarray, out: np.ndarray) -> None:
         for i in range(out.shape[0]):
-            out[i] = _inlined_expit(raw[i]) - y_true[i]
+            out[i] = expit(raw[i]) - y_true[i]
 
     @staticmethod
     @over_rows
