@@ -27,7 +27,8 @@ def precompile(share: int = 0, n_shares: int = 1) -> str:
     import_module("streamgd.optim.stochastic")
     for loss in LOSSES.values():
         if not loss.has_many_outputs:
-            rows_loop(loss.pointwise_gradient)
+            for only_numbers in (False, True):
+                rows_loop(loss.pointwise_gradient, only_numbers)
     n_loops, n_compiled, folders = compile_all(share, n_shares)
     if None in folders:
         where = "not kept, as no folder for them can be written: set NUMBA_CACHE_DIR to one"

@@ -8,6 +8,7 @@ linear algebra: a fifth of every start.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import types
 
 from streamgd.kernels.compile import compiled
@@ -38,3 +39,14 @@ def inner(left, right):
     for i in range(left.shape[0]):
         found += left[i] * right[i]
     return found
+
+
+@compiled()
+def zeros_in_lines(n_rows, width):
+    """Zeros, float64 ``(n_rows, width)``, the first of which begins a cache line.
+
+    A vector of numbers that lies in two lines takes twice as long to read and to write.
+    """
+    numbers = np.zeros(n_rows * width + 7)
+    first = -(numbers.ctypes.data // 8) % 8
+    return numbers[first : first + n_rows * width].reshape((n_rows, width))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from streamgd.kernels.arrays import inner
+from streamgd.kernels.arrays import inner, zeros_in_lines
 from streamgd.kernels.compile import compiled
 from streamgd.kernels.coordinates import (
     AVERAGE,
@@ -32,9 +32,12 @@ from streamgd.kernels.entries import entries_signature
 from streamgd.kernels.prefetch import prefetch, prefetch_lines
 from streamgd.kernels.stochastic import WATCHED_EVERY_ROWS
 
-#: Rows that are made float64 together, and fetched while those before them are trained on. Each is padded to a multiple
-#: of so many numbers.
-ROWS_TOGETHER = 32
+#: So many rows ahead a row is fetched, and so many ahead it is made float64, into a ring of rows that has more.
+FETCHED_AHEAD = 32
+WIDENED_AHEAD = 4
+ROWS_OF_RING = 8
+
+#: Rows are filled up with zeros to a multiple of so many numbers.
 ROW_STRIDE = 16
 
 #: Wider rows are not predicted ahead: there the sums of products are what takes time, and that needs one more.
@@ -124,58 +127,61 @@ def _widen_signature(feature):
 
 
 @compiled([_widen_signature(types.float32), _widen_signature(_f8)])
-def widen(features, first, numbers):
-    """Write the rows from ``first`` on to the front of ``numbers``, as many as it has or there are."""
-    for i in range(min(numbers.shape[0], features.shape[0] - first)):
+def widen(features, i, ring):
+    """Write row i, if there is one, to its place in ``ring`` (ROWS_OF_RING, >= n_numeric)."""
+    if i < features.shape[0]:
+        row = ring[i % ROWS_OF_RING]
         for j in range(features.shape[1]):
-            numbers[i, j] = features[first + i, j]
+            row[j] = features[i, j]
 
 
 def _rows_signature(feature):
     return types.boolean(
         feature[:, ::1], _i4[:, ::1], *entries_signature(feature), _f8[::1], _f8[::1], _f8[::1], _f8[::1], _i8, _f8,
-        _f8, _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[:, ::1], _f8[::1],
+        _f8, types.boolean, _f8[:, ::1], _i8[:, ::1], _f8[::1], _i8[::1], _f8[:, ::1], _f8[::1],
     )  # fmt: skip
 
 
 @cache
-def rows_loop(loss_derivative: Any) -> Any:
+def rows_loop(loss_derivative: Any, only_numbers: bool) -> Any:
     """The loop ``train_rows`` for a loss of ``objective.losses``, given its ``pointwise_gradient``.
 
+    With ``only_numbers`` it has no part for levels and entries: beside them, the rest takes longer too.
     Numba's cache knows it by the name of the loss, and by the sources of that folder and this one.
     """
 
     def train_rows(
-        features, codes, starts, entries, values, target, weight, offset, learning_rates, steps_before, mean_weight,
-        l1, l2, averaging, coordinates, level_ranges, level_sums, bounded, watched, loss_settings,
+        features, codes, starts, entries, values, target, offset, learning_rates, step_sizes, steps_before, l1, l2,
+        averaging, coordinates, level_ranges, level_sums, bounded, watched, loss_settings,
     ):  # fmt: skip
         """Plain stochastic gradient descent, one row at a time: ``theta := theta - alpha * residual * x``.
 
-        The arguments are those of ``train_minibatches``, with one learning rate a row.
+        The arguments are those of ``train_minibatches``, with one learning rate a row; in place of the weights there
+        are ``step_sizes`` (n_rows,), the learning rate of each row times its weight over the mean weight.
         """
-        n_rows, n_numeric, n_categorical = features.shape[0], features.shape[1], codes.shape[1]
-        weighted, shifted, sparse, finite = weight.shape[0] > 0, offset.shape[0] > 0, starts.shape[0] > 0, True
+        n_rows, n_numeric, n_categorical = features.shape[0], features.shape[1], 0 if only_numbers else codes.shape[1]
+        shifted, sparse, finite = offset.shape[0] > 0, not only_numbers and starts.shape[0] > 0, True
         phase, row_bytes = steps_before % WATCHED_EVERY_ROWS, n_numeric * features.itemsize
         kinked = l1 > 0.0 or bounded.shape[0] > 0
         ahead = not kinked and n_numeric <= WIDEST_AHEAD
         # Whole vectors of numbers, filled up with zeros: what is left over would take as long as the rest.
         width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
-        theta, average, numbers = np.zeros(width), np.zeros(width), np.zeros((ROWS_TOGETHER + 1, width))
+        lines = zeros_in_lines(2 + ROWS_OF_RING, width)
+        theta, average, ring = lines[0], lines[1], lines[2:]
         for j in range(n_numeric):
             theta[j], average[j] = coordinates[j, THETA], coordinates[j, AVERAGE]
         last = coordinates[coordinates.shape[0] - 1]
         intercept, average_intercept = last[THETA], last[AVERAGE]
-        widen(features, 0, numbers)
-        of_numbers = intercept + inner(numbers[0], theta)
+        for i in range(WIDENED_AHEAD):
+            widen(features, i, ring)
+        of_numbers = intercept + inner(ring[0], theta)
         for i in range(n_rows):
             step, alpha = steps_before + i + 1, learning_rates[i]
-            fetched = features.ctypes.data + (i + ROWS_TOGETHER + 1) * row_bytes
+            fetched = features.ctypes.data + (i + FETCHED_AHEAD) * row_bytes
             prefetch_lines(fetched, fetched + row_bytes)
-            if i % ROWS_TOGETHER == 0:
-                widen(features, i, numbers)
-            x, x_next = numbers[i % ROWS_TOGETHER], numbers[i % ROWS_TOGETHER + 1]
-            # alpha in units of the mean weight, and what the penalty leaves: below, a step would wait for them.
-            step_size = alpha * (weight[i] / mean_weight if weighted else 1.0 / mean_weight)
+            widen(features, i + WIDENED_AHEAD, ring)
+            x, x_next = ring[i % ROWS_OF_RING], ring[(i + 1) % ROWS_OF_RING]
+            # What the penalty leaves: below, a step would wait for it.
             kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
             # Predict.
             raw = of_numbers
@@ -196,7 +202,7 @@ def rows_loop(loss_derivative: Any) -> Any:
             if i % WATCHED_EVERY_ROWS == phase:
                 watched[0, i // WATCHED_EVERY_ROWS], watched[1, i // WATCHED_EVERY_ROWS] = target[i], raw
             # Update; the gradient of one row is residual * x.
-            move = step_size * residual
+            move = step_sizes[i] * residual
             of_numbers = of_next - move * overlap
             share = 4.0 / (step + 3.0) if averaging else 0.0
             # One loop, also where the average has to wait for the kinks: of two to choose from, both would be slower.
@@ -230,5 +236,5 @@ def rows_loop(loss_derivative: Any) -> Any:
         return finite & np.isfinite(intercept)
 
     # Each has a file of its own in the cache, which processes that compile others do not write.
-    train_rows.__qualname__ += f"_{loss_derivative.__qualname__}"
+    train_rows.__qualname__ += f"_{loss_derivative.__qualname__}" + ("_of_numbers" if only_numbers else "")
     return compiled([_rows_signature(types.float32), _rows_signature(_f8)])(train_rows)

@@ -22,10 +22,10 @@ def learning_rates(schedule: str, alpha: float, first_step: int, steps: int, tot
     >>> learning_rates("cosine", 1.0, 1, 1, 4).round(3)
     array([1.])
     """
+    if schedule == "constant":
+        return np.full(steps, alpha)
     step = np.arange(first_step - 1, first_step - 1 + steps, dtype=np.float64)
     total = max(1, total_steps)
     if schedule == "inverse":
         return alpha / np.sqrt(1.0 + step / max(1.0, total / 10.0))
-    if schedule == "cosine":
-        return alpha * 0.5 * (1.0 + np.cos(np.pi * np.minimum(step / total, 1.0)))
-    return np.full(steps, alpha)
+    return alpha * 0.5 * (1.0 + np.cos(np.pi * np.minimum(step / total, 1.0)))

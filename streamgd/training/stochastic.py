@@ -232,11 +232,12 @@ class StochasticTrainer:
         if loss.has_many_outputs:
             finite = self._train_classes(state, block, watched, rates)
         elif self._batch_size == 1 and task.optimizer == "plain":
-            train_rows = rows_loop(loss.pointwise_gradient)
-            finite = train_rows(
-                block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset,
-                rates, state.steps, state.mean_weight, penalty.l1, penalty.l2, task.averaging,
-                state.coordinates, self._level_ranges, state.level_sums, self._bounded, watched, loss.settings,
+            only_numbers = not state.encoding.categorical and not state.encoding.sparse
+            step_sizes = rates * (block.weight / state.mean_weight) if len(block.weight) else rates
+            finite = rows_loop(loss.pointwise_gradient, only_numbers)(
+                block.features, block.codes, *block.entries.arrays(), block.target, block.offset, rates, step_sizes,
+                state.steps, penalty.l1, penalty.l2, task.averaging, state.coordinates,
+                self._level_ranges, state.level_sums, self._bounded, watched, loss.settings,
             )  # fmt: skip
         else:
             bounds = _minibatches(block.rows, n_steps)

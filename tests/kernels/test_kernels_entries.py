@@ -60,10 +60,10 @@ def minibatches(
 
 def one_by_one(block: Block, coordinates: np.ndarray, before: int, penalty: float = 0.0) -> bool:
     loss, rates = LOSSES["logistic"], np.full(block.rows, 0.03)
-    return rows_loop(loss.pointwise_gradient)(
-        block.features, block.codes, *block.entries.arrays(), block.target, block.weight, block.offset, rates, before,
-        1.3, penalty, penalty, True, coordinates[0], np.array([[-1, -1]]), np.zeros(1), NO_BOUNDS,
-        np.empty((2, block.rows)), loss.settings,
+    return rows_loop(loss.pointwise_gradient, False)(
+        block.features, block.codes, *block.entries.arrays(), block.target, block.offset, rates,
+        rates * block.weight / 1.3, before, penalty, penalty, True, coordinates[0], np.array([[-1, -1]]), np.zeros(1),
+        NO_BOUNDS, np.empty((2, block.rows)), loss.settings,
     )  # fmt: skip
 
 
@@ -147,10 +147,10 @@ def test_penalties_are_those_of_levels_that_occur_in_the_same_rows(kind: str) ->
     found, expected = start("plain"), start("plain")
     if kind == "rows":
         assert one_by_one(by_entries, found, 0, 0.01)
-        loss, ranges = LOSSES["logistic"], np.full((2, 2), -1)
-        assert rows_loop(loss.pointwise_gradient)(
-            by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.weight, sparse.offset,
-            np.full(ROWS, 0.03), 0, 1.3, 0.01, 0.01, True, expected[0], ranges, np.zeros(2), NO_BOUNDS,
+        loss, ranges, rates = LOSSES["logistic"], np.full((2, 2), -1), np.full(ROWS, 0.03)
+        assert rows_loop(loss.pointwise_gradient, False)(
+            by_levels.features, codes, *by_levels.entries.arrays(), sparse.target, sparse.offset, rates,
+            rates * sparse.weight / 1.3, 0, 0.01, 0.01, True, expected[0], ranges, np.zeros(2), NO_BOUNDS,
             np.empty((2, ROWS)), loss.settings,
         )  # fmt: skip
     else:

@@ -9,7 +9,7 @@ from reference import Descent, Rows, take_steps
 
 from streamgd.data.blocks import NO_ENTRIES
 from streamgd.kernels import coordinates as table
-from streamgd.kernels.row_by_row import ROWS_TOGETHER, WIDEST_AHEAD, rows_loop
+from streamgd.kernels.row_by_row import ROWS_OF_RING, WIDENED_AHEAD, WIDEST_AHEAD, rows_loop
 from streamgd.kernels.stochastic import WATCHED_EVERY_ROWS
 from streamgd.objective.losses import LOSSES
 
@@ -26,13 +26,13 @@ def some_rows(n_rows: int, n_numeric: int, loss: str) -> Rows:
 
 def train(
     rows: Rows, rates: np.ndarray, loss: str, coordinates: np.ndarray, l1: float, l2: float,
-    bounded: np.ndarray = NO_COORDINATES,
+    bounded: np.ndarray = NO_COORDINATES, only_numbers: bool = True,
 ) -> bool:  # fmt: skip
     watched = np.empty((2, len(rows.target) // WATCHED_EVERY_ROWS + 1))
-    train_rows = rows_loop(LOSSES[loss].pointwise_gradient)
+    train_rows = rows_loop(LOSSES[loss].pointwise_gradient, only_numbers)
     return train_rows(
-        rows.features, rows.codes, *NO_ENTRIES[np.dtype(float)].arrays(), rows.target, rows.weight, rows.offset, rates,
-        0, 1.0, l1, l2, True, coordinates, np.empty((0, 2), np.int64), NOTHING, bounded, watched,
+        rows.features, rows.codes, *NO_ENTRIES[np.dtype(float)].arrays(), rows.target, rows.offset, rates, rates,
+        0, l1, l2, True, coordinates, np.empty((0, 2), np.int64), NOTHING, bounded, watched,
         LOSSES[loss].settings,
     )  # fmt: skip
 
@@ -40,9 +40,10 @@ def train(
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 @pytest.mark.parametrize("l1", [0.0, 0.01])
 @pytest.mark.parametrize("n_numeric", [1, 16, 17, WIDEST_AHEAD, WIDEST_AHEAD + 1])
-@pytest.mark.parametrize("n_rows", [1, ROWS_TOGETHER, ROWS_TOGETHER + 1, 3 * ROWS_TOGETHER - 1])
+@pytest.mark.parametrize("n_rows", [1, WIDENED_AHEAD, ROWS_OF_RING, ROWS_OF_RING + 1, 95])
+@pytest.mark.parametrize("only_numbers", [True, False])
 def test_rows_of_any_width_and_number_take_the_steps_of_the_textbook_loop(
-    n_rows: int, n_numeric: int, l1: float, loss: str
+    only_numbers: bool, n_rows: int, n_numeric: int, l1: float, loss: str
 ) -> None:
     rows = some_rows(n_rows, n_numeric, loss)
     theta = np.random.default_rng(5).normal(size=n_numeric + 1)
@@ -51,7 +52,7 @@ def test_rows_of_any_width_and_number_take_the_steps_of_the_textbook_loop(
     coordinates[:, table.THETA] = coordinates[:, table.AVERAGE] = theta
     descent = Descent.start(theta)
 
-    assert train(rows, rates, loss, coordinates, l1, 0.3)
+    assert train(rows, rates, loss, coordinates, l1, 0.3, only_numbers=only_numbers)
 
     take_steps(descent, rows, np.arange(n_rows + 1), rates, loss, "plain", 1.0, l1, 0.3, [])
     np.testing.assert_allclose(coordinates[:, table.THETA], descent.theta, rtol=1e-10, atol=1e-12)
@@ -75,15 +76,16 @@ def test_no_rows_change_nothing() -> None:
 
 def test_each_loss_has_one_loop() -> None:
     logistic, squared = LOSSES["logistic"].pointwise_gradient, LOSSES["squared"].pointwise_gradient
-    assert rows_loop(logistic) is rows_loop(logistic)
-    assert rows_loop(logistic) is not rows_loop(squared)
+    assert rows_loop(logistic, True) is rows_loop(logistic, True)
+    assert rows_loop(logistic, True) is not rows_loop(squared, True)
+    assert rows_loop(logistic, True) is not rows_loop(logistic, False)
 
 
 def test_another_process_reads_the_loop_of_a_loss_from_the_cache(tmp_path: Path) -> None:
     code = (
         "from streamgd.kernels.row_by_row import rows_loop\n"
         "from streamgd.objective.losses import LOSSES\n"
-        "stats = rows_loop(LOSSES['squared'].pointwise_gradient)._compiled(0).stats\n"
+        "stats = rows_loop(LOSSES['squared'].pointwise_gradient, True)._compiled(0).stats\n"
         "print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))\n"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}

@@ -92,9 +92,10 @@ class Compiled:
         level_ranges: list[tuple[int, int]], averaging: bool = True, dtype: type = np.float64,
     ) -> None:  # fmt: skip
         watched = watched_rows(rows, self.step)
-        self.finite = rows_loop(LOSSES[loss].pointwise_gradient)(
-            np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.weight,
-            rows.offset, rates, self.step, mean_weight, l1, l2, averaging, self.coordinates,
+        step_sizes = rates * (rows.weight if len(rows.weight) else 1.0) / mean_weight
+        self.finite = rows_loop(LOSSES[loss].pointwise_gradient, rows.codes.shape[1] == 0)(
+            np.ascontiguousarray(rows.features, dtype), rows.codes, *no_entries(dtype), rows.target, rows.offset,
+            rates, step_sizes, self.step, l1, l2, averaging, self.coordinates,
             self._level_ranges(level_ranges), self.level_sums, self.bounded, watched.numbers, LOSSES[loss].settings,
         )  # fmt: skip
         self.losses += watched.losses(LOSSES[loss])
