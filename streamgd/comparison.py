@@ -137,7 +137,8 @@ def compare(
             raise ConfigError(
                 f"--part {part}: the {name} run held out no rows. Train both with the same --holdout and --seed."
             )
-    manifest = discover(parse_sources(data), filesystem)
+    texts = [name for model in models for name in model.encoding.columns.text_labels]
+    manifest = discover(parse_sources(data), filesystem, texts=texts)
     pairs = _Pairs(models, manifest, where, part)
     metrics, differences = [metrics_for(model.loss, model.n_outputs) for model in models], Moments.empty(1)
     dropped: dict[str, int] = {}

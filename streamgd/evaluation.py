@@ -289,7 +289,8 @@ def compared_pieces(
     Parameters and errors as for :func:`evaluate`; ``observe`` sees the encoded rows of each slice. With ``skip_bad``
     what cannot be read of a row group is passed over.
     """
-    manifest = discover(parse_sources(data), filesystem, skip_bad=skip_bad, only=only)
+    texts = model.encoding.columns.text_labels
+    manifest = discover(parse_sources(data), filesystem, skip_bad=skip_bad, only=only, texts=texts)
     compared = _Compared(model, manifest, by, where, part, observe, skip_bad)
     yield from shown_pass("evaluate", manifest, compared.pieces, threads, check, display)
 

@@ -238,7 +238,8 @@ def tables(data: Any, model: Model) -> Iterator[pa.Table]:
     """
     if not is_path(data):
         return tables_of(data if is_stream(data) else iter([data]))
-    manifest, columns = discover(parse_sources(data)), _columns_read(model)
+    columns = _columns_read(model)
+    manifest = discover(parse_sources(data), texts=columns.text_labels)
     check_columns(columns, manifest)
     return tables_of_files(manifest, columns.sources)
 

@@ -101,7 +101,7 @@ def predict(
     started_s = time.monotonic()
     display = display or notebook_display() or Silent()
     model = model_of(model)
-    manifest = discover(parse_sources(data), filesystem)
+    manifest = discover(parse_sources(data), filesystem, texts=model.encoding.columns.text_labels)
     keep = _kept_names(manifest, keep, model)
     paths = _output_paths(manifest, out)
     predictor = _Predictor(model, manifest, keep)

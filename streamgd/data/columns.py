@@ -240,6 +240,11 @@ class Columns:
         return reads + [item for column in self.categorical for item in column.reads.items()]
 
     @property
+    def text_labels(self) -> list[str]:
+        """Columns that are text with levels, each once."""
+        return list(dict.fromkeys(name for name, values in self.label_reads if values == "string"))
+
+    @property
     def sources(self) -> list[str]:
         """Columns to read from the files, each once."""
         names = self.feature_sources

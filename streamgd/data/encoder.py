@@ -155,7 +155,7 @@ class Encoder:
     @property
     def dictionary_columns(self) -> list[str]:
         """Text columns that are best read as dictionary codes."""
-        return list(dict.fromkeys(name for name, values in self.columns.label_reads if values == "string"))
+        return self.columns.text_labels
 
     @property
     def _crossed(self) -> list[str]:

@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +24,7 @@ from streamgd.data.ahead import each_in_order
 from streamgd.data.footers import Footer, read_footer, row_counts
 from streamgd.data.kinds import kind_of
 from streamgd.data.listing import Listed, list_source, locate, unique_relatives
+from streamgd.data.partitions import PartitionValue, partitions_of
 from streamgd.data.stores import as_filesystem, file_state, identity_of
 from streamgd.data.timestamps import microseconds_around
 from streamgd.errors import (
@@ -37,10 +36,6 @@ from streamgd.errors import (
 )
 from streamgd.plain import count_noun
 
-PartitionValue = str | int | None
-
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _FOOTER_THREADS = 16
 
 #: A page of a column has at most about so many bytes, as most writers make it; a larger one costs more.
@@ -199,7 +194,7 @@ class Manifest:
         for name in columns:
             chunks = [group.column(leaf) for leaf in file.leaves.get(name, [])]
             total += min(3 * sum(chunk.total_uncompressed_size for chunk in chunks), COLUMN_READER_BYTES)
-            copies = TEXT_DICTIONARY_COPIES if name in self._texts else DICTIONARY_COPIES
+            copies = TEXT_DICTIONARY_COPIES if name in self.texts else DICTIONARY_COPIES
             total += copies * sum(map(_dictionary_bytes, chunks))
         return total
 
@@ -208,7 +203,8 @@ class Manifest:
         return max((self.reader_bytes(row_group, columns) for row_group in row_groups), default=0)
 
     @cached_property
-    def _texts(self) -> set[str]:
+    def texts(self) -> set[str]:
+        """Names of the columns that are text."""
         return {column.name for column in self.schema if kind_of(column.type) == "text"}
 
     def n_elements(self, column: str) -> int:
@@ -281,6 +277,7 @@ def discover(
     filesystem: Any = None,
     skip_bad: bool = False,
     only: Collection[str] | None = None,
+    texts: Collection[str] = (),
 ) -> Manifest:
     """The manifest of all Parquet files that the sources name.
 
@@ -296,6 +293,9 @@ def discover(
     only : collection of str, optional
         Relative paths of the files to take. The others are not opened, but relative paths and the types of partition
         columns are as with them.
+    texts : collection of str, optional
+        Columns that are text if they are partition columns, also where all folders here have integers: as a model
+        knows them from others.
 
     Raises
     ------
@@ -327,7 +327,9 @@ def discover(
     items = [by_relative[relative] for relative in relatives]
     columns, differing = _common_schema([item.info.path for item in items], [footer.schema for footer in footers])
     beside = by_relative if only is not None else footer_of
-    partition_of, partition_fields = _partitions({name: by_relative[name] for name in beside}, columns.names)
+    partition_of, partition_fields = partitions_of(
+        {name: by_relative[name].info.path for name in beside}, columns.names, texts
+    )
 
     files, row_groups, n_rows = [], [], 0
     for file_index, (relative, item, footer) in enumerate(zip(relatives, items, footers, strict=True)):
@@ -481,34 +483,6 @@ def _common_schema(paths: list[str], schemas: list[pa.Schema]) -> tuple[pa.Schem
             if here != there and name not in differing:
                 differing[name] = f"{here or 'missing'} in {paths[0]}, {there or 'missing'} in {path}"
     return pa.schema(list(types.items())), differing
-
-
-def _partitions(
-    by_relative: dict[str, Listed], file_columns: list[str]
-) -> tuple[dict[str, dict[str, PartitionValue]], list[pa.Field]]:
-    """The Hive partition values of each file and the fields of the partition columns."""
-    items, texts = [by_relative[relative] for relative in sorted(by_relative)], []
-    for item in items:
-        pairs = [folder.split("=", 1) for folder in item.relative.split("/")[:-1] if "=" in folder]
-        texts.append({unquote(key): unquote(value) for key, value in pairs if key})
-        if texts[-1].keys() != texts[0].keys():
-            differing = sorted(texts[-1].keys() ^ texts[0].keys())[0]
-            raise SchemaError(
-                f"partition folders differ: one of {items[0].info.path} and {item.info.path} lies below a folder"
-                f" '{differing}=…', the other does not. Give files that lie equally deep."
-            )
-    partitions: list[dict[str, PartitionValue]] = [{} for _ in items]
-    fields = []
-    for key in texts[0]:
-        if key in file_columns:  # the file's own column wins
-            continue
-        values = [None if text[key] == _HIVE_NULL else text[key] for text in texts]
-        known = [value for value in values if value is not None]
-        integers = bool(known) and all(_INTEGER.fullmatch(value) for value in known)
-        for partition, value in zip(partitions, values, strict=True):
-            partition[key] = int(value) if integers and value is not None else value
-        fields.append(pa.field(key, pa.int64() if integers else pa.string()))
-    return dict(zip(sorted(by_relative), partitions, strict=True)), fields
 
 
 def _describe(file: DataFile) -> dict[str, Any]:

@@ -162,7 +162,8 @@ class Profiles:
     def _made(self, model: Model, files: list[str]) -> Iterator[tuple[str, Profile]]:
         if not files:
             return
-        manifest = discover([self._source], skip_bad=self._skip_bad, only=files)
+        texts = model.encoding.columns.text_labels
+        manifest = discover([self._source], skip_bad=self._skip_bad, only=files, texts=texts)
         encoder = _encoder(model, manifest)
         for index, file in enumerate(manifest.files):
             yield file.relative, _profile_of(self._survey(manifest, index, encoder), model.encoding, encoder)

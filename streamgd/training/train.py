@@ -6,7 +6,7 @@ run directory ── task ── session: rows ready, state new or from the chec
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +150,8 @@ def plan(config: TrainConfig, restart: bool = False) -> dict[str, Any]:
     if stored is not None:
         check_options(config, stored, config.run_dir)
     finder = _Finder(config)
-    task = make_task(config, finder.data(), finder.validation())
+    manifest = finder.data()
+    task = make_task(config, manifest, finder.validation(manifest))
     facts, lack = task.summary() | {"passes": passes(task)}, []
     if task.order == "full":
         free = free_for_blocks(config, task.manifest, task.resolved, task.layout)
@@ -392,13 +393,21 @@ class _Finder:
             )
         return self._found(self.config.data, interrupt, self.config.only)
 
-    def validation(self, interrupt: Interrupt | None = None) -> Manifest | None:
-        """The data of ``--validation``, if it is given."""
-        return self._found(self.config.validation, interrupt) if self.config.validation else None
+    def validation(self, data: Manifest, interrupt: Interrupt | None = None) -> Manifest | None:
+        """The data of ``--validation``, if it is given, beside those to train on."""
+        if not self.config.validation:
+            return None
+        return self._found(self.config.validation, interrupt, texts=data.texts)
 
-    def _found(self, sources: list[str], interrupt: Interrupt | None, only: list[str] | None = None) -> Manifest:
+    def _found(
+        self,
+        sources: list[str],
+        interrupt: Interrupt | None,
+        only: list[str] | None = None,
+        texts: Collection[str] = (),
+    ) -> Manifest:
         config = self.config
-        manifest = discover(sources, self.filesystem, skip_bad=config.on_bad_data == "skip", only=only)
+        manifest = discover(sources, self.filesystem, config.on_bad_data == "skip", only, texts)
         if config.on_bad_data == "error":
             return manifest
         check = interrupt.check_repeated if interrupt else lambda: None
@@ -409,7 +418,7 @@ def _new_task(finder: _Finder, interrupt: Interrupt | None, before: dict[str, An
     """The task of a new run; ``before`` is the state of the run whose stream goes on, if one does."""
     manifest = finder.data(interrupt)
     resolved = resolved_before(before, finder.config, manifest) if before is not None else None
-    return make_task(finder.config, manifest, finder.validation(interrupt), resolved=resolved)
+    return make_task(finder.config, manifest, finder.validation(manifest, interrupt), resolved=resolved)
 
 
 def _stream_of(
@@ -435,7 +444,7 @@ def _checked_task(
     config, manifest = finder.config, finder.data(interrupt)
     method = stored["resolved"]["method"]
     changes = check_data(stored["manifest"], stored["config"]["data"], manifest, config.data, config, finished, method)
-    validation = finder.validation(interrupt)
+    validation = finder.validation(manifest, interrupt)
     if validation is not None:
         before = stored["config"]["validation"]
         changes += check_data(stored["validation"], before, validation, config.validation, config, finished, method)
