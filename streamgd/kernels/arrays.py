@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 
 from streamgd.kernels.compile import compiled
+from streamgd.kernels.prefetch import CACHE_LINE_BYTES
 
 _f8 = types.float64
 
@@ -47,6 +48,6 @@ def zeros_in_lines(n_rows, width):
 
     A vector of numbers that lies in two lines takes twice as long to read and to write.
     """
-    numbers = np.zeros(n_rows * width + 7)
-    first = -(numbers.ctypes.data // 8) % 8
+    numbers = np.zeros(n_rows * width + CACHE_LINE_BYTES // 8)
+    first = -numbers.ctypes.data % CACHE_LINE_BYTES // 8
     return numbers[first : first + n_rows * width].reshape((n_rows, width))

@@ -407,7 +407,7 @@ class _Finder:
         texts: Collection[str] = (),
     ) -> Manifest:
         config = self.config
-        manifest = discover(sources, self.filesystem, config.on_bad_data == "skip", only, texts)
+        manifest = discover(sources, self.filesystem, skip_bad=config.on_bad_data == "skip", only=only, texts=texts)
         if config.on_bad_data == "error":
             return manifest
         check = interrupt.check_repeated if interrupt else lambda: None
