@@ -375,6 +375,7 @@ def _show_run(output: Output, result: Any) -> None:
 def _evaluation_text(facts: dict[str, Any]) -> str:
     """Each metric with the base rate beside it, and the table by level."""
     from streamgd.console import format_facts, format_table
+    from streamgd.data.vocabulary import level_name
 
     about = ("rows", "weight", "dropped")
     tables = ("by", "levels", "classes", "confusion")
@@ -383,10 +384,7 @@ def _evaluation_text(facts: dict[str, Any]) -> str:
     parts = [format_facts({name: facts[name] for name in about}), format_table(["metric", "model", "base rate"], rows)]
     if facts.get("levels"):
         names = [name for name in facts["levels"][0] if name != "level"]
-        levels = [
-            ["null" if level["level"] is None else str(level["level"]), *(level[name] for name in names)]
-            for level in facts["levels"]
-        ]
+        levels = [[level_name(level["level"]), *(level[name] for name in names)] for level in facts["levels"]]
         parts.append(format_table([facts["by"], *names], levels))
     if facts.get("classes"):
         shown = ("class", "actual", "predicted", "recall", "precision", "f1", "auc")

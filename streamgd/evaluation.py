@@ -27,6 +27,7 @@ from streamgd.data.kinds import kind_of, python_values, type_name
 from streamgd.data.reader import read_batches
 from streamgd.data.source import Manifest, RowGroup, discover
 from streamgd.data.stream import can_hold_rows, one_pass, origin_of
+from streamgd.data.vocabulary import level_name
 from streamgd.errors import ConfigError, CorruptFileError, NoInputError, did_you_mean
 from streamgd.markup import table
 from streamgd.model import Model, model_of
@@ -109,10 +110,7 @@ class Evaluation:
         if self.by is None:
             return shown
         names = ("rows", "weight", "actual", "predicted", "ratio")
-        levels = [
-            ["null" if row.level is None else str(row.level), *(getattr(row, name) for name in names)]
-            for row in self.levels
-        ]
+        levels = [[level_name(row.level), *(getattr(row, name) for name in names)] for row in self.levels]
         return shown + table([self.by, *names], levels)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Evaluation: what scikit-learn says of the predictions that are written, rows passed over, and levels of a column."""
 
 import datetime
+import html
 import importlib
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from scipy.special import expit
 from sklearn import metrics as oracle
 from small_models import model, raw_predictions, table, with_nulls, write
 
+from streamgd.cli import _evaluation_text
 from streamgd.data.columns import TargetColumn
 from streamgd.errors import ConfigError, DataError, NoInputError, PausedError, SchemaError, TargetError
 from streamgd.evaluation import Evaluation, evaluate
@@ -190,6 +193,18 @@ def test_null_and_nan_are_one_level_and_the_last(tmp_path: Path) -> None:
     found = evaluated(tmp_path, table(400).append_column("z", values), by="z")
 
     assert [(row.level, row.rows) for row in found.levels] == [(-1.0, 100), (2.5, 100), (None, 200)]
+
+
+def test_the_text_null_is_told_apart_from_null(tmp_path: Path) -> None:
+    rows = table(400).append_column("z", pa.array(["null", None, "AA", None] * 100))
+    found = evaluated(tmp_path, rows, by="z")
+    assert [(each["level"], each["rows"]) for each in found.to_json()["levels"]] == [
+        ("AA", 100), ("null", 100), (None, 200),
+    ]  # fmt: skip
+    shown = _evaluation_text(found.to_json())
+    for level, rows_of_level in (("AA", 100), ("'null'", 100), ("null", 200)):
+        assert re.search(rf"^{level} +{rows_of_level} ", shown, re.M)
+        assert f">{html.escape(level)}</td>" in found._repr_html_()
 
 
 @pytest.mark.parametrize(
