@@ -23,10 +23,13 @@ with scikit_learn():
 
 __all__ = ["GDClassifier", "GDRegressor"]
 
+#: Of two classes, and without probabilities.
+_HINGE_LOSSES = ("squared_hinge", "hinge")
+
 
 def _has_probability(estimator: Any) -> bool:
     """Whether the classifier has ``predict_proba``; raises AttributeError where it has not."""
-    if estimator.loss in ("squared_hinge", "hinge"):
+    if estimator.loss in _HINGE_LOSSES:
         raise AttributeError(f"loss={estimator.loss!r} has no probabilities; loss='logistic' and 'multinomial' have")
     return True
 
@@ -114,8 +117,11 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
 
     def _loss_options(self, by_name: bool) -> dict[str, Any]:
         n_classes, loss = 2 if by_name else len(self.classes_), self._loss_of(classes=True)
-        if n_classes > 2 and self.loss not in ("logistic", "multinomial"):
-            raise ValueError(f"loss {self.loss!r} is of two classes, y has {n_classes}. Choose 'logistic'.")
+        if n_classes > 2 and self.loss in _HINGE_LOSSES:
+            raise ValueError(
+                f"Only binary classification is supported by loss {self.loss!r}, y has {n_classes} classes. Choose"
+                f" 'logistic'."
+            )
         loss = "multinomial" if n_classes > 2 else loss
         if loss == "multinomial" and n_classes == 2 and not by_name:
             loss = "logistic"  # it is the same model
@@ -215,6 +221,11 @@ class GDClassifier(ClassifierMixin, GradientDescentEstimator):  # type: ignore[m
         self.coef_, self.intercept_ = np.ascontiguousarray(coef.T), intercept
         if self._by_name:
             self.classes_ = np.array(model.classes)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = self.loss not in _HINGE_LOSSES
+        return tags
 
 
 class GDRegressor(RegressorMixin, GradientDescentEstimator):  # type: ignore[misc]

@@ -32,7 +32,7 @@ from streamgd.estimators import GDClassifier, GDRegressor
 ROWS = 3_000
 
 
-@parametrize_with_checks([GDClassifier(), GDRegressor()])
+@parametrize_with_checks([GDClassifier(), GDClassifier(loss="hinge"), GDRegressor()])
 def test_scikit_learns_checks_pass(estimator: Any, check: Any) -> None:
     check(estimator)
 
