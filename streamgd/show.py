@@ -19,7 +19,7 @@ from streamgd.state import no_other_content
 from streamgd.training.certificate import Certificate
 from streamgd.training.checkpoint import steps_of
 from streamgd.training.path_points import NAMES as POINT_NAMES
-from streamgd.training.rundir import RunDirectory
+from streamgd.training.rundir import STANDARD_INPUT, RunDirectory, is_final
 
 MOST_COEFFICIENTS = 30
 #: Relativities that are shown without --all.
@@ -59,9 +59,10 @@ def show(
     -------
     dict
         ``state`` is ``finished`` or ``unfinished``; ``stopped_by``, ``epochs``, ``steps`` and ``rows_seen`` come from
-        the newest whole checkpoint. ``theta_sha256``, ``model`` and ``coefficients`` are those of the model that
-        predicts now; of an unfinished run that is none, or the one from before it went on. ``inference`` tells how
-        the errors of the coefficients were made and how well the model fits; ``refused`` in it, why there are none.
+        the newest whole checkpoint, of a run on a stream from its model. ``theta_sha256``, ``model`` and
+        ``coefficients`` are those of the model that predicts now; of an unfinished run that is none, or the one from
+        before it went on. ``inference`` tells how the errors of the coefficients were made and how well the model fits;
+        ``refused`` in it, why there are none.
 
     Raises
     ------
@@ -76,7 +77,10 @@ def show(
     latest = directory.checkpoints.latest()
     saved = latest.state if latest else {}
     model = Model.load(directory.model_path) if directory.model_path.exists() else None
-    if latest is None and directory.checkpoints.damaged:
+    if config["data"] == STANDARD_INPUT:
+        saved = _of_stream(model)
+        finished = saved["stopped_by"] is not None
+    elif latest is None and directory.checkpoints.damaged:
         finished = directory.model_without_checkpoints(stored["resolved"]["epochs"]) is not None
     else:
         finished = directory.model_of(latest.state if latest else None) is not None
@@ -114,6 +118,18 @@ def show(
         ],
     }
     return facts | model_facts(model, all_coefficients, errors, level) if model else facts
+
+
+def _of_stream(model: Model | None) -> dict[str, Any]:
+    """How far a stream was learned: its checkpoints are those of one part, and nothing goes on from them."""
+    facts = model.facts if model else {}
+    ended = "parts" in facts and is_final(facts.get("stopped_by"))
+    return {
+        "stopped_by": facts["stopped_by"] if ended else None,
+        "epoch": facts.get("epochs", 0),
+        "steps": facts.get("steps", 0),
+        "rows_seen": facts.get("rows_seen", 0),
+    }
 
 
 def model_facts(
@@ -161,7 +177,7 @@ def format_show(facts: dict[str, Any]) -> str:
     if facts["model"]:
         parts += _model_parts(facts)
     elif facts["state"] == "unfinished":
-        parts.append(f"no model yet. {_way_on(facts)}")
+        parts.append(f"no model yet. {way_on(facts)}")
     parts += _history_parts(facts["history"])
     parts.append("checkpoints\n" + _checkpoints(facts["checkpoints"]))
     return "\n\n".join(parts)
@@ -174,7 +190,9 @@ def _model_parts(facts: dict[str, Any]) -> list[str]:
         parts.append(format_facts({name: loss for name, loss in losses.items() if loss is not None}))
     if facts["state"] == "unfinished":
         which = "--max-time ended the run" if facts["stopped_by"] else "the model is from before the run went on"
-        parts.append(f"{which}. {_way_on(facts)}")
+        if facts["data"] == STANDARD_INPUT:
+            which = "the stream was not learned to its end, the model is that of the parts before"
+        parts.append(f"{which}. {way_on(facts)}")
     elif _all_damaged(facts):
         parts.append("all checkpoints are damaged, the model is whole: more epochs would have to start over")
     if facts["model"].get("path"):
@@ -227,7 +245,10 @@ def format_path(path: dict[str, Any]) -> str:
     )
 
 
-def _way_on(facts: dict[str, Any]) -> str:
+def way_on(facts: dict[str, Any]) -> str:
+    """What to do about an unfinished run."""
+    if facts["data"] == STANDARD_INPUT:
+        return "A stream cannot be gone on with: begin anew with --restart"
     if _all_damaged(facts):
         return "All checkpoints are damaged: start over with streamgd train ... --restart"
     return f"Go on with: streamgd resume {facts['run']}"

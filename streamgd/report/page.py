@@ -30,6 +30,7 @@ from streamgd.report.extra import require
 from streamgd.report.facts import RunFacts
 from streamgd.report.svg import render
 from streamgd.state import write_atomically
+from streamgd.show import way_on
 from streamgd.training.certificate import Certificate
 from streamgd.training.display import Display
 from streamgd.training.task import DEFAULT_PASSES
@@ -205,7 +206,7 @@ def _summary(facts: RunFacts) -> str:
     if model is None:
         return (
             f"A run that is not finished: {_rounds_made(facts)}, {shown['rows_seen']:,} rows used so far. "
-            f"Go on with: streamgd resume {shown['run']}"
+            f"{way_on(shown)}"
         )
     of_class = ""
     if model["classes"] and len(model["classes"]) > 2:

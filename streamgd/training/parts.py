@@ -31,8 +31,8 @@ from streamgd.training.blocks_place import check_blocks_dir
 from streamgd.training.display import Display
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.method import check_tolerances
-from streamgd.training.rundir import RunDirectory
-from streamgd.training.train import STANDARD_INPUT, Result, run
+from streamgd.training.rundir import STANDARD_INPUT, RunDirectory
+from streamgd.training.train import Result, run
 
 #: What a stream is called in messages.
 STREAM = "the stream"
@@ -111,15 +111,17 @@ def train_stream(stream: Any, config: TrainConfig, display: Display, restart: bo
 def _train_parts(stream: Any, config: TrainConfig, display: Display, directory: RunDirectory) -> Result:
     """Learn the parts where ``config`` says, and leave what was learned in ``directory``: all, if that is elsewhere."""
     learned, elsewhere, whole = _Learned(str(directory.path)), config.run_dir != directory.path, None
+    ended = False
     try:
         for result, _ in learn_parts(stream, config, None, display):
             learned.add(result)
             loss = _facts_of_all(learned.facts)["progressive_loss"]
             told = f", progressive loss {loss:.6g}" if loss is not None else ""
             display.message(f"so far: {count_noun(learned.rows, 'row')}{told}")
+        ended = True
         if elsewhere:
             directory.clear()
-            whole = learned.written(directory)
+            whole = learned.written(directory, ended)
     except (PausedError, InterruptedRunError) as error:
         held = "the model from before" if elsewhere else "the model of these" if learned.rows else "no model"
         raise type(error)(
@@ -128,7 +130,7 @@ def _train_parts(stream: Any, config: TrainConfig, display: Display, directory: 
         ) from error
     finally:
         if not elsewhere:
-            whole = learned.written(directory)
+            whole = learned.written(directory, ended)
     assert whole is not None
     if whole.facts["hint"]:
         display.warn(whole.facts["hint"])
@@ -164,12 +166,9 @@ class _Learned:
     stored: dict[str, Any] = field(default_factory=dict)
 
     def add(self, part: Result) -> None:
-        self.model, directory = part.model, RunDirectory(part.run_dir)
-        self.stored = directory.require_config()
-        # The part goes when the next one is asked for: a run that is killed there was one on a stream.
-        self.stored["config"] |= {"data": STANDARD_INPUT, "run": self.run}
-        with directory:
-            directory.write_config(self.stored)
+        self.model = part.model
+        self.stored = RunDirectory(part.run_dir).require_config()
+        self.stored["config"]["run"] = self.run
         self.facts.append(part.facts)
         number = len(self.facts)  # a part stands where an epoch does: reports set their losses side by side
         self.history += [line | {"epoch": number} if line.get("event") == "epoch" else line for line in part.history]
@@ -178,18 +177,21 @@ class _Learned:
     def rows(self) -> int:
         return sum(facts["rows"] for facts in self.facts)
 
-    def written(self, directory: RunDirectory) -> Result | None:
-        """The result of all parts, as the run directory then holds it too; None where nothing was learned."""
+    def written(self, directory: RunDirectory, ended: bool) -> Result | None:
+        """The result of all parts, as the run directory then holds it too; None where nothing was learned.
+
+        Where the stream had not ``ended``, nothing was the run's end either.
+        """
         if self.model is None:
             return None
-        facts = _facts_of_all(self.facts)
+        facts = _facts_of_all(self.facts) | ({} if ended else {"stopped_by": None})
         model = replace(self.model, facts=self.model.facts | facts)
         with directory:
-            directory.write_config(self.stored)
             size = 0
             for line in self.history:
                 size = directory.append_history(line, size)
             model.save(directory.model_path)
+            directory.write_config(self.stored)
         return Result(model, directory.path, self.history, facts)
 
 
@@ -239,13 +241,13 @@ def learn_parts(
         removing.callback(states.remove_empty, states.make_folder(folder))
         parts = removing.enter_context(TemporaryDirectory(prefix=".streamgd-", dir=folder))
         for number, part in enumerate(parts_of(stream, Path(parts)), 1):
-            of_part = config.model_copy(update={"data": [str(part)]})
             told = _OfPart(display, number, before is None)
             row_name = row_names(rows_before)
             rows_before += pq.read_metadata(part).num_rows
             try:
                 with told_as(part, STREAM, row_name):
-                    result = run(of_part, told, restart=True, interrupt=None if signals else Interrupt(), before=before)
+                    interrupt = None if signals else Interrupt()
+                    result = run(config, told, restart=True, interrupt=interrupt, before=before, part=part)
             except NoInputError as error:
                 nothing = nothing and error
                 continue

@@ -30,6 +30,8 @@ from streamgd.model import FILE_NAME, Model
 from streamgd.training.checkpoint import CheckpointStore
 
 SCHEMA_VERSION = 1
+#: DATA of a run on a stream, of whatever kind.
+STANDARD_INPUT = ["-"]
 
 
 def current_folder() -> str | None:

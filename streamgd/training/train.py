@@ -42,7 +42,7 @@ from streamgd.training.display import Display, Silent
 from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext, waiting_for_loops
-from streamgd.training.rundir import RunDirectory, current_folder, is_final
+from streamgd.training.rundir import STANDARD_INPUT, RunDirectory, current_folder, is_final
 from streamgd.training.same_run import check_data, check_epochs, check_epochs_left, check_options
 from streamgd.training.session import Session, worse_than_constant
 from streamgd.training.setup import make_task
@@ -51,8 +51,6 @@ from streamgd.training.task import Task, TooWideError
 from streamgd.training.telling import blocks_place, passes, tell
 from streamgd.training.trainstate import TrainState
 
-#: DATA of a run on a stream, of whatever kind.
-STANDARD_INPUT = ["-"]
 _ANEW = "Choose another --run, or --restart it from the run before."
 
 
@@ -167,6 +165,7 @@ def run(
     interrupt: Interrupt | None = None,
     before: dict[str, Any] | None = None,
     filesystem: Any = None,
+    part: Path | None = None,
 ) -> Result:
     """As :func:`train`, for a configuration; what happens is told to ``display``.
 
@@ -179,6 +178,8 @@ def run(
         files, as one stream (see ``training.increment``). A run that has a checkpoint of its own goes on from that.
     filesystem : optional
         As in :func:`train`.
+    part : Path, optional
+        A file with rows of the stream that ``config`` names as data: these are learned.
 
     Raises
     ------
@@ -188,7 +189,7 @@ def run(
     started_s = time.monotonic()
     directory = RunDirectory(config.run_dir, config.keep_checkpoints)
     # A mistake in the options or the data leaves no directory behind.
-    finder = _Finder(config, filesystem)
+    finder = _Finder(config, filesystem, part)
     task = None if directory.path.exists() else _new_task(finder, None, before)
     entered = interrupt is not None
     interrupt = interrupt or Interrupt(config.pause_after, config.max_time)
@@ -383,9 +384,12 @@ class _Finder:
 
     config: TrainConfig
     filesystem: Any = None
+    part: Path | None = None
 
     def data(self, interrupt: Interrupt | None = None) -> Manifest:
         """The data to train on."""
+        if self.part is not None:
+            return self._found([str(self.part)], interrupt)
         if self.config.data == STANDARD_INPUT:
             raise ConfigError(
                 "DATA - is a stream, which is read once: there is nothing to go on with. Pipe it in from its beginning"

@@ -23,6 +23,8 @@ from streamgd.cli import main
 from streamgd.config import make_config
 from streamgd.data import frames
 from streamgd.errors import ConfigError, DataError, NoInputError, RunMismatchError, SchemaError, UsageError
+from streamgd.show import format_show, show
+from streamgd.training import parts
 from streamgd.training.display import Silent
 from streamgd.training.parts import stream_config
 from streamgd.training.rundir import RunDirectory
@@ -231,7 +233,7 @@ def test_a_run_on_a_stream_cannot_be_gone_on_with(tmp_path: Path) -> None:
         streamgd.train(tmp_path / "data.parquet", "y", run=tmp_path / "run")
 
 
-def test_between_two_parts_the_run_directory_names_the_stream(tmp_path: Path) -> None:
+def test_the_run_directory_names_the_stream_from_its_beginning(tmp_path: Path) -> None:
     directory, found = RunDirectory(tmp_path / "run"), []
 
     def watched() -> Iterator[pa.RecordBatch]:
@@ -243,6 +245,54 @@ def test_between_two_parts_the_run_directory_names_the_stream(tmp_path: Path) ->
     train(watched(), tmp_path / "run")
     assert found[:8] == [None] * 8
     assert found[8:] == [["-"]] * (len(found) - 8)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that is left behind is put in order."""
+
+
+@pytest.mark.parametrize("phase", ["part 1", "between", "part 3"])
+def test_a_run_that_was_killed_is_shown_as_unfinished(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killer(Silent):
+        def progress(self, told: str, *rest: Any) -> None:
+            if told == phase:
+                raise Killed
+
+    def stream() -> Iterator[pa.RecordBatch]:
+        for number, batch in enumerate(batches(256)):
+            if phase == "between" and number == 2 * 8:
+                raise Killed
+            yield batch
+
+    monkeypatch.setattr(parts._Learned, "written", lambda *_: None)
+    with pytest.raises(Killed):
+        train(stream(), tmp_path / "run", display=Killer())
+
+    facts = show(tmp_path / "run")
+    learned = 0 if phase == "part 1" else 2 * 8 * 256
+    assert (facts["state"], facts["stopped_by"], facts["rows_seen"]) == ("unfinished", None, learned)
+    assert facts["data"] == ["-"]
+    text = format_show(facts)
+    assert "A stream cannot be gone on with: begin anew with --restart" in text
+    assert "streamgd resume" not in text
+    assert ("the model is that of the parts before" in text) == (learned > 0)
+    assert "streamgd resume" not in Path(streamgd.write_report(tmp_path / "run")["out"]).read_text()
+
+
+def test_a_stream_that_broke_off_is_shown_as_unfinished(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the sender went away"):
+        train(breaking_off(), tmp_path / "run")
+    facts = show(tmp_path / "run")
+    assert (facts["state"], facts["stopped_by"], facts["rows_seen"]) == ("unfinished", None, 2 * 8 * 256)
+
+
+def test_a_stream_that_was_learned_anew_is_shown_as_finished(tmp_path: Path) -> None:
+    for restart in (False, True):
+        train(batches(), tmp_path / "run", restart=restart)
+        facts = show(tmp_path / "run")
+        assert (facts["state"], facts["stopped_by"], facts["rows_seen"]) == ("finished", "epochs", ROWS)
 
 
 def test_the_command_reads_arrows_format_from_standard_input(tmp_path: Path) -> None:
