@@ -38,7 +38,6 @@ from streamgd.data.frames import (
     write_frame,
 )
 from streamgd.data.kinds import NUMBERS, kind_of
-from streamgd.data.levels import ARROW_TYPES
 from streamgd.data.origins import RowName, rows_of, rows_of_files, told_as
 from streamgd.data.source import Manifest, discover, logical_type
 from streamgd.errors import TargetError
@@ -260,7 +259,8 @@ def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
     found = [np.empty((0, model.n_outputs) if model.n_outputs > 1 else 0)]
     first_row = 0
     for table in rows:
-        check_schema(columns, _logical_schema(table, columns), "X")
+        schema = pa.schema((field.name, type_in_parquet(field.type)) for field in table.schema)
+        check_schema(columns, schema, "X")
         chosen = without_categories(table.select(columns.sources))
         for batch in chosen.combine_chunks().to_batches(FRAME_GROUP_ROWS):
             block, _ = encoder.encode(batch, Origin("X", None, first_row, first_row, first_row))
@@ -272,16 +272,6 @@ def raw_predictions(model: Model, rows: Iterable[pa.Table]) -> np.ndarray:
 def _columns_read(model: Model) -> Columns:
     """The columns that a prediction is made from."""
     return model.encoder(with_target=False).columns
-
-
-def _logical_schema(table: pa.Table, columns: Columns) -> pa.Schema:
-    """Logical types; a column without any value, which frames give the null type, is of the type that is needed."""
-    types: dict[str, pa.DataType] = {each.source: pa.float64() for each in columns.numeric if each.part is None}
-    types |= {name: ARROW_TYPES.get(values, pa.float64()) for name, values in columns.label_reads}
-    return pa.schema(
-        (field.name, types.get(field.name, field.type) if pa.types.is_null(field.type) else type_in_parquet(field.type))
-        for field in table.schema
-    )
 
 
 def _told(facts: list[dict[str, Any]], left_out: dict[str, str]) -> tuple[list[str], list[str]]:

@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from streamgd import state as states
+from streamgd.data.agreement import check_schema
 from streamgd.data.block_encoder import BlockEncoder
 from streamgd.data.blocks import Block, EntriesLayout, RecordLayout
 from streamgd.data.columns import Label
 from streamgd.data.encoder import Origin, RowChoice
 from streamgd.data.encoding import Encoding
 from streamgd.data.kinds import python_values
+from streamgd.data.source import logical_type
 from streamgd.data.sparse import SparseEncoding
 from streamgd.data.transforms.numbers import steps_state
 from streamgd.data.transforms.registry import labels_state
@@ -195,11 +197,21 @@ class Model:
         made.
 
         Shape ``(n_rows,)``; of more than two classes ``(n_rows, n_classes)``.
+
+        Raises
+        ------
+        SchemaError
+            The batch lacks a column of the model, or has it in another kind of type.
+        DataError
+            A feature is infinite.
         """
-        return self.predict_with(self.encoder(with_target=False), batch, origin or Origin("the batch", 0, 0, 0))
+        encoder, origin = self.encoder(with_target=False), origin or Origin("the batch", None, 0, 0)
+        logical = pa.schema((field.name, logical_type(field.type)) for field in batch.schema)
+        check_schema(encoder.columns, logical, str(origin))
+        return self.predict_with(encoder, batch, origin)
 
     def predict_with(self, encoder: BlockEncoder, batch: pa.RecordBatch, origin: Origin) -> np.ndarray:
-        """Predictions by an encoder that is used again and again."""
+        """Predictions by an encoder that is used again and again, of rows whose schema was checked."""
         block, rows = encoder.encode(batch, origin)
         prediction = self.loss.inverse_link(self.raw_prediction(block))
         if self.encoding.nulls != "impute":

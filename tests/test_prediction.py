@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from small_models import model, raw_predictions, table, with_nulls, write
 
+import streamgd
 from streamgd import parquet_output, prediction, state
 from streamgd.data.columns import TargetColumn
 from streamgd.errors import (
@@ -425,6 +426,51 @@ def test_a_feature_of_another_kind_is_refused(tmp_path: Path, name: str, values:
     with pytest.raises(SchemaError, match=message):
         predicted(tmp_path, rows.set_column(rows.schema.get_field_index(name), name, values))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_record_batch_is_refused_as_a_file_is() -> None:
+    (rows,), by = table(30).combine_chunks().to_batches(), model()
+    expected = by.predict_batch(rows)
+    for changed, message in (
+        (rows.drop_columns(["distance"]), "the batch lacks a column that the model needs: 'distance'. Known: id, "),
+        (rows.set_column(1, "distance", pa.array(["1"] * 30)), "the batch, column 'distance': found string, the model"),
+        (rows.set_column(3, "carrier", pa.array([1] * 30)), "the batch, column 'carrier': found int64, the model was"),
+        (rows.append_column("delay", rows["delay"]), "the batch has 2 columns 'delay'"),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            by.predict_batch(changed)
+    narrow = rows.set_column(1, "distance", rows["distance"].cast(pa.float32()))
+    coded = narrow.set_column(3, "carrier", rows["carrier"].dictionary_encode())
+    np.testing.assert_allclose(by.predict_batch(coded), expected, atol=1e-6)
+    assert by.predict_batch(rows).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("nulls", ["impute", "drop"])
+def test_a_column_of_the_null_type_counts_as_nulls(nulls: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = pa.table(
+        {
+            "x": random.normal(size=600), "level": random.choice(["a", "b"], 600), "month": random.integers(1, 4, 600),
+            "half": random.choice([0.5, 1.5], 600), "yes": random.choice([True, False], 600),
+            "when": pa.array(random.integers(0, 10**12, 600), pa.timestamp("ms")),
+            "words": pa.array([["u", "v"], ["w"]] * 300),
+            "pairs": pa.array([[(1, 2.0)], []] * 300, pa.map_(pa.int8(), pa.float64())),
+            "exposed": random.random(600) + 1.0, "y": random.integers(0, 4, 600),
+        }
+    )  # fmt: skip
+    by = streamgd.train(
+        write(rows, tmp_path / "rows.parquet"), "y", run=tmp_path / "run", loss="poisson", epochs=1, nulls=nulls,
+        categorical="month,half,yes", timestamps="hour,epoch", exposure="exposed",
+    ).model  # fmt: skip
+    for place, name in enumerate(rows.column_names[:-1]):
+        untyped, typed = (
+            rows.set_column(place, name, pa.nulls(600, each)) for each in (None, rows.schema.field(name).type)
+        )
+        found = predicted(tmp_path, untyped, by=by)
+        assert found.equals(predicted(tmp_path, typed, by=by))
+        assert found["count"].null_count == (600 if nulls == "drop" or name == "exposed" else 0)
+        (batch,) = untyped.combine_chunks().to_batches()
+        np.testing.assert_array_equal(by.predict_batch(batch), found["count"].to_numpy())
 
 
 def test_a_number_of_another_width_is_still_a_number(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pyarrow as pa
 
 from streamgd.data.columns import IS_NULL, Columns, NumericColumn, SparseColumn, TargetColumn
@@ -35,6 +37,8 @@ def check_columns(columns: Columns, manifest: Manifest) -> None:
 def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
     """Refuse data that lack a column of a model, or have it in another kind of type.
 
+    A column of the null type, which has no value of another kind either, is taken.
+
     Parameters
     ----------
     schema : pa.Schema
@@ -47,12 +51,16 @@ def check_schema(columns: Columns, schema: pa.Schema, name: str) -> None:
     SchemaError
         Names the data, the column and what was expected.
     """
-    missing = [source for source in columns.sources if source not in schema.names]
+    times = Counter(schema.names)
+    missing = [source for source in columns.sources if source not in times]
     if missing:
         names = ", ".join(f"'{source}'" for source in missing)
         needs = "a column that the model needs" if len(missing) == 1 else "columns that the model needs"
         hint = did_you_mean(missing[0], schema.names)
         raise SchemaError(f"{name} lacks {needs}: {names}. {hint} Give data with the columns of the training data.")
+    for source in columns.sources:
+        if times[source] > 1:
+            raise SchemaError(f"{name} has {times[source]} columns '{source}'. Give each column a name of its own.")
     for numeric in columns.numeric:
         _check(schema, name, numeric.source, *_expected_number(schema, numeric))
         if numeric.at is not None:
@@ -125,9 +133,9 @@ def _expected_target(schema: pa.Schema, column: TargetColumn) -> tuple[bool, str
 
 
 def _check(schema: pa.Schema, data: str, name: str, fits: bool, expected: str) -> None:
-    if not fits:
-        found = type_name(schema.field(name).type)
+    arrow_type = schema.field(name).type
+    if not fits and not pa.types.is_null(arrow_type):
         raise SchemaError(
-            f"{data}, column '{name}': found {found}, the model was trained on {expected}. Convert the column to the"
-            f" type it had in the training data."
+            f"{data}, column '{name}': found {type_name(arrow_type)}, the model was trained on {expected}. Convert the"
+            f" column to the type it had in the training data."
         )

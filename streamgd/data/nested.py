@@ -111,7 +111,9 @@ class NestedRows:
 
     @classmethod
     def of(cls, array: pa.Array) -> NestedRows:
-        """Those of an array of a type that has a :func:`nested_type`."""
+        """Those of an array of a type that has a :func:`nested_type`, or of the null type."""
+        if pa.types.is_null(array.type):
+            array = array.cast(pa.list_(pa.int64()))
         found = nested_type(array.type)
         assert found is not None
         begins, ends, elements = _bounds(array)

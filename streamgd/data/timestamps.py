@@ -30,7 +30,7 @@ def timestamp_part(array: pa.Array, part: str) -> pa.DoubleArray:
     Parameters
     ----------
     array : pa.Array, shape (n_rows,)
-        Of a type for which :func:`parts_of` lists the part.
+        Of a type for which :func:`parts_of` lists the part, or of the null type.
     part : str
         ``epoch``: seconds since 1970-01-01 (UTC if the column has a time zone), since midnight, or of duration;
         ``hour``: 0 to 23; ``weekday``: 0 to 6, Monday is 0; ``month``: 1 to 12; ``yearday``: 1 to 366.
@@ -45,6 +45,8 @@ def timestamp_part(array: pa.Array, part: str) -> pa.DoubleArray:
     >>> timestamp_part(pa.array([datetime.date(2026, 1, 5)]), "weekday").to_pylist()
     [0.0]
     """
+    if pa.types.is_null(array.type):
+        return as_float64(array)
     if part == "epoch":
         return _seconds(array)
     if part == "hour":

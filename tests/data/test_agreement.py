@@ -56,6 +56,11 @@ def test_types_that_mean_the_same_are_taken(tmp_path: Path, columns: dict[str, A
     checked(tmp_path, arrow_type, **columns)
 
 
+@pytest.mark.parametrize("columns", [columns for columns, _, _ in CASES])
+def test_the_null_type_has_no_value_of_another_kind(tmp_path: Path, columns: dict[str, Any]) -> None:
+    checked(tmp_path, pa.null(), **columns)
+
+
 @pytest.mark.parametrize(("columns", "arrow_type"), [(columns, each) for columns, _, bad in CASES for each in bad])
 def test_types_of_another_kind_are_refused(tmp_path: Path, columns: dict[str, Any], arrow_type: pa.DataType) -> None:
     found = str(arrow_type).partition("<")[0].replace("[", r"\[")
