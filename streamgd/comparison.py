@@ -23,7 +23,7 @@ from streamgd.data.scaler import Moments
 from streamgd.data.source import Manifest, RowGroup, discover
 from streamgd.data.stream import can_hold_rows, origin_of
 from streamgd.errors import ConfigError
-from streamgd.evaluation import Part, add_counts, check_any_left, in_part, part_choice, shown_pass
+from streamgd.evaluation import Part, add_counts, check_any_left, check_part, in_part, part_choice, shown_pass
 from streamgd.markup import table
 from streamgd.model import Model, model_of
 from streamgd.objective.metrics import Result
@@ -132,6 +132,7 @@ def compare(
     """
     models = (model_of(first), model_of(second))
     _check_comparable(*models)
+    check_part(part)
     for name, model in zip(("first", "second"), models, strict=True):
         if part != "all" and not model.facts.get("holdout"):
             raise ConfigError(

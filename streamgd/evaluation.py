@@ -408,13 +408,18 @@ def in_part(found: EncodedRows, part: str) -> Any:
     return {"all": True, "train": ~found.holdout, "holdout": found.holdout}[part]
 
 
+def check_part(part: str) -> None:
+    """Raise ConfigError where there is no such part."""
+    if part not in ("all", "train", "holdout"):
+        raise ConfigError(f"--part: expected all, train or holdout, found {part!r}.")
+
+
 def part_choice(model: Model, manifest: Manifest, where: str | None, part: str) -> RowChoice:
     """The rows to look at; those held out are told apart as the run did."""
+    check_part(part)
     if part != "all" and model.facts.get("where"):
         where = f"({where}) and ({model.facts['where']})" if where else model.facts["where"]
     condition = parse_where(where, manifest.schema) if where is not None else None
-    if part not in ("all", "train", "holdout"):
-        raise ConfigError(f"--part: expected all, train or holdout, found {part!r}.")
     if part == "all":
         return RowChoice(where=condition)
     if part == "holdout" and not model.facts.get("holdout"):

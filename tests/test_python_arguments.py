@@ -58,6 +58,8 @@ def test_a_model_is_taken_in_each_of_its_forms(data: str, result: streamgd.Resul
         (lambda data: streamgd.evaluate(GDClassifier(), data), "found GDClassifier, which is not fitted."),
         (lambda _: plot_calibration("runs/late"), r"expected what streamgd.diagnose\(model, data\) gives, found str."),
         (lambda _: plot_loss(model()), "expected what train gave, or the path of a run, found Model."),
+        (lambda _: streamgd.write_report(model()), "expected what train gave, or the path of a run, found Model."),
+        (lambda data: streamgd.compare(model(), model(), data, part="test"), "--part: expected all, train or holdout"),
         (lambda data: streamgd.train(data, "late", from_=model()), "--from: found a Model, .* Save it with model.save"),
         (lambda _: streamgd.train(pd.DataFrame({"late": [0, 1]}), "late"), "found DataFrame. Learn a frame with GDCl"),
         (lambda _: streamgd.inspect("-"), "DATA -: a stream on standard input is for train alone"),
@@ -66,6 +68,12 @@ def test_a_model_is_taken_in_each_of_its_forms(data: str, result: streamgd.Resul
 def test_anything_else_is_told_in_one_line(call: Callable[[str], Any], message: str, data: str) -> None:
     with pytest.raises(ConfigError, match=message):
         call(data)
+
+
+def test_a_report_is_written_of_what_train_gave(data: str, result: streamgd.Result) -> None:
+    found = streamgd.write_report(result, data=data)
+    assert found["out"] == str(result.run_dir / "report.html")
+    assert found == streamgd.write_report(result.run_dir, data=data) | {"size_bytes": found["size_bytes"]}
 
 
 def test_a_run_starts_from_what_train_gave(data: str, result: streamgd.Result) -> None:

@@ -20,6 +20,7 @@ from streamgd.console import format_duration, format_rate
 from streamgd.credentials import without_credentials
 from streamgd.data.kinds import python_values
 from streamgd.data.vocabulary import level_name
+from streamgd.evaluation import check_part
 from streamgd.model import Model
 from streamgd.option_values import parse_sources
 from streamgd.plain import byte_size, count_noun
@@ -27,10 +28,10 @@ from streamgd.report import figures
 from streamgd.report.chart import Chart
 from streamgd.report.diagnosis import Diagnosis, diagnose
 from streamgd.report.extra import require
-from streamgd.report.facts import RunFacts
+from streamgd.report.facts import RunFacts, facts_of
 from streamgd.report.svg import render
-from streamgd.state import write_atomically
 from streamgd.show import way_on
+from streamgd.state import write_atomically
 from streamgd.training.certificate import Certificate
 from streamgd.training.display import Display
 from streamgd.training.task import DEFAULT_PASSES
@@ -60,7 +61,7 @@ _METRICS = {
 
 
 def write_report(
-    run: str | Path,
+    run: Any,
     out: str | Path | None = None,
     data: Sequence[str] | str = (),
     where: str | None = None,
@@ -74,7 +75,7 @@ def write_report(
 
     Parameters
     ----------
-    run : str or Path
+    run : str, Path, or what ``train`` gave
         A run directory, finished or not.
     out : str or Path, optional
         The file; ``report.html`` in the run directory if not given.
@@ -93,22 +94,23 @@ def write_report(
     NoInputError
         There is no run; or there are data to evaluate, and no model yet.
     ConfigError
-        The extra ``report`` is not installed.
+        ``run`` is something else; there is no such part; or the extra ``report`` is not installed.
     StreamgdError
         From the evaluation, or from writing.
     """
     require("jinja2")
-    facts, diagnosis = RunFacts.of(run), None
-    sources = parse_sources(data)
+    check_part(part)
+    facts, diagnosis = facts_of(run), None
+    run_dir, sources = Path(facts.shown["run"]), parse_sources(data)
     if sources:
         diagnosis = diagnose(
-            facts.model or Model.load(run), sources, where, part, threads, display, filesystem=filesystem
+            facts.model or Model.load(run_dir), sources, where, part, threads, display, filesystem=filesystem
         )
-    file = Path(run) / "report.html" if out is None else Path(out)
+    file = run_dir / "report.html" if out is None else Path(out)
     text = render_page(facts, diagnosis).encode(errors="backslashreplace")
     write_atomically(file, text)
     rows = diagnosis.evaluation.rows if diagnosis else None
-    return {"run": str(run), "out": str(file), "size_bytes": len(text), "rows": rows}
+    return {"run": str(run_dir), "out": str(file), "size_bytes": len(text), "rows": rows}
 
 
 def render_page(facts: RunFacts, diagnosis: Diagnosis | None = None) -> str:

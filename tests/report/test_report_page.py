@@ -199,6 +199,14 @@ def test_no_run_is_one_clear_line(tmp_path: Path) -> None:
         write_report(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_part_that_is_not_there_is_one_clear_line(evaluated: bool, runs: Path, tmp_path: Path) -> None:
+    data = str(runs / "data.parquet") if evaluated else ()
+    with pytest.raises(ConfigError, match="--part: expected all, train or holdout, found 'nonsense'"):
+        write_report(runs / "late", tmp_path / "page.html", data, part="nonsense")
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_a_folder_that_is_not_there_is_one_clear_line(runs: Path, tmp_path: Path) -> None:
     with pytest.raises((NoInputError, StorageError), match="missing"):
         write_report(runs / "late", tmp_path / "missing" / "page.html")
