@@ -14,8 +14,9 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from streamgd.data.columns import INDEX_REASON, is_index_level
+from streamgd.data.columns import INDEX_REASON
 from streamgd.data.frames import is_frame, is_path, is_stream, table_of
+from streamgd.data.kinds import is_index_level
 from streamgd.extra_sklearn import scikit_learn
 from streamgd.fitting import Fitted, fit, fit_stream, raw_predictions, tables
 from streamgd.model import Model

@@ -7,7 +7,6 @@ These are plain, frozen descriptions. ``resolve`` decides them from schema, samp
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -329,12 +328,3 @@ def _is_label(value: Any) -> bool:
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return isinstance(value, float | str)
-
-
-def is_index_level(name: str) -> bool:
-    """Whether a column is what Arrow makes of an index without a name.
-
-    >>> is_index_level("__index_level_0__"), is_index_level("level_0")
-    (True, False)
-    """
-    return re.fullmatch(r"__index_level_\d+__", name) is not None

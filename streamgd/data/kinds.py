@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -57,3 +58,12 @@ def type_name(arrow_type: pa.DataType) -> str:
     'struct'
     """
     return str(arrow_type).partition("<")[0]
+
+
+def is_index_level(name: str) -> bool:
+    """Whether a column is what Arrow makes of an index without a name.
+
+    >>> is_index_level("__index_level_0__"), is_index_level("level_0")
+    (True, False)
+    """
+    return re.fullmatch(r"__index_level_\d+__", name) is not None

@@ -23,11 +23,10 @@ from streamgd.data.columns import (
     CategoricalColumn,
     Columns,
     TargetColumn,
-    is_index_level,
 )
 from streamgd.data.derived import NumberValues, doubles, level_codes
 from streamgd.data.filters import Where
-from streamgd.data.kinds import NUMBERS, kind_of, type_name
+from streamgd.data.kinds import NUMBERS, is_index_level, kind_of, type_name
 from streamgd.data.leaks import LEAK_AUC, categorical_auc, class_rows, screened_auc
 from streamgd.data.nested import nested_type
 from streamgd.data.outcomes import (

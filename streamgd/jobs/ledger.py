@@ -7,19 +7,21 @@ A watermark by date would miss a partition that comes late; the ledger knows eac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
-import pyarrow as pa
 from pyarrow import fs
 
 from streamgd.config import TrainConfig
 from streamgd.data.ahead import each_in_order
 from streamgd.data.asking import ask
 from streamgd.data.footers import Footer, read_footer
+from streamgd.data.kinds import is_index_level
 from streamgd.data.listing import Listed, NothingThereError, list_source, locate, unique_relatives
+from streamgd.data.source import logical_type
 from streamgd.data.storage_failures import filesystem_errors
 from streamgd.errors import CorruptFileError, SchemaError
 from streamgd.jobs.config import JobConfig
@@ -135,7 +137,7 @@ def _put(arrivals: Arrivals, ledger: Ledger, relative: str, item: Listed, footer
             return
         arrivals.changed.append(Arrived(Entry(relative, item.info.size, ""), item.info.path, 0, {}, changed_s))
         return
-    columns = {each.name: _type_name(each.type) for each in footer.schema}
+    columns = {each.name: str(logical_type(each.type)) for each in footer.schema}
     entry = Entry(relative, footer.size_bytes, footer.digest)
     arrived = Arrived(entry, item.info.path, footer.metadata.num_rows, columns, changed_s)
     if before is not None:
@@ -157,22 +159,53 @@ def check_columns_of(arrived: Iterable[Arrived], ledger: Ledger, config: TrainCo
     if not ledger.columns:
         return
     left_out = set(config.exclude) - set(config.crossed)
+    roles, used = _roles(ledger.columns, config), _used(ledger.columns, config)
+    how = "name it in [train] exclude" if config.features is None else "take it out of [train] features"
+    without = f"{how} and train afresh with: streamgd job run --restart"
     for each in arrived:
         new = [name for name in each.columns if name not in ledger.columns and name not in left_out]
         if new and config.features is None:
             raise SchemaError(
-                f"{each.path} has a new column '{new[0]}' ({each.columns[new[0]]}). Name it in [train] exclude, or"
-                f" train afresh with: streamgd job run --restart"
+                f"{each.path} has a new column '{new[0]}' ({each.columns[new[0]]}). Write the file again without it, or"
+                f" {without}"
             )
-        missing = [name for name in ledger.columns if name not in left_out and name not in each.columns]
-        if config.features is not None:
-            used = {*config.features, *config.crossed, config.target, config.weight, config.offset, config.exposure}
-            missing = [name for name in missing if name in used]
-        if missing:
-            raise SchemaError(
-                f"{each.path} lacks the column '{missing[0]}' that the files before it have. Write the file again with"
-                f" it, or name it in [train] exclude and train afresh with: streamgd job run --restart"
-            )
+        for name in used:
+            found, before = each.columns.get(name), ledger.columns[name]
+            way_on = "." if name in roles else f", or {without}"
+            if found is None:
+                raise SchemaError(
+                    f"{each.path} lacks the column '{name}' that the files before it have. Write the file again with"
+                    f" it{way_on}"
+                )
+            if _compared(found) != _compared(before):
+                raise SchemaError(
+                    f"{each.path} has the column '{name}' as {found}, the files before it have it as {before}. Write"
+                    f" the file again with that type{way_on}"
+                )
+
+
+def _roles(columns: Iterable[str], config: TrainConfig) -> set[str]:
+    """The columns that are used for something else than features."""
+    where = re.findall(r"`[^`]+`|\w+", config.where or "")
+    conditions = {name.strip("`") for name in where} & set(columns)
+    return {name for name in (config.target, config.weight, config.offset, config.exposure) if name} | conditions
+
+
+def _used(columns: Iterable[str], config: TrainConfig) -> list[str]:
+    """Those of the columns that training may use."""
+    every = {name for name in columns if not is_index_level(name)}
+    features = every - set(config.exclude) if config.features is None else set(config.features)
+    used = features | set(config.crossed) | _roles(columns, config)
+    return [name for name in columns if name in used]
+
+
+def _compared(type_text: str) -> str:
+    """A type without the names of what is in its lists, in which writers differ.
+
+    >>> _compared("list<element: int64>")
+    'list<int64>'
+    """
+    return re.sub(r"list<\w+: ", "list<", type_text)
 
 
 def utc(time_s: float) -> str:
@@ -210,11 +243,3 @@ def _marked_folders(store: fs.FileSystem, items: Iterable[Listed]) -> set[str]:
         markers = [f"{folder}/{SUCCESS_MARKER}" for folder in folders]
         infos = ask(store, f"look for {SUCCESS_MARKER}", lambda: store.get_file_info(markers))
     return {folder for folder, info in zip(folders, infos, strict=True) if info.type == fs.FileType.File}
-
-
-def _type_name(kind: pa.DataType) -> str:
-    """Text is text however it is stored."""
-    if pa.types.is_dictionary(kind):
-        return _type_name(kind.value_type)
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return "string" if text else f"{kind}"

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streamgd.data.source import discover
 from streamgd.errors import NoInputError, SchemaError
 from streamgd.jobs.config import JobConfig, load_job
 from streamgd.jobs.ledger import Arrivals, Arrived, Entry, Ledger, check_columns_of, look
@@ -152,3 +153,51 @@ class TestColumns:
             self.check(tmp_path, train, v=[1] * 3, z=[1.0] * 3)
         else:
             self.check(tmp_path, train, v=[1] * 3)
+
+    @pytest.mark.parametrize(
+        ("values", "found"),
+        [(pa.array([1, 2, 3]), "int64"), (pa.array(["a", "b", "c"]), "string"), (pa.nulls(3), "null"),
+         (pa.array([1, 2, 3], pa.float32()), "float")],
+    )  # fmt: skip
+    def test_another_type_names_file_column_and_types(self, tmp_path: Path, values: pa.Array, found: str) -> None:
+        with pytest.raises(SchemaError) as caught:
+            self.check(tmp_path, z=values)
+        told = f"b.parquet has the column 'z' as {found}, the files before it have it as double. Write the file again"
+        assert told in str(caught.value)
+        assert "[train] exclude and train afresh with: streamgd job run --restart" in str(caught.value)
+
+    @pytest.mark.parametrize("train", ['exclude = "z"', 'features = "x"'])
+    def test_the_type_of_a_column_that_is_not_used_does_not_count(self, tmp_path: Path, train: str) -> None:
+        self.check(tmp_path, train, z=["a", "b", "c"])
+
+    def test_a_column_of_the_condition_is_used(self, tmp_path: Path) -> None:
+        with pytest.raises(SchemaError, match=r"'z' as string, .* Write the file again with that type\.$"):
+            self.check(tmp_path, 'features = "x"\nwhere = "z > 0"', z=["a", "b", "c"])
+
+    @pytest.mark.parametrize("role", ["weight", "offset"])
+    def test_a_column_with_a_role_is_not_to_be_excluded(self, tmp_path: Path, role: str) -> None:
+        with pytest.raises(SchemaError, match=r"lacks the column 'z' .* Write the file again with it\.$"):
+            self.check(tmp_path, f'{role} = "z"')
+
+    @pytest.mark.parametrize(
+        ("first", "then"),
+        [
+            (pa.array(["a", "b", "c"]), pa.array(["a", "b", "c"]).dictionary_encode()),
+            (pa.array(["a", "b", "c"]), pa.array(["a", "b", "c"], pa.large_string())),
+            *(
+                (pa.array([[1]] * 3, pa.list_(pa.field("element", pa.int64()))),
+                 pa.array([[1]] * 3, pa.list_(pa.field(name, pa.int64()))))
+                for name in ("element", "item")
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_a_run_takes_for_the_same_type_is_the_same(
+        self, tmp_path: Path, first: pa.Array, then: pa.Array
+    ) -> None:
+        for name, values in (("a", first), ("b", then)):
+            write(tmp_path / "in" / f"{name}.parquet", z=values)
+        assert not discover([str(tmp_path / "in")]).differing
+        job = job_of(tmp_path)
+        found = look(job, Ledger(), time.time()).fresh
+        ledger = Ledger().with_files([found[0].entry], found[0].columns)
+        check_columns_of(found[1:], ledger, job.train_config(tmp_path))
