@@ -396,9 +396,14 @@ def load_toml(path: str) -> dict[str, Any]:
         options = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}. Write option = value lines.") from None
-    return {_field_name(name): value for name, value in options.items()}
+    return {field_name(name): value for name, value in options.items()}
 
 
-def _field_name(option: str) -> str:
+def field_name(option: str) -> str:
+    """The field of an option as a TOML file names it.
+
+    >>> field_name("learning-rate"), field_name("from")
+    ('learning_rate', 'from_')
+    """
     name = option.replace("-", "_")
     return f"{name}_" if keyword.iskeyword(name) else name

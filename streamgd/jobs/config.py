@@ -11,13 +11,13 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from streamgd.config import TrainConfig, make_config
+from streamgd.config import CLASSIFIER_LOSSES, LossName, TrainConfig, field_name, make_config
 from streamgd.credentials import take_credentials
-from streamgd.errors import ConfigError, StreamgdError, did_you_mean, storage_errors
+from streamgd.errors import ConfigError, RunMismatchError, StreamgdError, did_you_mean, storage_errors
 from streamgd.option_values import Duration, Finite, Fraction, Names, parse_duration_s
 
 Mode = Literal["continue", "window", "retrain"]
@@ -29,6 +29,19 @@ DECIDED_BY_JOB = {
 }  # fmt: skip
 #: Options that mode continue decides: a stream goes on, each row once.
 DECIDED_BY_CONTINUE = {"epochs": "1", "shuffle": "window"}
+#: Limits of the gate, and the losses whose models have their metric.
+LOSSES_OF_LIMITS = {
+    "max_log_loss": ("logistic", "multinomial"),
+    "min_auc": CLASSIFIER_LOSSES,
+    "max_rmse": ("squared", "huber", "poisson", "gamma", "tweedie"),
+    "min_r2": ("squared", "huber"),
+}
+#: Fields that are paths, each with its table; those of state and telemetry are local.
+_PATHS = (
+    (None, "source"), (None, "state"), ("publish", "dir"), ("telemetry", "log"), ("telemetry", "prometheus"),
+    ("train", "blocks_dir"), ("train", "from_"), ("train", "validation"),
+)  # fmt: skip
+_LOCAL_PATHS = _PATHS[1:5]
 
 Age = Annotated[float, BeforeValidator(parse_duration_s), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[Fraction, Field(gt=0, lt=1)]
@@ -198,6 +211,9 @@ def load_job(path: str | Path) -> JobConfig:
 def _checked(path: Path, text: str, values: dict[str, Any]) -> JobConfig:
     if "path" in values:
         raise _mistake(path, text, ("path",), "no such field. Did you mean 'source' or 'state'?")
+    train = values.get("train")
+    if isinstance(train, dict):
+        values = {**values, "train": {field_name(name): value for name, value in train.items()}}
     try:
         job = JobConfig(**_absolute(values, path.parent), path=path)
     except ValidationError as error:
@@ -212,17 +228,20 @@ def _checked(path: Path, text: str, values: dict[str, Any]) -> JobConfig:
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with every path taken from ``folder``."""
     placed = dict(values)
-    for table, name in (
-        (None, "source"), (None, "state"), ("publish", "dir"), ("telemetry", "log"), ("telemetry", "prometheus"),
-    ):  # fmt: skip
+    for table, name in _PATHS:
         inside = placed if table is None else placed.get(table)
-        if isinstance(inside, dict) and isinstance(inside.get(name), str) and "://" not in inside[name]:
-            there = {**inside, name: str(folder / Path(inside[name]).expanduser())}
+        if isinstance(inside, dict) and name in inside:
+            there = {**inside, name: _placed(inside[name], folder)}
             placed = there if table is None else {**placed, table: there}
-    train = placed.get("train")
-    if isinstance(train, dict) and isinstance(train.get("blocks_dir"), str):
-        placed["train"] = {**train, "blocks_dir": str(folder / train["blocks_dir"])}
     return placed
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_placed(each, folder) for each in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    return str(folder / Path(value).expanduser())
 
 
 def _check_train(job: JobConfig, text: str) -> None:
@@ -252,10 +271,43 @@ def _check_train(job: JobConfig, text: str) -> None:
             'with mode = "continue" the weights would stay those of the first night; leave it out, name a column of'
             ' weights (weight = …), or choose mode = "retrain"',
         )  # fmt: skip
+    if job.mode == "continue" and job.train.get("schedule", "auto") not in ("auto", "constant"):
+        raise _mistake(
+            job.path, text, ("train", "schedule"),
+            'with mode = "continue" training has no end, which it counts on; choose constant, or mode = "retrain"',
+        )  # fmt: skip
     try:
-        job.train_config(Path("run"))
+        config = job.train_config(Path("run"))
     except StreamgdError as error:
         raise _of_training(job.path, text, str(error)) from None
+    if config.loss != "auto":
+        check_rules(job, config.loss)
+
+
+def rules_of_loss(job: JobConfig) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Table and name of the rules that are for models of some losses alone, and these losses."""
+    rules = {("gate", name): losses for name, losses in LOSSES_OF_LIMITS.items() if getattr(job.gate, name) is not None}
+    with_mean = tuple(loss for loss in get_args(LossName) if loss != "multinomial")
+    return rules | {
+        ("drift", name): with_mean for name in ("warn_target", "fail_target") if getattr(job.drift, name) is not None
+    }
+
+
+def check_rules(job: JobConfig, loss: str) -> None:
+    """Refuse rules that no model of a loss can meet.
+
+    Raises
+    ------
+    ConfigError
+        Names file, line and field.
+    """
+    for rule, losses in rules_of_loss(job).items():
+        if loss not in losses:
+            what = "a mean of the target" if rule[0] == "drift" else rule[1].partition("_")[2].replace("_", " ")
+            raise _mistake(
+                job.path, _text_of(job), rule, f"it is about {what}, which models of the {loss} loss do not have; leave"
+                f" it out, or choose another loss",
+            )  # fmt: skip
 
 
 def _of_training(path: Path, text: str, message: str) -> ConfigError:
@@ -263,7 +315,7 @@ def _of_training(path: Path, text: str, message: str) -> ConfigError:
     named = re.match(r"(?:missing )?--([a-z0-9-]+)", message)
     if named is None:
         return _mistake(path, text, ("train",), message)
-    return _mistake(path, text, ("train", named[1].replace("-", "_")), message.removeprefix(f"--{named[1]}: "))
+    return _mistake(path, text, ("train", field_name(named[1])), message.removeprefix(f"--{named[1]}: "))
 
 
 @contextmanager
@@ -271,16 +323,30 @@ def mistakes_placed(job: JobConfig) -> Iterator[None]:
     """Tell a mistake in a training option that only the data show with the file, the line and the field."""
     try:
         yield
+    except RunMismatchError as error:
+        if job.mode != "continue":
+            raise
+        raise RunMismatchError(
+            f"{job.path}: [train]: {error} A job begins one with: streamgd job run --restart"
+        ) from error
     except ConfigError as error:
         option = re.match(r"--([a-z0-9-]+)", str(error))
-        if type(error) is not ConfigError or option is None or option[1].replace("-", "_") not in job.train:
+        if type(error) is not ConfigError or option is None or field_name(option[1]) not in job.train:
             raise
-        text = job.path.read_text() if job.path.exists() else ""
-        raise _of_training(job.path, text, str(error)) from error
+        raise _of_training(job.path, _text_of(job), str(error)) from error
+
+
+def _text_of(job: JobConfig) -> str:
+    return job.path.read_text() if job.path.exists() else ""
 
 
 def _check_places(job: JobConfig, text: str) -> None:
-    """Refuse telemetry inside the state directory, which holds nothing but state, and state among the data."""
+    """Refuse URIs in place of local paths, telemetry inside the state directory, and state among the data."""
+    for table, name in _LOCAL_PATHS:
+        value = getattr(job if table is None else getattr(job, table), name)
+        if value is not None and "://" in value:
+            loc = (name,) if table is None else (table, name)
+            raise _mistake(job.path, text, loc, "it must be on this machine, found a URI; name a local path")
     state = job.state_dir.resolve()
     for name in ("log", "prometheus"):
         value = getattr(job.telemetry, name)
@@ -311,7 +377,7 @@ def _mistake(path: Path, text: str, loc: tuple[Any, ...], reason: str) -> Config
     names = [part for part in loc if isinstance(part, str)]
     line = line_of(text, names)
     where = f"{path}, line {line}" if line else str(path)
-    field = " ".join([*(f"[{name}]" for name in names[:-1]), *names[-1:]])
+    field = " ".join([*(f"[{name}]" for name in names[:-1]), *(name.rstrip("_") for name in names[-1:])])
     end = "" if reason.endswith(("?", ".")) else "."
     return ConfigError(f"{where}: {field}: {reason}{end}")
 
@@ -331,7 +397,7 @@ def line_of(text: str, names: list[str]) -> int | None:
             if table == names:
                 return number
         elif (key := re.match(r"\s*([\w.\"'-]+)\s*=", line)) and [
-            *table, *(part.strip("\"'") for part in key[1].split("."))
+            *table, *(field_name(part.strip("\"'")) for part in key[1].split("."))
         ] == names:  # fmt: skip
             return number
     return line_of(text, names[:-1])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streamgd.errors import ConfigError, NoInputError
-from streamgd.jobs.config import JobConfig, line_of, load_job
+from streamgd.jobs.config import LOSSES_OF_LIMITS, JobConfig, line_of, load_job
 from streamgd.jobs.example import write_example
+from streamgd.objective.losses import LOSSES
+from streamgd.objective.multiclass import metrics_for
 
 WHOLE = """\
 source = "in"
@@ -64,6 +67,25 @@ def test_classes_are_weighed_where_all_rows_are_learned_anew(tmp_path: Path) -> 
     job_of(tmp_path, WHOLE.replace('exclude = "a,b"', 'class_weight = "none"'))
 
 
+def test_paths_among_training_options_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    text = WHOLE.replace('exclude = "a,b"', 'from = "runs/a"\nvalidation = ["v", "s3://b/v"]\nblocks-dir = "blocks"')
+    config = job_of(tmp_path, text.replace("[gate]", '[gate]\non = "newest"')).train_config(tmp_path / "run")
+    assert config.from_ == str(tmp_path / "runs/a")
+    assert config.validation == [str(tmp_path / "v"), "s3://b/v"]
+    assert config.blocks_dir == str(tmp_path / "blocks")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_limits_are_known_by_the_metrics_of_each_loss(loss: str) -> None:
+    metrics = metrics_for(LOSSES[loss], 3 if LOSSES[loss].has_many_outputs else 1)
+    raw = np.zeros((4, 3)) if LOSSES[loss].has_many_outputs else np.zeros(4)
+    metrics.add(np.array([0.0, 1.0, 1.0, 0.0]), LOSSES[loss].inverse_link(raw), raw, None)
+    found = metrics.result()
+    for rule, losses in LOSSES_OF_LIMITS.items():
+        assert (rule.partition("_")[2] in found) == (loss in losses), rule
+
+
 MISTAKES = [
     (WHOLE.replace("continue", "continu"), 3, "mode"),
     (WHOLE.replace("mode", "mood"), 3, "mood: no such field. Did you mean 'mode'?"),
@@ -84,6 +106,25 @@ MISTAKES = [
     (WHOLE.replace('source = "in"\n', ""), None, "source: missing"),
     (WHOLE.replace("continue", "window"), None, "window_files"),
     (WHOLE.replace('"late"', '"late'), 6, "is not TOML"),
+    (WHOLE.replace('"state/late"', '"s3://bucket/state"'), 2, "state: it must be on this machine"),
+    (WHOLE + '[publish]\ndir = "s3://bucket/models"\n', 12, "[publish] dir: it must be on this machine"),
+    (WHOLE + '[telemetry]\nlog = "s3://bucket/log"\n', 12, "[telemetry] log: it must be on this machine"),
+    (WHOLE.replace('exclude = "a,b"', 'schedule = "cosine"'), 7, "[train] schedule: with mode ="),
+    (WHOLE.replace('exclude = "a,b"', 'from = "r"\ninit = "zeros"'), 7, "[train] from: --from and --init zeros both"),
+    (
+        WHOLE.replace('exclude = "a,b"', 'loss = "squared"') + "min_auc = 0.6\n",
+        11,
+        "[gate] min_auc: it is about auc, which models of the squared loss do not have",
+    ),
+    (WHOLE.replace('exclude = "a,b"', 'loss = "multinomial"') + "min_auc = 0.6\n", 11, "[gate] min_auc"),
+    (WHOLE.replace('exclude = "a,b"', 'loss = "logistic"') + "max_rmse = 2\n", 11, "[gate] max_rmse"),
+    (WHOLE.replace('exclude = "a,b"', 'loss = "hinge"') + "max_log_loss = 2\n", 11, "[gate] max_log_loss"),
+    (WHOLE.replace('exclude = "a,b"', 'loss = "poisson"') + "min_r2 = 0.5\n", 11, "[gate] min_r2"),
+    (
+        WHOLE.replace('exclude = "a,b"', 'loss = "multinomial"') + "[drift]\nwarn_target = 1\n",
+        12,
+        "[drift] warn_target: it is about a mean of the target",
+    ),
 ]
 
 
