@@ -131,7 +131,7 @@ def compare(
         As ``evaluate``.
     """
     models = (model_of(first), model_of(second))
-    _check_comparable(*models)
+    check_comparable(*models)
     check_part(part)
     for name, model in zip(("first", "second"), models, strict=True):
         if part != "all" and not model.facts.get("holdout"):
@@ -161,8 +161,13 @@ def _loss_and_settings(model: Model) -> str:
     return ", ".join([model.loss_name, *(f"{name} {value:g}" for name, value in settings)])
 
 
-def _check_comparable(first: Model, second: Model) -> None:
-    """Refuse models whose losses on a row cannot be set side by side."""
+def check_comparable(first: Model, second: Model) -> None:
+    """Refuse models whose losses on a row cannot be set side by side.
+
+    Raises
+    ------
+    ConfigError
+    """
     told = [
         (what, one, other)
         for what, one, other in (

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from streamgd.comparison import check_comparable
+from streamgd.errors import ConfigError
 from streamgd.evaluation import Evaluation, NoRowsError, Tally, compared_pieces
 from streamgd.jobs.config import GateConfig
 from streamgd.model import Model
@@ -104,6 +106,26 @@ class Gate:
                 if piece.file in self._known:
                     known.add(piece)
         return Scores(_evaluation(every), _evaluation(known))
+
+
+def beside(published: Model, candidate: Model, config: GateConfig) -> Model:
+    """The published model as it is compared with a candidate, measured by the same loss.
+
+    Raises
+    ------
+    ConfigError
+        What they predict, their loss, or the rows that it is of, are not the same.
+    """
+    if published.loss_name == candidate.loss_name:
+        # Settings may follow the data, as delta of huber does.
+        published = replace(published, loss_settings=candidate.loss_settings)
+    check_comparable(published, candidate)
+    first, second = (model.facts.get("where") for model in (published, candidate))
+    if first != second and config.on == "holdout":
+        raise ConfigError(
+            f"the models cannot be compared: the condition on rows of the first is {first}, of the second {second}."
+        )
+    return published
 
 
 def _evaluation(tally: Tally) -> Evaluation | None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from streamgd.errors import ConfigError, DataChangedError, GateError, NoInputError
+from streamgd.errors import ConfigError, DataChangedError, GateError, NoInputError, SchemaError
 from streamgd.jobs.config import JobConfig, mistakes_placed
 from streamgd.jobs.drift import Drift, Moved, files_of
-from streamgd.jobs.gate import Broken, Gate, Scores, judge
+from streamgd.jobs.gate import Broken, Gate, Scores, beside, judge
 from streamgd.jobs.ledger import Arrivals, Entry, Ledger, look, utc
 from streamgd.jobs.planning import Candidates, is_still_possible, make_plan, what_is_new
 from streamgd.jobs.retry import retrying
@@ -292,25 +292,37 @@ class Night:
 
         ``known`` is None where it is not compared with the published one.
         """
-        job, current = self._job, self._versions.current() if known is not None else None
-        config = job.train_config(self._state.work)
-        gate = Gate(
-            job.gate, job.source, files, known or [], config.on_bad_data == "skip", config.threads,
-            self._interrupt.check_repeated, self._display,
-        )  # fmt: skip
-        candidate = self._patiently(lambda: gate.scores(model))
-        beside = None
-        if current is not None and job.gate.max_worse is not None:
-            published = current.model()
-            try:
-                beside = self._patiently(lambda: gate.scores(published))
-            except ConfigError as error:  # one that held out no rows cannot be scored on them
-                self._display.warn(f"the published model cannot be compared with: {error}")
-        broken = judge(job.gate, candidate, beside, with_limits=bool(files))
-        rows = "held-out rows" if job.gate.on == "holdout" else "all rows"
-        verdict = _Verdict(candidate, beside, broken, f"{rows} of {_listed(files)}{when}" if files else None)
+        candidate = self._scores(model, files, known or [])
+        published = self._published_beside(model, files, known) if known is not None else None
+        broken = judge(self._job.gate, candidate, published, with_limits=bool(files))
+        rows = "held-out rows" if self._job.gate.on == "holdout" else "all rows"
+        verdict = _Verdict(candidate, published, broken, f"{rows} of {_listed(files)}{when}" if files else None)
         self._telemetry.event("judged", **verdict.to_json())
         return verdict
+
+    def _scores(self, model: Model, files: list[str], known: list[str]) -> Scores:
+        config = self._job.train_config(self._state.work)
+        gate = Gate(
+            self._job.gate, self._job.source, files, known, config.on_bad_data == "skip", config.threads,
+            self._interrupt.check_repeated, self._display,
+        )  # fmt: skip
+        return self._patiently(lambda: gate.scores(model))
+
+    def _published_beside(self, candidate: Model, files: list[str], known: list[str]) -> Scores | None:
+        """The scores of the published model, if it is to be compared with the candidate, and can be."""
+        current = self._versions.current()
+        if current is None or self._job.gate.max_worse is None:
+            return None
+        model = current.model()
+        try:
+            published = beside(model, candidate, self._job.gate)
+            try:
+                return self._scores(published, files, known)
+            except SchemaError:  # new files are without columns that it needs, and the candidate does not
+                return self._scores(published, [], known)
+        except ConfigError as error:  # also one that held out no rows cannot be scored on them
+            self._display.warn(f"the published model is not compared with, and max_worse does not apply: {error}")
+            return None
 
     def _publish(self, plan: Plan, learned: _Learned, verdict: _Verdict) -> dict[str, Any]:
         """Publish the candidate; the next night goes on from here."""
