@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from streamgd.errors import ConfigError, DataChangedError, GateError, NoInputError, SchemaError
-from streamgd.jobs.config import JobConfig, mistakes_placed
+from streamgd.jobs.config import JobConfig, mistakes_placed, rules_of_loss
 from streamgd.jobs.drift import Drift, Moved, files_of
 from streamgd.jobs.gate import Broken, Gate, Scores, beside, judge
 from streamgd.jobs.ledger import Arrivals, Entry, Ledger, look, utc
-from streamgd.jobs.planning import Candidates, is_still_possible, make_plan, what_is_new
+from streamgd.jobs.planning import Candidates, foreseen, forgotten, is_still_possible, make_plan, what_is_new
 from streamgd.jobs.retry import retrying
 from streamgd.jobs.statedir import Plan, Reason, Stage, StateDirectory, Waiting
 from streamgd.jobs.telemetry import Telemetry
@@ -145,8 +145,14 @@ class Night:
         found = what_is_new(self._job, self._versions.ledger(), arrivals, self._state.waiting(), restart)
         if not found.new:
             return None
-        number = self._versions.next_number()
-        plan = make_plan(self._job, self._versions.current(), number, arrivals, found, time.time())
+        number, current = self._versions.next_number(), self._versions.current()
+        plan = make_plan(self._job, current, number, arrivals, found, time.time())
+        if lost := forgotten(self._job, plan, arrivals):
+            self._display.warn(
+                f"trained afresh without files that have other content now than when they were learned: {_listed(lost)}"
+            )
+        if current is None and self._job.train.get("loss", "auto") == "auto" and rules_of_loss(self._job):
+            self._patiently(lambda: foreseen(self._job, current, plan, self._interrupt))
         self._state.write_plan(plan)
         self._telemetry.event("plan", version=number, files=[each.relative for each in plan.files], mode=self._job.mode)
         self._display.message(f"new: {_listed([each.relative for each in plan.files])}")

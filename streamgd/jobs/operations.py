@@ -9,16 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from streamgd.errors import NoInputError, StreamgdError, did_you_mean
-from streamgd.jobs.config import JobConfig, mistakes_placed
+from streamgd.jobs.config import JobConfig
 from streamgd.jobs.ledger import Entry, Ledger, look, utc
 from streamgd.jobs.log import last_runs
-from streamgd.jobs.planning import check_base, what_is_new
+from streamgd.jobs.planning import foreseen, forgotten, make_plan, what_is_new
 from streamgd.jobs.statedir import StateDirectory, Waiting
 from streamgd.jobs.telemetry import check as check_telemetry
 from streamgd.jobs.versions import DAMAGED, Version, Versions
 from streamgd.state import CorruptStateError
-from streamgd.training.train import plan
 
+_TOLD_OF_TRAINING = ("rows", "loss", "columns", "left_out", "method", "optimizer", "order")
 #: Of a run on another machine the kernel of this one knows nothing.
 _BROKEN_OFF = "broken off: it told nothing of its end, and does not work on this machine now"
 
@@ -87,23 +87,17 @@ def check(job: JobConfig) -> dict[str, Any]:
     current, ledger = versions.current(), versions.ledger()
     state, arrivals = StateDirectory(job.state_dir), look(job, ledger, time.time())
     found = what_is_new(job, ledger, arrivals, state.waiting(), restart=False)
-    check_base(job, current, found)
+    facts, lost = dict[str, Any](), list[str]()
+    if found.new:
+        plan = make_plan(job, current, versions.next_number(), arrivals, found, time.time())
+        facts, lost = foreseen(job, current, plan), forgotten(job, plan, arrivals)
     names = [each.entry.relative for each in found.new]
     return {
         "job": job.name, "mode": job.mode, "source": job.source, "state": job.state, "files_learned": len(ledger.files),
         "would_learn": names, "held": state.told("held"), "quarantined": state.told("quarantined"),
-        "unsettled": arrivals.unsettled, "without_rows": arrivals.without_rows,
-        **_training_facts(job, names),
+        "unsettled": arrivals.unsettled, "without_rows": arrivals.without_rows, "changed": lost,
+        **{name: facts[name] for name in _TOLD_OF_TRAINING if facts},
     }  # fmt: skip
-
-
-def _training_facts(job: JobConfig, files: list[str]) -> dict[str, Any]:
-    """What the training run would do with these files."""
-    if not files:
-        return {}
-    with mistakes_placed(job):
-        facts = plan(job.train_config(StateDirectory(job.state_dir).work / "check", files))
-    return {name: facts[name] for name in ("rows", "loss", "columns", "left_out", "method", "optimizer", "order")}
 
 
 def rollback(job: JobConfig, number: int | None, quarantine: bool = False) -> dict[str, Any]:

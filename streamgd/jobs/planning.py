@@ -11,12 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from streamgd.errors import ConfigError, DataChangedError
-from streamgd.jobs.config import JobConfig
+from streamgd.jobs.config import JobConfig, check_rules, mistakes_placed
 from streamgd.jobs.ledger import Arrivals, Arrived, Ledger, check_columns_of
 from streamgd.jobs.statedir import Plan, Stage, Waiting
 from streamgd.jobs.versions import Version
+from streamgd.training import train as training
+from streamgd.training.increment import check_same_stream
+from streamgd.training.interrupt import Interrupt
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def what_is_new(
     DataChangedError
         A file that was learned has other content now, and the job does not say what to do then.
     SchemaError
-        The columns of a new file are not those of the files before.
+        The columns of a new file, or their types, are not those of the files before.
     CorruptFileError
         A new file cannot be read, and the training options do not say that such files are skipped.
     """
@@ -108,13 +112,42 @@ def check_base(job: JobConfig, base: Version | None, found: Candidates) -> None:
     Raises
     ------
     ConfigError
-        The published version was trained in another mode.
+        The published version was trained in another mode, or with other options.
     """
-    if job.mode == "continue" and base is not None and not found.from_scratch and base.training is None:
+    if job.mode != "continue" or base is None or found.from_scratch:
+        return
+    if base.training is None:
         raise ConfigError(
             f'{job.path}: mode = "continue" has nothing to go on from: version {base.number} was trained afresh, in'
             f" another mode. Learn everything anew once: streamgd job run --restart"
         )
+    with mistakes_placed(job):
+        check_same_stream(base.training, job.train_config(job.state_dir / "work"))
+
+
+def forgotten(job: JobConfig, plan: Plan, arrivals: Arrivals) -> list[str]:
+    """Files that a plan which begins from nothing would learn, had they not changed since they were learned."""
+    if job.mode == "continue":
+        return []
+    changed = [each.entry.relative for each in arrivals.changed if each.entry.relative not in plan.stage_files]
+    latest = sorted([*plan.stage_files, *changed])[-(job.window_files or 0) :]
+    return [name for name in latest if name in changed]
+
+
+def foreseen(job: JobConfig, base: Version | None, plan: Plan, interrupt: Interrupt | None = None) -> dict[str, Any]:
+    """What training on the files of a plan would do, as ``training.train.plan`` has it.
+
+    Raises
+    ------
+    StreamgdError
+        What that would end with before it begins; a rule that no model of its loss can meet.
+    """
+    before = base.training if base is not None and plan.base and job.mode == "continue" else None
+    config = job.train_config(job.state_dir / "work" / "check", sorted(plan.stage_files))
+    with mistakes_placed(job):
+        facts = training.plan(config, interrupt=interrupt, before=before)
+    check_rules(job, facts["loss"])
+    return facts
 
 
 def is_still_possible(job: JobConfig, plan: Plan, base: Version | None, arrivals: Arrivals) -> bool:

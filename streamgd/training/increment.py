@@ -52,6 +52,26 @@ _ONLY_WINDOWS = (
 )
 
 
+def check_same_stream(before: dict[str, Any], config: TrainConfig) -> None:
+    """Refuse to go on from a state with options that it was not begun with.
+
+    Raises
+    ------
+    ConfigError
+        The run before was one of full batch.
+    RunMismatchError
+        An option that decides the result is another one.
+    """
+    asked, options = config.identity, before.get("options")
+    if options is None:
+        raise ConfigError(_ONLY_WINDOWS)
+    differing = differing_options(asked, options, [name for name in asked if name != GROWING])
+    if differing:
+        raise RunMismatchError(
+            f"the stream was begun with other options: {differing}. Go on with those, or begin a new stream."
+        )
+
+
 def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manifest) -> Resolved:
     """What the columns are, as the run before has it: nothing is decided by the new files.
 
@@ -69,14 +89,7 @@ def resolved_before(before: dict[str, Any], config: TrainConfig, manifest: Manif
     SchemaError
         The new files lack a column, have one more, or one of another kind.
     """
-    asked, options = config.identity, before.get("options")
-    if options is None:
-        raise ConfigError(_ONLY_WINDOWS)
-    differing = differing_options(asked, options, [name for name in asked if name != GROWING])
-    if differing:
-        raise RunMismatchError(
-            f"the stream was begun with other options: {differing}. Go on with those, or begin a new stream."
-        )
+    check_same_stream(before, config)
     encoding = Encoding.from_state(before["encoding"])
     columns, left_out = encoding.columns, before["left_out"]
     check_columns(columns, manifest)

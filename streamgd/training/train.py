@@ -140,16 +140,22 @@ def train(
     return run(config, display or notebook_display() or Silent(), restart, filesystem=filesystem)
 
 
-def plan(config: TrainConfig, restart: bool = False) -> dict[str, Any]:
-    """What ``train`` would do, without doing it: see ``Task.summary``; and its passes, and the disk of the blocks."""
+def plan(
+    config: TrainConfig,
+    restart: bool = False,
+    interrupt: Interrupt | None = None,
+    before: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What ``train`` would do, without doing it: see ``Task.summary``; and its passes, and the disk of the blocks.
+
+    ``interrupt`` and ``before`` are those of :func:`run`.
+    """
     directory = RunDirectory(config.run_dir)
     begins = restart or directory.untrained
     stored = None if begins else directory.read_config()
     if stored is not None:
         check_options(config, stored, config.run_dir)
-    finder = _Finder(config)
-    manifest = finder.data()
-    task = make_task(config, manifest, finder.validation(manifest))
+    task = _new_task(_Finder(config), interrupt, before)
     facts, lack = task.summary() | {"passes": passes(task)}, []
     if task.order == "full":
         free = free_for_blocks(config, task.manifest, task.resolved, task.layout)
