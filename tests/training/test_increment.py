@@ -314,7 +314,7 @@ def test_neither_threads_nor_pauses_change_a_bit(way: str, data: Path) -> None:
     while True:
         try:
             # Later starts need not know the run before any more.
-            options = {**WAYS[way], "pause_after": 0.02 * 1.2**pauses}
+            options = {**WAYS[way], "pause_after": 0.002 * 1.2**pauses}
             found = fit(data, "b-paused", before if pauses < 2 else None, **options)
             break
         except PausedError:
