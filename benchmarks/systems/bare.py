@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.systems.base import DataFiles, Float64Array, System, cores, matrix
 
-BLOCK_BYTES = 8_000_000
+BLOCK_BYTES = 1 << 23
 BLOCK_ROWS = 65_536
 
 T = TypeVar("T")

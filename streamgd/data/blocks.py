@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-#: A block holds about so many bytes, and at most so many rows.
-BLOCK_BYTES = 8_000_000
+#: A block holds about so many bytes, and at most so many rows. Row groups mostly have a power of two: those of narrow
+#: rows are then whole blocks.
+BLOCK_BYTES = 1 << 23
 BLOCK_ROWS = 65_536
 #: Rows that become records together: few enough to stay in the processor's last cache on their way, and enough beside
 #: what is done once for each slice. Of 28 columns, 2.07 s for a default run with 4 MB, 2.33 with 2, 2.07 with 8.
