@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -207,6 +208,11 @@ class Columns:
     def non_negative_rows(self) -> tuple[int, ...]:
         """The rows of theta that are held at zero or above."""
         return tuple(row for row, column in enumerate(self.numeric) if column.name in self.non_negative)
+
+    @cached_property
+    def numbers_as_read(self) -> bool:
+        """Whether every numeric feature is a column as it is read: no part of one, without steps, at all levels."""
+        return all(each.part is None and each.at is None and not each.steps for each in self.numeric)
 
     @property
     def has_offset(self) -> bool:

@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamgd.data.blocks import Places, RawEntries, RecordLayout
-from streamgd.data.columns import Columns, NumericColumn, TargetColumn
-from streamgd.data.derived import NumbersAtLevels, UsedRows, doubles, level_codes, part_of, stepped
+from streamgd.data.buffers import NumberBuffers
+from streamgd.data.columns import Columns, TargetColumn
+from streamgd.data.derived import UsedRows, doubles, level_codes
 from streamgd.data.encoding import Encoding
 from streamgd.data.entries import encode_entries
 from streamgd.data.filters import Where
 from streamgd.data.kinds import python_values
 from streamgd.data.levels import as_dictionary, null_mask
 from streamgd.data.nested import NestedRows
-from streamgd.data.numbers import as_float64
 from streamgd.data.plan import HOLDOUT, SAMPLE, chosen_rows
 from streamgd.data.ranges import BatchMoments, Piece
 from streamgd.data.scaler import Moments
@@ -37,9 +37,6 @@ from streamgd.kernels import encode as kernels
 
 #: Gives the row of theta of each provisional code of a categorical column.
 ThetaRows = Callable[[int, np.ndarray], np.ndarray]
-
-#: By Arrow's number of the type: its name would be made anew for each column of each batch.
-_KIND_OF_TYPE = {pa.type_for_alias(name).id: index for index, name in enumerate(kernels.KINDS)}
 
 
 @dataclass(frozen=True)
@@ -193,6 +190,7 @@ class Encoder:
     def _encode(
         self, batch: pa.RecordBatch, origin: Origin, places: Places, theta_rows: ThetaRows | None
     ) -> EncodedRows:
+        as_read = NumberBuffers.as_read(batch, self.columns)
         dropped: dict[str, int] = {}
         kept = np.ones(batch.num_rows, np.bool_)
 
@@ -219,8 +217,9 @@ class Encoder:
         if self.layout.has_weight:
             places.weight[:] = weight
         if self.columns.target is not None:
-            target = self._target(batch, self.columns.target, kept, origin)
-            drop("null target", np.isnan(target))
+            target, has_nulls = self._target(as_read, self.columns.target, kept, origin)
+            if has_nulls:
+                drop("null target", np.isnan(target))
         else:
             target = np.full(batch.num_rows, np.nan)
         if self.columns.has_offset:
@@ -243,8 +242,9 @@ class Encoder:
             if len(levels.is_null):
                 has_null |= levels.is_null
         learn = theta_rows is None
-        trained = kept & ~holdout
-        learned = np.where(trained, weight, 0.0) if learn and not trained.all() else weight
+        trained = kept & ~holdout if choice.holdout > 0.0 else kept
+        n_kept, n_trained = int(np.count_nonzero(kept)), int(np.count_nonzero(trained))
+        learned = np.where(trained, weight, 0.0) if learn and n_trained < batch.num_rows else weight
         level_counts = _write_codes(found, learned if learn else np.empty(0), places)
         nulls = {
             column.name: int((levels.is_null & kept).sum())
@@ -255,21 +255,20 @@ class Encoder:
         if self.columns.sparse:
             sparse = encode_entries(used, self.columns.sparse, list(nested.values()), self.sparse, learned > 0.0)
             entries, has_null, nulls = sparse.entries, has_null | sparse.has_null, nulls | sparse.nulls
-        at_levels = NumbersAtLevels(batch, used.finite)
-        arrays = [_readable(used, at_levels, column) for column in self.columns.numeric]
-        ranges = BatchMoments.room(origin.first_row, batch.num_rows, len(arrays), self.range_rows)
-        numbers = self._write_numbers(arrays, places, learned, target, kept, has_null, ranges, learn)
-        for j in np.flatnonzero(np.isinf(numbers[:, 0])):
-            used.check_finite(doubles(arrays[j]), self.columns.numeric[j].source)
-        nulls |= {each.name: int(n) for each, n in zip(self.columns.numeric, numbers[:, 1], strict=True) if n}
-        moments, target_moments = Moments.empty(len(arrays)), Moments.empty(1)
-        largest = ranges.take_target(target, learned) if learn else 0.0
+        numbers = NumberBuffers.of_features(used, self.columns, as_read)
+        n_numeric = len(self.columns.numeric)
+        ranges = BatchMoments.room(origin.first_row, batch.num_rows, n_numeric, self.range_rows)
+        facts, largest = self._write_numbers(numbers.buffers, places, learned, target, kept, has_null, ranges, learn)
+        for j in np.flatnonzero(np.isinf(facts[:, 0])):
+            used.check_finite(doubles(numbers.column(j)), self.columns.numeric[j].source)
+        nulls |= {self.columns.numeric[j].name: int(facts[j, 1]) for j in np.flatnonzero(facts[:, 1])}
+        moments, target_moments = Moments.empty(n_numeric), Moments.empty(1)
         if learn and not self.range_rows:
             moments, target_moments = ranges.merged()
-        moments.largest[:], target_moments.largest[0] = numbers[:, 0], largest
+        moments.largest[:], target_moments.largest[0] = facts[:, 0], largest
         survey = Survey(
-            int(np.count_nonzero(trained)), int(np.count_nonzero(kept & holdout)), dropped, moments, target_moments,
-            level_counts, nulls, self._class_counts(target, learned) if learn else np.zeros(0),
+            n_trained, n_kept - n_trained, dropped, moments, target_moments, level_counts, nulls,
+            self._class_counts(target, learned) if learn else np.zeros(0),
         )  # fmt: skip
         in_ranges = (ranges, learned, target) if self.range_rows else None
         return EncodedRows(kept, holdout, has_null, survey, in_ranges, entries)
@@ -278,36 +277,37 @@ class Encoder:
         return chosen_rows(self.choice.seed, purpose, origin.file, origin.first_row_in_file, rows, fraction)
 
     def _write_numbers(
-        self, arrays: list[pa.Array], places: Places, weight: np.ndarray, target: np.ndarray, kept: np.ndarray,
+        self, buffers: np.ndarray, places: Places, weight: np.ndarray, target: np.ndarray, kept: np.ndarray,
         has_null: np.ndarray, moments: BatchMoments, learn: bool,
-    ) -> np.ndarray:  # fmt: skip
-        """Write the numbers with the target, and the moments of the former; returns their largest magnitudes and nulls,
-        float64 ``(n_columns, 2)``.
+    ) -> tuple[np.ndarray, float]:  # fmt: skip
+        """Write the numbers with the target, and the moments of all.
+
+        Returns the largest magnitudes and the nulls of the numbers, float64 ``(n_columns, 2)``, and the largest
+        magnitude of the target, 0 unless ``learn``.
         """
-        mean = self.mean if self.mean is not None else np.zeros(len(arrays))
-        deviation = self.deviation if self.deviation is not None else np.ones(len(arrays))
-        found = np.empty((len(arrays), 2))
-        addresses, validity, offsets, kinds = _buffers(arrays)
-        kernels.encode_numeric(
+        (addresses, validity, offsets, kinds), n_numeric = buffers, buffers.shape[1]
+        mean = self.mean if self.mean is not None else np.zeros(n_numeric)
+        deviation = self.deviation if self.deviation is not None else np.ones(n_numeric)
+        found = np.empty((n_numeric, 2))
+        largest = kernels.encode_numeric(
             addresses, validity, offsets, kinds, weight, self.shift0, self.scale0, mean, deviation, target,
             places.features, places.first_feature, places.target, moments.ends, moments.tiles, moments.edges, found,
             kept, has_null, learn,
         )  # fmt: skip
-        return found
+        return found, largest
 
     def moments_of(self, rows: Piece) -> np.ndarray:
         """Moments ``(n_numeric + 1, 3)`` of the rows of a range, by the kernels that encode it as part of a batch."""
         n_columns, n_rows = rows.columns.shape
         zeros, ones = np.zeros(n_columns), np.ones(n_columns)
         room = BatchMoments.room(0, n_rows, n_columns, n_rows)
-        arrays = [pa.array(column) for column in rows.columns]
-        addresses, validity, offsets, kinds = _buffers(arrays)
+        numbers = NumberBuffers.of_arrays([pa.array(column) for column in rows.columns])
+        addresses, validity, offsets, kinds = numbers.buffers
         kernels.encode_numeric(
             addresses, validity, offsets, kinds, rows.weight, zeros, ones, zeros, ones, rows.target,
             np.empty((n_rows, n_columns), self.layout.feature_type), 0, np.empty(n_rows), room.ends, room.tiles,
             room.edges, np.empty((n_columns, 2)), np.ones(n_rows, np.bool_), np.empty(n_rows, np.bool_), True,
         )  # fmt: skip
-        room.take_target(rows.target, rows.weight)
         return np.asarray(room.tiles[0])
 
     def _levels_met(self, used: UsedRows, column: int, theta_rows: ThetaRows | None) -> _LevelsMet:
@@ -327,11 +327,12 @@ class Encoder:
         places = np.ascontiguousarray(indices.to_numpy(zero_copy_only=False), np.int32)
         return _LevelsMet(places, table, null_mask(array.indices))
 
-    def _target(self, batch: pa.RecordBatch, column: TargetColumn, kept: np.ndarray, origin: Origin) -> np.ndarray:
-        """The target as float64, NaN where null; 0, 1, … if it has classes."""
-        array = batch.column(column.name)
+    def _target(
+        self, as_read: NumberBuffers, column: TargetColumn, kept: np.ndarray, origin: Origin
+    ) -> tuple[np.ndarray, bool]:
+        """The target as float64, NaN where null; 0, 1, … if it has classes. And whether any is null."""
         if column.classes is None:
-            numbers = doubles(array)
+            numbers = doubles(as_read.column(-1))
             outside = column.outside(numbers) & kept
             if outside.any():
                 row = int(np.flatnonzero(outside)[0])
@@ -339,24 +340,25 @@ class Encoder:
                     f"{origin.row(row)}, target '{column.name}': found {numbers[row]}, expected {column.expected}. Mend"
                     f" the data, leave such rows out with --where, or choose another --loss."
                 )
-            return numbers
+            return numbers, bool(np.isnan(numbers).any())
         classes = column.classes
         target: np.ndarray
         if isinstance(classes[0], str):
-            array = as_dictionary(array, "string")
+            array = as_dictionary(as_read.column(-1), "string")
             values = python_values(array.dictionary)
             known = {label: float(number) for number, label in enumerate(classes)}
             table = np.array([known.get(value, np.inf) for value in values] + [np.nan])
             target = table[pc.fill_null(array.indices.cast(pa.int64()), len(values)).to_numpy(zero_copy_only=False)]
+            unknown = np.flatnonzero(np.isinf(target) & kept)
+            row, has_nulls = int(unknown[0]) if len(unknown) else -1, bool(array.null_count)
         else:
-            target = np.empty(len(array))
-            array = _of_known_type(array)
-            addresses, validity, offsets, kinds = _buffers([array])
-            kernels.class_numbers(addresses, validity, offsets, kinds, np.array(classes, np.float64), target)
-        unknown = np.isinf(target) & kept
-        if unknown.any():
-            row = int(np.flatnonzero(unknown)[0])
-            (found,) = python_values(batch.column(column.name)[row : row + 1])
+            target, of_target = np.empty(len(kept)), as_read.last
+            addresses, validity, offsets, kinds = of_target.buffers
+            row, has_nulls = kernels.class_numbers(
+                addresses, validity, offsets, kinds, np.array(classes, np.float64), kept, target
+            )
+        if row >= 0:
+            (found,) = python_values(as_read.column(-1)[row : row + 1])
             if column.n_outputs > 1:
                 raise TargetError(
                     f"{origin.row(row)}, target '{column.name}': found {found!r}, expected one of {column.listed()}."
@@ -367,7 +369,7 @@ class Encoder:
                 f" {classes[1]!r}. Keep two classes with --where, or choose --loss multinomial"
                 f"{'' if isinstance(found, str) else ' or squared'}."
             )
-        return target
+        return target, has_nulls
 
     def _class_counts(self, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Total weight of each class among rows that are learned from; empty where there are no more than two."""
@@ -426,35 +428,6 @@ def _codes_of_kept(vocabulary: Vocabulary, array: pa.DictionaryArray, kept: np.n
     codes = np.zeros(len(is_met), np.int32)
     codes[is_met] = vocabulary.codes(array.dictionary.filter(pa.array(is_met)))
     return codes
-
-
-def _buffers(arrays: list[pa.Array]) -> tuple[np.ndarray, ...]:
-    """Addresses of values and validity, offsets and kinds, int64 ``(n_columns,)``: see ``kernels.encode_numeric``."""
-    found = np.zeros((4, len(arrays)), np.int64)
-    for j, array in enumerate(arrays):
-        bitmap, values = array.buffers()
-        found[0, j] = values.address if values is not None else 0
-        found[1, j] = bitmap.address if bitmap is not None and array.null_count else 0
-        found[2, j], found[3, j] = array.offset, _KIND_OF_TYPE[array.type.id]
-    return tuple(found)
-
-
-def _readable(used: UsedRows, at_levels: NumbersAtLevels, column: NumericColumn) -> pa.Array:
-    """The values of a feature as an array of one of the element types that the kernel reads."""
-    array = used.batch.column(column.source)
-    if column.part is not None:
-        part = part_of(array, column.part)
-        return pa.array(stepped(part, column.steps)) if column.steps else part
-    if column.at is not None:
-        return pa.array(at_levels.of(column.source, column.steps, column.at))
-    if column.steps:
-        return pa.array(used.after(column.source, column.steps))
-    return _of_known_type(array)
-
-
-def _of_known_type(array: pa.Array) -> pa.Array:
-    """An array of one of the element types that the kernel reads, with the same numbers."""
-    return array if array.type.id in _KIND_OF_TYPE else as_float64(array)
 
 
 def _is_null(array: pa.Array) -> np.ndarray:

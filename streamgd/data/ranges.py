@@ -84,10 +84,6 @@ class BatchMoments:
         edges = np.empty((2, n_numeric, rows) if rows else (0, 0, 0))
         return cls(first_row, rows, ends, np.zeros((len(ends), n_numeric + 1, 3)), edges)
 
-    def take_target(self, target: np.ndarray, weight: np.ndarray) -> float:
-        """Fill in the moments of the target, (n_rows,); returns its largest magnitude."""
-        return float(kernels.moments_of_tiles(target, weight, self.ends, self.tiles))
-
     def merged(self) -> tuple[Moments, Moments]:
         """Moments of the columns of all rows, and of the target, merged one tile after another; of their ``largest``
         nothing is known.

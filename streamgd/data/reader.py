@@ -132,6 +132,9 @@ def _regular(batches: Iterator[pa.RecordBatch], batch_rows: int) -> Iterator[pa.
     waiting: list[pa.RecordBatch] = []
     waiting_rows = 0
     for batch in batches:
+        if batch.num_rows == batch_rows and not waiting:  # to cut it would take as long as to decode some of it
+            yield batch
+            continue
         while batch.num_rows:
             taken = batch.slice(0, batch_rows - waiting_rows)
             batch = batch.slice(taken.num_rows)

@@ -82,7 +82,7 @@ class _Cache(FunctionCache):
             del target_context.refresh
 
 
-def _jit(function: Any, signature: Any = None) -> Any:
+def _jit(function: Any, signature: Any = None, nogil: bool = True) -> Any:
     """The dispatcher of a function; where no folder for a cache can be written, without a cache.
 
     What is called by loops becomes a part of each. Else there would be a copy beside each of them, by the same name, of
@@ -90,7 +90,7 @@ def _jit(function: Any, signature: Any = None) -> Any:
     than one that reads the cache. So it is with all: a loop finds what it calls in the cache by its name, which does
     not say whether it was made to become a part of others.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "forceinline": True}
+    options: dict[str, Any] = {"nogil": nogil, "fastmath": FASTMATH, "error_model": "numpy", "forceinline": True}
     if not function.__qualname__.endswith(_SOURCES):
         function.__qualname__ += f"_{_SOURCES}"
     dispatcher = njit(**options)(function)
@@ -109,14 +109,17 @@ def _jit(function: Any, signature: Any = None) -> Any:
 _EVERY: list[Loop | Argument] = []
 
 
-def compiled(signature: Any = None) -> Callable[[Function], Function]:
-    """Compile a loop: with ``signature`` (one or a list) as :class:`Loop`, else where the loops that call it are."""
+def compiled(signature: Any = None, nogil: bool = True) -> Callable[[Function], Function]:
+    """Compile a loop: with ``signature`` (one or a list) as :class:`Loop`, else where the loops that call it are.
+
+    Without ``nogil``, other threads wait for it: of loops that take less time than to become the one that runs again.
+    """
     if signature is None:
         return _jit
     signatures = signature if isinstance(signature, list) else [signature]
 
     def of(function: Function) -> Function:
-        return cast("Function", Loop(function, signatures))
+        return cast("Function", Loop(function, signatures, nogil))
 
     return of
 
@@ -181,11 +184,12 @@ class Loop:
     numba takes one that may still compile for other types than its own to be called with.
     """
 
-    def __init__(self, function: Any, signatures: list[Any]):
+    def __init__(self, function: Any, signatures: list[Any], nogil: bool = True):
         update_wrapper(self, function)
         self._function = function
         self._signatures = signatures
-        self._array_types = [_array_types(signature) for signature in signatures]
+        self._nogil = nogil
+        self._telling_types = _telling_types(signatures)
         self._dispatchers: list[Any] = [None] * len(signatures)
         _EVERY.append(self)
 
@@ -217,25 +221,33 @@ class Loop:
 
     def _number_of(self, arguments: tuple[Any, ...]) -> int:
         """The signature whose arrays have elements of the same types."""
-        for number, array_types in enumerate(self._array_types):
-            if all(getattr(arguments[position], "dtype", None) == dtype for position, dtype in array_types):
+        for number, telling in enumerate(self._telling_types):
+            if all(getattr(arguments[position], "dtype", None) == dtype for position, dtype in telling):
                 return number
         raise TypeError(f"{self._function.__name__} is called with types that it is not made for")
 
     def _compiled(self, number: int) -> Any:
         with global_compiler_lock:
             if self._dispatchers[number] is None:
-                dispatcher = _jit(self._function, self._signatures[number])
+                dispatcher = _jit(self._function, self._signatures[number], self._nogil)
                 if dispatcher.stats.cache_misses:
                     _tell(dispatcher.stats.cache_path)
                 self._dispatchers[number] = dispatcher
         return self._dispatchers[number]
 
 
-def _array_types(signature: Any) -> list[tuple[int, np.dtype]]:
-    """The positions of a signature's arrays, and the types of their elements."""
-    kinds = enumerate(signature.args)
-    return [(position, as_dtype(kind.dtype)) for position, kind in kinds if isinstance(kind, types.Array)]
+def _telling_types(signatures: list[Any]) -> list[list[tuple[int, np.dtype]]]:
+    """For each signature, the positions of arrays in which signatures differ, and the types of their elements."""
+    found = [
+        {
+            position: as_dtype(kind.dtype)
+            for position, kind in enumerate(signature.args)
+            if isinstance(kind, types.Array)
+        }
+        for signature in signatures
+    ]
+    differing = [at for at in found[0] if any(each.get(at) != found[0][at] for each in found)]
+    return [[(at, each[at]) for at in differing if at in each] for each in found]
 
 
 class Argument(types.WrapperAddressProtocol):

@@ -7,11 +7,10 @@ from Arrow's buffers, by address, one tile of rows at a time so that a tile of t
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, types
-from numba.extending import intrinsic
 
 from streamgd.kernels.arrays import sum_of
+from streamgd.kernels.arrow import pointer
 from streamgd.kernels.compile import compiled
 from streamgd.kernels.moments import (
     INFINITY_BITS,
@@ -19,6 +18,7 @@ from streamgd.kernels.moments import (
     NUMBERS_TO_READ,
     TILE_ROWS,
     largest_magnitude_bits,
+    moments_of_tiles,
     tile_moments,
 )
 from streamgd.kernels.prefetch import prefetch_lines
@@ -28,27 +28,16 @@ PREFETCH_COLUMNS = 2
 #: Columns of a tile that are turned into parts of rows together: they stay in the nearest cache.
 BAND_COLUMNS = 32
 
-# The element types that are read as they are; anything else is cast by pyarrow first.
-KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
 #: Whole bytes of a value.
 _VALUE_BYTES = np.array([8, 4, 8, 4, 2, 1, 4, 2, 1, 0])
 
 _f8, _f4, _i8, _i4 = types.float64, types.float32, types.int64, types.int32
+_row_and_bool = types.Tuple((_i8, types.boolean))
 
 _READ_TYPES = (
     types.float64, types.float32, types.int64, types.int32, types.int16, types.int8,
     types.uint32, types.uint16, types.uint8,
 )  # fmt: skip
-
-
-@intrinsic
-def _pointer(typing_context, address):
-    """An address held in an integer, as a pointer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), generate
 
 
 @compiled([types.void(value[::1], _f8[::1]) for value in _READ_TYPES])
@@ -60,28 +49,28 @@ def _copy(values, tile):
 @compiled(types.void(_i8, _i8, _i8, _i8, _f8[::1]))
 def _copy_values(address, kind, first, count, tile):
     """``tile[:count]`` = the values ``first … first + count - 1`` of an Arrow buffer, as float64."""
-    pointer = _pointer(address)
+    at = pointer(address)
     n = first + count
     if kind == 0:
-        _copy(carray(pointer, n, np.float64)[first:], tile)
+        _copy(carray(at, n, np.float64)[first:], tile)
     elif kind == 1:
-        _copy(carray(pointer, n, np.float32)[first:], tile)
+        _copy(carray(at, n, np.float32)[first:], tile)
     elif kind == 2:
-        _copy(carray(pointer, n, np.int64)[first:], tile)
+        _copy(carray(at, n, np.int64)[first:], tile)
     elif kind == 3:
-        _copy(carray(pointer, n, np.int32)[first:], tile)
+        _copy(carray(at, n, np.int32)[first:], tile)
     elif kind == 4:
-        _copy(carray(pointer, n, np.int16)[first:], tile)
+        _copy(carray(at, n, np.int16)[first:], tile)
     elif kind == 5:
-        _copy(carray(pointer, n, np.int8)[first:], tile)
+        _copy(carray(at, n, np.int8)[first:], tile)
     elif kind == 6:
-        _copy(carray(pointer, n, np.uint32)[first:], tile)
+        _copy(carray(at, n, np.uint32)[first:], tile)
     elif kind == 7:
-        _copy(carray(pointer, n, np.uint16)[first:], tile)
+        _copy(carray(at, n, np.uint16)[first:], tile)
     elif kind == 8:
-        _copy(carray(pointer, n, np.uint8)[first:], tile)
+        _copy(carray(at, n, np.uint8)[first:], tile)
     else:
-        bits = carray(pointer, (n + 7) // 8, np.uint8)
+        bits = carray(at, (n + 7) // 8, np.uint8)
         for i in range(count):
             tile[i] = (bits[(first + i) >> 3] >> ((first + i) & 7)) & 1
 
@@ -98,7 +87,7 @@ def _mark_nulls(validity, first, count, tile):
     """NaN where the validity bitmap says null; address 0 means no nulls."""
     if validity == 0:
         return
-    bits = carray(_pointer(validity), (first + count + 7) // 8, np.uint8)
+    bits = carray(pointer(validity), (first + count + 7) // 8, np.uint8)
     for i in range(count):
         if (bits[(first + i) >> 3] >> ((first + i) & 7)) & 1 == 0:
             tile[i] = np.nan
@@ -150,7 +139,7 @@ def _turn(columns, rows):
 
 
 def _encode_signature(feature):
-    return types.void(
+    return _f8(
         _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], NUMBERS_TO_READ,
         feature[:, ::1], _i8, _f8[:], _i8[::1], _f8[:, :, ::1], _f8[:, :, ::1], _f8[:, ::1],
         types.boolean[::1], types.boolean[::1], types.boolean,
@@ -187,7 +176,8 @@ def encode_numeric(
     Parameters
     ----------
     addresses, validity, offsets, kinds : int64, (n_columns,)
-        Arrow's value and validity buffers, the array's offset in them, and the index of the type in ``KINDS``.
+        Arrow's value and validity buffers, the array's offset in them, and the index of the type in
+        ``arrow.KINDS``.
     weight : float64, (n_rows,)
         Weight of each row in the moments; zero where a row is dropped or held out.
     shift, scale, mean, deviation : float64, (n_columns,)
@@ -199,8 +189,8 @@ def encode_numeric(
         Written: where the target stands in the records.
     tile_ends : int64, (n_tiles,)
         Where tiles of at most ``TILE_ROWS`` rows end.
-    tiles : float64, (n_tiles, n_columns or more, 3)
-        Written if ``learn``: total weight, mean, sum of squared deviations of each tile.
+    tiles : float64, (n_tiles, n_columns + 1, 3)
+        Written if ``learn``: total weight, mean, sum of squared deviations of each tile; those of the target last.
     edges : float64, (2, n_columns, tile_rows) or (0, 0, 0)
         If it has room, written what ``tiles`` of the first and last tile would be of, where they have fewer rows than
         ``tile_rows``.
@@ -212,6 +202,11 @@ def encode_numeric(
         Set where any column is null or NaN.
     learn : bool
         Whether the moments are wanted.
+
+    Returns
+    -------
+    float
+        The largest magnitude of the target; 0 unless ``learn``.
     """
     n_columns = addresses.shape[0]
     numbers, weight_of_numbers = np.empty(TILE_ROWS), np.empty(TILE_ROWS)
@@ -226,7 +221,7 @@ def encode_numeric(
         # Views of the tile for all columns: one for each would take a tenth of the time.
         tile, tile_weight = buffer[:count], weight[start:stop]
         bits, kept_here, null_here = tile.view(np.int64), kept[start:stop], has_null[start:stop]
-        total_weight = sum_of(tile_weight)
+        total_weight = sum_of(tile_weight) if learn else 0.0
         every = True
         for i in range(count):
             every &= kept_here[i]
@@ -260,10 +255,11 @@ def encode_numeric(
         for i in range(start, stop):
             target_out[i] = target[i]
         start = stop
+    return moments_of_tiles(target, weight, tile_ends, tiles) if learn else 0.0
 
 
-@compiled(types.void(_i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1]))
-def class_numbers(addresses, validity, offsets, kinds, classes, out):
+@compiled(_row_and_bool(_i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], types.boolean[::1], _f8[::1]))
+def class_numbers(addresses, validity, offsets, kinds, classes, kept, out):
     """The place of each value of an Arrow array among the classes; NaN stays, and inf is what is no class.
 
     Parameters
@@ -272,10 +268,17 @@ def class_numbers(addresses, validity, offsets, kinds, classes, out):
         Of the array: see :func:`encode_numeric`.
     classes : float64, (n_classes,)
         Each once.
+    kept : bool, (n_rows,)
     out : float64, (n_rows,)
         Written.
+
+    Returns
+    -------
+    int, bool
+        The first row that is kept and of no class, or -1; and whether there is a NaN.
     """
     buffer = np.empty(TILE_ROWS)
+    unknown, has_nan = -1, False
     for start in range(0, out.shape[0], TILE_ROWS):
         here = out[start : start + TILE_ROWS]
         values = buffer[: here.shape[0]]
@@ -286,6 +289,15 @@ def class_numbers(addresses, validity, offsets, kinds, classes, out):
         for k in range(classes.shape[0]):
             for i in range(values.shape[0]):
                 here[i] = k if values[i] == classes[k] else here[i]
+        every = True
+        for i in range(values.shape[0]):
+            every &= here[i] < np.inf
+        if not every:
+            for i in range(values.shape[0]):
+                has_nan |= here[i] != here[i]
+                if here[i] == np.inf and kept[start + i] and unknown < 0:
+                    unknown = start + i
+    return unknown, has_nan
 
 
 @compiled([types.void(feature[:, ::1], _f8[::1]) for feature in (_f4, _f8)])
@@ -317,13 +329,13 @@ def encode_codes(addresses, tables, table_starts, weight, counts, out, first):
     n_rows, n_columns = out.shape[0], addresses.shape[0]
     # Not together: a column's weights stay in the cache, those of all columns would not.
     for column in range(n_columns if weight.shape[0] > 0 else 0):
-        places, table_start = carray(_pointer(addresses[column]), n_rows, np.int32), table_starts[column]
+        places, table_start = carray(pointer(addresses[column]), n_rows, np.int32), table_starts[column]
         for i in range(n_rows):
             counts[table_start + places[i]] += weight[i]
     for start in range(0, n_rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, n_rows)
         for column in range(n_columns):
-            places, table_start = carray(_pointer(addresses[column]), n_rows, np.int32), table_starts[column]
+            places, table_start = carray(pointer(addresses[column]), n_rows, np.int32), table_starts[column]
             for i in range(start, stop):
                 out[i, first + column] = tables[table_start + places[i]]
 

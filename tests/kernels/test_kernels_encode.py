@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from streamgd.kernels import encode as kernels
 from streamgd.kernels import moments as moments_kernels
+from streamgd.kernels.arrow import KINDS
 from streamgd.kernels.moments import TILE_ROWS
 
 TYPES = {
@@ -27,15 +28,15 @@ def encoded(
     addresses = np.array([values.address for _, values in buffers])
     validity = np.array([bitmap.address if bitmap is not None else 0 for bitmap, _ in buffers])
     offsets = np.array([array.offset for array in arrays])
-    kinds = np.array([kernels.KINDS.index(str(array.type)) for array in arrays])
+    kinds = np.array([KINDS.index(str(array.type)) for array in arrays])
     # Two elements stand before the features, one after them, and must be left alone.
     out = np.full((len(weight), len(arrays) + 3), 77.0, dtype)
     target, target_out = np.arange(0.5, len(weight)), np.empty((len(weight), 2))
     ends = np.array([*range(TILE_ROWS, len(weight), TILE_ROWS), len(weight)])
-    tiles, edges = np.full((len(ends), len(arrays), 3), np.nan), np.empty((0, 0, 0))
+    tiles, edges = np.full((len(ends), len(arrays) + 1, 3), np.nan), np.empty((0, 0, 0))
     found, has_null = np.full((len(arrays), 2), np.nan), np.zeros(len(weight), np.bool_)
     kept = weight > 0 if kept is None else kept
-    kernels.encode_numeric(
+    largest = kernels.encode_numeric(
         addresses, validity, offsets, kinds, weight, shift, scale, np.zeros_like(shift), np.ones_like(scale),
         target, out, 2, target_out[:, 1], ends, tiles, edges, found, kept, has_null, True,
     )  # fmt: skip
@@ -43,8 +44,10 @@ def encoded(
     assert (out[:, -1] == 77.0).all()
     np.testing.assert_array_equal(target_out[:, 1], target)
     np.testing.assert_array_equal(found[:, 1], np.isnan(out[kept][:, 2:-1]).sum(axis=0))
-    moments = np.zeros((len(arrays), 3))
+    moments = np.zeros((len(arrays) + 1, 3))
     moments_kernels.merge_in_order(tiles, moments)
+    assert largest == (target[weight > 0].max() if (weight > 0).any() else 0.0)
+    moments = moments[:-1]
     return out[:, 2:-1], np.column_stack([moments, found[:, 0]]), has_null
 
 
@@ -79,11 +82,11 @@ def check_moments(moments: np.ndarray, values: np.ndarray, weight: np.ndarray, s
     assert moments[3] == np.abs(values[used]).max()
 
 
-@pytest.mark.parametrize("name", kernels.KINDS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("nulls", [True, False])
 def test_every_element_type_is_read_as_numpy_reads_it(name: str, dtype: type, nulls: bool) -> None:
-    rng = np.random.default_rng(kernels.KINDS.index(name))
+    rng = np.random.default_rng(KINDS.index(name))
     # More than two tiles, the last one short.
     n = 2 * TILE_ROWS + 37
     values = random_values(name, n + 50, rng)
@@ -104,7 +107,7 @@ def test_every_element_type_is_read_as_numpy_reads_it(name: str, dtype: type, nu
 
 @settings(max_examples=60)
 @given(
-    name=st.sampled_from(kernels.KINDS),
+    name=st.sampled_from(KINDS),
     offset=st.integers(0, 40),
     n=st.integers(0, 70),
     seed=st.integers(0, 10**6),
@@ -181,12 +184,16 @@ def test_classes_are_numbered_in_their_order(name: str) -> None:
     array = pa.array(rows, pa.type_for_alias(name))[3:]
     bitmap, buffer = array.buffers()
     out = np.empty(len(array))
-    of_array = [buffer.address, bitmap.address, array.offset, kernels.KINDS.index(name)]
-    kernels.class_numbers(*(np.array([part]) for part in of_array), classes, out)
+    of_array = [buffer.address, bitmap.address, array.offset, KINDS.index(name)]
+    kept = np.arange(len(array)) > 300
+    unknown, has_nan = kernels.class_numbers(*(np.array([part]) for part in of_array), classes, kept, out)
 
     number = {value: float(k) for k, value in enumerate(classes.tolist())}
-    expected = [np.nan if value is None else number.get(float(value), np.inf) for value in rows[3:]]
+    expected = np.array([np.nan if value is None else number.get(float(value), np.inf) for value in rows[3:]])
     np.testing.assert_array_equal(out, expected)
+    assert has_nan
+    of_no_class = np.flatnonzero(np.isinf(expected) & kept)
+    assert unknown == (of_no_class[0] if len(of_no_class) else -1)
 
 
 def test_codes_are_those_of_the_places_and_their_weights_are_counted() -> None:
