@@ -22,6 +22,7 @@ from streamgd.kernels.moments import (
     tile_moments,
 )
 from streamgd.kernels.prefetch import prefetch_lines
+from streamgd.kernels.turn import turn
 
 #: A tile of a column is fetched from memory so many columns before it is needed.
 PREFETCH_COLUMNS = 2
@@ -131,13 +132,6 @@ def _mark_nan(values, is_nan):
         is_nan[i] |= values[i] != values[i]
 
 
-@compiled([types.void(feature[:, ::1], feature[:, :]) for feature in (_f4, _f8)])
-def _turn(columns, rows):
-    for i in range(rows.shape[0]):
-        for k in range(rows.shape[1]):
-            rows[i, k] = columns[k, i]
-
-
 def _encode_signature(feature):
     return _f8(
         _i8[::1], _i8[::1], _i8[::1], _i8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], _f8[::1], NUMBERS_TO_READ,
@@ -225,7 +219,6 @@ def encode_numeric(
         every = True
         for i in range(count):
             every &= kept_here[i]
-        rows = out[start:stop, first : first + n_columns]
         for column in range(n_columns):
             later = (column + PREFETCH_COLUMNS) % n_columns
             tiles_later = (column + PREFETCH_COLUMNS) // n_columns
@@ -240,7 +233,7 @@ def encode_numeric(
                 scaled[column % BAND_COLUMNS, i] = tile[i]
             if (column + 1) % BAND_COLUMNS == 0 or column + 1 == n_columns:
                 band = column - column % BAND_COLUMNS
-                _turn(scaled, rows[:, band : column + 1])
+                turn(scaled[: column + 1 - band], count, out, start, first + band)
             if nulls > 0 or not every:
                 _mark_nan(tile, null_here)
             if not learn:
