@@ -32,10 +32,9 @@ from streamgd.kernels.entries import entries_signature
 from streamgd.kernels.prefetch import prefetch, prefetch_lines
 from streamgd.kernels.stochastic import WATCHED_EVERY_ROWS
 
-#: So many rows ahead a row is fetched, and so many ahead it is made float64, into a ring of rows that has more.
+#: So many rows ahead a row is fetched, and so many ahead it is made float64: into a ring of twice as many.
 FETCHED_AHEAD = 32
 WIDENED_AHEAD = 4
-ROWS_OF_RING = 8
 
 #: Rows are filled up with zeros to a multiple of so many numbers.
 ROW_STRIDE = 16
@@ -128,9 +127,9 @@ def _widen_signature(feature):
 
 @compiled([_widen_signature(types.float32), _widen_signature(_f8)])
 def widen(features, i, ring):
-    """Write row i, if there is one, to its place in ``ring`` (ROWS_OF_RING, >= n_numeric)."""
+    """Write row i, if there is one, to its place in ``ring`` (a power of two, >= n_numeric)."""
     if i < features.shape[0]:
-        row = ring[i % ROWS_OF_RING]
+        row = ring[i & (ring.shape[0] - 1)]
         for j in range(features.shape[1]):
             row[j] = features[i, j]
 
@@ -166,21 +165,24 @@ def rows_loop(loss_derivative: Any, only_numbers: bool) -> Any:
         ahead = not kinked and n_numeric <= WIDEST_AHEAD
         # Whole vectors of numbers, filled up with zeros: what is left over would take as long as the rest.
         width = -(-n_numeric // ROW_STRIDE) * ROW_STRIDE
-        lines = zeros_in_lines(2 + ROWS_OF_RING, width)
+        # Of wide rows, few fit the nearest cache.
+        widened_ahead = WIDENED_AHEAD if n_numeric <= WIDEST_AHEAD else 1
+        lines = zeros_in_lines(2 + 2 * widened_ahead, width)
         theta, average, ring = lines[0], lines[1], lines[2:]
+        place_in_ring = ring.shape[0] - 1
         for j in range(n_numeric):
             theta[j], average[j] = coordinates[j, THETA], coordinates[j, AVERAGE]
         last = coordinates[coordinates.shape[0] - 1]
         intercept, average_intercept = last[THETA], last[AVERAGE]
-        for i in range(WIDENED_AHEAD):
+        for i in range(widened_ahead):
             widen(features, i, ring)
         of_numbers = intercept + inner(ring[0], theta)
         for i in range(n_rows):
             step, alpha = steps_before + i + 1, learning_rates[i]
             fetched = features.ctypes.data + (i + FETCHED_AHEAD) * row_bytes
             prefetch_lines(fetched, fetched + row_bytes)
-            widen(features, i + WIDENED_AHEAD, ring)
-            x, x_next = ring[i % ROWS_OF_RING], ring[(i + 1) % ROWS_OF_RING]
+            widen(features, i + widened_ahead, ring)
+            x, x_next = ring[i & place_in_ring], ring[(i + 1) & place_in_ring]
             # What the penalty leaves: below, a step would wait for it.
             kept = 1.0 if l1 > 0.0 else 1.0 / (1.0 + alpha * l2)
             # Predict.

@@ -9,7 +9,7 @@ from reference import Descent, Rows, take_steps
 
 from streamgd.data.blocks import NO_ENTRIES
 from streamgd.kernels import coordinates as table
-from streamgd.kernels.row_by_row import ROWS_OF_RING, WIDENED_AHEAD, WIDEST_AHEAD, rows_loop
+from streamgd.kernels.row_by_row import WIDENED_AHEAD, WIDEST_AHEAD, rows_loop
 from streamgd.kernels.stochastic import WATCHED_EVERY_ROWS
 from streamgd.objective.losses import LOSSES
 
@@ -40,7 +40,7 @@ def train(
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 @pytest.mark.parametrize("l1", [0.0, 0.01])
 @pytest.mark.parametrize("n_numeric", [1, 16, 17, WIDEST_AHEAD, WIDEST_AHEAD + 1])
-@pytest.mark.parametrize("n_rows", [1, WIDENED_AHEAD, ROWS_OF_RING, ROWS_OF_RING + 1, 95])
+@pytest.mark.parametrize("n_rows", [1, WIDENED_AHEAD, 2 * WIDENED_AHEAD, 2 * WIDENED_AHEAD + 1, 95])
 @pytest.mark.parametrize("only_numbers", [True, False])
 def test_rows_of_any_width_and_number_take_the_steps_of_the_textbook_loop(
     only_numbers: bool, n_rows: int, n_numeric: int, l1: float, loss: str
