@@ -124,6 +124,26 @@ def test_other_options_are_told_where_nothing_was_trained_yet(data: Path, run: P
     assert begun_anew.model.theta_sha256 == fit(data, run.with_name("fresh"), l2=1e-3).model.theta_sha256
 
 
+@pytest.mark.parametrize("options", [{}, {"shuffle": "window"}, {"method": "batch"}], ids=str)
+@pytest.mark.parametrize("finished", [True, False])
+def test_within_an_epoch_a_run_stays_in_its_blocks(
+    finished: bool, options: dict[str, Any], data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other versions may have blocks of other rows; sums of full batch are over all of them."""
+    if finished:
+        fit(data, run, **options)
+    else:
+        falling = Listener("pass 2" if "method" in options else "epoch 2/2", fall_over)
+        with pytest.raises(RuntimeError, match="fell over"):
+            fit(data, run, **options, checkpoint_every=1e-9, display=falling)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 500)
+    if not finished and "method" not in options:
+        with pytest.raises(RunMismatchError, match="in whose blocks were 400 rows; now they have 500"):
+            fit(data, run, **options)
+        return
+    assert epochs_of(fit(data, run, **options, epochs=3).history) == [1, 2, 3]
+
+
 def test_another_target_and_other_data_are_refused(data: Path, run: Path, tmp_path: Path) -> None:
     fit(data, run)
     before = contents(run)

@@ -36,6 +36,16 @@ def check_epochs(task: Task, path: Path) -> None:
         )
 
 
+def check_blocks(task: Task, block_rows: int) -> None:
+    """Refuse to go on within an epoch whose rows were in other blocks, as those of another version may be."""
+    here = task.summary()["block_rows"]
+    if task.method != "batch" and here != block_rows:
+        raise RunMismatchError(
+            f"{task.config.run_dir} holds a run of another version of streamgd, in whose blocks were {block_rows:,}"
+            f" rows; now they have {here:,}. End it with that version, or use --restart."
+        )
+
+
 def check_options(config: TrainConfig, stored: dict[str, Any], path: Path) -> None:
     """Refuse to go on with options that would give another model."""
     differing = differing_options(config.identity, stored["config"], config.identity)

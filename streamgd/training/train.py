@@ -43,7 +43,7 @@ from streamgd.training.increment import next_state, resolved_before
 from streamgd.training.interrupt import Interrupt
 from streamgd.training.progress import RunContext, waiting_for_loops
 from streamgd.training.rundir import STANDARD_INPUT, RunDirectory, current_folder, is_final
-from streamgd.training.same_run import check_data, check_epochs, check_epochs_left, check_options
+from streamgd.training.same_run import check_blocks, check_data, check_epochs, check_epochs_left, check_options
 from streamgd.training.session import Session, worse_than_constant
 from streamgd.training.setup import make_task
 from streamgd.training.stochastic_session import StochasticSession
@@ -465,6 +465,8 @@ def _checked_task(
             f"the loss was {stored['resolved']['loss']}, that of the changed data would be {task.resolved.loss}."
             f" Name it with --loss, or use --restart."
         )
+    if not finished and not changes:
+        check_blocks(task, stored["resolved"]["block_rows"])
     return task, changes
 
 
