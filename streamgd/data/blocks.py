@@ -272,7 +272,7 @@ class RecordLayout:
 
     @property
     def block_rows(self) -> int:
-        """Places of a block: as many rows as fit 8 MB, at most 65,536; the debugging row number does not count."""
+        """Places of a block: as many rows as fit 8 MiB, at most 65,536; the debugging row number does not count."""
         row_bytes = self.record_bytes - 8 * self.has_row_number
         if self.entries is not None:
             row_bytes += math.ceil(self.entries.row_bytes(self.feature_type.itemsize))

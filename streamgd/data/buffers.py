@@ -20,8 +20,10 @@ from streamgd.kernels import arrow as kernels
 #: Arrow's numbers of the types that kernels read as they are.
 _KNOWN_TYPES = frozenset(pa.type_for_alias(name).id for name in kernels.KINDS)
 
-_content = ctypes.pythonapi.PyCapsule_GetPointer
-_content.restype, _content.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+#: One of our own: that of ``ctypes.pythonapi`` is shared with all who declare it, each with types of theirs.
+_content = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from streamgd.kernels.compile import compiled
 
 # The element types that are read as they are; anything else is cast by pyarrow first.
 KINDS = ("double", "float", "int64", "int32", "int16", "int8", "uint32", "uint16", "uint8", "bool")
-#: What Arrow calls them in a schema.
+#: What Arrow calls them in a schema; an extension type stands there as what it is stored as.
 _FORMATS = "gfliscISCb"
 
 _i8 = types.int64

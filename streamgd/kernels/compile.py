@@ -237,7 +237,10 @@ class Loop:
 
 
 def _telling_types(signatures: list[Any]) -> list[list[tuple[int, np.dtype]]]:
-    """For each signature, the positions of arrays in which signatures differ, and the types of their elements."""
+    """For each signature, the positions of arrays in which signatures differ, and the types of their elements.
+
+    All have arrays at the same positions.
+    """
     found = [
         {
             position: as_dtype(kind.dtype)
@@ -246,8 +249,9 @@ def _telling_types(signatures: list[Any]) -> list[list[tuple[int, np.dtype]]]:
         }
         for signature in signatures
     ]
-    differing = [at for at in found[0] if any(each.get(at) != found[0][at] for each in found)]
-    return [[(at, each[at]) for at in differing if at in each] for each in found]
+    assert all(each.keys() == found[0].keys() for each in found)
+    differing = [at for at in found[0] if any(each[at] != found[0][at] for each in found)]
+    return [[(at, each[at]) for at in differing] for each in found]
 
 
 class Argument(types.WrapperAddressProtocol):

@@ -28,7 +28,7 @@ def _turn_square(typing_context, columns, column, at, rows, row, first):
         def place(kind, value, i, j):
             array = context.make_array(kind)(context, builder, value)
             found = cgutils.get_item_pointer(context, builder, kind, array, [i, j], wraparound=False)
-            return builder.bitcast(found, ir.VectorType(found.type.pointee, SIDE).as_pointer())
+            return builder.bitcast(found, ir.VectorType(context.get_data_type(kind.dtype), SIDE).as_pointer())
 
         of_columns, of_rows = signature.args[0], signature.args[3]
         places = [place(of_columns, columns, builder.add(column, column.type(k)), at) for k in range(SIDE)]

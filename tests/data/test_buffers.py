@@ -1,5 +1,6 @@
 """Numbers of a batch are found as they are, and made where they are not as they are read."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,17 @@ def read_back(found: NumberBuffers) -> list[list[Any]]:
     return [found.column(number).to_pylist() for number in range(len(found.places))]
 
 
-def test_columns_are_found_in_the_order_of_the_features_and_the_target_last() -> None:
-    batch = pa.record_batch(ROWS)
+@pytest.mark.parametrize("rows", [slice(None), slice(1, 3), slice(2, 2)], ids=str)
+def test_columns_are_found_in_the_order_of_the_features_and_the_target_last(rows: slice) -> None:
+    batch = pa.record_batch(ROWS)[rows]
     columns = columns_of(NumericColumn("n", "n"), NumericColumn("x", "x"))
     as_read = NumberBuffers.as_read(batch, columns)
     assert as_read.batch is batch
-    assert read_back(as_read) == [ROWS[name].to_pylist() for name in ("n", "x", "late")]
-    assert read_back(as_read.last) == [ROWS["late"].to_pylist()]
-    features = NumberBuffers.of_features(UsedRows(batch, np.ones(4, np.bool_), str), columns, as_read)
+    assert read_back(as_read) == [ROWS[name][rows].to_pylist() for name in ("n", "x", "late")]
+    assert read_back(as_read.last) == [ROWS["late"][rows].to_pylist()]
+    features = NumberBuffers.of_features(UsedRows(batch, np.ones(len(batch), np.bool_), str), columns, as_read)
     assert features.batch is batch
-    assert read_back(features) == [ROWS[name].to_pylist() for name in ("n", "x")]
+    assert read_back(features) == [ROWS[name][rows].to_pylist() for name in ("n", "x")]
 
 
 @pytest.mark.parametrize(
@@ -71,3 +73,9 @@ def test_a_target_of_another_type_becomes_float64() -> None:
 def test_without_target_there_are_features_alone() -> None:
     as_read = NumberBuffers.as_read(pa.record_batch(ROWS), columns_of(NumericColumn("x", "x"), target=None))
     assert read_back(as_read) == [ROWS["x"].to_pylist()]
+    assert read_back(NumberBuffers.as_read(as_read.batch, columns_of(target=None))) == []
+
+
+def test_who_else_reads_capsules_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes.pythonapi.PyCapsule_GetPointer, "restype", ctypes.POINTER(ctypes.c_int))
+    assert read_back(NumberBuffers.of(pa.record_batch(ROWS), np.array([1]))) == [ROWS["x"].to_pylist()]

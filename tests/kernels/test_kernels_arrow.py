@@ -27,8 +27,8 @@ OTHERS = {
 
 
 def found_in(batch: pa.RecordBatch, places: list[int]) -> np.ndarray:
-    content = ctypes.pythonapi.PyCapsule_GetPointer
-    content.restype, content.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+    content = get_pointer(("PyCapsule_GetPointer", ctypes.pythonapi))
     schema, array = batch.__arrow_c_array__()
     found = np.full((4, len(places)), 77)
     kernels.column_buffers(
@@ -62,6 +62,12 @@ def test_other_types_are_none_of_the_kinds() -> None:
     assert (found[:3, : len(OTHERS)] == 0).all()
     np.testing.assert_array_equal(found[:, -1], found[:, -2])
     assert found[3, -1] == kernels.KINDS.index("double")
+
+
+def test_an_extension_type_is_what_it_is_stored_as() -> None:
+    stored = pa.array([1, 0, None], pa.int8())
+    (_, _, _, (kind,)) = found_in(pa.record_batch({"x": stored.cast(pa.bool8())}), [0])
+    assert kernels.KINDS[kind] == "int8"
 
 
 def test_nothing_is_looked_up_for_no_columns() -> None:
