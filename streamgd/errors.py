@@ -141,6 +141,10 @@ class RunMismatchError(ConfigError):
     """The run directory belongs to another configuration or another data set."""
 
 
+class OtherBlocksError(RunMismatchError):
+    """The run is in the middle of an epoch, in blocks of other rows, as those of another version may be."""
+
+
 class InterruptedRunError(StreamgdError):
     """Ctrl-C; a checkpoint was written first."""
 

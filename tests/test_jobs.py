@@ -222,6 +222,30 @@ def test_a_night_whose_training_is_damaged_is_trained_anew(
     assert job.run()["files"] == ["day-2.parquet"]
 
 
+@pytest.mark.parametrize("mode", ["continue", "retrain"])
+def test_a_night_in_blocks_of_another_version_is_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    train = 'target = "y"\ncheckpoint_every = "1ms"'
+    undisturbed, job = (Job(tmp_path / name, f'mode = "{mode}"', train) for name in "uj")
+    for each in (undisturbed, job):
+        write_day(each.incoming / "day-1.parquet", 1)
+    undisturbed.run()
+
+    def fell(*arguments: Any) -> None:
+        raise PausedError("stopped while it was trained.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("streamgd.training.stochastic.StochasticTrainer._judge_epoch", fell)
+        patched.setattr("streamgd.data.blocks.BLOCK_ROWS", 300)
+        job.refused(75)
+
+    assert job.run()["outcome"] == "published"
+    assert job.current.model().theta_sha256 == undisturbed.current.model().theta_sha256
+    (anew,) = [event for event in job.events() if event["event"] == "begun_anew"]
+    assert "blocks" in anew["reason"]
+
+
 @pytest.mark.slow
 def test_thirty_kills_of_the_flights_change_nothing(tmp_path: Path, flights: Path) -> None:
     undisturbed, hit, rng = flights_job(tmp_path / "u", "continue"), 0, random.Random(7)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from streamgd.config import CLASSIFIER_LOSSES, LossName, TrainConfig, field_name, make_config
 from streamgd.credentials import take_credentials
-from streamgd.errors import ConfigError, RunMismatchError, StreamgdError, did_you_mean, storage_errors
+from streamgd.errors import ConfigError, OtherBlocksError, RunMismatchError, StreamgdError, did_you_mean, storage_errors
 from streamgd.option_values import Duration, Finite, Fraction, Names, parse_duration_s
 
 Mode = Literal["continue", "window", "retrain"]
@@ -324,7 +324,7 @@ def mistakes_placed(job: JobConfig) -> Iterator[None]:
     try:
         yield
     except RunMismatchError as error:
-        if job.mode != "continue":
+        if job.mode != "continue" or isinstance(error, OtherBlocksError):
             raise
         raise RunMismatchError(
             f"{job.path}: [train]: {error} A job begins one with: streamgd job run --restart"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from streamgd.errors import ConfigError, DataChangedError, GateError, NoInputError, SchemaError
+from streamgd.errors import ConfigError, DataChangedError, GateError, NoInputError, OtherBlocksError, SchemaError
 from streamgd.jobs.config import JobConfig, mistakes_placed, rules_of_loss
 from streamgd.jobs.drift import Drift, Moved, files_of
 from streamgd.jobs.gate import Broken, Gate, Scores, beside, judge
@@ -226,10 +226,12 @@ class Night:
         return learned, after if after.broken or before.candidate is None else before
 
     def _learn(self, stage: Stage, before: _Learned) -> _Learned:
-        """One training run, new or gone on with; one that is damaged is begun anew, since its files are still there."""
+        """One training run, new or gone on with; one that is damaged, or in blocks of another version, is begun anew,
+        since its files are still there.
+        """
         try:
             result, learned = self._patiently(lambda: self._trained(stage, before, restart=False))
-        except CorruptStateError as error:
+        except (CorruptStateError, OtherBlocksError) as error:
             self._telemetry.event("begun_anew", files=stage.files, reason=str(error))
             self._display.warn(f"what was trained in {stage.run} cannot be gone on with, and is trained anew: {error}")
             result, learned = self._patiently(lambda: self._trained(stage, before, restart=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 from streamgd.config import TrainConfig, differing_options
 from streamgd.data.source import Manifest, compare
-from streamgd.errors import DataChangedError, RunMismatchError
+from streamgd.errors import DataChangedError, OtherBlocksError, RunMismatchError
 from streamgd.training.task import Task
 
 
@@ -40,7 +40,7 @@ def check_blocks(task: Task, block_rows: int) -> None:
     """Refuse to go on within an epoch whose rows were in other blocks, as those of another version may be."""
     here = task.summary()["block_rows"]
     if task.method != "batch" and here != block_rows:
-        raise RunMismatchError(
+        raise OtherBlocksError(
             f"{task.config.run_dir} holds a run of another version of streamgd, in whose blocks were {block_rows:,}"
             f" rows; now they have {here:,}. End it with that version, or use --restart."
         )
